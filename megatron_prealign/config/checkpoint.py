@@ -1,0 +1,20 @@
+"""The checkpoint section: saving, resuming and starting points."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Sharded checkpoints under <run_path>/checkpoints, loadable at any layout."""
+
+    save_interval: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+
+    keep_last: int = 2
+    """Newest checkpoints kept; at least 2."""
+
+    resume: bool = True
+    """Continue from the run's newest checkpoint where there is one; false refuses a run folder in use."""
+
+    init_from: str | None = None
+    """Run folder or checkpoint whose weights start this run, with a fresh optimizer (stage 1 to stage 2)."""

@@ -1,0 +1,44 @@
+"""The data section: tokenizer, baked datasets and how samples are made of them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendEntry:
+    """One baked dataset of the training mix."""
+
+    prefix: str
+    """Path of the dataset without .bin/.idx, for example data/en_text_document."""
+
+    weight: float = 1.0
+    """Relative share of samples drawn from it; weights are normalised."""
+
+    language: str = "en"
+    """Language name; validation loss is reported for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where tokens come from and how they become samples."""
+
+    tokenizer_path: str = ""
+    """Hugging Face tokenizer.json or folder, or SentencePiece .model."""
+
+    blend: tuple[BlendEntry, ...] = ()
+    """Baked datasets with weights and languages."""
+
+    split: str = "969,30,1"
+    """Shares of documents for train, valid and test; any unit, normalised."""
+
+    seq_length: int = 256
+    """Tokens a sample (inputs; the label stream is one longer)."""
+
+    label_mode: Literal["input-only", "vanilla", "no-predict"] = "input-only"
+    """What a switched position predicts: the original word, the switched text, or nothing."""
+
+    eod_mask_loss: bool = False
+    """Leave positions whose input is the end-of-document token out of the loss."""
+
+    cache_path: str | None = None
+    """Folder of the sample-index cache; none = <run_path>/cache."""

@@ -1,0 +1,23 @@
+"""The parallel section: how ranks are laid out."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """Megatron-core's parallel axes; data parallelism takes what is left of the world size."""
+
+    tensor_model_parallel_size: int = 1
+    """Ranks that split each layer."""
+
+    pipeline_model_parallel_size: int = 1
+    """Ranks that split the stack of layers."""
+
+    virtual_pipeline_model_parallel_size: int | None = None
+    """Model chunks a pipeline rank (interleaved schedule); none = plain 1F1B."""
+
+    sequence_parallel: bool = False
+    """Split activations along the sequence between tensor-parallel regions; needs tensor parallelism."""
+
+    use_distributed_optimizer: bool = False
+    """Shard optimizer states over data-parallel ranks (ZeRO-1)."""

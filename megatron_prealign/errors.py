@@ -1,0 +1,29 @@
+"""Errors that a user can mend: each names every problem found, where it is, and the fix."""
+
+from collections.abc import Sequence
+
+
+class PrealignError(Exception):
+    """Base of all errors caused by input rather than by a defect."""
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        """Keep the problems; the message lists them all."""
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1:
+            message = self.problems[0]
+        else:
+            lines = "\n".join(f"  - {problem}" for problem in self.problems)
+            message = f"{len(self.problems)} problems:\n{lines}"
+        super().__init__(message)
+
+
+class ConfigError(PrealignError):
+    """A configuration that can't run."""
+
+
+class DataError(PrealignError):
+    """Input data, a lexicon, a tokenizer or a baked dataset that can't be used."""
+
+
+class CheckpointError(PrealignError):
+    """A checkpoint that is missing, damaged or does not fit."""
