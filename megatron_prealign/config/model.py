@@ -61,3 +61,15 @@ class ModelConfig:
 
     transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"
     """Layer implementation; auto = Transformer Engine where it is installed on cuda, else local."""
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Embedding rows; vocab_size must be resolved.
+
+        Raises:
+            ValueError: vocab_size is none.
+        """
+        if self.vocab_size is None:
+            raise ValueError("vocab_size is not resolved; take it from the tokenizer first")
+        multiple = self.make_vocab_size_divisible_by
+        return -(-self.vocab_size // multiple) * multiple

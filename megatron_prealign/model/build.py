@@ -1,0 +1,58 @@
+"""Model chunks of this pipeline stage."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.transformer.module import Float16Module
+from megatron.core.utils import get_attr_wrapped_model
+
+from megatron_prealign.config import Config
+from megatron_prealign.model.gpt import PrealignGPTModel
+from megatron_prealign.model.layer_spec import build_block_spec
+from megatron_prealign.model.parameters import initialize_parameters
+from megatron_prealign.model.transformer_config import build_transformer_config
+
+
+def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:
+    """Build this rank's part of the model with initial weights: one chunk, or several where interleaved.
+
+    `config.model.vocab_size` must be resolved. bf16 chunks come wrapped in megatron-core's Float16Module.
+    """
+    model = config.model
+    transformer = build_transformer_config(config, device.type)
+    virtual_size = config.parallel.virtual_pipeline_model_parallel_size
+    chunks: list[torch.nn.Module] = []
+    for index in range(virtual_size or 1):
+        vp_stage = None if virtual_size is None else index
+        chunk = PrealignGPTModel(
+            config=transformer,
+            transformer_layer_spec=build_block_spec(model, transformer, device.type, vp_stage),
+            vocab_size=model.padded_vocab_size,
+            num_tokens=model.vocab_size,
+            max_sequence_length=model.max_position_embeddings,
+            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
+            position_embedding_type="rope",
+            rotary_percent=model.rotary_percent,
+            rotary_base=model.rotary_base,
+            vp_stage=vp_stage,
+        )
+        initialize_parameters(chunk, config.training.seed)
+        chunk.to(device)
+        chunks.append(Float16Module(transformer, chunk) if config.training.precision == "bf16" else chunk)
+    return chunks
+
+
+@contextlib.contextmanager
+def hidden_states_only(chunk: torch.nn.Module) -> Iterator[None]:
+    """Make the chunk return its hidden states after the final norm, without computing logits."""
+    model = get_attr_wrapped_model(chunk, "post_process", return_model_obj=True)
+    post_process = model.post_process
+    model.post_process = False
+    try:
+        yield
+    finally:
+        model.post_process = post_process

@@ -1,0 +1,69 @@
+"""Which modules a transformer layer is made of on this machine."""
+
+import dataclasses
+from typing import Literal
+
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_prealign.config import ModelConfig
+from megatron_prealign.errors import ConfigError
+from megatron_prealign.model.attention import SDPAttention
+from megatron_prealign.model.norms import Norm
+from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+
+
+def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["transformer_engine", "local"], str]:
+    """Return the layer implementation and, in words, why it was chosen.
+
+    Raises:
+        ConfigError: Transformer Engine is asked for where it can't run.
+    """
+    usable = device == "cuda" and has_transformer_engine()
+    if model.transformer_impl == "transformer_engine" and not usable:
+        raise ConfigError(
+            "model.transformer_impl transformer_engine needs a GPU and the package transformer-engine "
+            "(pip install 'megatron-prealign[gpu]'); use auto or local here"
+        )
+    if usable and model.transformer_impl != "local":
+        return "transformer_engine", "Transformer Engine layers: fused norms, attention and linear layers"
+    norm = "apex LayerNorm" if _apex_norm(model, device) else "PyTorch norms"
+    reason = "asked for" if model.transformer_impl == "local" else f"no Transformer Engine on {device}"
+    return "local", f"local layers ({reason}): scaled_dot_product_attention, {norm}"
+
+
+def _apex_norm(model: ModelConfig, device: str) -> bool:
+    # megatron-core's wrapper around apex covers LayerNorm only.
+    return device == "cuda" and model.architecture == "gpt_neox" and has_apex()
+
+
+def build_block_spec(
+    model: ModelConfig, config: TransformerConfig, device: str, vp_stage: int | None = None
+) -> TransformerBlockSubmodules | ModuleSpec:
+    """Return the spec of this pipeline stage's block of layers."""
+    implementation, _ = select_implementation(model, device)
+    if implementation == "transformer_engine":
+        return get_gpt_layer_with_transformer_engine_spec()
+    norm: type = Norm
+    if _apex_norm(model, device):
+        from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
+
+        norm = FusedLayerNorm
+    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    attention = dataclasses.replace(
+        layer.submodules.self_attention,
+        submodules=dataclasses.replace(layer.submodules.self_attention.submodules, core_attention=SDPAttention),
+    )
+    layer = dataclasses.replace(
+        layer,
+        submodules=dataclasses.replace(
+            layer.submodules, input_layernorm=norm, pre_mlp_layernorm=norm, self_attention=attention
+        ),
+    )
+    num_layers = get_num_layers_to_build(config, vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)

@@ -1,0 +1,94 @@
+"""Parameters under their global names: addressed initial weights, and shards of full tensors.
+
+The global name of a parameter does not depend on the layout: layers are numbered over the whole
+model, and the copy of tied embeddings on the last pipeline stage bears the embedding's name.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+from torch.nn import Parameter
+
+from megatron_prealign.model.gpt import PrealignGPTModel
+
+EMBEDDING = "embedding.word_embeddings.weight"
+_LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
+_RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
+
+
+def named_global_parameters(model: PrealignGPTModel) -> Iterator[tuple[str, Parameter]]:
+    """Yield this stage's parameters under their global names."""
+    for name, parameter in model.named_parameters():
+        match = _LAYER.match(name)
+        if match:
+            number = model.decoder.layers[int(match[1])].layer_number - 1
+            name = f"decoder.layers.{number}.{name[match.end() :]}"
+        elif name == "output_layer.weight" and model.share_embeddings_and_output_weights:
+            name = EMBEDDING
+        yield name, parameter
+
+
+def _num_blocks(name: str, model: PrealignGPTModel) -> int:
+    # A gated MLP's first layer is [gate; up] globally, and [gate; up] of its own part on each rank.
+    return 2 if model.config.gated_linear_unit and ".linear_fc1." in name else 1
+
+
+def is_sharded(parameter: Parameter) -> bool:
+    """Tell whether tensor parallelism splits the parameter."""
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def shard(full: Tensor, name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
+    """Cut this tensor-parallel rank's part out of a full tensor."""
+    if not is_sharded(parameter):
+        return full
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    rank = parallel_state.get_tensor_model_parallel_rank()
+    dim = parameter.partition_dim  # type: ignore[attr-defined]
+    blocks = full.chunk(_num_blocks(name, model), dim=dim)
+    return torch.cat([block.chunk(size, dim=dim)[rank] for block in blocks], dim=dim)
+
+
+def unshard(parts: list[Tensor], name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
+    """Join the parts of all tensor-parallel ranks, in rank order; the inverse of `shard`."""
+    if not is_sharded(parameter):
+        return parts[0]
+    dim = parameter.partition_dim  # type: ignore[attr-defined]
+    blocks = zip(*(part.chunk(_num_blocks(name, model), dim=dim) for part in parts), strict=True)
+    return torch.cat([torch.cat(block, dim=dim) for block in blocks], dim=dim)
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _initial_value(name: str, shape: list[int], seed: int, std: float, num_layers: int) -> Tensor:
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    if name.endswith(_RESIDUAL_OUTPUTS):
+        std /= math.sqrt(2 * num_layers)
+    return torch.randn(shape, generator=_generator(seed, name)) * std
+
+
+@torch.no_grad()
+def initialize_parameters(model: PrealignGPTModel, seed: int) -> None:
+    """Fill all weights with draws addressed by (seed, global name).
+
+    Matrices are normal with `init_method_std`, those that write to the residual stream over
+    sqrt(2 * num_layers); norm weights are one and biases zero. Every layout starts equal.
+    """
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    for name, parameter in named_global_parameters(model):
+        shape = list(parameter.shape)
+        if is_sharded(parameter):
+            shape[parameter.partition_dim] *= size  # type: ignore[attr-defined]
+        full = _initial_value(name, shape, seed, model.config.init_method_std, model.config.num_layers)
+        parameter.copy_(shard(full, name, parameter, model))

@@ -1,0 +1,74 @@
+"""Our configuration in megatron-core's words."""
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_prealign.config import Config
+from megatron_prealign.model.layer_spec import select_implementation
+from megatron_prealign.platform.capabilities import has_gradient_accumulation_fusion
+
+PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def gelu_tanh(hidden: torch.Tensor) -> torch.Tensor:
+    """Apply the tanh form of GELU, which is what fused kernels compute and what the export names."""
+    return torch.nn.functional.gelu(hidden, approximate="tanh")
+
+
+def leave_empty(weight: torch.Tensor) -> torch.Tensor:
+    """Return the weight as it is."""
+    return weight
+
+
+def build_transformer_config(config: Config, device: str) -> TransformerConfig:
+    """Return megatron-core's TransformerConfig for this run."""
+    model, parallel, training = config.model, config.parallel, config.training
+    llama = model.architecture == "llama"
+    dtype = PARAMS_DTYPE[training.precision]
+    implementation, _ = select_implementation(model, device)
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    recompute = None if training.recompute == "none" else training.recompute
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups or model.num_attention_heads,
+        ffn_hidden_size=model.ffn_hidden_size,
+        layernorm_epsilon=model.norm_epsilon,
+        normalization="RMSNorm" if llama else "LayerNorm",
+        gated_linear_unit=llama,
+        activation_func=torch.nn.functional.silu if llama else gelu_tanh,
+        add_bias_linear=not llama,
+        hidden_dropout=model.hidden_dropout,
+        attention_dropout=model.attention_dropout,
+        init_method_std=model.init_method_std,
+        # Weights are filled by addressed draws afterwards. Initialisation stays on, because it also marks
+        # the parameters that tensor parallelism splits, but draws nothing.
+        init_method=leave_empty,
+        output_layer_init_method=leave_empty,
+        embedding_init_method=leave_empty,
+        use_cpu_initialization=device == "cpu",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=training.precision == "bf16",
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        sequence_parallel=parallel.sequence_parallel,
+        # Interleaving with batched point-to-point calls and two stages gives wrong gradients without
+        # an error; overlapped, unbatched calls are right.
+        overlap_p2p_comm=interleaved,
+        batch_p2p_comm=not interleaved,
+        deallocate_pipeline_outputs=parallel.pipeline_model_parallel_size > 1,
+        gradient_accumulation_fusion=device == "cuda" and has_gradient_accumulation_fusion(),
+        masked_softmax_fusion=False,
+        # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.
+        bias_activation_fusion=device == "cuda" and llama,
+        bias_dropout_fusion=device == "cuda",
+        persist_layer_norm=False,
+        apply_rope_fusion=implementation == "transformer_engine",
+        attention_softmax_in_fp32=True,
+        recompute_granularity=recompute,
+        recompute_method="uniform" if recompute == "full" else None,
+        recompute_num_layers=1 if recompute == "full" else None,
+    )

@@ -1,0 +1,142 @@
+"""Redirection of megatron-core's CUDA calls to the CPU; never active where cuda is used.
+
+megatron-core 0.16 has no CPU path: it names the device "cuda" in factory calls, asks torch.cuda for
+the current device and its random state, and compares type names. Three small pieces redirect that:
+
+* `_CudaToCpu`, a TorchFunctionMode: factory calls, `Tensor.cuda()`, `Tensor.type()`.
+* `_TORCH_CUDA`, a table of torch.cuda functions that are plain Python, so that no mode sees them.
+* `CpuRNGStatesTracker`, the tracker of random states over the CPU generator.
+
+All of it can go when megatron-core asks torch.accelerator for the device instead of torch.cuda.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+_installed: "contextlib.ExitStack | None" = None
+
+
+def _is_cuda(device: object) -> bool:
+    if isinstance(device, int) and not isinstance(device, bool):
+        return True
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
+
+
+class _CudaToCpu(TorchFunctionMode):
+    """Send whatever is aimed at cuda to the CPU."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Factory calls with device="cuda": optimizers, schedules, gradient buffers, receive buffers.
+        if "device" in kwargs and _is_cuda(kwargs["device"]):
+            kwargs = {**kwargs, "device": _CPU}
+        # Shared embedding weights and checkpointing move tensors with .cuda().
+        if func is torch.Tensor.cuda:
+            return args[0]
+        result = func(*args, **kwargs)
+        # Gradient clipping and the optimizers accept nothing but 'torch.cuda.FloatTensor' and its kin.
+        if func is torch.Tensor.type and isinstance(result, str):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+
+def _get_rng_state(device: object = None, **_: object) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, *_: object, **__: object) -> None:
+    torch.set_rng_state(new_state)
+
+
+# Each is called on megatron-core's path through a training step or a checkpoint.
+_TORCH_CUDA: dict[str, Callable[..., Any]] = {
+    "current_device": lambda: _CPU,  # every buffer allocation
+    "synchronize": lambda *_: None,  # point-to-point communication, checkpoint writer
+    "empty_cache": lambda: None,  # optimizer offload hooks
+    "is_current_stream_capturing": lambda: False,  # layers ask before each forward
+    "manual_seed": lambda seed: torch.manual_seed(seed),  # model_parallel_cuda_manual_seed
+    "get_rng_state": _get_rng_state,  # tracker of random states
+    "set_rng_state": _set_rng_state,
+}
+
+
+def _tracker_class() -> type:
+    from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+
+    class CpuRNGStatesTracker(CudaRNGStatesTracker):  # type: ignore[misc]
+        """Named random states over the CPU generator.
+
+        The original warns whenever the CPU state changed inside a fork; here that is its purpose.
+        """
+
+        @contextlib.contextmanager
+        def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
+            """Draw from the state `name` inside the context; nested forks of one name continue it."""
+            outer_name, outer_state = self._current_state_name, torch.get_rng_state()
+            if outer_name != "default-rng":
+                self.states_[outer_name] = outer_state
+            torch.set_rng_state(self.states_[name])
+            self._current_state_name = name
+            try:
+                yield
+            finally:
+                self.states_[name] = torch.get_rng_state()
+                torch.set_rng_state(self.states_[outer_name] if outer_name != "default-rng" else outer_state)
+                self._current_state_name = outer_name
+
+    return CpuRNGStatesTracker
+
+
+def _replace(stack: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    stack.callback(setattr, owner, name, original)
+
+
+def install() -> None:
+    """Redirect cuda to the CPU in this process until `uninstall`; a second call does nothing."""
+    global _installed
+    if _installed is not None:
+        return
+    stack = contextlib.ExitStack()
+    for name, function in _TORCH_CUDA.items():
+        _replace(stack, torch.cuda, name, function)
+    stack.enter_context(_CudaToCpu())
+
+    from megatron.core.tensor_parallel import random
+
+    # Bound by name at import inside megatron-core, so torch.cuda's table above does not reach them.
+    _replace(stack, random, "_get_cuda_rng_state", _get_rng_state)
+    _replace(stack, random, "_set_cuda_rng_state", _set_rng_state)
+    _replace(stack, random, "_CUDA_RNG_STATE_TRACKER", _tracker_class()())
+    _replace(stack, random, "_CUDA_RNG_STATE_TRACKER_INITIALIZED", True)
+    _installed = stack
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    global _installed
+    if _installed is not None:
+        _installed.close()
+        _installed = None
+
+
+@contextlib.contextmanager
+def redirected() -> Iterator[None]:
+    """Redirect cuda to the CPU inside the context; nothing to undo where it was already installed."""
+    already = _installed is not None
+    install()
+    try:
+        yield
+    finally:
+        if not already:
+            uninstall()

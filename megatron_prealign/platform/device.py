@@ -1,0 +1,54 @@
+"""What differs between cuda+nccl and cpu+gloo, as one value."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+
+from megatron_prealign.errors import ConfigError
+from megatron_prealign.platform import cpu
+
+
+@dataclass(frozen=True)
+class Platform:
+    """One device of this process and the collective backend that serves it."""
+
+    name: Literal["cuda", "cpu"]
+    backend: Literal["nccl", "gloo"]
+    device: torch.device
+
+    def synchronize(self) -> None:
+        """Wait until queued device work is done; before reading a clock."""
+        if self.name == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def memory_bytes(self) -> int:
+        """Return the peak of allocated GPU memory, or the resident memory of the process on cpu, in bytes."""
+        if self.name == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device))
+        return int(psutil.Process().memory_info().rss)
+
+    def activate(self) -> None:
+        """Make this the device that megatron-core uses in this process."""
+        if self.name == "cuda":
+            torch.cuda.set_device(self.device)
+        else:
+            cpu.install()
+
+
+def select_platform(device: Literal["auto", "cuda", "cpu"], local_rank: int = 0) -> Platform:
+    """Return the platform that `device` names; auto is cuda where a GPU is visible.
+
+    Raises:
+        ConfigError: cuda was asked for and no GPU, or not enough GPUs, are visible.
+    """
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and visible == 0):
+        return Platform("cpu", "gloo", torch.device("cpu"))
+    if local_rank >= visible:
+        raise ConfigError(
+            f"local rank {local_rank} needs GPU number {local_rank}, but {visible} are visible; "
+            "lower --nproc-per-node, mend CUDA_VISIBLE_DEVICES, or use --training.device cpu"
+        )
+    return Platform("cuda", "nccl", torch.device("cuda", local_rank))

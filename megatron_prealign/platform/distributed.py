@@ -1,0 +1,78 @@
+"""Process groups: from torchrun's environment to megatron-core's parallel axes."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+
+from megatron_prealign.config import ParallelConfig
+from megatron_prealign.platform.device import Platform
+
+TIMEOUT_MINUTES = 30
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where this rank stands on each axis."""
+
+    rank: int
+    world_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+    is_first_stage: bool
+    is_last_stage: bool
+
+    @classmethod
+    def current(cls) -> "Layout":
+        """Read megatron-core's parallel state."""
+        return cls(
+            rank=torch.distributed.get_rank(),
+            world_size=torch.distributed.get_world_size(),
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            is_first_stage=parallel_state.is_pipeline_first_stage(),
+            is_last_stage=parallel_state.is_pipeline_last_stage(),
+        )
+
+
+def initialize_distributed(platform: Platform) -> None:
+    """Join the process group that torchrun describes; a lone process becomes a group of one.
+
+    The rendezvous variables are torchrun's (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
+    """
+    platform.activate()
+    if torch.distributed.is_initialized():
+        return
+    timeout = timedelta(minutes=TIMEOUT_MINUTES)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(platform.backend, timeout=timeout)
+    else:
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(platform.backend, store=store, rank=0, world_size=1, timeout=timeout)
+
+
+def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
+    """Build megatron-core's process groups and seed its random states; return where this rank stands."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        # Checkpoint metadata and the distributed optimizer's gathers go through gloo on cuda.
+        create_gloo_process_groups=True,
+    )
+    # Dropout differs between pipeline stages and data-parallel ranks, as in Megatron-LM.
+    stage = parallel_state.get_pipeline_model_parallel_rank()
+    replica = parallel_state.get_data_parallel_rank()
+    torch.manual_seed(seed + 100 * stage + 10 * replica)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed + 100 * stage + 10 * replica)
+    return Layout.current()
+
+
+def shut_down_distributed() -> None:
+    """Leave all process groups after a run that ended well; a failed run must not wait for its peers."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
