@@ -3,24 +3,42 @@
 from megatron_prealign.config.alignment import AlignmentConfig
 from megatron_prealign.config.checkpoint import CheckpointConfig
 from megatron_prealign.config.data import BlendEntry, DataConfig
+from megatron_prealign.config.loading import LoadedConfig, config_from_dict, dump_config, load_config, load_resolved
 from megatron_prealign.config.logging import LoggingConfig
 from megatron_prealign.config.model import ModelConfig
 from megatron_prealign.config.optimizer import OptimizerConfig
 from megatron_prealign.config.parallel import ParallelConfig
+from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters, pad_vocab_size
+from megatron_prealign.config.presets import PRESETS, Preset
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.schedule import ScheduleConfig
+from megatron_prealign.config.summary import describe, differences
 from megatron_prealign.config.training import TrainingConfig
+from megatron_prealign.config.validation import find_problems
 
 __all__ = [
+    "PRESETS",
     "AlignmentConfig",
     "BlendEntry",
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "LoadedConfig",
     "LoggingConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "Preset",
     "ScheduleConfig",
     "TrainingConfig",
+    "config_from_dict",
+    "count_non_embedding_parameters",
+    "count_parameters",
+    "describe",
+    "differences",
+    "dump_config",
+    "find_problems",
+    "load_config",
+    "load_resolved",
+    "pad_vocab_size",
 ]

@@ -1,0 +1,70 @@
+"""The --help page: every field with its meaning, unit and default, laid out by tyro."""
+
+import dataclasses
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from megatron_prealign.config.data import BlendEntry
+from megatron_prealign.config.root import Config
+
+_DESCRIPTION = """Pretrain a multilingual language model in two stages: align_init, then pretrain.
+
+Values come from the defaults, then model.preset, then each --config file, then the options below;
+later ones win. A value of None means what the option's line says; write none."""
+
+_EPILOG = """examples:
+  python pretrain_prealign.py --config run.yaml --dry-run
+  torchrun --nproc-per-node 8 pretrain_prealign.py --config run.yaml \\
+      --model.preset 1b --parallel.tensor_model_parallel_size 2 --training.run_path runs/1b
+  ... --alignment.lexicon_paths en-de.tsv en-zh.tsv --data.blend '[{prefix: data/en_text_document, language: en}]'
+
+A file has one mapping a section:
+  model:
+    preset: tiny
+  training:
+    run_path: runs/first
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Options(Config):
+    """The configuration and the options that are not part of it."""
+
+    config: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ()
+    """YAML file of sections; repeat it to overlay files, the last one wins."""
+
+    dry_run: Annotated[bool, tyro.conf.arg(name="dry-run", metavar="", help_behavior_hint="")] = False
+    """Check the configuration, print what differs from the defaults and the arithmetic, and stop."""
+
+
+def print_help(prog: str = "pretrain_prealign.py") -> None:
+    """Print usage, every option and examples to stdout."""
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_blend_rule)
+    try:
+        tyro.cli(
+            _Options,
+            prog=prog,
+            description=_DESCRIPTION,
+            args=["--help"],
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff,),
+            registry=registry,
+        )
+    except SystemExit:
+        print(_EPILOG)
+
+
+def _blend_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """Show the list of datasets as one YAML value; tyro has no form for a list of mappings."""
+    if info.type != tuple[BlendEntry, ...]:
+        return None
+    keys = ", ".join(f"{name}: {hint.__name__.upper()}" for name, hint in get_type_hints(BlendEntry).items())
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"[{{{keys}}}, ...]",
+        instance_from_str=lambda _: (),
+        is_instance=lambda instance: isinstance(instance, tuple),
+        str_from_instance=lambda _: ["[]"],
+    )

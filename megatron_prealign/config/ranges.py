@@ -1,0 +1,58 @@
+"""The range of every number in the configuration."""
+
+from collections.abc import Callable
+
+Range = tuple[Callable[[float], bool], str]
+
+_AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
+_NOT_NEGATIVE: Range = (lambda value: value >= 0, "at least 0")
+_POSITIVE: Range = (lambda value: value > 0, "above 0")
+_BELOW_1: Range = (lambda value: 0 <= value < 1, "in [0, 1)")
+
+RANGES: dict[str, Range] = {
+    "model.num_layers": _AT_LEAST_1,
+    "model.hidden_size": _AT_LEAST_1,
+    "model.num_attention_heads": _AT_LEAST_1,
+    "model.num_query_groups": _AT_LEAST_1,
+    "model.ffn_hidden_size": _AT_LEAST_1,
+    "model.max_position_embeddings": _AT_LEAST_1,
+    "model.vocab_size": _AT_LEAST_1,
+    "model.make_vocab_size_divisible_by": _AT_LEAST_1,
+    "model.rotary_base": _POSITIVE,
+    "model.rotary_percent": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "model.norm_epsilon": _POSITIVE,
+    "model.init_method_std": _POSITIVE,
+    "model.hidden_dropout": _BELOW_1,
+    "model.attention_dropout": _BELOW_1,
+    "data.seq_length": _AT_LEAST_1,
+    "parallel.tensor_model_parallel_size": _AT_LEAST_1,
+    "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
+    "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),
+    "optimizer.lr": _POSITIVE,
+    "optimizer.min_lr": _NOT_NEGATIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.adam_beta1": _BELOW_1,
+    "optimizer.adam_beta2": _BELOW_1,
+    "optimizer.adam_eps": _POSITIVE,
+    "optimizer.clip_grad": _NOT_NEGATIVE,
+    "schedule.lr_warmup_steps": _NOT_NEGATIVE,
+    "schedule.lr_decay_steps": _AT_LEAST_1,
+    "schedule.lr_wsd_decay_steps": _AT_LEAST_1,
+    "alignment.alignment_weight": _NOT_NEGATIVE,
+    "alignment.lm_weight": _NOT_NEGATIVE,
+    "alignment.temperature": _POSITIVE,
+    "alignment.word_batch_size": (lambda value: value >= 2, "at least 2 (a lone entry has no negatives)"),
+    "alignment.num_word_microbatches": _AT_LEAST_1,
+    "alignment.max_word_tokens": _AT_LEAST_1,
+    "alignment.similarity_chunk_rows": _AT_LEAST_1,
+    "training.train_steps": _AT_LEAST_1,
+    "training.micro_batch_size": _AT_LEAST_1,
+    "training.global_batch_size": _AT_LEAST_1,
+    "training.seed": _NOT_NEGATIVE,
+    "training.eval_interval": _NOT_NEGATIVE,
+    "training.eval_steps": _AT_LEAST_1,
+    "checkpoint.save_interval": _AT_LEAST_1,
+    "checkpoint.keep_last": (lambda value: value >= 2, "at least 2 (a save that is cut off must leave one)"),
+    "logging.log_interval": _AT_LEAST_1,
+}
+"""By "section.field": whether a value holds, and the words for it; none is never checked."""

@@ -1,0 +1,200 @@
+"""Where configuration values come from: YAML files and the command line, each value with its place."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import yaml
+
+Location = tuple[int | str, ...]
+"""Path of keys and indices inside one value, as pydantic reports it."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value given for one field, and where: `place(location)` names file and line, or the option."""
+
+    value: object
+    place: Callable[[Location], str]
+
+
+def given_at(value: object, place: str) -> Given:
+    """Make a value whose parts have no places of their own."""
+    return Given(value, lambda _: place)
+
+
+@dataclass
+class Source:
+    """The fields one source gives, by "section.field", and what was wrong with the source itself."""
+
+    fields: dict[str, Given] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    readable: bool = True
+
+
+@dataclass
+class CommandLine:
+    """A command line taken apart; `overrides` maps "section.field" to its value tokens, in order."""
+
+    config_paths: list[str] = field(default_factory=list)
+    overrides: list[tuple[str, list[str]]] = field(default_factory=list)
+    dry_run: bool = False
+    help: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+def split_command_line(argv: Sequence[str]) -> CommandLine:
+    """Take a command line apart; tokens belong to the option before them."""
+    line = CommandLine()
+    for option, inline_value, tokens in _options(argv, line.problems):
+        values = tokens if inline_value is None else [inline_value, *tokens]
+        # Both spellings: Megatron writes --num-layers, YAML and Python num_layers.
+        name = option.removeprefix("--").replace("-", "_")
+        if option in ("-h", "--help"):
+            line.help = True
+        elif name == "dry_run":
+            line.dry_run = True
+            if values:
+                line.problems.append(f"command line: --dry-run takes no value, got {' '.join(values)!r}; leave it out")
+        elif name == "config":
+            line.config_paths.extend(values)
+            if not values:
+                line.problems.append("command line: --config needs a YAML file; write --config FILE")
+        else:
+            line.overrides.append((name, values))
+    return line
+
+
+def _options(argv: Sequence[str], problems: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
+    """Yield (option, value after "=", following tokens); report tokens before the first option."""
+    position = 0
+    while position < len(argv):
+        token = argv[position]
+        position += 1
+        if not token.startswith("--") and token != "-h":
+            problems.append(f"command line: {token!r} belongs to no option; write --config FILE or --section.field X")
+            continue
+        option, equals, inline_value = token.partition("=")
+        tokens = []
+        while position < len(argv) and not argv[position].startswith("--") and argv[position] != "-h":
+            tokens.append(argv[position])
+            position += 1
+        yield option, inline_value if equals else None, tokens
+
+
+def read_yaml(path: str | Path) -> Source:
+    """Read a file of sections; each field keeps its line.
+
+    Only plain YAML is read (as `yaml.safe_load` does); a file that can't be read becomes a problem.
+    """
+    source = Source()
+    try:
+        loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
+        try:
+            root = loader.get_single_node()
+            if root is not None:
+                _read_sections(str(path), loader, root, source)
+        finally:
+            loader.dispose()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        source.readable = False
+        source.problems.append(_reading_problem(path, error))
+    return source
+
+
+def _reading_problem(path: str | Path, error: Exception) -> str:
+    """Word why a file can't be read at all."""
+    if isinstance(error, FileNotFoundError):
+        return f"{path}: no such file; check the path after --config"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{path}:{error.problem_mark.line + 1}: not valid YAML: {error.problem or error.context}"
+    if isinstance(error, yaml.YAMLError):
+        return f"{path}: not valid YAML: {error}"
+    return f"{path}: can't be read: {error}"
+
+
+def _read_sections(path: str, loader: yaml.SafeLoader, root: yaml.Node, source: Source) -> None:
+    """Collect the fields of every section mapping below the root node."""
+    if not isinstance(root, yaml.MappingNode):
+        source.problems.append(f"{path}:{_line(root)}: a configuration is a mapping of sections, like `model: ...`")
+        return
+    source.problems.extend(_repeated_keys(path, root, set()))
+    for section, section_node in _items(loader, root):
+        if isinstance(section_node, yaml.ScalarNode) and section_node.tag == "tag:yaml.org,2002:null":
+            continue  # a section whose lines are all commented out
+        if not isinstance(section_node, yaml.MappingNode):
+            line = _line(section_node)
+            source.problems.append(f"{path}:{line}: {section} is a section: put its fields on lines below it")
+            continue
+        for name, node in _items(loader, section_node):
+            value = loader.construct_object(node, deep=True)
+            source.fields[f"{section}.{name}"] = Given(value, _node_place(path, node))
+
+
+def _items(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
+    """Yield key and value node of a mapping, `<<` merges resolved."""
+    loader.flatten_mapping(node)
+    for key, value in node.value:
+        yield str(loader.construct_object(key, deep=True)), value
+
+
+def _node_place(path: str, node: yaml.Node) -> Callable[[Location], str]:
+    """Return the function that finds file and line of a location inside the value at `node`."""
+
+    def place(location: Location) -> str:
+        found = node
+        for step in location:
+            child = _child(found, step)
+            if child is None:
+                break
+            found = child
+        return f"{path}:{_line(found)}"
+
+    return place
+
+
+def _child(node: yaml.Node, step: int | str) -> yaml.Node | None:
+    """Return the node of a key or index below `node`; for a key, the key's own node."""
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return cast(yaml.Node, node.value[step])
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == step:
+                return cast(yaml.Node, value)
+    return None
+
+
+def _repeated_keys(path: str, node: yaml.Node, visited: set[int]) -> Iterator[str]:
+    """Name keys written twice in one mapping: YAML would silently keep the last."""
+    if id(node) in visited:  # an alias points at its anchor's node
+        return
+    visited.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            yield from _repeated_keys(path, child, visited)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[Hashable, int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                first = lines[key.value]
+                yield f"{path}:{_line(key)}: {key.value} is given twice (first on line {first}); keep one of them"
+            elif isinstance(key, yaml.ScalarNode):
+                lines[key.value] = _line(key)
+            yield from _repeated_keys(path, value, visited)
+
+
+def _line(node: yaml.Node) -> int:
+    """Return the line of a node, counted from 1."""
+    return node.start_mark.line + 1
+
+
+def mapping_source(values: Mapping[str, object], name: str) -> Source:
+    """Make a source of a nested dictionary {section: {field: value}}; `name` is its place."""
+    source = Source()
+    for section, fields in values.items():
+        if isinstance(fields, Mapping):
+            source.fields.update({f"{section}.{key}": given_at(value, name) for key, value in fields.items()})
+        else:
+            source.problems.append(f"{name}: {section} must be a mapping of fields, got {fields!r}")
+    return source

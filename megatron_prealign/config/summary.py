@@ -1,0 +1,117 @@
+"""What a run will do, in numbers: shown by --dry-run and at the start of training."""
+
+import dataclasses
+
+from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters, pad_vocab_size
+from megatron_prealign.config.presets import PRESETS
+from megatron_prealign.config.root import Config
+from megatron_prealign.config.validation import model_parallel_size
+
+
+def differences(config: Config) -> list[tuple[str, object, object]]:
+    """List ("section.field", value, default) of every field that is not at its default, in order."""
+    default = Config()
+    found = []
+    for section in dataclasses.fields(Config):
+        chosen, standard = getattr(config, section.name), getattr(default, section.name)
+        for field in dataclasses.fields(chosen):
+            value, usual = getattr(chosen, field.name), getattr(standard, field.name)
+            if value != usual:
+                found.append((f"{section.name}.{field.name}", value, usual))
+    return found
+
+
+def describe(config: Config, world_size: int, vocab_size: int | None = None) -> str:
+    """Say what differs from the defaults, then the arithmetic of the run.
+
+    Args:
+        config: Checked configuration, preset resolved.
+        world_size: Number of ranks; a multiple of the model-parallel size.
+        vocab_size: Vocabulary of the tokenizer in tokens, where known; model.vocab_size wins over it.
+    """
+    lines = ["Different from the defaults:"]
+    lines.extend(f"  {name} = {_show(value)}  (default {_show(usual)})" for name, value, usual in differences(config))
+    if len(lines) == 1:
+        lines = ["Nothing differs from the defaults."]
+    facts = [*_model_facts(config, vocab_size), *_layout_facts(config, world_size), *_step_facts(config)]
+    width = max(len(name) for name, _ in facts)
+    return "\n".join([*lines, "", "Arithmetic:", *(f"  {name:<{width}}  {text}" for name, text in facts)])
+
+
+def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]]:
+    """Say the model's shape and parameters."""
+    model = config.model
+    shape = (
+        f"{model.architecture}, {model.num_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads "
+        f"in {model.num_query_groups or model.num_attention_heads} groups, FFN {model.ffn_hidden_size}"
+    )
+    vocab_size = model.vocab_size or vocab_size
+    if vocab_size is not None:
+        source = ""
+    elif model.preset is not None:
+        vocab_size, source = PRESETS[model.preset].vocab_size, f", assumed for preset {model.preset}"
+    else:
+        return [("model", shape), ("parameters", f"{_count(count_non_embedding_parameters(model))} without embeddings")]
+    rows = pad_vocab_size(vocab_size, model.make_vocab_size_divisible_by)
+    parameters = (
+        f"{_count(count_parameters(model, vocab_size))} in all, "
+        f"{_count(count_non_embedding_parameters(model))} without embeddings"
+    )
+    vocabulary = f"{vocab_size:,} tokens{source}, padded to {rows:,} rows"
+    return [("model", shape), ("parameters", parameters), ("vocabulary", vocabulary)]
+
+
+def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
+    """Say the ranks per axis and the microbatches a rank runs each step."""
+    training, parallel = config.training, config.parallel
+    data_parallel = world_size // model_parallel_size(config)
+    num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
+    ranks = (
+        f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline "
+        f"x {data_parallel} data = {world_size}"
+    )
+    microbatches = f"{num_microbatches} of {training.micro_batch_size} sequences a data-parallel rank"
+    return [("ranks", ranks), ("microbatches a step", microbatches)]
+
+
+def _step_facts(config: Config) -> list[tuple[str, str]]:
+    """Say what a step and the run consume."""
+    training, alignment = config.training, config.alignment
+    tokens = training.global_batch_size * config.data.seq_length
+    facts = [
+        ("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})"),
+        ("steps", f"{training.train_steps:,} of stage {training.stage}"),
+        ("tokens in all", f"{_count(tokens * training.train_steps)}"),
+    ]
+    if training.stage == "align_init":
+        entries = alignment.word_batch_size * alignment.num_word_microbatches
+        facts[2] = ("tokens in all", f"{_count(tokens * training.train_steps)}, and those of the words")
+        facts.append(
+            (
+                "lexicon entries a step",
+                f"{entries:,} ({alignment.num_word_microbatches} word microbatches x {alignment.word_batch_size}), "
+                "each a word and its translations",
+            )
+        )
+    return facts
+
+
+def _count(number: int) -> str:
+    """Format a count: exact up to six digits, then also rounded to three figures."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number / size:.3g} {unit} ({number:,})"
+    return f"{number:,}"
+
+
+def _show(value: object) -> str:
+    """Format a value as the command line takes it."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_show(entry) for entry in value) + "]"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return "{" + ", ".join(f"{name}: {_show(entry)}" for name, entry in dataclasses.asdict(value).items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) or "''"

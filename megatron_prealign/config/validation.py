@@ -1,0 +1,319 @@
+"""Checks across fields: everything that can be known before data is opened or a process group exists."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_prealign.config.parameters import pad_vocab_size
+from megatron_prealign.config.ranges import RANGES
+from megatron_prealign.config.root import Config
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A contradiction, worded with its fix, and the "section.field" names it follows from."""
+
+    message: str
+    fields: tuple[str, ...]
+
+
+def find_problems(config: Config, *, world_size: int | None = None) -> list[str]:
+    """List what makes a configuration impossible to run, each with the options concerned and the fix.
+
+    Args:
+        config: Whole configuration, preset resolved.
+        world_size: Number of ranks; without it, what depends on data parallelism is not checked.
+    """
+    return [problem.message for problem in check(config, world_size=world_size)]
+
+
+def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
+    """Do what `find_problems` does, and name the fields each problem follows from."""
+    problems = [problem for find in _CHECKS for problem in find(config)]
+    problems.extend(_world(config, world_size))
+    return problems
+
+
+def model_parallel_size(config: Config) -> int:
+    """Return the number of ranks that hold one copy of the model."""
+    return config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
+
+
+def _ranges(config: Config) -> Iterator[Problem]:
+    """Check every number on its own."""
+    for name, (holds, words) in RANGES.items():
+        section, field = name.split(".")
+        value = getattr(getattr(config, section), field)
+        if value is not None and not holds(value):
+            yield Problem(f"--{name} must be {words}, got {value}", (name,))
+
+
+def _divides(divisor: int, number: int) -> bool:
+    """Say whether `number` is divisible; a divisor below 1 is the range check's finding, not this one's."""
+    return divisor < 1 or number % divisor == 0
+
+
+def _indivisible(config: Config, number: str, divisor: str, fix: str) -> Iterator[Problem]:
+    """Check that the field `number` is a multiple of the field `divisor`."""
+    values = [getattr(getattr(config, section), field) for section, field in (number.split("."), divisor.split("."))]
+    if None not in values and not _divides(values[1], values[0]):
+        message = f"--{number} {values[0]} is not divisible by --{divisor} {values[1]}: {fix}"
+        yield Problem(message, (number, divisor))
+
+
+def _model(config: Config) -> Iterator[Problem]:
+    """Check the shape of the network."""
+    model = config.model
+    yield from _indivisible(
+        config, "model.hidden_size", "model.num_attention_heads", "every head needs the same whole width"
+    )
+    yield from _indivisible(
+        config, "model.num_attention_heads", "model.num_query_groups", "every group serves the same number of heads"
+    )
+    if model.architecture == "gpt_neox" and model.num_query_groups not in (None, model.num_attention_heads):
+        yield Problem(
+            f"--model.num_query_groups {model.num_query_groups} with --model.architecture gpt_neox: GPT-NeoX has no "
+            "grouped-query attention; set it to none, or take the llama architecture",
+            ("model.num_query_groups", "model.architecture"),
+        )
+    rotated = int(model.hidden_size // max(model.num_attention_heads, 1) * model.rotary_percent)
+    if rotated < 2 or rotated % 2:
+        yield Problem(
+            f"--model.rotary_percent {model.rotary_percent} rotates {rotated} dimensions of each head, which must be "
+            "even and at least 2: change it, --model.hidden_size or --model.num_attention_heads",
+            ("model.rotary_percent", "model.hidden_size", "model.num_attention_heads"),
+        )
+    if model.transformer_impl == "transformer_engine" and config.training.device == "cpu":
+        yield Problem(
+            "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
+            ("model.transformer_impl", "training.device"),
+        )
+
+
+def _split_over_ranks(config: Config) -> Iterator[Problem]:
+    """Check that every tensor and the stack of layers split evenly."""
+    model, parallel = config.model, config.parallel
+    tensor, pipeline = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
+    for name in ("model.num_attention_heads", "model.num_query_groups", "model.ffn_hidden_size"):
+        yield from _indivisible(config, name, tensor, "each rank holds an equal share; lower the parallel size")
+    divisor = model.make_vocab_size_divisible_by
+    rows = pad_vocab_size(model.vocab_size, divisor) if model.vocab_size and divisor > 0 else divisor
+    if not _divides(parallel.tensor_model_parallel_size, rows):
+        yield Problem(
+            f"the vocabulary padded to a multiple of {divisor} does not split over "
+            f"--{tensor} {parallel.tensor_model_parallel_size}: make "
+            "--model.make_vocab_size_divisible_by a multiple of it",
+            ("model.make_vocab_size_divisible_by", "model.vocab_size", tensor),
+        )
+    virtual = parallel.virtual_pipeline_model_parallel_size
+    if virtual is not None and parallel.pipeline_model_parallel_size < 2:
+        yield Problem(
+            f"--parallel.virtual_pipeline_model_parallel_size {virtual} needs --{pipeline} of at least 2: "
+            "set it to none",
+            ("parallel.virtual_pipeline_model_parallel_size", pipeline),
+        )
+    chunks = parallel.pipeline_model_parallel_size * (virtual or 1)
+    if not _divides(chunks, model.num_layers):
+        yield Problem(
+            f"--model.num_layers {model.num_layers} does not split into {chunks} equal chunks (pipeline ranks "
+            "x virtual chunks): change the layers or the pipeline sizes",
+            ("model.num_layers", pipeline, "parallel.virtual_pipeline_model_parallel_size"),
+        )
+
+
+def _sequence(config: Config) -> Iterator[Problem]:
+    """Check sequence lengths."""
+    tensor = "parallel.tensor_model_parallel_size"
+    longest = config.model.max_position_embeddings
+    for name, length in (
+        ("data.seq_length", config.data.seq_length),
+        ("alignment.max_word_tokens", config.alignment.max_word_tokens),
+    ):
+        if length > longest:
+            yield Problem(
+                f"--{name} {length} is longer than --model.max_position_embeddings {longest}: lower one or "
+                "raise the other",
+                (name, "model.max_position_embeddings"),
+            )
+    if config.parallel.sequence_parallel:
+        if config.parallel.tensor_model_parallel_size < 2:
+            yield Problem(
+                f"--parallel.sequence_parallel needs --{tensor} of at least 2: raise it, or turn sequence "
+                "parallelism off",
+                ("parallel.sequence_parallel", tensor),
+            )
+        yield from _indivisible(config, "data.seq_length", tensor, "sequence parallelism splits each sequence")
+
+
+def _schedule(config: Config) -> Iterator[Problem]:
+    """Check learning rates over steps."""
+    optimizer, schedule = config.optimizer, config.schedule
+    if optimizer.min_lr > optimizer.lr:
+        yield Problem(
+            f"--optimizer.min_lr {optimizer.min_lr} is above --optimizer.lr {optimizer.lr}: the rate must not rise at "
+            "the end; lower min_lr",
+            ("optimizer.min_lr", "optimizer.lr"),
+        )
+    last = "schedule.lr_decay_steps" if schedule.lr_decay_steps is not None else "training.train_steps"
+    decay_steps = schedule.lr_decay_steps or config.training.train_steps
+    if schedule.lr_warmup_steps >= decay_steps:
+        yield Problem(
+            f"--schedule.lr_warmup_steps {schedule.lr_warmup_steps} leaves nothing of --{last} {decay_steps}: "
+            "shorten the warm-up",
+            ("schedule.lr_warmup_steps", last),
+        )
+    elif (schedule.lr_wsd_decay_steps or 0) > decay_steps - schedule.lr_warmup_steps:
+        yield Problem(
+            f"--schedule.lr_wsd_decay_steps {schedule.lr_wsd_decay_steps} is longer than the "
+            f"{decay_steps - schedule.lr_warmup_steps} steps after the warm-up: shorten it",
+            ("schedule.lr_wsd_decay_steps", "schedule.lr_warmup_steps", last),
+        )
+
+
+def _batches(config: Config) -> Iterator[Problem]:
+    """Check batch sizes that hold whatever the world size."""
+    yield from _indivisible(
+        config, "training.global_batch_size", "training.micro_batch_size", "a step is a whole number of microbatches"
+    )
+    virtual, pipeline = "parallel.virtual_pipeline_model_parallel_size", "parallel.pipeline_model_parallel_size"
+    if config.training.stage == "align_init" and config.parallel.virtual_pipeline_model_parallel_size is not None:
+        for problem in _indivisible(
+            config, "alignment.num_word_microbatches", pipeline, "interleaved pipelines run whole rounds"
+        ):
+            yield Problem(problem.message, (*problem.fields, virtual))
+
+
+def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
+    """Check what depends on the number of ranks."""
+    model_parallel = model_parallel_size(config)
+    if world_size is None or model_parallel < 1:
+        return
+    training, alignment, parallel = config.training, config.alignment, config.parallel
+    axes = ("parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size")
+    layout = f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline"
+    if world_size % model_parallel:
+        yield Problem(
+            f"the world size {world_size} is not divisible by {model_parallel} = {layout} parallel ranks: start a "
+            f"multiple of {model_parallel} (torchrun --nproc-per-node) or lower --{axes[0]} or --{axes[1]}",
+            axes,
+        )
+        return
+    data_parallel = world_size // model_parallel
+    per_pass = training.micro_batch_size * data_parallel
+    if _divides(training.micro_batch_size, training.global_batch_size):
+        num_microbatches = training.global_batch_size // max(per_pass, 1)
+        if not _divides(per_pass, training.global_batch_size):
+            yield Problem(
+                f"--training.global_batch_size {training.global_batch_size} is not divisible by {per_pass} = "
+                f"--training.micro_batch_size {training.micro_batch_size} x {data_parallel} data-parallel ranks: "
+                f"take a multiple of {per_pass}",
+                ("training.global_batch_size", "training.micro_batch_size", *axes),
+            )
+        elif parallel.virtual_pipeline_model_parallel_size and num_microbatches % parallel.pipeline_model_parallel_size:
+            yield Problem(
+                f"an interleaved pipeline of {parallel.pipeline_model_parallel_size} ranks needs a multiple of that "
+                f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
+                ("training.global_batch_size", "training.micro_batch_size", *axes),
+            )
+    if training.stage == "align_init" and alignment.word_batch_size % data_parallel:
+        yield Problem(
+            f"--alignment.word_batch_size {alignment.word_batch_size} is not divisible by {data_parallel} "
+            f"data-parallel ranks: take a multiple of {data_parallel}",
+            ("alignment.word_batch_size", *axes),
+        )
+
+
+def _data(config: Config) -> Iterator[Problem]:
+    """Check the tokenizer, the baked datasets and their shares."""
+    data = config.data
+    hint = "train one with prealign-train-tokenizer, or name a Hugging Face folder or a SentencePiece .model"
+    if not data.tokenizer_path:
+        yield Problem(f"--data.tokenizer_path is not given: {hint}", ("data.tokenizer_path",))
+    elif not Path(data.tokenizer_path).exists():
+        yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}", ("data.tokenizer_path",))
+    if not data.blend:
+        example = "'[{prefix: data/en_text_document, language: en}]'"
+        yield Problem(f"--data.blend names no dataset: give at least one, like {example}", ("data.blend",))
+    for index, entry in enumerate(data.blend):
+        missing = [suffix for suffix in (".bin", ".idx", ".json") if not Path(entry.prefix + suffix).is_file()]
+        if missing:
+            yield Problem(
+                f"--data.blend[{index}]: {entry.prefix} lacks {', '.join(missing)}: bake it with prealign-preprocess; "
+                "a prefix is the path without .bin",
+                ("data.blend",),
+            )
+        if entry.weight <= 0:
+            yield Problem(
+                f"--data.blend[{index}].weight must be above 0, got {entry.weight}: leave the dataset out instead",
+                ("data.blend",),
+            )
+    yield from _split(config)
+
+
+def _split(config: Config) -> Iterator[Problem]:
+    """Check the shares of documents."""
+    split = config.data.split
+    try:
+        shares = [float(share) for share in split.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or not all(0 <= share < float("inf") for share in shares) or shares[0] == 0:
+        yield Problem(
+            f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test",
+            ("data.split",),
+        )
+    elif shares[1] == 0 and config.training.eval_interval > 0:
+        yield Problem(
+            f"--data.split {split!r} leaves nothing to validate on: raise its second share or set "
+            "--training.eval_interval 0",
+            ("data.split", "training.eval_interval"),
+        )
+
+
+def _run(config: Config) -> Iterator[Problem]:
+    """Check where the run writes, what it starts from, and the files of its stage."""
+    alignment, init_from = config.alignment, config.checkpoint.init_from
+    if not config.training.run_path:
+        yield Problem("--training.run_path is not given: name the folder of this run", ("training.run_path",))
+    elif Path(config.training.run_path).is_file():
+        yield Problem(
+            f"--training.run_path {config.training.run_path} is a file: name a folder", ("training.run_path",)
+        )
+    if init_from is not None and not any((Path(init_from) / name).exists() for name in _CHECKPOINT_MARKS):
+        yield Problem(
+            f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
+            "folder or a checkpoint in it, or none to start from fresh weights",
+            ("checkpoint.init_from",),
+        )
+    if config.training.stage != "align_init":
+        return
+    if not alignment.lexicon_paths:
+        yield Problem(
+            "--training.stage align_init needs --alignment.lexicon_paths: name at least one lexicon",
+            ("alignment.lexicon_paths", "training.stage"),
+        )
+    for path in alignment.lexicon_paths:
+        if not Path(path).is_file():
+            yield Problem(
+                f"--alignment.lexicon_paths {path}: no such file: check the path", ("alignment.lexicon_paths",)
+            )
+    if alignment.alignment_weight == 0 and alignment.lm_weight == 0:
+        yield Problem(
+            "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
+            ("alignment.alignment_weight", "alignment.lm_weight"),
+        )
+
+
+_CHECKPOINT_MARKS = ("checkpoints/latest", "state.json")
+"""What a run folder and a single checkpoint hold."""
+
+_CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _ranges,
+    _model,
+    _split_over_ranks,
+    _sequence,
+    _schedule,
+    _batches,
+    _data,
+    _run,
+)
