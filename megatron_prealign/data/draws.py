@@ -1,0 +1,82 @@
+"""Addressed randomness: every draw is a function of where it is made, never of when.
+
+The generator is a keyed hash in counter mode. A document's key is chained from (seed, epoch, document) by
+`mix(key ^ value)`; a draw is `mix(key ^ mix(3 * word index + counter))`. `mix` is the 64-bit finaliser of
+SplitMix64 (Steele, Lea, Flood 2014), a bijection that flips each output bit with probability one half for each
+flipped input bit. Nothing is kept between draws, so no order, shard or restart can change one.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class Counter(IntEnum):
+    """What a draw decides; draws for different purposes are independent."""
+
+    SWITCH = 0
+    LANGUAGE = 1
+    TRANSLATION = 2
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a well-mixed bijection of 64-bit values, elementwise; the input is not changed."""
+    mixed = values + np.uint64(_GOLDEN)
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        mixed ^= mixed >> np.uint64(shift)
+        mixed *= np.uint64(multiplier)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed
+
+
+def document_keys(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return a 64-bit hash of each document's token ids, order and length included.
+
+    A multilinear hash over the integers modulo 2**64 (the multiplier of each position is itself hashed), mixed.
+
+    Args:
+        tokens: int [T], the documents back to back, before any switch.
+        offsets: int64 [D + 1], where each begins and ends.
+
+    Returns:
+        uint64 [D].
+    """
+    lengths = np.diff(offsets)
+    longest = int(lengths.max(initial=0))
+    multipliers = mix(np.arange(longest, dtype=np.uint64)) | np.uint64(1)
+    positions = np.arange(len(tokens)) - np.repeat(offsets[:-1], lengths)
+    terms = multipliers[positions] * (tokens.astype(np.uint64) + np.uint64(1))
+    sums = np.zeros(len(lengths), dtype=np.uint64)
+    filled = lengths > 0
+    if filled.any():
+        sums[filled] = np.add.reduceat(terms, offsets[:-1][filled])
+    return mix(sums ^ mix(lengths.astype(np.uint64)))
+
+
+def stream_keys(seed: int, epoch: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the generator key of each document: uint64 [D] from `document_keys`, chained with seed and epoch."""
+    base = np.zeros(1, dtype=np.uint64)
+    for value in (seed, epoch):
+        base = mix(base ^ np.uint64(value & _MASK))
+    return mix(base ^ keys)
+
+
+def draw(keys: NDArray[np.uint64], word_indices: NDArray[np.int64], counter: Counter) -> NDArray[np.float64]:
+    """Return one uniform draw in [0, 1) a word.
+
+    Args:
+        keys: uint64 [N], the generator key of each word's document.
+        word_indices: int64 [N], each word's index among all words of its document.
+        counter: What the draw decides.
+    """
+    addresses = word_indices.astype(np.uint64) * np.uint64(len(Counter)) + np.uint64(counter)
+    bits = mix(keys ^ mix(addresses))
+    # 53 bits: the most that a double holds exactly.
+    uniform: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform

@@ -1,0 +1,252 @@
+"""Writer and reader of Megatron's indexed dataset, byte for byte, in bounded memory.
+
+`.idx`: 9 bytes magic, version and dtype code, the counts S and D, then int32 lengths [S], int64 byte pointers [S],
+int64 document ends [D]. `.bin`: the tokens back to back. A document is a run of sequences; D counts documents plus one.
+"""
+
+import hashlib
+import os
+import struct
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from megatron_prealign.errors import DataError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+DTYPE_OF_CODE: dict[int, np.dtype[Any]] = {
+    code: np.dtype(name).newbyteorder("<")
+    for code, name in enumerate(("u1", "i1", "i2", "i4", "i8", "f8", "f4", "u2"), start=1)
+}
+_HEADER = struct.Struct("<9sQBQQ")
+_CHUNK = 1 << 20  # entries of .idx written at a time
+
+
+def optimal_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return Megatron's choice for a vocabulary: uint16 below 65,500 entries, else int32."""
+    return np.dtype("<u2") if vocab_size < 65500 else np.dtype("<i4")
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """What the manifest says of one file."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hex."""
+
+
+class _HashedFile:
+    """A file that is written once, from front to back, and hashed on the way."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream: IO[bytes] = path.open("wb")
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self._stream.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    def close(self) -> WrittenFile:
+        """Make the content durable and describe it."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        return WrittenFile(self._size, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Close without any promise."""
+        self._stream.close()
+
+
+class IndexedWriter:
+    """Write one indexed dataset; memory grows by 12 bytes a document and no more.
+
+    The two paths are written to directly: the caller names temporary ones and renames them when all is done.
+    """
+
+    def __init__(self, bin_path: str | Path, idx_path: str | Path, dtype: DTypeLike, max_id: int | None = None) -> None:
+        """Create the `.bin` file.
+
+        Args:
+            bin_path: Where the tokens go.
+            idx_path: Where the index goes, at `close`.
+            dtype: Type of a stored token; one that the format has a code for.
+            max_id: Largest id allowed; None for the largest that `dtype` holds.
+        """
+        self._idx_path = Path(idx_path)
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self._code = next(code for code, known in DTYPE_OF_CODE.items() if known == self.dtype)
+        self._max_id = int(np.iinfo(self.dtype).max) if max_id is None else max_id
+        self._bin = _HashedFile(Path(bin_path))
+        # array grows by amortised doubling at 4 and 8 bytes an entry; a list of ints takes about 36.
+        self._lengths = array("i")
+        self._document_ends = array("q", [0])
+        self.num_tokens = 0
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return len(self._document_ends) - 1
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences added so far."""
+        return len(self._lengths)
+
+    def add_documents(
+        self, tokens: NDArray[Any], sequence_lengths: NDArray[Any], sequences_per_document: NDArray[Any]
+    ) -> None:
+        """Append documents.
+
+        Args:
+            tokens: int [T], all sequences back to back.
+            sequence_lengths: int [S], tokens of each sequence; they sum to T.
+            sequences_per_document: int [D], they sum to S; 0 for an empty document, as Megatron writes it.
+
+        Raises:
+            DataError: If an id is negative or too large: a cast would wrap it silently.
+        """
+        if int(sequence_lengths.sum()) != len(tokens) or int(sequences_per_document.sum()) != len(sequence_lengths):
+            raise ValueError("lengths do not add up to the tokens and sequences given")
+        if len(tokens):
+            smallest, largest = int(tokens.min()), int(tokens.max())
+            if smallest < 0 or largest > self._max_id:
+                wrong = smallest if smallest < 0 else largest
+                raise DataError(
+                    f"token id {wrong} is outside 0..{self._max_id}; the tokenizer does not fit the dataset"
+                )
+        self._append(tokens, sequence_lengths, sequences_per_document)
+
+    def append(self, prefix: str | Path) -> None:
+        """Append all documents of a dataset on disk.
+
+        Args:
+            prefix: The dataset's path without `.bin`.
+
+        Raises:
+            DataError: If its files are damaged or its tokens have another type.
+        """
+        reader = IndexedReader(prefix)
+        if reader.dtype != self.dtype:
+            raise DataError(f"{prefix}: its tokens are {reader.dtype}, those it is merged into are {self.dtype}")
+        for tokens in reader.iterate_tokens():
+            self._bin.write(tokens.data.cast("B"))
+            self.num_tokens += len(tokens)
+        self._document_ends.frombytes((reader.document_ends[1:] + self.num_sequences).tobytes())
+        self._lengths.frombytes(reader.lengths.tobytes())
+
+    def close(self) -> tuple[WrittenFile, WrittenFile]:
+        """Write the index, make both files durable and describe them: (bin, idx)."""
+        index = _HashedFile(self._idx_path)
+        index.write(_HEADER.pack(MAGIC, VERSION, self._code, len(self._lengths), len(self._document_ends)))
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)
+        index.write(lengths.astype("<i4", copy=False).tobytes())
+        pointer = 0
+        for start in range(0, len(lengths), _CHUNK):
+            ends = pointer + np.cumsum(lengths[start : start + _CHUNK], dtype=np.int64) * self.dtype.itemsize
+            index.write(np.concatenate(([pointer], ends[:-1])).astype("<i8", copy=False).tobytes())
+            pointer = int(ends[-1])
+        index.write(np.frombuffer(self._document_ends, dtype=np.int64).astype("<i8", copy=False).tobytes())
+        return self._bin.close(), index.close()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the file after an error; files are the caller's to remove."""
+        self._bin.abandon()
+
+    def _append(self, tokens: NDArray[Any], lengths: NDArray[Any], sequences_per_document: NDArray[Any]) -> None:
+        stored = np.ascontiguousarray(tokens, dtype=self.dtype)
+        ends = np.cumsum(sequences_per_document, dtype=np.int64) + self.num_sequences
+        self._bin.write(stored.data.cast("B") if len(stored) else b"")
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
+        self._document_ends.frombytes(ends.tobytes())
+        self.num_tokens += len(stored)
+
+
+class IndexedReader:
+    """Read an indexed dataset after checking that its two files fit each other, which megatron-core's does not."""
+
+    def __init__(self, prefix: str | Path) -> None:
+        """Map the files.
+
+        Args:
+            prefix: The dataset's path without `.bin`.
+
+        Raises:
+            DataError: If a file is missing, or header, sizes, pointers or document ends are wrong.
+        """
+        self.prefix = str(prefix)
+        bin_path, idx_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+        missing = [f"{path}: no such file" for path in (bin_path, idx_path) if not path.is_file()]
+        if missing:
+            raise DataError(missing)
+        self._read_index(idx_path)
+        size, expected = bin_path.stat().st_size, int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
+        if size != expected:
+            raise DataError(f"{bin_path}: {size} bytes, the lengths in {idx_path.name} add up to {expected}")
+        # An empty file can't be mapped.
+        self.tokens: NDArray[Any] = (
+            np.memmap(bin_path, dtype=self.dtype, mode="r") if size else np.empty(0, dtype=self.dtype)
+        )
+
+    def _read_index(self, path: Path) -> None:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            header = stream.read(_HEADER.size)
+        if len(header) < _HEADER.size:
+            raise DataError(f"{path}: {size} bytes, shorter than the header of an indexed dataset")
+        magic, version, code, num_sequences, num_ends = _HEADER.unpack(header)
+        if magic != MAGIC or version != VERSION or code not in DTYPE_OF_CODE:
+            raise DataError(
+                f"{path}: not the index of a Megatron dataset (magic {magic!r}, version {version}, type {code})"
+            )
+        expected = _HEADER.size + 12 * num_sequences + 8 * num_ends
+        if size != expected:
+            raise DataError(f"{path}: {size} bytes, its header announces {expected}")
+        self.dtype = DTYPE_OF_CODE[code]
+        body = np.memmap(path, mode="r", offset=0)
+        pointers_at = _HEADER.size + 4 * num_sequences
+        ends_at = pointers_at + 8 * num_sequences
+        self.lengths: NDArray[np.int32] = np.frombuffer(body, "<i4", num_sequences, _HEADER.size)
+        self.pointers: NDArray[np.int64] = np.frombuffer(body, "<i8", num_sequences, pointers_at)
+        self.document_ends: NDArray[np.int64] = np.frombuffer(body, "<i8", num_ends, ends_at)
+        if (self.lengths < 0).any():
+            raise DataError(f"{path}: a sequence has a negative length")
+        if num_sequences:
+            ends = np.cumsum(self.lengths, dtype=np.int64) * self.dtype.itemsize
+            if self.pointers[0] != 0 or not np.array_equal(self.pointers[1:], ends[:-1]):
+                raise DataError(f"{path}: the pointers are not the running sum of the lengths")
+        ends = self.document_ends
+        if not num_ends or ends[0] != 0 or ends[-1] != num_sequences or (np.diff(ends) < 0).any():
+            raise DataError(f"{path}: the document ends do not rise from 0 to the {num_sequences} sequences")
+
+    def __len__(self) -> int:
+        """Return the number of sequences."""
+        return len(self.lengths)
+
+    def __getitem__(self, sequence: int) -> NDArray[Any]:
+        """Return the tokens of one sequence."""
+        start = int(self.pointers[sequence]) // self.dtype.itemsize
+        return self.tokens[start : start + int(self.lengths[sequence])]
+
+    def iterate_tokens(self, chunk: int = 1 << 24) -> Iterator[NDArray[Any]]:
+        """Yield all tokens in order, `chunk` at a time."""
+        for start in range(0, len(self.tokens), chunk):
+            yield self.tokens[start : start + chunk]
