@@ -1,0 +1,91 @@
+"""config.json and generation_config.json of a Hugging Face folder, written by hand.
+
+transformers 4.x and 5.x name the same settings differently and fall back to defaults without a word where they don't
+find theirs (a rotary base of 500,000 becomes 10,000), so both names are written.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_prealign.checkpoint.huggingface.mapping import architecture_of
+from megatron_prealign.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class SpecialTokenIds:
+    """Ids of the tokenizer's special tokens; none where it has no such token."""
+
+    bos: int | None
+    eos: int | None
+    pad: int | None
+
+
+def model_config_json(
+    model: ModelConfig, special_ids: SpecialTokenIds, dtype: str, training_seq_length: int
+) -> dict[str, Any]:
+    """Return the content of config.json.
+
+    Args:
+        model: the model section of the checkpoint's config, vocab_size set.
+        special_ids: the tokenizer's; never the architecture's defaults, which are other tokens here.
+        dtype: of the stored weights, "float32" or "bfloat16".
+        training_seq_length: tokens a training sample had; kept so that evaluation need not guess what was trained.
+
+    Raises:
+        CheckpointError: a setting has no counterpart in the architecture.
+    """
+    architecture = architecture_of(model)
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": model.rotary_base}
+    content: dict[str, Any] = {
+        "architectures": [architecture.class_name],
+        "model_type": architecture.model_type,
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "max_position_embeddings": model.max_position_embeddings,
+        "training_seq_length": training_seq_length,
+        "initializer_range": model.init_method_std,
+        "attention_dropout": 0.0,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
+        "bos_token_id": special_ids.bos,
+        "eos_token_id": special_ids.eos,
+        # Not the eos token that pads batches: an embedding's padding index never gets a gradient in fine-tuning.
+        "pad_token_id": None,
+        "use_cache": True,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+        "rope_parameters": rope,
+        "rope_theta": model.rotary_base,
+        "rope_scaling": None,
+    }
+    if model.architecture == "llama":
+        content |= {
+            "hidden_act": "silu",
+            "num_key_value_heads": model.num_query_groups or model.num_attention_heads,
+            "head_dim": model.hidden_size // model.num_attention_heads,
+            "rms_norm_eps": model.norm_epsilon,
+            "attention_bias": False,
+            "mlp_bias": False,
+        }
+    else:
+        rope["partial_rotary_factor"] = model.rotary_percent
+        content |= {
+            # megatron-core's fused bias-GELU is the tanh form; the erf form differs by up to 5e-4 in each activation.
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_dropout": 0.0,
+            "layer_norm_eps": model.norm_epsilon,
+            "attention_bias": True,
+            # megatron-core has no parallel residual; true is the default of transformers.
+            "use_parallel_residual": False,
+            "partial_rotary_factor": model.rotary_percent,
+            "rotary_pct": model.rotary_percent,
+            "rotary_emb_base": model.rotary_base,
+        }
+    return content
+
+
+def generation_config_json(special_ids: SpecialTokenIds) -> dict[str, Any]:
+    """Return the content of generation_config.json; without the eos token there, generation would never stop."""
+    return {"bos_token_id": special_ids.bos, "eos_token_id": special_ids.eos, "pad_token_id": special_ids.pad}

@@ -1,0 +1,166 @@
+"""Write a complete Hugging Face folder and prove it: the loaded folder gives the logits of the Megatron model."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json
+from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
+from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
+from megatron_prealign.config import Config, ModelConfig
+from megatron_prealign.errors import CheckpointError
+
+LogitsFunction = Callable[[Tensor], Tensor]
+"""Token ids [B, S] (int64) to logits [B, S, V or more] (fp32); B batch, S sequence, V vocab_size."""
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LOGITS_TOLERANCE = 1e-4
+"""Largest absolute difference of logits in fp32."""
+
+_PROMPT_SHAPE = (2, 64)
+
+
+def export_folder(
+    state: Mapping[str, Tensor],
+    config: Config,
+    tokenizer_path: Path,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    logits_fn: LogitsFunction | None = None,
+    overwrite: bool = False,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write weights, configs and tokenizer under a temporary name, check them, and rename.
+
+    Args:
+        state: Megatron weights of the whole model (TP1 PP1), already rounded to `dtype` where logits are compared.
+        config: the checkpoint's config.
+        tokenizer_path: the training tokenizer's folder or file.
+        output: folder to make.
+        dtype: of the written weights, a key of `DTYPES`.
+        logits_fn: the Megatron model; none leaves the self-check out (weights and tokenizer).
+        overwrite: replace an existing output.
+        max_shard_size: largest safetensors file, as huggingface_hub reads sizes; larger models get an index.
+
+    Raises:
+        CheckpointError: the output exists, the model has no Hugging Face counterpart, or the self-check failed.
+            Nothing is left behind, and an existing output is as it was.
+        DataError: no usable tokenizer.
+    """
+    if output.exists() and not overwrite:
+        raise CheckpointError(f"{output} exists: name another folder, or pass --overwrite to replace it")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    tensors = to_huggingface(state, config.model)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
+        folder = Path(scratch) / output.name
+        folder.mkdir()
+        special_ids = write_tokenizer(tokenizer_path, folder, config.model.max_position_embeddings)
+        _write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
+        _write_json(folder / "generation_config.json", generation_config_json(special_ids))
+        _write_weights({name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}, folder, max_shard_size)
+        (folder / "README.md").write_text(_model_card(config, dtype), encoding="utf-8")
+        if logits_fn is not None:
+            check_tokenizer(tokenizer_path, folder)
+            check_logits(folder, logits_fn, config.model)
+        _sync_files(folder)
+        if output.exists():
+            output.rename(Path(scratch) / "replaced")
+        folder.rename(output)
+
+
+def check_logits(folder: Path, logits_fn: LogitsFunction, model: ModelConfig) -> float:
+    """Compare the logits of a folder, loaded as a user would, with those of the Megatron model on random prompts.
+
+    Returns:
+        The largest absolute difference, in fp32.
+
+    Raises:
+        CheckpointError: above `LOGITS_TOLERANCE`, or weights of the folder were left out or made up when loading.
+    """
+    # transformers takes seconds to import, and a conversion without the self-check does not need it.
+    from transformers import AutoModelForCausalLM
+
+    result: Any = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, output_loading_info=True)
+    loaded, info = result
+    unused = {kind: sorted(names) for kind, names in info.items() if names}
+    if unused:
+        raise CheckpointError(f"{folder.name}: transformers did not load the weights as they are: {unused}")
+    vocab_size = int(model.vocab_size or 0)
+    shape = (_PROMPT_SHAPE[0], min(_PROMPT_SHAPE[1], model.max_position_embeddings))
+    ids = torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = logits_fn(ids).float()[..., :vocab_size]
+        found = loaded.eval()(input_ids=ids, use_cache=False).logits.float()
+    difference = float((found - expected).abs().max())
+    # Written so that a NaN fails too.
+    if not difference <= LOGITS_TOLERANCE:
+        agreement = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
+        raise CheckpointError(
+            f"self-check failed: logits of the Hugging Face folder differ from Megatron's by up to {difference:.3g} "
+            f"(allowed {LOGITS_TOLERANCE:.0e}); the same token comes first at {agreement:.0%} of positions. "
+            "Nothing was written"
+        )
+    return difference
+
+
+def _write_weights(tensors: Mapping[str, Tensor], folder: Path, max_shard_size: str) -> None:
+    """Write model.safetensors, or numbered shards with an index where it would be larger than a shard."""
+    plan = split_torch_state_dict_into_shards(
+        dict(tensors), filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+    )
+    for file_name, names in plan.filename_to_tensors.items():
+        # Own storage each: split projections are views of one tensor.
+        shard = {name: tensors[name].contiguous().clone() for name in names}
+        save_file(shard, folder / file_name, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _model_card(config: Config, dtype: str) -> str:
+    """Return a short README.md: what the model is and how to load it."""
+    model = config.model
+    languages = sorted({entry.language for entry in config.data.blend})
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# A language model pretrained with megatron-prealign
+
+{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}, vocabulary {model.vocab_size}, \
+trained on sequences of {config.data.seq_length} tokens; weights in {dtype}.
+Languages: {", ".join(languages) or "not recorded"}. Last stage: {config.training.stage}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
+model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
+```
+"""
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sync_files(folder: Path) -> None:
+    """Flush files and the folder's entries to disk, so that the rename can't outlive their content."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,223 @@
+"""Names and layouts of weights in megatron-core and in Hugging Face folders: one table an architecture.
+
+Shape legend: H hidden_size, N num_attention_heads, G query groups, D head size (H / N), F ffn_hidden_size,
+V vocab_size, R rows of the padded vocabulary. A Megatron name is the one of the local layer spec at TP1 PP1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_prealign.checkpoint.huggingface.transforms import COPY, GATED_MLP, QKV, VOCABULARY, Sizes, Transform
+from megatron_prealign.config import ModelConfig
+from megatron_prealign.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight: its Megatron name, its axes as names of `Sizes` fields, its Hugging Face names and the transform.
+
+    `{layer}` in a name stands for the layer's number, counted from 0 over the whole model.
+    """
+
+    megatron: str
+    axes: tuple[str, ...]
+    huggingface: tuple[str, ...]
+    transform: Transform = COPY
+
+    def at_layer(self, layer: int) -> "Row":
+        """Return the row with the layer's number filled in."""
+        names = tuple(name.format(layer=layer) for name in self.huggingface)
+        return Row(self.megatron.format(layer=layer), self.axes, names, self.transform)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One Hugging Face architecture: class name and `model_type` of config.json, and the table of its weights."""
+
+    class_name: str
+    model_type: str
+    rows: tuple[Row, ...]
+
+
+_MODEL_WIDE = ("embedding.", "decoder.final_layernorm.", "output_layer.")
+_OUTPUT_LAYER = "output_layer.weight"
+
+# What Transformer Engine's fused layers call the norm in front of them.
+_TRANSFORMER_ENGINE_NORMS = {
+    "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
+    "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
+}
+
+
+def _layer(megatron: str, axes: tuple[str, ...], *names: str, prefix: str, transform: Transform = COPY) -> Row:
+    """Build the row of a weight that each layer has, from its names inside a layer."""
+    full_names = tuple(f"{prefix}.layers.{{layer}}.{name}" for name in names)
+    return Row(f"decoder.layers.{{layer}}.{megatron}", axes, full_names, transform)
+
+
+def _llama() -> Architecture:
+    """Return the table of Llama: RMSNorm, SwiGLU, no biases, any number of query groups."""
+    prefix = "model"
+    projections = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight")
+    gate_and_up = ("mlp.gate_proj.weight", "mlp.up_proj.weight")
+    rows = (
+        Row("embedding.word_embeddings.weight", ("padded_vocab", "hidden"), ("model.embed_tokens.weight",), VOCABULARY),
+        _layer("input_layernorm.weight", ("hidden",), "input_layernorm.weight", prefix=prefix),
+        _layer("self_attention.linear_qkv.weight", ("qkv", "hidden"), *projections, prefix=prefix, transform=QKV),
+        _layer("self_attention.linear_proj.weight", ("hidden", "hidden"), "self_attn.o_proj.weight", prefix=prefix),
+        _layer("pre_mlp_layernorm.weight", ("hidden",), "post_attention_layernorm.weight", prefix=prefix),
+        _layer("mlp.linear_fc1.weight", ("gate_and_up", "hidden"), *gate_and_up, prefix=prefix, transform=GATED_MLP),
+        _layer("mlp.linear_fc2.weight", ("hidden", "ffn"), "mlp.down_proj.weight", prefix=prefix),
+        Row("decoder.final_layernorm.weight", ("hidden",), ("model.norm.weight",)),
+        Row(_OUTPUT_LAYER, ("padded_vocab", "hidden"), ("lm_head.weight",), VOCABULARY),
+    )
+    return Architecture("LlamaForCausalLM", "llama", rows)
+
+
+def _gpt_neox() -> Architecture:
+    """Return the table of GPT-NeoX: LayerNorm, GELU, biases, multi-head attention.
+
+    Its query_key_value holds [q, k, v] head by head, which is Megatron's layout when each head has its own group. The
+    output layer is `embed_out` in the files of every transformers release, though 5.x calls the module `lm_head`.
+    """
+    prefix = "gpt_neox"
+    rows = [
+        Row("embedding.word_embeddings.weight", ("padded_vocab", "hidden"), ("gpt_neox.embed_in.weight",), VOCABULARY),
+        Row(_OUTPUT_LAYER, ("padded_vocab", "hidden"), ("embed_out.weight",), VOCABULARY),
+    ]
+    linears = (
+        ("self_attention.linear_qkv", "qkv", "hidden", "attention.query_key_value"),
+        ("self_attention.linear_proj", "hidden", "hidden", "attention.dense"),
+        ("mlp.linear_fc1", "ffn", "hidden", "mlp.dense_h_to_4h"),
+        ("mlp.linear_fc2", "hidden", "ffn", "mlp.dense_4h_to_h"),
+    )
+    for megatron, out_axis, in_axis, name in linears:
+        rows.append(_layer(f"{megatron}.weight", (out_axis, in_axis), f"{name}.weight", prefix=prefix))
+        rows.append(_layer(f"{megatron}.bias", (out_axis,), f"{name}.bias", prefix=prefix))
+    for kind in ("weight", "bias"):
+        rows.append(_layer(f"input_layernorm.{kind}", ("hidden",), f"input_layernorm.{kind}", prefix=prefix))
+        rows.append(_layer(f"pre_mlp_layernorm.{kind}", ("hidden",), f"post_attention_layernorm.{kind}", prefix=prefix))
+        rows.append(Row(f"decoder.final_layernorm.{kind}", ("hidden",), (f"gpt_neox.final_layer_norm.{kind}",)))
+    return Architecture("GPTNeoXForCausalLM", "gpt_neox", tuple(rows))
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {"llama": _llama(), "gpt_neox": _gpt_neox()}
+
+
+def architecture_of(model: ModelConfig) -> Architecture:
+    """Return the architecture that a model is written as.
+
+    Raises:
+        CheckpointError: a setting of the model has no counterpart there; all such settings are listed.
+    """
+    if model.architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise CheckpointError(f"model.architecture {model.architecture!r} has no Hugging Face table; known: {known}")
+    problems = []
+    groups = model.num_query_groups
+    if model.architecture == "gpt_neox" and groups not in (None, model.num_attention_heads):
+        problems.append(
+            f"model.num_query_groups is {groups}, but GPT-NeoX in Hugging Face has one key and value per attention "
+            f"head ({model.num_attention_heads}): train with model.architecture llama to use grouped-query attention"
+        )
+    if model.architecture == "llama" and model.rotary_percent != 1.0:
+        problems.append(
+            f"model.rotary_percent is {model.rotary_percent}, but Llama in Hugging Face rotates whole heads: "
+            "only model.architecture gpt_neox can rotate a part"
+        )
+    if model.vocab_size is None:
+        problems.append("model.vocab_size is not set: a checkpoint's own config names it")
+    if problems:
+        raise CheckpointError(problems)
+    return ARCHITECTURES[model.architecture]
+
+
+def weight_rows(model: ModelConfig) -> list[Row]:
+    """Return the table of every weight of a model, layers filled in; with tied embeddings no output layer."""
+    rows: list[Row] = []
+    for row in architecture_of(model).rows:
+        if row.megatron == _OUTPUT_LAYER and not model.untie_embeddings_and_output_weights:
+            continue
+        layers = [0] if row.megatron.startswith(_MODEL_WIDE) else range(model.num_layers)
+        rows.extend(row.at_layer(layer) for layer in layers)
+    return rows
+
+
+def to_huggingface(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Convert Megatron weights of the whole model (TP1 PP1) to those of the Hugging Face architecture.
+
+    Args:
+        state: weights by Megatron name, of the local or the Transformer Engine layer spec; `_extra_state` is left out.
+        model: the model section of the checkpoint's config, vocab_size set.
+
+    Returns:
+        Contiguous tensors of the same dtype by Hugging Face name; vocabulary rows [V, H] without padding.
+
+    Raises:
+        CheckpointError: weights are unknown, missing or of another shape (all are listed), or a setting has no
+            counterpart.
+    """
+    rows = weight_rows(model)
+    sizes = Sizes.of(model)
+    found = {_local_name(name): tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
+    shapes = {row.megatron: sizes.shape(row.axes) for row in rows}
+    _check_weights(found, shapes, "Megatron")
+    converted: dict[str, Tensor] = {}
+    for row in rows:
+        parts = row.transform.split(found[row.megatron], sizes)
+        converted.update((name, part.contiguous()) for name, part in zip(row.huggingface, parts, strict=True))
+    return converted
+
+
+def from_huggingface(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Convert Hugging Face weights to Megatron weights of the whole model (TP1 PP1), named as in the local layer spec.
+
+    Padding rows of the vocabulary are zero: their logits are masked, so they never train.
+
+    Args:
+        tensors: weights by Hugging Face name.
+        model: the model section that describes them, vocab_size set.
+
+    Returns:
+        Contiguous tensors of the same dtype by Megatron name; vocabulary rows [R, H].
+
+    Raises:
+        CheckpointError: as `to_huggingface`.
+    """
+    rows = weight_rows(model)
+    sizes = Sizes.of(model)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for row in rows:
+        parts = row.transform.split(torch.empty(sizes.shape(row.axes), device="meta"), sizes)
+        shapes.update((name, tuple(part.shape)) for name, part in zip(row.huggingface, parts, strict=True))
+    _check_weights(tensors, shapes, "Hugging Face")
+    converted: dict[str, Tensor] = {}
+    for row in rows:
+        pieces = [tensors[name] for name in row.huggingface]
+        converted[row.megatron] = row.transform.merge(pieces, sizes).contiguous()
+    return converted
+
+
+def _local_name(name: str) -> str:
+    """Return the name that the local layer spec gives a weight of the Transformer Engine layer spec."""
+    for fused, local in _TRANSFORMER_ENGINE_NORMS.items():
+        name = name.replace(fused, local)
+    return name
+
+
+def _check_weights(found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], kind: str) -> None:
+    """Refuse weights that are not exactly those of the table."""
+    problems = [f"{kind} weight {name} is missing" for name in sorted(shapes.keys() - found.keys())]
+    problems += [
+        f"{kind} weight {name} is unknown to this architecture" for name in sorted(found.keys() - shapes.keys())
+    ]
+    problems += [
+        f"{kind} weight {name} has shape {list(found[name].shape)}, the model section says {list(shape)}"
+        for name, shape in shapes.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    if problems:
+        raise CheckpointError(problems)

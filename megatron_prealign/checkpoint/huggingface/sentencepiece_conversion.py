@@ -1,0 +1,88 @@
+"""A SentencePiece model as a tokenizers model, so that the exported folder needs no code of ours and no .model file."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+
+from megatron_prealign.errors import CheckpointError
+
+_SPACE = "▁"
+_UNIGRAM, _BPE = 1, 2
+_CONTROL, _USER_DEFINED = 3, 4
+
+
+def convert_sentencepiece(path: Path) -> Tokenizer:
+    """Build the tokenizers equivalent of a SentencePiece BPE or unigram model; piece i keeps id i.
+
+    Equality of ids on text is for the caller to check: both libraries have corners that the other lacks.
+
+    Raises:
+        CheckpointError: the model is of a kind that tokenizers has no counterpart for.
+    """
+    proto = _read_proto(path)
+    trainer, rules = proto.trainer_spec, proto.normalizer_spec
+    if trainer.model_type not in (_UNIGRAM, _BPE):
+        raise CheckpointError(f"{path}: only BPE and unigram SentencePiece models can be written for Hugging Face")
+    if trainer.treat_whitespace_as_suffix:
+        raise CheckpointError(f"{path}: trained with treat_whitespace_as_suffix, which tokenizers can't do")
+    tokenizer = Tokenizer(_unigram(proto) if trainer.model_type == _UNIGRAM else _bpe(proto))
+    steps: list[Any] = []
+    if rules.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
+    if rules.remove_extra_whitespaces:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    if rules.add_dummy_prefix:
+        # Not Metaspace, which adds no prefix to text that starts with a space. The price is Llama's well-known one: the
+        # text after a special token in the middle gets a prefix too, which SentencePiece would not give it.
+        steps.append(normalizers.Prepend(_SPACE))
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
+    decoding: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if rules.add_dummy_prefix:
+        decoding.append(decoders.Strip(content=" ", left=1))
+    tokenizer.decoder = decoders.Sequence(decoding)
+    for piece in proto.pieces:
+        if piece.type == _CONTROL:
+            tokenizer.add_special_tokens([AddedToken(piece.piece, normalized=False, special=True)])
+        elif piece.type == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(piece.piece, normalized=False, special=False)])
+    return tokenizer
+
+
+def _read_proto(path: Path) -> Any:
+    """Parse a model file that sentencepiece itself has already read."""
+    # Needs protobuf; imported here because most tokenizers do without both.
+    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    proto = messages.ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    return proto
+
+
+def _unigram(proto: Any) -> models.Unigram:
+    """Build a unigram model: pieces with their log probabilities."""
+    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    return models.Unigram(vocabulary, proto.trainer_spec.unk_id, proto.trainer_spec.byte_fallback)
+
+
+def _bpe(proto: Any) -> models.BPE:
+    """Build a BPE model: every way to join two pieces into a third is a merge, best score first.
+
+    SentencePiece stores no merges: it joins whichever neighbours make the piece of the best score.
+    """
+    ids = {piece.piece: index for index, piece in enumerate(proto.pieces)}
+    joins: list[tuple[float, int, str, str]] = []
+    for index, piece in enumerate(proto.pieces):
+        text = piece.piece
+        if piece.type != 1:
+            continue
+        cuts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+        joins.extend((-piece.score, index, left, right) for left, right in cuts if left in ids and right in ids)
+    joins.sort(key=lambda join: join[:2])
+    return models.BPE(
+        vocab=ids,
+        merges=[(left, right) for _, _, left, right in joins],
+        unk_token=proto.trainer_spec.unk_piece,
+        fuse_unk=True,
+        byte_fallback=proto.trainer_spec.byte_fallback,
+    )

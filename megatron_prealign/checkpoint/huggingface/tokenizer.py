@@ -1,0 +1,165 @@
+"""Tokenizer files of a Hugging Face folder: the training tokenizer's own ids, in transformers 4.x and 5.x."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
+
+from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
+from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
+from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.errors import CheckpointError
+
+# Where tokenizers differ most: spaces at the ends and in runs, line ends, composed forms, scripts, empty text.
+_PROBE_TEXTS = (
+    "",
+    " ",
+    "The quick brown fox, 3.14 times!",
+    "  two  spaces  at both ends  ",
+    "tab\tand\nlines\r\n\n  indented",
+    "Straße, naïve, cafe\u0301 \ufb01ne \uff46\uff55\uff4c\uff4c \u2460\u00b2",
+    "Привет, мир. שלום مرحبا नमस्ते สวัสดี",
+    "我们在银行工作。日本語のテキスト 한국어",
+    "emoji 🙂👩\u200d💻 and a zero-width\u200bspace",
+)
+_NUM_RANDOM_PROBES = 64
+_RANDOM_PROBE_TOKENS = 24
+_PLAIN_FILES = ("chat_template.jinja",)
+# Settings that name another tokenizer class, its code or its files: the folder holds a plain tokenizer.json.
+_DROPPED_SETTINGS = (
+    "auto_map",
+    "backend",
+    "is_local",
+    "name_or_path",
+    "tokenizer_file",
+    "vocab_file",
+    "processor_class",
+)
+
+
+def write_tokenizer(source: Path, output: Path, model_max_length: int) -> SpecialTokenIds:
+    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    Args:
+        source: folder with the training tokenizer's files, or the file itself.
+        output: existing folder to write into.
+        model_max_length: tokens that the model is declared for.
+
+    Returns:
+        Ids of the special tokens that generation needs.
+
+    Raises:
+        DataError: the source holds no usable tokenizer.
+        CheckpointError: it can't be written so that its ids stay the same.
+    """
+    training = load_tokenizer(source)
+    file = training.path
+    if file.suffix == ".model":
+        fast = convert_sentencepiece(file)
+        fast.save(str(output / "tokenizer.json"))
+    else:
+        fast = FastTokenizer.from_file(str(file))
+        shutil.copyfile(file, output / "tokenizer.json")
+    for name in _PLAIN_FILES:
+        if (file.parent / name).is_file():
+            shutil.copyfile(file.parent / name, output / name)
+    given = _given_settings(file)
+    settings = _settings(given, fast, training, model_max_length)
+    _write_json(output / "tokenizer_config.json", settings)
+    special = {key: settings[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if settings.get(key)}
+    _write_json(output / "special_tokens_map.json", special)
+    return SpecialTokenIds(
+        bos=_token_id(fast, settings["bos_token"]),
+        eos=_token_id(fast, settings["eos_token"]),
+        pad=_token_id(fast, settings["pad_token"]),
+    )
+
+
+def check_tokenizer(source: Path, folder: Path) -> None:
+    """Refuse a folder whose `AutoTokenizer` gives other ids than the training tokenizer on a probe of text.
+
+    The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens. Special and added tokens are
+    left out: training reads a special token in text as plain text, Hugging Face as the token, and text right after
+    a SentencePiece user-defined symbol gets a leading space mark there.
+
+    Raises:
+        CheckpointError: ids differ; the first difference is shown.
+    """
+    # transformers takes seconds to import, and a conversion without the self-check does not need it.
+    from transformers import AutoTokenizer
+
+    training = load_tokenizer(source)
+    exported = AutoTokenizer.from_pretrained(folder)
+    plain = set(range(training.vocab_size)) - training.special_ids - set(exported.added_tokens_decoder)
+    for text in _probe_texts(training, sorted(plain)):
+        expected = training.encode(text)
+        found = list(exported(text, add_special_tokens=False)["input_ids"])
+        if found != expected:
+            raise CheckpointError(
+                f"{source}: the tokenizer gives other ids in Hugging Face; text {text!r}: training {expected}, "
+                f"exported {found}. Export can't keep this tokenizer's meaning"
+            )
+
+
+def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
+    """Yield fixed texts, then texts decoded from seeded random draws of `ids`."""
+    yield from _PROBE_TEXTS
+    draw = random.Random(0)
+    for _ in range(_NUM_RANDOM_PROBES):
+        yield tokenizer.decode(draw.choices(ids, k=_RANDOM_PROBE_TOKENS))
+
+
+def _given_settings(file: Path) -> dict[str, Any]:
+    """Return the tokenizer_config.json beside the tokenizer, empty where there is none."""
+    path = file.parent / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return content
+
+
+def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, model_max_length: int) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json; chat template and the like stay as given."""
+    settings = {key: value for key, value in given.items() if key not in _DROPPED_SETTINGS}
+    extra = settings.get("extra_special_tokens")
+    if isinstance(extra, list):
+        # 5.x writes a list under this name, 4.47 and later read a mapping there; both read a list under the old name.
+        del settings["extra_special_tokens"]
+        settings["additional_special_tokens"] = extra
+    eos = None if training.eod_id is None else fast.id_to_token(training.eod_id)
+    bos = None if training.bos_id is None else fast.id_to_token(training.bos_id)
+    settings["eos_token"] = eos
+    settings["bos_token"] = bos
+    settings["pad_token"] = _token_text(settings.get("pad_token")) or eos
+    if _token_text(settings.get("unk_token")):
+        settings["unk_token"] = _token_text(settings["unk_token"])
+    # Known to 4.x and 5.x; 5.x would write TokenizersBackend, and a model's own class rebuilds parts of tokenizer.json.
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["model_max_length"] = model_max_length
+    settings.setdefault("clean_up_tokenization_spaces", False)
+    return settings
+
+
+def _token_text(token: Any) -> str | None:
+    """Return the text of a token given as a string or as the mapping of an AddedToken."""
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+def _token_id(fast: FastTokenizer, token: str | None) -> int | None:
+    """Return a token's id; none for no token."""
+    return None if token is None else fast.token_to_id(token)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
