@@ -1,0 +1,213 @@
+"""Training samples from a baked dataset: megatron-core's packing, with labels from the switch records.
+
+Legend: ``S`` sequence length, ``T`` tokens of one epoch.
+"""
+
+import bisect
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core.datasets import helpers
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+from numpy.typing import NDArray
+
+from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records
+from megatron_prealign.data.manifest import read_manifest
+from megatron_prealign.errors import DataError
+
+_INDEX_NAMES = ("document", "sample", "shuffle")
+
+
+@dataclass
+class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
+    """megatron-core's dataset configuration and how switched words become labels."""
+
+    label_mode: LabelMode = "input-only"
+    """What a switched position predicts: the original word, the switched text, or nothing."""
+
+
+class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
+    """GPTDataset of a baked prefix whose labels follow the switch records (PreAlign sec. 3.2).
+
+    It differs from its base in three ways:
+
+    * the sample order is a function of (seed, epoch) for each epoch alone, so a longer run begins with
+      the samples of a shorter one; the first epoch is the base class's order for one epoch,
+    * the index cache is keyed by the manifest's content hash, so a re-bake is never served stale,
+    * loss masks are made fresh for every sample (the base hands out its cached tensor once).
+    """
+
+    config: CodeSwitchDatasetConfig
+
+    def __init__(
+        self,
+        indexed_dataset: IndexedDataset,
+        dataset_path: str,
+        indexed_indices: NDArray[Any],
+        num_samples: int | None,
+        index_split: Split,
+        config: CodeSwitchDatasetConfig,
+    ) -> None:
+        """Open the switch records beside the tokens, then build or load the sample index.
+
+        Args:
+            indexed_dataset: token sequences of the bake.
+            dataset_path: the bake's prefix.
+            indexed_indices: int32, the sequences of this split.
+            num_samples: samples that will be drawn; None = one epoch.
+            index_split: which split this is.
+            config: sequence length, seed, cache folder, label mode.
+
+        Raises:
+            DataError: if the manifest is missing or the split holds no full sample.
+        """
+        manifest = read_manifest(dataset_path)
+        self._content_hash = manifest.content_hash
+        self._switches = IndexedDataset(f"{dataset_path}.switch") if manifest.has_switches else None
+        super().__init__(indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config)
+        self._position_ids = torch.arange(config.sequence_length)
+
+    def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
+        """Return one sample.
+
+        Args:
+            idx: position in the sample order; None = a sample that counts nothing (padding of a batch).
+
+        Returns:
+            tokens, labels and position_ids: int64 [S]; loss_mask: float32 [S]. Ignored labels are 0 with mask 0.
+        """
+        tokens, labels = self.streams(0 if idx is None else int(idx))
+        inputs, targets = tokens[:-1], labels[1:]
+        counted = targets != IGNORE
+        if self.config.eod_mask_loss:
+            counted &= inputs != self.config.tokenizer.eod
+        if idx is None:
+            counted[:] = False
+        return {
+            "tokens": torch.from_numpy(inputs.copy()),
+            "labels": torch.from_numpy(np.where(targets == IGNORE, 0, targets)),
+            "loss_mask": torch.from_numpy(counted.astype(np.float32)),
+            "position_ids": self._position_ids.clone(),
+        }
+
+    def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the token and the unshifted label stream of a sample, both int64 [S + 1]."""
+        tokens, labels = [], []
+        for sequence, start, length in self._pieces(idx):
+            piece = self.dataset.get(sequence, offset=start, length=length).astype(np.int64)
+            records = self._records(sequence, start, start + length)
+            tokens.append(piece)
+            labels.append(apply_switch_records(piece, records, self.config.label_mode, offset=start))
+        return np.concatenate(tokens), np.concatenate(labels)
+
+    def _pieces(self, idx: int) -> Iterator[tuple[int, int, int]]:
+        """Yield (sequence, first token, number of tokens) of the documents that a sample is cut from."""
+        row = int(self.shuffle_index[idx])
+        (first, start), (last, stop) = self.sample_index[row].tolist(), self.sample_index[row + 1].tolist()
+        for position in range(first, last + 1):
+            sequence = int(self.document_index[position])
+            begin = start if position == first else 0
+            end = stop + 1 if position == last else int(self.dataset.sequence_lengths[sequence])
+            if end > begin:
+                yield sequence, begin, end - begin
+
+    def _records(self, sequence: int, start: int, stop: int) -> NDArray[Any]:
+        """Return the switch records of a sequence that may touch tokens [start, stop): int [n, 4]."""
+        if self._switches is None:
+            return np.empty((0, 4), dtype=np.int32)
+        records: NDArray[Any] = self._switches[sequence].reshape(-1, 4)
+        # Bisection touches few pages of the map, where a comparison of the column would read every record of a
+        # long document. The record before the first start may reach into the piece.
+        low = bisect.bisect_left(records, start, key=_record_start)
+        high = bisect.bisect_left(records, stop, key=_record_start)
+        return records[max(low - 1, 0) : high]
+
+    def _build_document_sample_shuffle_indices(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Build or load the (document, sample, shuffle) indices; the base class's hook.
+
+        The base keys its cache by path and number of samples and shuffles all epochs together: a re-bake would
+        be served stale and a longer run would see another order.
+        """
+        num_epochs = self._num_epochs()
+        # The blend on top builds its own cache key from these identifiers.
+        del self.unique_identifiers["num_samples"]
+        self.unique_identifiers["num_epochs"] = num_epochs
+        self.unique_identifiers["content_hash"] = self._content_hash
+        if self.config.path_to_cache is None:
+            return self._build_indices(num_epochs)
+        description = json.dumps(self.unique_identifiers, default=lambda value: value.unique_identifiers)
+        name = f"{sha256(description.encode()).hexdigest()[:32]}-{type(self).__name__}-{self.index_split.name}"
+        paths = [Path(self.config.path_to_cache, f"{name}-{kind}_index.npy") for kind in _INDEX_NAMES]
+        if not all(path.exists() for path in paths):
+            if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+                raise DataError(
+                    f"{self.config.path_to_cache}: the sample index that rank 0 wrote is not visible here; set "
+                    "data.cache_path to a folder on a file system that all nodes share"
+                )
+            for path, index in zip(paths, self._build_indices(num_epochs), strict=True):
+                _save_array(path, index)
+        document_index, sample_index, shuffle_index = (np.load(path, mmap_mode="r") for path in paths)
+        return document_index, sample_index, shuffle_index
+
+    def _num_epochs(self) -> int:
+        """Return the epochs that hold num_samples samples."""
+        sequence_length = self.config.sequence_length
+        num_tokens: int = self._get_num_tokens_per_epoch()
+        if num_tokens <= sequence_length:
+            lengths = self.dataset.sequence_lengths[self.indices]
+            raise DataError(no_full_sample(self.dataset_path, self.index_split, lengths, sequence_length))
+        if self.num_samples is None:
+            return 1
+        return max(1, int(-(-(self.num_samples * sequence_length + 1) // num_tokens)))
+
+    def _build_indices(self, num_epochs: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return document_index int32 [epochs * documents], sample_index [samples + 1, 2], shuffle_index [samples]."""
+        sequence_length = self.config.sequence_length
+        num_tokens = self._get_num_tokens_per_epoch()
+        # Samples are packed across epochs; the last one of an epoch may end in the next.
+        borders = [(epoch * num_tokens - 1) // sequence_length for epoch in range(1, num_epochs + 1)]
+        shuffle_index = np.arange(borders[-1], dtype=np.uint32 if borders[-1] < 2**32 else np.int64)
+        documents = []
+        for epoch, (start, stop) in enumerate(zip([0, *borders], borders, strict=False)):
+            # Epoch 0 draws as the base class does, in its order: documents, then samples.
+            seed = self.config.random_seed if epoch == 0 else [self.config.random_seed, epoch]
+            random_state = np.random.RandomState(seed)
+            documents.append(random_state.permutation(self.indices.astype(np.int32)))
+            random_state.shuffle(shuffle_index[start:stop])
+        document_index = np.concatenate(documents)
+        sample_index = helpers.build_sample_idx(
+            self.dataset.sequence_lengths, document_index, sequence_length, num_epochs, num_tokens, True, True
+        )
+        return document_index, sample_index, shuffle_index
+
+
+def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_length: int) -> str:
+    """Return the message for a split that is too small to cut one sample from."""
+    return (
+        f"{prefix}: the {split.name} split holds no full sample: {len(lengths)} documents with {lengths.sum()} tokens, "
+        f"a sample needs {sequence_length + 1}; raise this split's share in data.split or give more data"
+    )
+
+
+def _record_start(record: Any) -> int:
+    return int(record[0])
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary_path = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary_path.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary_path.replace(path)
