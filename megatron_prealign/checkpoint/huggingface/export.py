@@ -28,6 +28,72 @@ LOGITS_TOLERANCE = 1e-4
 _PROMPT_SHAPE = (2, 64)
 
 
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output that exists.
+
+    Raises:
+        CheckpointError: it exists and `overwrite` is false.
+    """
+    if output.exists() and not overwrite:
+        raise CheckpointError(f"{output} exists: name another folder, or pass --overwrite to replace it")
+
+
+def export_model(
+    model: torch.nn.Module,
+    config: Config,
+    tokenizer_path: Path,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    verify: bool = True,
+    overwrite: bool = False,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a whole Megatron model (TP1 PP1, fp32, on the CPU) as a Hugging Face folder.
+
+    The model's parameters are rounded to `dtype` in place first, so that the self-check compares equal weights.
+
+    Args:
+        model: as `load_full_model` returns it.
+        config: the checkpoint's config.
+        tokenizer_path: the training tokenizer's folder or file.
+        output: folder to make.
+        dtype: of the written weights, a key of `DTYPES`.
+        verify: self-check of weights and tokenizer.
+        overwrite: replace an existing output.
+        max_shard_size: as `export_folder`.
+
+    Raises:
+        CheckpointError: as `export_folder`.
+        DataError: no usable tokenizer.
+    """
+    check_output(output, overwrite)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(DTYPES[dtype]).float()
+    export_folder(
+        model.state_dict(),
+        config,
+        tokenizer_path,
+        output,
+        dtype=dtype,
+        logits_fn=_logits_function(model.eval()) if verify else None,
+        overwrite=overwrite,
+        max_shard_size=max_shard_size,
+    )
+
+
+def _logits_function(model: torch.nn.Module) -> LogitsFunction:
+    """Wrap a GPTModel of one rank."""
+
+    def logits(ids: Tensor) -> Tensor:
+        positions = torch.arange(ids.shape[1]).expand_as(ids)
+        # Without a mask the attention is causal.
+        found: Tensor = model(input_ids=ids, position_ids=positions, attention_mask=None)
+        return found
+
+    return logits
+
+
 def export_folder(
     state: Mapping[str, Tensor],
     config: Config,
@@ -56,10 +122,7 @@ def export_folder(
             Nothing is left behind, and an existing output is as it was.
         DataError: no usable tokenizer.
     """
-    if output.exists() and not overwrite:
-        raise CheckpointError(f"{output} exists: name another folder, or pass --overwrite to replace it")
-    if dtype not in DTYPES:
-        raise CheckpointError(f"dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
+    check_output(output, overwrite)
     tensors = to_huggingface(state, config.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
@@ -91,7 +154,7 @@ def check_logits(folder: Path, logits_fn: LogitsFunction, model: ModelConfig) ->
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
     from transformers import AutoModelForCausalLM
 
-    result: Any = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32, output_loading_info=True)
+    result: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     loaded, info = result
     unused = {kind: sorted(names) for kind, names in info.items() if names}
     if unused:

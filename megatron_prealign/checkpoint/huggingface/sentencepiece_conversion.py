@@ -16,7 +16,9 @@ _CONTROL, _USER_DEFINED = 3, 4
 def convert_sentencepiece(path: Path) -> Tokenizer:
     """Build the tokenizers equivalent of a SentencePiece BPE or unigram model; piece i keeps id i.
 
-    Equality of ids on text is for the caller to check: both libraries have corners that the other lacks.
+    Equality of ids on text is for the caller to check: both libraries have corners that the other lacks. One known
+    is a tie: a unigram model finds several cuts of a repeated character ("*****") equally probable, and each library
+    has its own order among them.
 
     Raises:
         CheckpointError: the model is of a kind that tokenizers has no counterpart for.

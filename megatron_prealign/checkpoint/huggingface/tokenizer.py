@@ -56,14 +56,14 @@ def write_tokenizer(source: Path, output: Path, model_max_length: int) -> Specia
         DataError: the source holds no usable tokenizer.
         CheckpointError: it can't be written so that its ids stay the same.
     """
-    training = load_tokenizer(source)
+    training = _load_training_tokenizer(source)
     file = training.path
-    if file.suffix == ".model":
-        fast = convert_sentencepiece(file)
-        fast.save(str(output / "tokenizer.json"))
-    else:
+    if file.suffix == ".json":
         fast = FastTokenizer.from_file(str(file))
         shutil.copyfile(file, output / "tokenizer.json")
+    else:
+        fast = convert_sentencepiece(file)
+        fast.save(str(output / "tokenizer.json"))
     for name in _PLAIN_FILES:
         if (file.parent / name).is_file():
             shutil.copyfile(file.parent / name, output / name)
@@ -92,7 +92,7 @@ def check_tokenizer(source: Path, folder: Path) -> None:
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
     from transformers import AutoTokenizer
 
-    training = load_tokenizer(source)
+    training = _load_training_tokenizer(source)
     exported = AutoTokenizer.from_pretrained(folder)
     plain = set(range(training.vocab_size)) - training.special_ids - set(exported.added_tokens_decoder)
     for text in _probe_texts(training, sorted(plain)):
@@ -103,6 +103,15 @@ def check_tokenizer(source: Path, folder: Path) -> None:
                 f"{source}: the tokenizer gives other ids in Hugging Face; text {text!r}: training {expected}, "
                 f"exported {found}. Export can't keep this tokenizer's meaning"
             )
+
+
+def _load_training_tokenizer(source: Path) -> Tokenizer:
+    """Load a tokenizer file or folder; in a folder the file may have kept the name that its user gave it."""
+    if source.is_dir() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        found = sorted([*source.glob("*.json"), *source.glob("*.model")])
+        if len(found) == 1:
+            return load_tokenizer(found[0])
+    return load_tokenizer(source)
 
 
 def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:

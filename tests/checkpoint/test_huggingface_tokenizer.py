@@ -1,0 +1,121 @@
+"""Exported tokenizers: AutoTokenizer gives the training ids, and special tokens are the tokenizer's own."""
+
+import json
+import re
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from transformers import AutoTokenizer
+
+from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
+from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.errors import CheckpointError, DataError
+
+FOREIGN = (
+    "Die Straße über den Fluß — naïve Größe",
+    "我们在银行工作。 日本語のテキスト",
+    "Привет, как дела?\tשלום\nमरहब्बा नमस्ते",
+    " leading and trailing  ",
+    "ﬁne １２３ café",
+)
+
+
+def exported(source: Path, output: Path) -> SpecialTokenIds:
+    output.mkdir()
+    return write_tokenizer(source, output, model_max_length=77)
+
+
+def assert_same_ids(source: Path, output: Path, texts: list[str]) -> None:
+    training = load_tokenizer(source)
+    found = AutoTokenizer.from_pretrained(output)
+    assert training.encode_batch(texts) == found(texts, add_special_tokens=False)["input_ids"]
+
+
+def test_byte_level_bpe_keeps_ids_settings_and_template(bpe_folder: Path, prose: list[str], tmp_path: Path) -> None:
+    special_ids = exported(bpe_folder, tmp_path / "out")
+    assert special_ids == SpecialTokenIds(bos=None, eos=0, pad=0)
+    lines = [line for text in prose[:20] for line in text.splitlines()]
+    assert_same_ids(bpe_folder, tmp_path / "out", [*lines, *FOREIGN])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.eos_token == tokenizer.pad_token == "<|endoftext|>"
+    assert tokenizer.bos_token is None
+    assert tokenizer.model_max_length == 77
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+    assert tokenizer.decode(tokenizer(FOREIGN[3])["input_ids"]) == FOREIGN[3]
+    settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "extra_special_tokens" not in settings
+    # The exported folder is a training tokenizer again, with the same end of document.
+    again = load_tokenizer(tmp_path / "out")
+    assert (again.eod_id, again.fingerprint) == (0, load_tokenizer(bpe_folder).fingerprint)
+
+
+def test_a_file_that_kept_its_users_name_is_found(bpe_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "tokenizer"
+    source.mkdir()
+    shutil.copyfile(bpe_folder / "tokenizer.json", source / "clone.json")
+    assert exported(source, tmp_path / "out").eos == 0
+
+
+def test_sentencepiece_of_mistral_becomes_a_fast_tokenizer(prose: list[str], tmp_path: Path) -> None:
+    source = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
+    assert exported(source, tmp_path / "out") == SpecialTokenIds(bos=1, eos=2, pad=2)
+    lines = [line for text in prose[:10] for line in text.splitlines()]
+    assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, ""])
+    check_tokenizer(source, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.decode(tokenizer(FOREIGN[1], add_special_tokens=False)["input_ids"]) == FOREIGN[1]
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize("byte_fallback", [False, True])
+def test_own_sentencepiece_with_normalisation_keeps_ids(
+    model_type: str, byte_fallback: bool, prose: list[str], tmp_path: Path
+) -> None:
+    train_sentencepiece(tmp_path, prose, model_type=model_type, byte_fallback=byte_fallback)
+    source = tmp_path / "tokenizer.model"
+    exported(source, tmp_path / "out")
+    # Runs of one character are cut by tie in a unigram model: neither library's order is wrong.
+    lines = [line for text in prose[:10] for line in text.splitlines() if not re.search(r"(\S)\1\1", line)]
+    assert len(lines) > 300
+    assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, "", "  "])
+    check_tokenizer(source, tmp_path / "out")
+
+
+def test_sentencepiece_of_characters_is_refused(prose: list[str], tmp_path: Path) -> None:
+    train_sentencepiece(tmp_path, prose, model_type="char")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.model: only BPE and unigram"):
+        exported(tmp_path / "tokenizer.model", tmp_path / "out")
+
+
+def test_other_ids_are_refused(bpe_folder: Path, tmp_path: Path) -> None:
+    exported(bpe_folder, tmp_path / "out")
+    path = tmp_path / "out" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    merges = content["model"]["merges"]
+    merges[0], merges[60] = merges[60], merges[0]
+    content["normalizer"] = {"type": "NFKC"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"gives other ids in Hugging Face; text .* training \["):
+        check_tokenizer(bpe_folder, tmp_path / "out")
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.*no such tokenizer"):
+        exported(tmp_path / "nowhere", tmp_path / "out")
+
+
+def train_sentencepiece(folder: Path, texts: list[str], **options: object) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(line for text in [*texts[:30], *FOREIGN] for line in text.splitlines()),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=700,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
