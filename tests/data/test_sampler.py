@@ -1,0 +1,127 @@
+"""The global order of samples, resuming, and padding of the last step."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_prealign.data.sampler import Batch, StepLoader, step_indices
+from megatron_prealign.errors import ConfigError
+
+
+class Numbers:
+    """Samples whose tokens are their own position in the order."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
+        if not 0 <= idx < self.length:
+            raise IndexError(idx)
+        tokens = torch.full((3,), idx)
+        return {"tokens": tokens, "labels": tokens, "loss_mask": torch.ones(3), "position_ids": torch.arange(3)}
+
+
+class Damaged(Numbers):
+    """Announces twice the samples that can be read."""
+
+    def __len__(self) -> int:
+        return 2 * self.length
+
+
+def positions(steps: Iterable[list[Batch]]) -> list[list[list[int]]]:
+    return [[batch["tokens"][:, 0].tolist() for batch in step] for step in steps]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_ranks_together_cover_the_step_in_order(size: int, micro_batch_size: int) -> None:
+    consumed, num_microbatches = 35, 12 // size
+    shares = [
+        step_indices(
+            consumed,
+            micro_batch_size=micro_batch_size,
+            num_microbatches=num_microbatches,
+            data_parallel_rank=rank,
+            data_parallel_size=size,
+        )
+        for rank in range(size)
+    ]
+    together = np.stack(shares, axis=1).reshape(-1)
+    assert together.tolist() == list(range(consumed, consumed + 12 * micro_batch_size))
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_every_layout_sees_the_same_global_batches(prefetch: bool) -> None:
+    expected = [list(range(start, start + 8)) for start in range(0, 40, 8)]
+    for size, micro_batch_size in ((1, 8), (1, 2), (2, 2), (4, 1), (4, 2)):
+        loaders = [
+            StepLoader(
+                Numbers(45),
+                micro_batch_size=micro_batch_size,
+                global_batch_size=8,
+                data_parallel_rank=rank,
+                data_parallel_size=size,
+                prefetch=prefetch,
+            )
+            for rank in range(size)
+        ]
+        steps = list(zip(*(positions(loader) for loader in loaders), strict=True))
+        assert [sorted(chain.from_iterable(chain.from_iterable(step))) for step in steps] == expected
+        assert all(batch["tokens"].shape == (micro_batch_size, 3) for batch in loaders[0]._read(0))
+
+
+def test_resuming_gives_the_same_batches() -> None:
+    options = {"micro_batch_size": 2, "global_batch_size": 8, "data_parallel_rank": 1, "data_parallel_size": 2}
+    loader = StepLoader(Numbers(100), **options)
+    for _ in range(3):
+        next(loader)
+    consumed = loader.consumed_samples
+    assert consumed == 24
+    rest = positions(loader)
+    assert rest == positions(StepLoader(Numbers(100), consumed_samples=consumed, **options))
+    assert rest[0] == [[26, 27], [30, 31]]
+
+
+def test_last_partial_step_is_left_out_or_padded() -> None:
+    options = {"micro_batch_size": 2, "global_batch_size": 4}
+    assert len(list(StepLoader(Numbers(10), **options))) == 2
+    padded = list(StepLoader(Numbers(10), pad_end=True, **options))
+    assert len(padded) == 3
+    assert [batch["loss_mask"].sum().item() for batch in padded[2]] == [6, 0]
+    assert sum(batch["loss_mask"].sum().item() for step in padded for batch in step) == 10 * 3
+    assert len(list(StepLoader(Numbers(8), pad_end=True, **options))) == 2
+    assert list(StepLoader(Numbers(3), **options)) == []
+
+
+def test_loading_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(StepLoader(Numbers(20), micro_batch_size=2, global_batch_size=4))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_moved_position_discards_what_was_read_ahead() -> None:
+    loader = StepLoader(Numbers(40), micro_batch_size=4, global_batch_size=4)
+    next(loader)
+    loader.consumed_samples = 20
+    assert positions([next(loader)]) == [[[20, 21, 22, 23]]]
+    loader.close()
+    assert positions([next(loader)]) == [[[24, 25, 26, 27]]]
+
+
+def test_an_error_while_reading_ahead_reaches_the_caller() -> None:
+    loader = StepLoader(Damaged(4), micro_batch_size=4, global_batch_size=4)
+    next(loader)
+    with pytest.raises(IndexError):
+        next(loader)
+
+
+def test_indivisible_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"global_batch_size 10 must be a multiple of .* = 4"):
+        StepLoader(Numbers(10), micro_batch_size=2, global_batch_size=10, data_parallel_size=2)
