@@ -59,7 +59,8 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         # an error; overlapped, unbatched calls are right.
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
-        deallocate_pipeline_outputs=parallel.pipeline_model_parallel_size > 1,
+        # Freeing what has been sent is safe in the order of a CUDA stream; gloo may still be reading it.
+        deallocate_pipeline_outputs=device == "cuda" and parallel.pipeline_model_parallel_size > 1,
         gradient_accumulation_fusion=device == "cuda" and has_gradient_accumulation_fusion(),
         masked_softmax_fusion=False,
         # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.

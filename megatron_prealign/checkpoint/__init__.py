@@ -1,0 +1,1 @@
+"""Checkpoints: sharded ones of a run, and Hugging Face folders."""

@@ -1,0 +1,157 @@
+"""Sharded checkpoints through megatron-core's dist_checkpointing: saved at one layout, loaded at any."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.utils import unwrap_model
+
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.folder import resolve_checkpoint
+from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
+from megatron_prealign.errors import CheckpointError
+from megatron_prealign.model import PrealignGPTModel, build_model_chunks
+from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+
+__all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
+
+
+def _sharding_metadata() -> dict[str, Any]:
+    # The one layout of the distributed optimizer's state that reshards over TP, PP and DP. A new
+    # dictionary each time: megatron-core adds process groups to it.
+    return {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def _sharded_state(
+    chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None, is_loading: bool
+) -> dict[str, Any]:
+    model = {
+        f"model{index}": chunk.sharded_state_dict(metadata=_sharding_metadata())
+        for index, chunk in enumerate(unwrap_model(chunks))
+    }
+    if optimizer is None:
+        return model
+    state = optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_sharding_metadata())
+    return {**model, "optimizer": state}
+
+
+def save_checkpoint(
+    config: Config,
+    chunks: list[torch.nn.Module],
+    optimizer: MegatronOptimizer,
+    state: dict[str, Any],
+    tokenizer_path: Path,
+) -> Path:
+    """Save model, optimizer, counters, configuration and tokenizer; collective.
+
+    Args:
+        config: the resolved configuration.
+        chunks: this rank's wrapped model chunks.
+        optimizer: their optimizer.
+        state: counters with at least `step`; small and plain.
+        tokenizer_path: tokenizer file or folder, copied in so that the checkpoint stands alone.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    final = folder.step_path(config.training.run_path, state["step"])
+    temporary = final.with_name(final.name + folder.TEMPORARY)
+    is_writer = torch.distributed.get_rank() == 0
+    if is_writer:
+        folder.begin(final)
+    torch.distributed.barrier()
+    dist_checkpointing.save(_sharded_state(chunks, optimizer, is_loading=False), str(temporary))
+    torch.distributed.barrier()
+    if is_writer:
+        (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
+        (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        _copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
+        folder.commit(temporary, final, config.checkpoint.keep_last)
+    torch.distributed.barrier()
+    return final
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    target.mkdir()
+    files = [path for path in sorted(source.iterdir()) if path.is_file()] if source.is_dir() else [source]
+    for path in files:
+        shutil.copy2(path, target / path.name)
+
+
+def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> None:
+    """Load model and optimizer of a run to be continued, at any layout; collective.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the model, or is damaged.
+    """
+    loaded = _load(checkpoint, _sharded_state(chunks, optimizer, is_loading=True))
+    _load_model(chunks, loaded)
+    optimizer.load_state_dict(loaded["optimizer"])
+
+
+def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
+    """Load the weights alone, at any layout; collective. Build the optimizer afterwards.
+
+    Raises:
+        CheckpointError: The checkpoint does not fit the model, or is damaged.
+    """
+    _load_model(chunks, _load(checkpoint, _sharded_state(chunks, None, is_loading=True)))
+
+
+def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
+    try:
+        loaded: dict[str, Any] = dist_checkpointing.load(sharded, str(checkpoint))
+    except Exception as error:
+        # megatron-core raises a dozen types here, from missing shards to shapes that differ.
+        raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error}") from error
+    return loaded
+
+
+def _load_model(chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
+    for index, chunk in enumerate(unwrap_model(chunks)):
+        chunk.load_state_dict(loaded[f"model{index}"])
+
+
+def check_model(config: Config, checkpoint: Path) -> list[str]:
+    """Return the model fields in which a checkpoint differs from the configuration; needs no process group."""
+    saved = load_resolved(checkpoint / folder.CONFIG).model
+    names = ("preset", "transformer_impl", "hidden_dropout", "attention_dropout", "max_position_embeddings")
+    fields = [field.name for field in dataclasses.fields(saved) if field.name not in names]
+    return [
+        f"model.{name}: the checkpoint {checkpoint} has {getattr(saved, name)}, this run {getattr(config.model, name)}; "
+        "use the checkpoint's value"
+        for name in fields
+        if getattr(saved, name) != getattr(config.model, name)
+    ]
+
+
+def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
+    """Load a checkpoint of any layout as one fp32 model on the CPU, in evaluation mode.
+
+    Makes this process a group of one where it belongs to none yet.
+
+    Args:
+        path: step folder, or run folder for its newest checkpoint.
+
+    Returns:
+        The model and the configuration it was trained with (its layout replaced by that of one rank).
+
+    Raises:
+        CheckpointError: No checkpoint there, or it can't be loaded.
+    """
+    checkpoint = resolve_checkpoint(path)
+    saved = load_resolved(checkpoint / folder.CONFIG)
+    training = dataclasses.replace(saved.training, precision="fp32", recompute="none", device="cpu")
+    config = dataclasses.replace(saved, parallel=ParallelConfig(), training=training)
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    initialize_model_parallel(config.parallel, config.training.seed)
+    (model,) = build_model_chunks(config, platform.device)
+    load_weights(checkpoint, [model])
+    assert isinstance(model, PrealignGPTModel)
+    return model.eval(), config

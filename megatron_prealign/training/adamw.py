@@ -1,0 +1,75 @@
+"""AdamW for machines without Transformer Engine and apex, whose state reshards.
+
+megatron-core's distributed optimizer cannot reload torch's AdamW: it keeps its `step` beside each
+parameter, where apex and Transformer Engine keep one in the parameter group. This one does too, and
+is registered in apex's place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core import optimizer as core_optimizer
+from megatron.core.optimizer import distrib_optimizer
+from torch.optim.adamw import adamw
+
+from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+
+
+class GroupStepAdamW(torch.optim.AdamW):
+    """torch's fused AdamW kernel with one `step` a parameter group."""
+
+    def __init__(self, params: Any, adam_w_mode: bool = True, **kwargs: Any) -> None:
+        """Take apex's arguments; only decoupled weight decay is offered."""
+        assert adam_w_mode, "only decoupled weight decay"
+        super().__init__(params, **kwargs)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; counts one step for the whole group."""
+        assert closure is None, "megatron-core's optimizers call step without a closure"
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            for parameter in parameters:
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+            if parameters:
+                self._update(group, parameters)
+
+    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+        step = group.get("step", 0)
+        # The kernel counts its own steps up; it gets copies, so that one number rules the group.
+        steps = torch.full((len(parameters),), float(step), device=parameters[0].device).unbind()
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            [self.state[parameter]["exp_avg"] for parameter in parameters],
+            [self.state[parameter]["exp_avg_sq"] for parameter in parameters],
+            [],
+            list(steps),
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        group["step"] = step + 1
+
+
+def register() -> None:
+    """Make megatron-core use `GroupStepAdamW` where no fused AdamW is installed.
+
+    Can go when megatron-core's distributed optimizer reloads torch.optim.AdamW.
+    """
+    if has_transformer_engine() or has_apex():
+        return
+    core_optimizer.Adam = GroupStepAdamW
+    core_optimizer.USING_PYTORCH_OPTIMIZER = False
+    distrib_optimizer.Adam = GroupStepAdamW
+    distrib_optimizer.HAVE_APEX_OR_TE = True
+    distrib_optimizer.USING_APEX_OPTIMIZER = True

@@ -1,0 +1,55 @@
+"""Checks that hold at every step of a healthy run."""
+
+import hashlib
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.utils import unwrap_model
+
+from megatron_prealign.errors import PrealignError
+from megatron_prealign.model.parameters import EMBEDDING, is_sharded, named_global_parameters
+
+
+class InvariantError(PrealignError):
+    """Ranks that must agree do not: a defect or broken hardware, never a matter of input."""
+
+
+def _digest(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+    """Hash parameters bit by bit: int64 scalar."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return torch.tensor(int.from_bytes(digest.digest()[:8], "little", signed=True))
+
+
+def _disagree(parameters: list[torch.nn.Parameter], group: torch.distributed.ProcessGroup) -> bool:
+    if group.size() == 1:
+        return False
+    device = parameters[0].device if parameters else torch.device("cpu")
+    digest = _digest(parameters).to(device)
+    digests = [torch.empty_like(digest) for _ in range(group.size())]
+    torch.distributed.all_gather(digests, digest, group=group)
+    return any(bool(other != digests[0]) for other in digests)
+
+
+def check_replicas(chunks: list[torch.nn.Module]) -> None:
+    """Check that replicated parameters are bit-equal: over data-parallel ranks all, over tensor-parallel
+    ranks those that are not split, over the first and last pipeline stage the tied embedding. Collective.
+
+    Raises:
+        InvariantError: Names the axes on which they differ.
+    """
+    named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
+    problems = []
+    if _disagree([parameter for _, parameter in named], parallel_state.get_data_parallel_group()):
+        problems.append("parameters differ between data-parallel ranks")
+    whole = [parameter for _, parameter in named if not is_sharded(parameter)]
+    if _disagree(whole, parallel_state.get_tensor_model_parallel_group()):
+        problems.append("parameters that tensor parallelism does not split differ between its ranks")
+    embeddings = [parameter for name, parameter in named if name == EMBEDDING]
+    tied = unwrap_model(chunks)[0].share_embeddings_and_output_weights
+    if tied and parallel_state.is_rank_in_embedding_group():
+        if _disagree(embeddings, parallel_state.get_embedding_group()):
+            problems.append("tied embeddings differ between the first and the last pipeline stage")
+    if problems:
+        raise InvariantError(problems)

@@ -1,0 +1,129 @@
+"""The training loop of both stages.
+
+A step draws its passes from the stage, runs each through megatron-core's schedule, reduces the summed
+gradients once, and updates. Everything else happens once in a while: a record, a validation, a checkpoint.
+"""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.utils import get_model_config
+
+from megatron_prealign.checkpoint.sharded import save_checkpoint
+from megatron_prealign.config import Config
+from megatron_prealign.platform import Platform
+from megatron_prealign.training.invariants import check_replicas
+from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.stage import Pass, Stage
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.validation import Validator, run_schedule
+
+
+@dataclass
+class Trainer:
+    """Everything a run consists of, and its loop."""
+
+    config: Config
+    platform: Platform
+    chunks: list[torch.nn.Module]
+    optimizer: MegatronOptimizer
+    schedule: OptimizerParamScheduler
+    stage: Stage
+    validator: Validator | None
+    metrics: MetricsWriter | None
+    tokenizer_path: Path
+    state: TrainState = field(default_factory=TrainState)
+
+    def train(self) -> None:
+        """Train from `state` to the last step, saving at the end."""
+        training, logging = self.config.training, self.config.logging
+        mark, mark_tokens, mark_step = time.monotonic(), self.state.tokens, self.state.step
+        while self.state.step < training.train_steps:
+            gradient_norm = self.train_step()
+            if self._is_due(logging.log_interval):
+                self.platform.synchronize()
+                elapsed = max(time.monotonic() - mark, 1e-9)
+                self._record(
+                    gradient_norm,
+                    tokens_per_second=(self.state.tokens - mark_tokens) / elapsed,
+                    step_seconds=elapsed / (self.state.step - mark_step),
+                )
+                mark, mark_tokens, mark_step = time.monotonic(), self.state.tokens, self.state.step
+            paused = time.monotonic()
+            if self._is_due(training.eval_interval):
+                self._validate()
+            if self._is_due(self.config.checkpoint.save_interval):
+                self.save()
+            mark += time.monotonic() - paused
+        if self.metrics is not None:
+            self.metrics.close()
+
+    def train_step(self) -> float:
+        """Take one optimizer step and return the global gradient norm before clipping."""
+        self.compute_gradients()
+        _, gradient_norm, _ = self.optimizer.step()
+        self.schedule.step(1)
+        self.state.step += 1
+        return float(gradient_norm)
+
+    def compute_gradients(self) -> None:
+        """Leave the step's summed and reduced gradients in the buffers."""
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()  # type: ignore[operator]
+        self.optimizer.zero_grad()
+        *first, last = self.stage.next_passes(self.state)
+        for one_pass in first:
+            self._accumulate(one_pass)
+        run_schedule(self.chunks, last)
+
+    def _accumulate(self, one_pass: Pass) -> None:
+        """Run a pass whose gradients are neither reduced nor finalised yet."""
+        config = get_model_config(self.chunks[0])
+        finalize, no_sync = config.finalize_model_grads_func, config.no_sync_func
+        config.finalize_model_grads_func, config.no_sync_func = None, contextlib.nullcontext
+        with contextlib.ExitStack() as stack:
+            for chunk in self.chunks:
+                stack.enter_context(chunk.no_sync())  # type: ignore[operator]
+            run_schedule(self.chunks, one_pass)
+        config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
+
+    def _is_due(self, interval: int) -> bool:
+        step = self.state.step
+        return interval > 0 and (step % interval == 0 or step == self.config.training.train_steps)
+
+    def _record(self, gradient_norm: float, *, tokens_per_second: float, step_seconds: float) -> None:
+        learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+        losses = self.stage.take_metrics()
+        if self.config.training.check_invariants:
+            check_replicas(self.chunks)
+        if self.metrics is not None:
+            self.metrics.write(
+                "train",
+                {
+                    "step": self.state.step,
+                    "tokens": self.state.tokens,
+                    "word_tokens": self.state.word_tokens,
+                    **losses,
+                    "learning_rate": learning_rate,
+                    "gradient_norm": gradient_norm,
+                    "tokens_per_second": tokens_per_second,
+                    "step_seconds": step_seconds,
+                    "memory_bytes": self.platform.memory_bytes(),
+                },
+            )
+
+    def _validate(self) -> None:
+        if self.validator is None:
+            return
+        losses = self.validator.run(self.chunks)
+        if self.metrics is not None:
+            self.metrics.write("valid", {"step": self.state.step, "tokens": self.state.tokens, "loss": losses})
+
+    def save(self) -> Path:
+        """Save a checkpoint of this step; collective."""
+        return save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)

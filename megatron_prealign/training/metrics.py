@@ -1,0 +1,74 @@
+"""Where the numbers of a run go: metrics.jsonl, TensorBoard, and one progress line a record."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class MetricsWriter:
+    """Writes records; made on one rank only."""
+
+    def __init__(self, run_path: str | Path, stage: str, num_steps: int, tensorboard: bool) -> None:
+        """Append to the run's files; records of a run that is continued follow those before."""
+        run = Path(run_path)
+        run.mkdir(parents=True, exist_ok=True)
+        self._stage = stage
+        self._num_steps = num_steps
+        self._start = time.monotonic()
+        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8")
+        self._tensorboard = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+
+    def write(self, kind: str, record: Record) -> None:
+        """Write one record with its step, and print its line on standard error."""
+        seconds = round(time.monotonic() - self._start, 3)
+        whole = {"kind": kind, "stage": self._stage, "steps": self._num_steps, **record, "seconds": seconds}
+        self._file.write(json.dumps(whole) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in scalars(record):
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, record["step"])  # type: ignore[no-untyped-call]
+        print(progress_line(whole), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()  # type: ignore[no-untyped-call]
+
+
+def scalars(record: Record) -> Iterator[tuple[str, float]]:
+    """Yield a record's numbers as flat names; lists and mappings become one name an element."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}/{key}", float(item)) for key, item in value.items())
+        elif isinstance(value, list):
+            yield from ((f"{name}/{index}", float(item)) for index, item in enumerate(value))
+        elif name != "step":
+            yield name, float(value)
+
+
+def progress_line(record: Record) -> str:
+    """Return the line that tells a person how the run stands."""
+    head = f"{record['stage']} {record['step']:>6}/{record['steps']}"
+    if record["kind"] == "valid":
+        losses = "  ".join(f"{language} {loss:.4f}" for language, loss in record["loss"].items())
+        return f"{head}  validation loss  {losses}"
+    parts = []
+    for name, label in (("lm_loss", "lm"), ("alignment_loss", "align")):
+        if name in record:
+            parts.append(f"{label} {record[name]:.4f}")
+    parts.append(f"lr {record['learning_rate']:.2e}")
+    parts.append(f"grad {record['gradient_norm']:.3f}")
+    parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
+    remaining = (record["steps"] - record["step"]) * record["step_seconds"]
+    parts.append(f"left {remaining // 60:.0f}m{remaining % 60:02.0f}s")
+    return f"{head}  {'  '.join(parts)}"

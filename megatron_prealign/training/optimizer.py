@@ -1,0 +1,74 @@
+"""Gradient buffers, AdamW and the learning-rate schedule, all megatron-core's."""
+
+import math
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.utils import get_model_config
+
+from megatron_prealign.config import Config
+from megatron_prealign.model.transformer_config import PARAMS_DTYPE
+from megatron_prealign.training import adamw
+
+
+def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[torch.nn.Module]:
+    """Wrap model chunks in megatron-core's DistributedDataParallel; gradients accumulate and reduce in fp32."""
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        # A non-finite gradient stops the run before it reaches the weights.
+        check_for_nan_in_grad=True,
+    )
+    wrapped = [
+        DistributedDataParallel(get_model_config(chunk), ddp, chunk, disable_bucketing=index > 0)
+        for index, chunk in enumerate(chunks)
+    ]
+    get_model_config(wrapped[0]).finalize_model_grads_func = finalize_model_grads
+    return wrapped
+
+
+def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:
+    """Build AdamW over the wrapped chunks; weight decay spares norms and biases."""
+    adamw.register()
+    options = config.optimizer
+    core = CoreOptimizerConfig(
+        optimizer="adam",
+        lr=options.lr,
+        min_lr=options.min_lr,
+        weight_decay=options.weight_decay,
+        adam_beta1=options.adam_beta1,
+        adam_beta2=options.adam_beta2,
+        adam_eps=options.adam_eps,
+        # The norm is computed only where there is a bound to compare it with.
+        clip_grad=options.clip_grad or math.inf,
+        bf16=config.training.precision == "bf16",
+        params_dtype=PARAMS_DTYPE[config.training.precision],
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+    )
+    optimizer = get_megatron_optimizer(core, chunks)
+    get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss
+    return optimizer
+
+
+def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:
+    """Build the learning-rate schedule, counted in optimizer steps."""
+    options, schedule = config.optimizer, config.schedule
+    decay_steps = schedule.lr_decay_steps or config.training.train_steps
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=options.lr,
+        min_lr=options.min_lr,
+        lr_warmup_steps=schedule.lr_warmup_steps,
+        lr_decay_steps=decay_steps,
+        lr_decay_style="WSD" if schedule.lr_decay_style == "wsd" else schedule.lr_decay_style,
+        wsd_decay_steps=schedule.lr_wsd_decay_steps or math.ceil(0.2 * decay_steps),
+        lr_wsd_decay_style="linear",
+        start_wd=options.weight_decay,
+        end_wd=options.weight_decay,
+        wd_incr_steps=0,
+        wd_incr_style="constant",
+    )

@@ -1,0 +1,195 @@
+"""From a configuration to a trainer: what can be refused without a process group first, then the rest."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.sharded import check_model, load_training_state, load_weights, resolve_checkpoint
+from megatron_prealign.config import Config, dump_config
+from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
+from megatron_prealign.data.sampler import StepLoader
+from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.data.word_batches import WordBatch, WordBatches, WordTable
+from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.model import build_model_chunks
+from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.loop import Trainer
+from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
+from megatron_prealign.training.pretrain import PretrainStage
+from megatron_prealign.training.stage import Stage
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.validation import Validator
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A configuration with everything it names found and checked."""
+
+    config: Config
+    tokenizer: Tokenizer
+    words: WordBatches | None
+    resume_from: Path | None
+    init_from: Path | None
+
+
+def plan_run(config: Config) -> Plan:
+    """Open what the configuration names and check that it fits together; needs no process group.
+
+    Raises:
+        ConfigError: Lists everything that does not fit.
+    """
+    problems: list[str] = []
+    tokenizer = load_tokenizer(config.data.tokenizer_path)
+    config, size_problems = _resolve_vocab_size(config, tokenizer)
+    problems += size_problems
+    problems += check_blend(config.data.blend, tokenizer)
+    resume_from = init_from = words = None
+    try:
+        resume_from = _find_resume(config)
+        if resume_from is not None:
+            problems += check_model(config, resume_from)
+        elif config.checkpoint.init_from is not None:
+            init_from = resolve_checkpoint(config.checkpoint.init_from)
+            problems += check_model(config, init_from)
+    except PrealignError as error:
+        problems += error.problems
+    try:
+        words = _plan_words(config, tokenizer)
+    except PrealignError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Plan(config, tokenizer, words, resume_from, init_from)
+
+
+def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:
+    size = config.model.vocab_size or tokenizer.vocab_size
+    problems = []
+    if size < tokenizer.vocab_size:
+        problems.append(
+            f"model.vocab_size {size} is smaller than the tokenizer's vocabulary of {tokenizer.vocab_size}; "
+            "leave it out, or raise it"
+        )
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=size))
+    tensor_parallel = config.parallel.tensor_model_parallel_size
+    if config.model.padded_vocab_size % tensor_parallel:
+        problems.append(
+            f"the padded vocabulary of {config.model.padded_vocab_size} is not divisible by "
+            f"parallel.tensor_model_parallel_size {tensor_parallel}; make model.make_vocab_size_divisible_by a multiple"
+        )
+    return config, problems
+
+
+def _find_resume(config: Config) -> Path | None:
+    newest = folder.newest_checkpoint(config.training.run_path)
+    if newest is not None and not config.checkpoint.resume:
+        raise ConfigError(
+            f"training.run_path {config.training.run_path} already holds {newest.name} and checkpoint.resume is false; "
+            "name another folder, or resume"
+        )
+    return newest
+
+
+def _plan_words(config: Config, tokenizer: Tokenizer) -> WordBatches | None:
+    if config.training.stage != "align_init":
+        return None
+    alignment = config.alignment
+    lexicon = read_lexicon(alignment.lexicon_paths, alignment.source_language, alignment.target_language)
+    table = WordTable.build(lexicon, tokenizer, alignment.max_word_tokens)
+    return WordBatches(table, config.training.seed, alignment.word_batch_size)
+
+
+def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
+    """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
+    config = plan.config
+    state = TrainState()
+    if plan.resume_from is not None:
+        state = TrainState(**folder.read_state(plan.resume_from))
+    chunks = build_model_chunks(config, platform.device)
+    if plan.init_from is not None:
+        load_weights(plan.init_from, chunks)
+    chunks = wrap_data_parallel(chunks, config)
+    optimizer = build_optimizer(chunks, config)
+    schedule = build_schedule(optimizer, config)
+    if plan.resume_from is not None:
+        load_training_state(plan.resume_from, chunks, optimizer)
+    # The schedule is a function of the step and the configuration alone.
+    schedule.step(state.step)
+    writer = None
+    if layout.rank == 0:
+        training = config.training
+        Path(training.run_path).mkdir(parents=True, exist_ok=True)
+        folder.write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
+        writer = MetricsWriter(training.run_path, training.stage, training.train_steps, config.logging.tensorboard)
+    return Trainer(
+        config=config,
+        platform=platform,
+        chunks=chunks,
+        optimizer=optimizer,
+        schedule=schedule,
+        stage=_build_stage(plan, chunks, layout, platform.device, state),
+        validator=_build_validator(plan, layout, platform.device),
+        metrics=writer,
+        tokenizer_path=Path(config.data.tokenizer_path),
+        state=state,
+    )
+
+
+def _cache_path(config: Config) -> Path:
+    return Path(config.data.cache_path or Path(config.training.run_path) / "cache")
+
+
+def _build_stage(
+    plan: Plan, chunks: list[torch.nn.Module], layout: Layout, device: torch.device, state: TrainState
+) -> Stage:
+    config, training = plan.config, plan.config.training
+    dataset = build_train_dataset(
+        config.data,
+        plan.tokenizer,
+        num_samples=training.train_steps * training.global_batch_size,
+        seed=training.seed,
+        cache_path=_cache_path(config),
+    )
+    batches = StepLoader(
+        dataset,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        data_parallel_rank=layout.data_parallel_rank,
+        data_parallel_size=layout.data_parallel_size,
+        consumed_samples=state.consumed_samples,
+    )
+    if plan.words is None:
+        return PretrainStage(batches, training.global_batch_size, device)
+    words = plan.words
+
+    def read_words(index: int) -> WordBatch:
+        return words.batch(
+            index,
+            rank=layout.data_parallel_rank,
+            size=layout.data_parallel_size,
+            pad_multiple=config.parallel.tensor_model_parallel_size,
+        )
+
+    return AlignInitStage(config.alignment, chunks, read_words, batches, training.global_batch_size, device)
+
+
+def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:
+    config, training = plan.config, plan.config.training
+    if training.eval_interval == 0:
+        return None
+    datasets = build_valid_datasets(
+        config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config)
+    )
+    return Validator(
+        datasets,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        num_steps=training.eval_steps,
+        layout=layout,
+        device=device,
+    )

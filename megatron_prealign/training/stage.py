@@ -1,0 +1,49 @@
+"""What a stage brings to the loop: the passes of one optimizer step, and the record of its losses.
+
+A pass is one call of megatron-core's schedule: microbatches of one shape and a forward step. Gradients
+of all passes of a step add up and are reduced once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from megatron.core import parallel_state
+
+from megatron_prealign.training.state import TrainState
+
+LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]
+ForwardStep = Callable[[Iterator[Any], torch.nn.Module], tuple[torch.Tensor, LossFunction]]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the schedule."""
+
+    forward_step: ForwardStep
+    microbatches: Sequence[Any]
+    seq_length: int
+    micro_batch_size: int
+
+
+class Stage(Protocol):
+    """One stage of training."""
+
+    name: str
+
+    def next_passes(self, state: TrainState) -> list[Pass]:
+        """Draw the passes of the next optimizer step and advance `state` past their data."""
+        ...
+
+    def take_metrics(self) -> dict[str, Any]:
+        """Return the losses averaged since the last call, equal on all ranks; a collective."""
+        ...
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Sum [n] over data-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
+    total = values.clone()
+    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
+    return total

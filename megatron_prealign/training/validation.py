@@ -1,0 +1,68 @@
+"""Validation loss of each language."""
+
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_prealign.data.sampler import SampleDataset, StepLoader
+from megatron_prealign.platform import Layout
+from megatron_prealign.training.language_modelling import LanguageModelling
+from megatron_prealign.training.stage import Pass
+
+
+def run_schedule(chunks: list[torch.nn.Module], one_pass: Pass, *, forward_only: bool = False) -> None:
+    """Run one pass through megatron-core's schedule; losses are recorded by its forward step."""
+    get_forward_backward_func()(
+        forward_step_func=one_pass.forward_step,
+        # Each model chunk of an interleaved pipeline reads all microbatches.
+        data_iterator=[iter(one_pass.microbatches) for _ in chunks],
+        model=chunks,
+        num_microbatches=len(one_pass.microbatches),
+        seq_length=one_pass.seq_length,
+        micro_batch_size=one_pass.micro_batch_size,
+        forward_only=forward_only,
+    )
+
+
+class Validator:
+    """Measures the same samples of each language every time."""
+
+    def __init__(
+        self,
+        datasets: dict[str, SampleDataset],
+        *,
+        micro_batch_size: int,
+        global_batch_size: int,
+        num_steps: int,
+        layout: Layout,
+        device: torch.device,
+    ) -> None:
+        """Take at most `num_steps` global batches of each language, from the start."""
+        self._datasets = datasets
+        self._num_steps = num_steps
+        self._device = device
+        self._loader: dict[str, Any] = {
+            "micro_batch_size": micro_batch_size,
+            "global_batch_size": global_batch_size,
+            "data_parallel_rank": layout.data_parallel_rank,
+            "data_parallel_size": layout.data_parallel_size,
+            "pad_end": True,
+        }
+
+    @torch.no_grad()
+    def run(self, chunks: list[torch.nn.Module]) -> dict[str, float]:
+        """Return the mean loss per predicted position of each language, in nats; collective."""
+        for chunk in chunks:
+            chunk.eval()
+        losses = {}
+        for language, dataset in self._datasets.items():
+            language_modelling = LanguageModelling(self._device)
+            loader = StepLoader(dataset, **self._loader)
+            for _, batches in zip(range(self._num_steps), loader, strict=False):
+                run_schedule(chunks, language_modelling.make_pass(batches), forward_only=True)
+            loader.close()
+            losses[language] = language_modelling.take_loss()
+        for chunk in chunks:
+            chunk.train()
+        return losses
