@@ -31,10 +31,13 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    foreign = (
-        ["Die Bank steht am Fluß, die Straße ist lang."] * 20 + ["银行在河边。"] * 20 + ["Банк стоит под дождём."] * 20
-    )
-    tokenizer.train_from_iterator(documents + foreign, trainer)
+    foreign = [
+        "Die Bank steht am Fluß, die Straße ist lang.",
+        "银行在河边。",
+        "Банк стоит под дождём.",
+        "‘bank’ “bank” «bank» bank… a—b–c",
+    ]
+    tokenizer.train_from_iterator(documents + foreign * 300, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}), encoding="utf-8")
     return folder
