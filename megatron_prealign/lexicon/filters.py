@@ -1,0 +1,133 @@
+"""Filters for dirty dictionaries, each with a count of what it dropped."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+
+from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.lexicon.languages import expected_scripts, one_letter_is_a_word, script_of
+from megatron_prealign.lexicon.lexicon import Lexicon, Translation
+
+# Inside a word these join letters (l'eau, mother-in-law, Persian compounds with a zero-width non-joiner).
+_JOINERS = frozenset("'\u2019-\u2010\u00b7\u200c\u200d")
+
+_Check = Callable[[str, str, Translation], bool]
+
+
+def filter_lexicon(
+    lexicon: Lexicon,
+    *,
+    identity: bool = True,
+    script: bool = True,
+    non_letters: bool = True,
+    one_letter: bool = True,
+    multi_word: bool = False,
+    max_translations: int | None = None,
+) -> tuple[Lexicon, dict[str, int]]:
+    """Drop word pairs that are unlikely to be translations.
+
+    A pair is counted under the first filter that drops it, in the order of the arguments. The order of the words
+    that stay is unchanged.
+
+    Args:
+        lexicon: what to clean.
+        identity: drop pairs whose two words are equal when case-folded.
+        script: drop pairs with a letter that is not of the script of its language (unknown languages pass).
+        non_letters: drop pairs with digits, punctuation or symbols; hyphens and apostrophes inside words pass.
+        one_letter: drop pairs with a word of one letter, except where single characters are words (zh, ja, ko, th).
+        multi_word: drop pairs with a space in either word.
+        max_translations: keep that many translations of a word in each language, the heaviest, first in the file
+            among equals; None keeps all.
+
+    Returns:
+        The cleaned lexicon, and the number of word pairs dropped by each filter that was on.
+
+    Raises:
+        ConfigError: `max_translations` is below 1.
+        DataError: nothing is left.
+    """
+    if max_translations is not None and max_translations < 1:
+        raise ConfigError(f"max_translations is {max_translations}; keep at least 1, or leave it out to keep all")
+    switched_on = {"identity": identity, "script": script, "non_letters": non_letters, "one_letter": one_letter}
+    switched_on["multi_word"] = multi_word
+    checks = {name: _CHECKS[name] for name, on in switched_on.items() if on}
+    dropped = dict.fromkeys(checks, 0)
+    kept: list[tuple[str, Translation]] = []
+    for word, translation in lexicon.pairs():
+        reason = next((n for n, check in checks.items() if check(word, lexicon.source_language, translation)), None)
+        if reason is None:
+            kept.append((word, translation))
+        else:
+            dropped[reason] += 1
+    if max_translations is not None:
+        heaviest = _heaviest(kept, max_translations)
+        dropped["max_translations"] = len(kept) - len(heaviest)
+        kept = heaviest
+    if not kept:
+        counts = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
+        raise DataError(f"the filters dropped all {lexicon.num_pairs} word pairs ({counts}); check the languages given")
+    return Lexicon.from_pairs(lexicon.source_language, kept), dropped
+
+
+def _heaviest(pairs: list[tuple[str, Translation]], count: int) -> list[tuple[str, Translation]]:
+    """Keep the `count` heaviest translations of each word and language, in their original order."""
+    by_weight = sorted(range(len(pairs)), key=lambda index: -pairs[index][1].weight)
+    seen: Counter[tuple[str, str]] = Counter()
+    chosen: list[int] = []
+    for index in by_weight:
+        word, translation = pairs[index]
+        key = (word, translation.language)
+        seen[key] += 1
+        if seen[key] <= count:
+            chosen.append(index)
+    return [pairs[index] for index in sorted(chosen)]
+
+
+def _is_identity(word: str, language: str, translation: Translation) -> bool:
+    return word.casefold() == translation.word.casefold()
+
+
+def _has_wrong_script(word: str, language: str, translation: Translation) -> bool:
+    return not (_script_fits(word, language) and _script_fits(translation.word, translation.language))
+
+
+def _script_fits(word: str, language: str) -> bool:
+    scripts = expected_scripts(language)
+    if scripts is None:
+        return True
+    # Modifier letters such as the turned comma of Uzbek belong to no script.
+    return all(script_of(character) in (*scripts, "MODIFIER") for character in word if character.isalpha())
+
+
+def _has_non_letters(word: str, language: str, translation: Translation) -> bool:
+    return not (_is_lettered(word) and _is_lettered(translation.word))
+
+
+def _is_lettered(word: str) -> bool:
+    """Tell whether a word is letters, combining marks and spaces, with joiners only between them."""
+    if word[0] in _JOINERS or word[-1] in _JOINERS:
+        return False
+    return all(unicodedata.category(c)[0] in "LM" or c == " " or c in _JOINERS for c in word)
+
+
+def _has_one_letter_word(word: str, language: str, translation: Translation) -> bool:
+    return _is_one_letter(word, language) or _is_one_letter(translation.word, translation.language)
+
+
+def _is_one_letter(word: str, language: str) -> bool:
+    # Marks count: \u092e\u093e\u0901 (Hindi for mother) is one letter with two vowel signs.
+    length = sum(unicodedata.category(character)[0] in "LM" for character in word)
+    return length <= 1 and not one_letter_is_a_word(language)
+
+
+def _has_several_words(word: str, language: str, translation: Translation) -> bool:
+    return len(word.split()) > 1 or len(translation.word.split()) > 1
+
+
+_CHECKS: dict[str, _Check] = {
+    "identity": _is_identity,
+    "script": _has_wrong_script,
+    "non_letters": _has_non_letters,
+    "one_letter": _has_one_letter_word,
+    "multi_word": _has_several_words,
+}

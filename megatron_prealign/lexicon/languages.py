@@ -1,0 +1,70 @@
+"""What the project knows about languages: whether words are spaced, and which scripts they are written in."""
+
+import unicodedata
+
+# ISO 639-1 and -3 codes of languages written without spaces between words.
+_UNSPACED_CODES = "zh zho cmn yue wuu lzh ja jpn th tha lo lao my mya km khm bo bod dz dzo"
+_UNSPACED = frozenset(_UNSPACED_CODES.split())
+
+# A script is named by the first word of its characters' Unicode names.
+_HAN = ("CJK", "IDEOGRAPHIC")
+_LANGUAGES_OF_SCRIPTS: dict[tuple[str, ...], str] = {
+    ("LATIN",): "af az bs ca cs cy da de deu en eng eo es et eu fi fil fr fra ga gl ha hr hu id ind is it ita la lb lt"
+    " lv mg ms mt nb nl nld nn no pl pol por pt ro sk sl so spa sq sv sw swe swh tl tr tur uz vi vie xh yo zu",
+    ("CYRILLIC",): "be bg bul kk ky mk mn ru rus tg uk ukr",
+    ("CYRILLIC", "LATIN"): "sr srp",
+    ("ARABIC",): "ar ara ckb fa fas ps sd ug ur urd",
+    ("DEVANAGARI",): "hi hin mar mr ne nep sa",
+    _HAN: "cmn lzh wuu yue zh zho",
+    (*_HAN, "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"): "ja jpn",
+    ("HANGUL", *_HAN): "ko kor",
+    ("GREEK",): "el ell",
+    ("HEBREW",): "he heb yi",
+    ("BENGALI",): "as ben bn",
+    ("TAMIL",): "ta tam",
+    ("TELUGU",): "te",
+    ("KANNADA",): "kn",
+    ("MALAYALAM",): "ml",
+    ("GUJARATI",): "gu",
+    ("GURMUKHI",): "pa",
+    ("SINHALA",): "si",
+    ("THAI",): "th tha",
+    ("LAO",): "lo",
+    ("MYANMAR",): "my",
+    ("KHMER",): "km",
+    ("TIBETAN",): "bo dz",
+    ("GEORGIAN",): "ka",
+    ("ARMENIAN",): "clone hy",
+    ("ETHIOPIC",): "am ti",
+}
+_SCRIPTS = {language: scripts for scripts, listed in _LANGUAGES_OF_SCRIPTS.items() for language in listed.split()}
+
+
+def normalize_language(language: str) -> str:
+    """Return the language tag in lower case with hyphens: `zh_Hans` and `zh-hans` are one language."""
+    return language.strip().lower().replace("_", "-")
+
+
+def _primary(language: str) -> str:
+    """Return the tag without its subtags: `zh-hans` is `zh`."""
+    return normalize_language(language).partition("-")[0]
+
+
+def uses_spaces(language: str) -> bool:
+    """Tell whether running text of the language separates words by spaces; unknown languages do."""
+    return _primary(language) not in _UNSPACED
+
+
+def expected_scripts(language: str) -> tuple[str, ...] | None:
+    """Return the scripts a language is written in, or None where the table does not know it."""
+    return _SCRIPTS.get(_primary(language))
+
+
+def script_of(character: str) -> str:
+    """Return the script of a letter as the first word of its Unicode name; empty for a character without a name."""
+    return unicodedata.name(character, "").partition(" ")[0]
+
+
+def one_letter_is_a_word(language: str) -> bool:
+    """Tell whether single letters are ordinary words: scripts without spaces, and Korean syllables."""
+    return not uses_spaces(language) or _primary(language) in ("ko", "kor")

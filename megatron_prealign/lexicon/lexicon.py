@@ -1,0 +1,136 @@
+"""The lexicon: words of one source language and their translations into others."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from megatron_prealign.errors import ConfigError
+from megatron_prealign.lexicon.output import atomic_text_file
+
+TSV_COLUMNS = ("source", "translation", "language", "weight")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One translation of a source word."""
+
+    word: str
+    """The translation as it is written in running text."""
+
+    language: str
+    """Language of the translation, for example `de`."""
+
+    weight: float = 1.0
+    """Relative chance to be drawn among the translations of its word; positive, any unit."""
+
+
+@dataclass(frozen=True)
+class LexiconEntry:
+    """A source word with all its translations."""
+
+    word: str
+    translations: tuple[Translation, ...]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """A table of unique source words, in file order: switch records name an entry by its position."""
+
+    source_language: str
+    entries: tuple[LexiconEntry, ...]
+
+    def __post_init__(self) -> None:
+        """Hold the invariants that everything downstream relies on."""
+        if len({entry.word for entry in self.entries}) != len(self.entries):
+            raise ValueError("source words of a lexicon are unique; build it with Lexicon.from_pairs")
+        if not all(entry.translations for entry in self.entries):
+            raise ValueError("an entry of a lexicon has at least one translation")
+
+    @classmethod
+    def from_pairs(cls, source_language: str, pairs: Iterable[tuple[str, Translation]]) -> "Lexicon":
+        """Group word pairs by source word, in order of first appearance.
+
+        A pair that repeats (same source, translation and language) is kept once with its largest weight: a
+        repeated line of a dictionary is no evidence that the translation is twice as frequent.
+        """
+        grouped: dict[str, dict[tuple[str, str], Translation]] = {}
+        for word, translation in pairs:
+            known = grouped.setdefault(word, {})
+            key = (translation.word, translation.language)
+            if key not in known or known[key].weight < translation.weight:
+                known[key] = translation
+        entries = (LexiconEntry(word, tuple(translations.values())) for word, translations in grouped.items())
+        return cls(source_language, tuple(entries))
+
+    def __len__(self) -> int:
+        """Return the number of source words."""
+        return len(self.entries)
+
+    def pairs(self) -> Iterator[tuple[str, Translation]]:
+        """Yield every word pair in order."""
+        for entry in self.entries:
+            for translation in entry.translations:
+                yield entry.word, translation
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of word pairs."""
+        return sum(len(entry.translations) for entry in self.entries)
+
+    @cached_property
+    def languages(self) -> tuple[str, ...]:
+        """Target languages, sorted."""
+        return tuple(sorted({translation.language for _, translation in self.pairs()}))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of source language, words, translations, languages, weights and their order."""
+        digest = hashlib.sha256(f"{self.source_language}\n".encode())
+        for line in self._tsv_lines():
+            digest.update(line.encode())
+        return digest.hexdigest()
+
+    def split(self, held_out_ratio: float, seed: int) -> tuple["Lexicon", "Lexicon"]:
+        """Split source words into (train, held-out).
+
+        Each word is drawn by a hash of (seed, its case-folded form): the outcome depends neither on order nor on
+        the other words, and `House` is held out together with `house`.
+
+        Args:
+            held_out_ratio: expected share of source words held out, in [0, 1].
+            seed: another seed gives another split.
+
+        Raises:
+            ConfigError: the ratio is outside [0, 1].
+        """
+        if not 0.0 <= held_out_ratio <= 1.0:
+            raise ConfigError(f"held_out_ratio is {held_out_ratio}; give a number in [0, 1]")
+        train: list[LexiconEntry] = []
+        held_out: list[LexiconEntry] = []
+        for entry in self.entries:
+            drawn = _uniform(f"{seed}\t{entry.word.casefold()}") < held_out_ratio
+            (held_out if drawn else train).append(entry)
+        return Lexicon(self.source_language, tuple(train)), Lexicon(self.source_language, tuple(held_out))
+
+    def write_tsv(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the canonical TSV with its header row, atomically.
+
+        Raises:
+            DataError: the file exists and overwrite is off, or its folder does not exist.
+        """
+        with atomic_text_file(path, overwrite=overwrite) as stream:
+            stream.write("\t".join(TSV_COLUMNS) + "\n")
+            stream.writelines(self._tsv_lines())
+
+    def _tsv_lines(self) -> Iterator[str]:
+        """Yield the rows of the canonical TSV; `repr` of a float reads back to the same float."""
+        for word, translation in self.pairs():
+            yield f"{word}\t{translation.word}\t{translation.language}\t{float(translation.weight)!r}\n"
+
+
+def _uniform(key: str) -> float:
+    """Return a number in [0, 1) that is a function of the key alone."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2.0**64

@@ -1,0 +1,96 @@
+"""Outputs that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from megatron_prealign.errors import DataError
+
+
+def output_problems(path: str | Path, overwrite: bool) -> list[str]:
+    """Return why an output can't be written there; empty when it can."""
+    target = Path(path)
+    if not target.absolute().parent.is_dir():
+        return [f"{target}: its folder does not exist; create {target.absolute().parent}"]
+    if target.exists() and not overwrite:
+        return [f"{target}: exists; remove it, choose another name or pass --overwrite"]
+    return []
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside the target that no other process uses: a rename stays within one file system."""
+    return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}"
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk, so that a rename never exposes half of it after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Hand out a temporary path whose file takes its name only when the block ends without an error.
+
+    Raises:
+        DataError: the file exists and overwrite is off, or its folder does not exist.
+    """
+    target = Path(path)
+    if problems := output_problems(target, overwrite):
+        raise DataError(problems)
+    temporary = _temporary(target)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, target)
+        _sync(temporary.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[TextIO]:
+    """Open a UTF-8 text file that appears under its name only when the block ends without an error.
+
+    Raises:
+        DataError: the file exists and overwrite is off, or its folder does not exist.
+    """
+    with atomic_file(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+@contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Hand out a temporary folder that takes its name only when the block ends without an error.
+
+    Raises:
+        DataError: the folder exists and overwrite is off, or its parent does not exist.
+    """
+    target = Path(path)
+    if problems := output_problems(target, overwrite):
+        raise DataError(problems)
+    temporary = _temporary(target)
+    retired = temporary.with_name(temporary.name + "-old")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        if target.exists():
+            os.replace(target, retired)
+        os.replace(temporary, target)
+        _sync(temporary.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if retired.is_dir():
+            shutil.rmtree(retired)
+        else:
+            retired.unlink(missing_ok=True)
