@@ -1,0 +1,175 @@
+"""Trains a tokenizer over several languages, byte-level BPE or SentencePiece.
+
+Languages are balanced by temperature: language i gives a share p_i ∝ n_i ** temperature of the training bytes, n_i
+being the size of its corpus. 1 keeps the natural shares, 0 makes all equal.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from megatron_prealign.errors import ConfigError, DataError
+
+Texts = Callable[[], Iterator[str]]
+"""Starts another pass over the documents of one language."""
+
+# Words with their leading space, single digits, runs of other characters, white space. It names no literal
+# contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters (Hindi, Thai).
+PRE_TOKENIZER_PATTERN = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+_NUM_BYTES = 256
+# SentencePiece leaves out longer lines without a word; no line of real text comes near.
+_MAX_SENTENCE_BYTES = 1 << 20
+# Settings of tokenizer_config.json that belong to the class a tokenizer came from.
+_CLASS_SETTINGS = frozenset(
+    ("added_tokens_decoder", "auto_map", "backend", "is_local", "tokenizer_file", "vocab_file", "merges_file")
+)
+
+
+def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
+    """Return how many times each language's corpus is read, keeping the total size.
+
+    Args:
+        sizes: bytes of each language, all positive.
+        temperature: exponent in [0, 1] of p_i ∝ n_i ** temperature.
+
+    Raises:
+        ConfigError: the temperature is outside [0, 1].
+    """
+    if not 0.0 <= temperature <= 1.0:
+        raise ConfigError(f"temperature is {temperature}; give a number in [0, 1] (1 keeps the corpora's shares)")
+    flattened = {language: size**temperature for language, size in sizes.items()}
+    scale = sum(sizes.values()) / sum(flattened.values())
+    return {language: scale * flattened[language] / size for language, size in sizes.items()}
+
+
+def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed: int) -> Iterator[str]:
+    """Yield every document `rate` times on average: the whole part always, once more with the rest as probability.
+
+    The draw of a document is a hash of (seed, language, its number), so the sample depends on nothing else.
+    """
+    for language, texts in corpora.items():
+        whole, rest = divmod(rates[language], 1.0)
+        for index, text in enumerate(texts()):
+            digest = hashlib.blake2b(f"{seed}\t{language}\t{index}".encode(), digest_size=8).digest()
+            again = int.from_bytes(digest, "big") / 2.0**64 < rest
+            for _ in range(int(whole) + again):
+                yield text
+
+
+def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
+    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned.
+
+    Args:
+        texts: training documents.
+        vocab_size: final number of ids, the 256 bytes and the special tokens included.
+        special_tokens: they get the first ids, in order.
+
+    Raises:
+        ConfigError: the vocabulary has no room for bytes and special tokens.
+        DataError: the text has too few repeating pieces for so many ids.
+    """
+    _check_special_tokens(special_tokens)
+    smallest = _NUM_BYTES + len(special_tokens)
+    if vocab_size < smallest:
+        raise ConfigError(f"vocab_size is {vocab_size}; bytes and special tokens alone need {smallest}")
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    reached = tokenizer.get_vocab_size()
+    if reached != vocab_size:
+        raise DataError(f"the text is enough for {reached} ids only; lower --vocab-size to {reached} or give more text")
+    return tokenizer
+
+
+def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> bytes:
+    """Train a SentencePiece BPE model with byte fallback that leaves text as it is.
+
+    The first special token is the end-of-document token (eos); id 0 is `<unk>`, which bytes make unreachable.
+
+    Returns:
+        The content of the `.model` file.
+
+    Raises:
+        ConfigError: the vocabulary has no room, or no special token is given.
+        DataError: the text has too few repeating pieces for so many ids.
+    """
+    _check_special_tokens(special_tokens)
+    smallest = _NUM_BYTES + len(special_tokens) + 1
+    if vocab_size < smallest:
+        raise ConfigError(f"vocab_size is {vocab_size}; bytes, special tokens and <unk> alone need {smallest}")
+    model = io.BytesIO()
+    lines = (line for text in texts for line in text.splitlines() if line.strip())
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines,
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            character_coverage=0.9995,
+            unk_id=0,
+            eos_id=1,
+            eos_piece=special_tokens[0],
+            bos_id=-1,
+            pad_id=-1,
+            control_symbols=list(special_tokens[1:]),
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(f"SentencePiece can't train {vocab_size} ids on this text: {error}") from error
+    return model.getvalue()
+
+
+def _check_special_tokens(special_tokens: Sequence[str]) -> None:
+    """Refuse names that can't be told apart from text."""
+    if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
+        raise ConfigError(f"special tokens {list(special_tokens)}; give at least one, like <|endoftext|>")
+    if len(set(special_tokens)) != len(special_tokens):
+        raise ConfigError(f"special tokens {list(special_tokens)} repeat")
+
+
+def write_tokenizer_folder(folder: Path, tokenizer_json: str, settings: Mapping[str, object]) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json` so that transformers 4 and 5 take the former as it is.
+
+    Named classes such as GPT2Tokenizer would build their own pre-tokenizer over the vocabulary, and cleaning up
+    spaces would make decoding inexact.
+
+    Args:
+        folder: where the two files go.
+        tokenizer_json: content of `tokenizer.json`.
+        settings: further entries of `tokenizer_config.json`, such as `eos_token`.
+    """
+    kept = {name: value for name, value in settings.items() if name not in _CLASS_SETTINGS}
+    config = {**kept, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    text = json.dumps(config, ensure_ascii=False, indent=2)
+    (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def tokenizer_settings(special_tokens: Sequence[str]) -> dict[str, object]:
+    """Return the settings of a new tokenizer: the first special token ends documents, none begins them."""
+    settings: dict[str, object] = {"eos_token": special_tokens[0]}
+    if others := list(special_tokens[1:]):
+        settings["additional_special_tokens"] = others
+    return settings

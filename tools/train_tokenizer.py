@@ -1,0 +1,133 @@
+"""Train a tokenizer over several languages.
+
+    python tools/train_tokenizer.py --input en=english.jsonl --input de=german.jsonl --vocab-size 32000 --output tok/
+
+Byte-level BPE writes a folder that transformers loads, and that tools/make_english_clone.py can clone;
+SentencePiece writes a `.model` file.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
+from megatron_prealign.lexicon.problems import Problems
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser.add_argument(
+        "--input",
+        action="append",
+        required=True,
+        metavar="LANG=PATH",
+        help="corpus of a language: .jsonl with a document a line, or plain text with a document a line; repeatable",
+    )
+    parser.add_argument("--json-key", default="text", help="key of the text in .jsonl files")
+    parser.add_argument("--vocab-size", type=int, required=True, help="final number of ids, special tokens included")
+    parser.add_argument("--model-type", choices=("bpe", "sentencepiece"), default="bpe", help="kind of tokenizer")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.3,
+        help="exponent in [0, 1]: language i gives a share ∝ bytes_i ** temperature; 1 keeps shares, 0 equals them",
+    )
+    parser.add_argument(
+        "--special-tokens",
+        nargs="+",
+        default=["<|endoftext|>"],
+        metavar="TOKEN",
+        help="special tokens, which get the first ids; the first one ends documents",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the draw of documents")
+    parser.add_argument("--output", type=Path, required=True, help="folder (bpe) or .model file (sentencepiece)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and the description as it is written."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _run(arguments, Console(stderr=True))
+    except PrealignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> None:
+    """Check everything, measure the corpora, train, write."""
+    # Imported late: `--help` and a mistyped path should not wait for the tokenizer libraries.
+    from megatron_prealign.data import tokenizer_training as training
+
+    if problems := output_problems(arguments.output, arguments.overwrite):
+        raise DataError(problems)
+    corpora = {
+        language: partial(_texts, paths, arguments.json_key) for language, paths in _inputs(arguments.input).items()
+    }
+    sizes = _measure(arguments)
+    rates = training.sampling_rates(sizes, arguments.temperature)
+    for language, size in sizes.items():
+        console.print(f"{language}: {size / 1e6:.2f} MB, read {rates[language]:.2f} times")
+    sample = training.sample_texts(corpora, rates, arguments.seed)
+    console.print(f"training {arguments.vocab_size} ids ({arguments.model_type})")
+    if arguments.model_type == "bpe":
+        tokenizer = training.train_byte_level_bpe(sample, arguments.vocab_size, arguments.special_tokens)
+        with atomic_folder(arguments.output, arguments.overwrite) as folder:
+            settings = training.tokenizer_settings(arguments.special_tokens)
+            training.write_tokenizer_folder(folder, tokenizer.to_str(pretty=True), settings)
+    else:
+        model = training.train_sentencepiece(sample, arguments.vocab_size, arguments.special_tokens)
+        with atomic_file(arguments.output, arguments.overwrite) as temporary:
+            temporary.write_bytes(model)
+    console.print(f"wrote {arguments.output}")
+
+
+def _inputs(options: Sequence[str]) -> dict[str, list[str]]:
+    """Group the `LANG=PATH` options by language."""
+    inputs: dict[str, list[str]] = {}
+    for option in options:
+        language, equals, path = option.partition("=")
+        if not (language and equals and path):
+            raise ConfigError(f"--input {option}: write LANG=PATH, for example en=english.jsonl")
+        inputs.setdefault(language, []).append(path)
+    return inputs
+
+
+def _texts(paths: Sequence[str], json_key: str) -> Iterator[str]:
+    """Yield the documents of one language; `_measure` has found them sound."""
+    return (document.text for document in read_documents(paths, json_key, Problems()))
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, int]:
+    """Return the bytes of text of each language after reading all of it.
+
+    Raises:
+        DataError: every line that can't be read, and languages without text.
+    """
+    problems = Problems()
+    sizes: dict[str, int] = {}
+    for language, paths in _inputs(arguments.input).items():
+        documents = read_documents(paths, arguments.json_key, problems)
+        sizes[language] = sum(len(document.text.encode()) for document in documents)
+        if not sizes[language] and not problems.count:
+            problems.add(f"{language}: its documents are all empty ({os.pathsep.join(paths)})")
+    problems.raise_if_any()
+    return sizes
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
