@@ -1,0 +1,1 @@
+"""Evaluations of Hugging Face folders, and reports over their results."""

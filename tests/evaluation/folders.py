@@ -1,0 +1,58 @@
+"""Small random Hugging Face folders with a real tokenizer."""
+
+import json
+import pydoc_data.topics
+from functools import cache
+from pathlib import Path
+
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM
+
+PROSE = [text for _, text in sorted(pydoc_data.topics.topics.items())]
+
+
+@cache
+def _tokenizer_json() -> str:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(PROSE, trainer)
+    return tokenizer.to_str()
+
+
+def make_folder(path: Path, *, model_type: str = "llama", tied: bool = False, has_eod: bool = True) -> Path:
+    """Write a model of 2 layers with random weights large enough to make its predictions uneven."""
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=700,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    torch.manual_seed(5)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.2 * torch.randn(parameter.shape)
+    model.save_pretrained(path)
+    content = json.loads(_tokenizer_json())
+    if not has_eod:
+        content["added_tokens"] = []
+        content["model"]["vocab"]["unused"] = content["model"]["vocab"].pop("<|endoftext|>")
+    (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    return path
