@@ -126,9 +126,10 @@ def test_more_samples_keep_the_order_of_the_first(prefix: str) -> None:
     assert len(long) >= 1000 > 2 * len(short)
     for position in range(len(short)):
         assert torch.equal(short[position]["tokens"], long[position]["tokens"])
-    first = [tuple(long[position]["tokens"].tolist()) for position in range(len(short))]
-    second = [tuple(long[len(short) + position]["tokens"].tolist()) for position in range(len(short))]
-    assert first != second, "each epoch has an order of its own"
+    assert np.array_equal(long.document_index[: len(short.document_index)], short.document_index)
+    epochs = long.document_index.reshape(-1, len(short.document_index))
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs), "each epoch has an order of its own"
+    assert all(sorted(epoch) == sorted(epochs[0].tolist()) for epoch in epochs.tolist())
 
 
 def test_loss_mask_is_not_shared_between_samples(prefix: str) -> None:
@@ -181,6 +182,7 @@ class TestCache:
         assert len(names) == 3
         read = open_dataset(prefix, 499, cache_path=tmp_path)
         assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == stamps
+        assert len(open_dataset(prefix, 1000, cache_path=tmp_path)) >= 1000, "more epochs are another index"
         for name in ("document_index", "sample_index", "shuffle_index"):
             for other in (written, read):
                 assert np.array_equal(getattr(built, name), getattr(other, name))
