@@ -1,10 +1,18 @@
 """PreAlign pretraining on megatron-core: early multilingual alignment, then code-switched pretraining."""
 
+import logging
 import warnings
 
 __version__ = "0.1.0"
 
-# megatron-core warns on import, once a module, that fused packages are missing. Which implementation
-# runs, and why, is in the log of a run instead.
-for _message in (".*Apex (is|are) not installed.*", "full scope is deprecated.*"):
-    warnings.filterwarnings("ignore", message=_message, category=UserWarning)
+# megatron-core warns, once a module and once a rank, of what a user can't change or of packages that are
+# missing. Which implementation runs, and why, is in the log of a run instead.
+for _message in (
+    ".*Apex (is|are) not installed.*",
+    "full scope is deprecated.*",
+    "When using async grad allreduce.*CUDA_DEVICE_MAX_CONNECTIONS.*",
+    "Please use DTensor instead.*",
+    "`load_state_dict` is deprecated.*",
+):
+    warnings.filterwarnings("ignore", message=_message)
+logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 """What differs between cuda+nccl and cpu+gloo, as one value."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,8 @@ class Platform:
     def activate(self) -> None:
         """Make this the device that megatron-core uses in this process."""
         if self.name == "cuda":
+            # Megatron's overlap of communication with computation relies on the order of one queue.
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.device)
         else:
             cpu.install()

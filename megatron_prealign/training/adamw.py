@@ -16,13 +16,13 @@ from torch.optim.adamw import adamw
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
 
 
-class GroupStepAdamW(torch.optim.AdamW):
+class GroupStepAdamW(torch.optim.Optimizer):
     """torch's fused AdamW kernel with one `step` a parameter group."""
 
-    def __init__(self, params: Any, adam_w_mode: bool = True, **kwargs: Any) -> None:
-        """Take apex's arguments; only decoupled weight decay is offered."""
+    def __init__(self, params: Any, adam_w_mode: bool = True, **defaults: Any) -> None:
+        """Take apex's arguments: lr, weight_decay, betas, eps; only decoupled weight decay is offered."""
         assert adam_w_mode, "only decoupled weight decay"
-        super().__init__(params, **kwargs)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
