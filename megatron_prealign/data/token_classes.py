@@ -65,6 +65,11 @@ def classify_vocabulary(token_bytes: Sequence[bytes], special_ids: Collection[in
     return np.array(flags, dtype=np.uint16)
 
 
+def is_letters(text: str) -> bool:
+    """Tell whether a text is one word: letters and marks, nothing else."""
+    return bool(text) and all(_kind(character) == "l" for character in text)
+
+
 def _classify_token(data: bytes) -> int:
     text = data.lstrip(bytes(range(0x80, 0xC0)))
     if not text:

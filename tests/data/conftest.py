@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from sentencepiece import SentencePieceTrainer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
@@ -59,6 +60,21 @@ def sentencepiece_path() -> Path:
 def sentencepiece(sentencepiece_path: Path) -> Tokenizer:
     """The tokenizer of `sentencepiece_path`."""
     return load_tokenizer(sentencepiece_path)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_without_bytes(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> Tokenizer:
+    """A small SentencePiece model that knows the characters of English text and nothing else."""
+    prefix = tmp_path_factory.mktemp("sentencepiece") / "small"
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([line for text in documents[:10] for line in text.splitlines()] + ["Ufer"] * 5),
+        model_prefix=str(prefix),
+        vocab_size=300,
+        model_type="bpe",
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return load_tokenizer(f"{prefix}.model")
 
 
 @pytest.fixture(params=["bpe", "sentencepiece"])

@@ -1,0 +1,132 @@
+"""The compiled lexicon: exact matches only, forms of a word, weighted choices."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from megatron_prealign.data import switch_table
+from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, compile_lexicon, spread
+from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.lexicon import Lexicon, Translation
+
+PAIRS = [("bank", "Ufer", "de"), ("bank", "银行", "zh"), ("statement", "Aussage", "de"), ("polish", "polieren", "de")]
+PAIRS += [("Polish", "polnisch", "de"), ("zxqvw", "wvqxz", "de")]
+
+
+def make_lexicon(pairs: list[tuple[str, str, str]]) -> Lexicon:
+    """Build a lexicon of (source, translation, language)."""
+    return Lexicon.from_pairs("en", [(source, Translation(word, language)) for source, word, language in pairs])
+
+
+def look_up(table: SwitchTable, words: list[list[int]]) -> list[int]:
+    """Return the lexicon entry of each tuple of ids, -1 where there is none."""
+    lengths = np.array([len(ids) for ids in words])
+    tokens = np.array([token for ids in words for token in ids], dtype=np.int32)
+    found = table.find(tokens, np.cumsum(lengths) - lengths, lengths)
+    return [int(table.key_entries[key]) if key >= 0 else -1 for key in found]
+
+
+def target(tokenizer: Tokenizer, table: SwitchTable, ids: list[int], pair: int) -> str:
+    """Return what a word given by its ids turns into with one of all pairs."""
+    key = table.find(np.array(ids), np.array([0]), np.array([len(ids)]))
+    row, _ = table.targets.take(pair * NUM_FORMS + table.key_forms[key])
+    return b"".join(tokenizer.token_bytes[i] for i in row).decode()
+
+
+@pytest.fixture
+def table(tokenizer: Tokenizer) -> SwitchTable:
+    """The compiled lexicon of PAIRS."""
+    return compile_lexicon(make_lexicon(PAIRS), tokenizer)
+
+
+def test_every_form_of_a_source_word_is_found(tokenizer: Tokenizer, table: SwitchTable) -> None:
+    cases = {
+        "bank": 0,
+        "Bank": 0,
+        "BANK": 0,
+        "statement": 1,
+        "STATEMENT": 1,
+        "zxqvw": 4,
+        "bAnk": -1,
+        "banks": -1,
+        "ban": -1,
+    }
+    # An entry as it is written wins over the capitalised form of another; the first of two wins the capitals.
+    cases |= {"polish": 2, "Polish": 3, "POLISH": 2}
+    for spaced in (True, False):
+        assert look_up(table, [tokenizer.encode_word(word, spaced) for word in cases]) == list(cases.values())
+
+
+def test_without_case_transfer_only_the_written_form_is_found(tokenizer: Tokenizer) -> None:
+    table = compile_lexicon(make_lexicon(PAIRS), tokenizer, case_transfer=False)
+    words = ["bank", "Bank", "BANK", "polish", "Polish", "POLISH"]
+    assert look_up(table, [tokenizer.encode_word(word, True) for word in words]) == [0, -1, -1, 2, 3, -1]
+
+
+def test_translations_take_the_form_of_the_word(tokenizer: Tokenizer, table: SwitchTable) -> None:
+    expected = {("bank", True): " Ufer", ("Bank", True): " Ufer", ("BANK", True): " UFER", ("bank", False): "Ufer"}
+    for (word, spaced), text in expected.items():
+        assert target(tokenizer, table, tokenizer.encode_word(word, spaced), pair=0) == text
+    assert target(tokenizer, table, tokenizer.encode_word("Statement", True), pair=2) == " Aussage"
+    for spaced in (True, False):  # no space in front of a script that has none
+        assert target(tokenizer, table, tokenizer.encode_word("Bank", spaced), pair=1) == "银行"
+
+
+def test_a_hash_is_never_trusted(tokenizer: Tokenizer, table: SwitchTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def collide(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        return np.zeros(len(starts), dtype=np.uint64)
+
+    words = [
+        tokenizer.encode_word(word, spaced) for word in ("zxqvw", "ZXQVW", "zxqvv", "zxq") for spaced in (True, False)
+    ]
+    words += [word[:-1] for word in words] + [word[::-1] for word in words]
+    expected = look_up(table, words)
+    assert set(expected) == {4, -1}
+    monkeypatch.setattr(switch_table, "hash_words", collide)
+    assert look_up(compile_lexicon(make_lexicon(PAIRS), tokenizer), words) == expected
+
+
+def test_unusable_entries_are_counted(bpe: Tokenizer) -> None:
+    pairs = [("New York", "Neu", "de"), ("co-op", "x", "de"), ("x2", "y", "de"), ("bank", "Ufer", "de")]
+    table = compile_lexicon(make_lexicon(pairs), bpe)
+    assert table.num_entries == 1 and table.skipped["source not one word"] == 3
+    assert look_up(table, [bpe.encode_word("bank", True)]) == [3]  # still its position in the file
+
+
+def test_unknown_characters_make_a_translation_unusable(sentencepiece_without_bytes: Tokenizer) -> None:
+    pairs = [("bank", "银行", "zh"), ("bank", "Ufer", "de"), ("statement", "银", "zh"), ("банк", "bank", "en")]
+    table = compile_lexicon(make_lexicon(pairs), sentencepiece_without_bytes)
+    assert table.num_entries == 1
+    assert table.skipped == {"source not one word": 0, "source not encodable": 1, "translation not encodable": 2}
+
+
+def test_an_empty_lexicon_finds_nothing(bpe: Tokenizer) -> None:
+    table = compile_lexicon(Lexicon("en", ()), bpe)
+    assert table.num_entries == 0
+    assert look_up(table, [bpe.encode_word("bank", True), bpe.encode_word("zxqvw", True)]) == [-1, -1]
+
+
+@pytest.mark.parametrize("draw", [np.random.default_rng(3).random, lambda n: np.arange(n) / n])
+def test_choices_follow_the_weights(draw: Callable[[int], np.ndarray]) -> None:
+    weights = [[1.0], [3.0, 1.0], [0.1, 0.2, 0.7], [5.0]]
+    choice = WeightedChoice.of(weights)
+    assert choice.offsets.tolist() == [0, 1, 3, 6, 7]
+    number = 20_000
+    for group, group_weights in enumerate(weights):
+        items = choice.choose(np.full(number, group), draw(number)) - choice.offsets[group]
+        shares = np.bincount(items, minlength=len(group_weights)) / number
+        assert np.allclose(shares, np.array(group_weights) / sum(group_weights), atol=0.02)
+
+
+def test_a_draw_next_to_one_stays_in_its_group() -> None:
+    choice = WeightedChoice.of([[1.0, 2.0]] * 100_000)
+    groups = np.arange(100_000)
+    items = choice.choose(groups, np.full(100_000, 1 - 2.0**-53))
+    assert (items == 2 * groups + 1).all()
+    assert (choice.choose(groups, np.zeros(100_000)) == 2 * groups).all()
+
+
+def test_spread() -> None:
+    assert spread(np.array([5, 0, 9]), np.array([3, 0, 2])).tolist() == [5, 6, 7, 9, 10]
+    assert spread(np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
