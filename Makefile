@@ -1,0 +1,46 @@
+# make help lists the commands. Each one first makes the .venv it needs; a second call reuses it.
+
+PYTHON ?= python3
+SEEDS ?= 1
+VENV := .venv
+BIN := $(VENV)/bin
+CHECKED := megatron_prealign tools examples tests setup.py $(wildcard pretrain_prealign.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
+	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
+
+test: $(VENV)/.done  ## all tests
+	$(BIN)/python -u -m pytest
+
+lint: $(VENV)/.done  ## ruff and mypy
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/mypy
+
+format: $(VENV)/.done  ## lay out the code as lint wants it
+	$(BIN)/ruff check --fix $(CHECKED)
+	$(BIN)/ruff format $(CHECKED)
+
+clean:  ## remove .venv, caches and build leftovers, never runs/
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: a set-up that was cut off starts again from nothing. Compiling every
+# module of torch and its companions takes longer than compiling the imported ones when they are.
+$(VENV)/.done: setup.py constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "error: $(PYTHON) lacks venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-compile --editable '.[dev]' --constraint constraints.txt
+	@touch $@

@@ -1,0 +1,84 @@
+"""Metadata, dependencies and command lines of the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# Read, not imported: importing would need the dependencies that are about to be installed.
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "megatron_prealign/__init__.py").read_text(), re.MULTILINE)
+README = ROOT / "README.md"
+
+CORE = [
+    "torch>=2.6",
+    "megatron-core>=0.16.1,<0.17",  # newer ones need Python 3.12 and move modules
+    "numpy>=1.26",
+    "transformers>=5.0,<6",
+    "tokenizers>=0.22",
+    "sentencepiece>=0.2",
+    "safetensors>=0.5",
+    "nltk>=3.9",
+    "pydantic>=2.10",
+    "tyro>=1.0,<2",
+    "pyyaml>=6.0",
+    "rich>=13.7",
+    "psutil>=5.9",  # megatron-core's sharded checkpoints import it without declaring it
+    "tensorboard>=2.16",
+    "matplotlib>=3.8",
+]
+
+EXTRAS = {
+    # Fused layers, norms and optimizers. apex, which megatron-core also uses where it finds it,
+    # is not on PyPI: NVIDIA's PyTorch images carry it.
+    "gpu": ["transformer-engine[pytorch]>=2.0"],
+    "data": ["datatrove>=0.4", "gigatoken>=0.10", "zstandard>=0.22", "pyarrow>=15"],
+    "logging": ["wandb>=0.18"],
+    "eval": ["lm-eval>=0.4.5"],
+    "dev": [
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "ruff>=0.12",
+        "mypy>=1.15",
+        "types-PyYAML",
+        "mistral-common>=1.5",  # SentencePiece and tekken models of real size, for tests
+    ],
+}
+
+# tools/ is a folder of plain scripts; installed, it becomes the package prealign_tools.
+COMMANDS = {
+    "prealign-train-tokenizer": "train_tokenizer",
+    "prealign-make-english-clone": "make_english_clone",
+    "prealign-preprocess": "preprocess_codeswitch",
+    "prealign-convert": "convert_checkpoint",
+    "prealign-evaluate": "evaluate",
+}
+
+setup(
+    name="megatron-prealign",
+    version=VERSION.group(1),
+    description="PreAlign pretraining on megatron-core: early multilingual alignment, then code-switched pretraining",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["megatron_prealign", "megatron_prealign.*"]), "prealign_tools"],
+    package_dir={"prealign_tools": "tools"},
+    package_data={"megatron_prealign": ["py.typed"]},
+    py_modules=["pretrain_prealign"],
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [f"{command}=prealign_tools.{module}:main" for command, module in COMMANDS.items()]
+    },
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
