@@ -181,10 +181,10 @@ def is_prose(paragraph: str) -> bool:
     return num_signs <= 0.01 * len(paragraph) and num_code_words <= 0.1 * len(words)
 
 
-def read_docstrings(workers: int) -> Iterator[str]:
-    """Yield a document of unique prose paragraphs for each module that has enough of them."""
+def read_docstrings(roots: Iterable[Path], workers: int) -> Iterator[str]:
+    """Yield a document of unique prose paragraphs for each module under the folders that has enough of them."""
     seen: set[str] = set()
-    modules = [path for root in docstring_roots() for path in list_modules(root)]
+    modules = [path for root in roots for path in list_modules(root)]
     with ProcessPoolExecutor(workers) as pool:
         for paragraphs in pool.map(module_prose, modules, chunksize=32):
             fresh = [paragraph for paragraph in dict.fromkeys(paragraphs) if paragraph not in seen]
@@ -233,7 +233,7 @@ def iterate_documents(wheel: Path, workers: int) -> Iterator[tuple[str, str]]:
 
     The characters of English-Clone are not ASCII, so no document holds one of them.
     """
-    for source, texts in (("bible", read_bible(wheel)), ("docstrings", read_docstrings(workers))):
+    for source, texts in (("bible", read_bible(wheel)), ("docstrings", read_docstrings(docstring_roots(), workers))):
         for text in texts:
             if text.isascii():
                 yield source, text

@@ -217,9 +217,9 @@ def last_tokens(metrics_path: Path) -> int:
     return max(int(json.loads(line)["tokens"]) for line in lines)
 
 
-def tokens_per_step() -> int:
+def tokens_per_step(example: Path = EXAMPLE) -> int:
     """Return the tokens of one step of language modelling."""
-    config = yaml.safe_load((EXAMPLE / "model.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((example / "model.yaml").read_text(encoding="utf-8"))
     return int(config["training"]["global_batch_size"]) * int(config["data"]["seq_length"])
 
 

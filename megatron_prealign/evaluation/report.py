@@ -76,11 +76,15 @@ def read_run(method: str, seed: int, metrics_paths: Sequence[Path], evaluation_p
 
 
 def join_stages(stages: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Join the records of consecutive stages so that "tokens" goes on where the stage before ended."""
+    """Join the records of consecutive stages so that "tokens" goes on where the stage before ended.
+
+    A run that was resumed has written the records after its checkpoint twice; the later ones count.
+    """
     joined: list[dict[str, Any]] = []
     seen = 0
     for records in stages:
-        joined += [{**record, "tokens": record["tokens"] + seen} for record in records]
+        latest = {(record["kind"], record["tokens"]): record for record in records}
+        joined += [{**record, "tokens": record["tokens"] + seen} for record in latest.values()]
         seen = max((record["tokens"] for record in joined), default=0)
     return joined
 
@@ -123,13 +127,18 @@ def format_rows(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
 def text_table(rows: Sequence[Row], baseline: str, method: str) -> Table:
     """Return the comparison as a table for the terminal."""
     num_seeds = len(rows[0].baseline)
-    caption = f"mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else None
+    caption = explain_spread(num_seeds) if num_seeds > 1 else None
     table = Table("", caption=caption, title=f"{method} against {baseline}", title_justify="left")
     for heading in (baseline, method, f"{method} / {baseline}"):
         table.add_column(heading, justify="right")
     for cells in format_rows(rows):
         table.add_row(*cells)
     return table
+
+
+def explain_spread(num_seeds: int) -> str:
+    """Say what the numbers of several seeds are."""
+    return f"mean ± standard deviation of {num_seeds} seeds; in brackets how many are better"
 
 
 def rows_as_json(rows: Sequence[Row], baseline: str, method: str) -> list[dict[str, Any]]:
@@ -192,9 +201,9 @@ def _spread(row: Row, values: Sequence[float]) -> str:
 
 
 def _verdict(row: Row) -> str:
-    """Return the ratio, and for several seeds how many of them agree."""
+    """Return the ratio, and for several seeds how many of them are better."""
     num_seeds = len(row.baseline)
-    agreement = f" ({row.num_seeds_better} of {num_seeds} seeds better)" if num_seeds > 1 else ""
+    agreement = f" ({row.num_seeds_better}/{num_seeds})" if num_seeds > 1 else ""
     return f"{row.ratio:.2f}{agreement}" if isfinite(row.ratio) else f"-{agreement}"
 
 

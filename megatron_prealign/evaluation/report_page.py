@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from megatron_prealign.evaluation.report import LANGUAGE_NAMES, PAIR_SETS, Row, Run, format_rows, retrieval
+from megatron_prealign.evaluation.report import (
+    LANGUAGE_NAMES,
+    PAIR_SETS,
+    Row,
+    Run,
+    explain_spread,
+    format_rows,
+    retrieval,
+)
 from megatron_prealign.evaluation.report_plots import plot_losses, plot_retrieval, tap_names
 
 STYLE = """
@@ -15,7 +23,7 @@ STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.25rem;
   background: Canvas; color: CanvasText; }
 h1 { font-size: 1.7rem; margin-bottom: .25rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-.lead { opacity: .8; margin-top: 0; }
+.lead { opacity: .8; margin-top: .4rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .7rem; border-bottom: 1px solid color-mix(in srgb, CanvasText 22%, transparent); }
 th { text-align: left; } td { text-align: right; } thead th:not(:first-child) { text-align: right; }
@@ -95,7 +103,7 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
 
 def _result_table(rows: Sequence[Row], methods: tuple[str, str]) -> str:
     num_seeds = len(rows[0].baseline)
-    spread = f"; mean ± standard deviation of {num_seeds} seeds" if num_seeds > 1 else ""
+    spread = f"; {explain_spread(num_seeds)}" if num_seeds > 1 else ""
     headings = ["measure", *methods, f"{methods[1]} / {methods[0]}"]
     return _table(headings, format_rows(rows)) + f"<p class='lead'>↓ lower is better, ↑ higher is better{spread}.</p>"
 

@@ -1,0 +1,89 @@
+"""The demo's experiment: valid configurations, equal token budgets, steps that name each other's files."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import run
+from steps import Step
+
+from megatron_prealign.config.loading import load_resolved
+from megatron_prealign.errors import ConfigError
+
+EXAMPLE = Path(run.__file__).parent
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> run.Experiment:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    arguments = run.parse_arguments(["--output", str(tmp_path), "--steps", "100", "--align-steps", "10"])
+    assert isinstance(arguments, Namespace)
+    return run.Experiment(arguments)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.glob("*.yaml")), ids=lambda path: path.name)
+def test_configurations_hold_only_known_fields(path: Path) -> None:
+    load_resolved(path)
+
+
+def test_methods_share_model_batches_and_optimizer() -> None:
+    shared = load_resolved(EXAMPLE / "model.yaml")
+    for name in ("joint", "align_init", "pretrain"):
+        own = load_resolved(EXAMPLE / f"{name}.yaml")
+        default = load_resolved(EXAMPLE / "joint.yaml")
+        assert (own.model, own.optimizer, own.parallel) == (default.model, default.optimizer, default.parallel)
+        assert own.training.global_batch_size == default.training.global_batch_size
+    assert run.tokens_per_step(EXAMPLE) == shared.training.global_batch_size * shared.data.seq_length
+
+
+@pytest.mark.parametrize("seen", [0, 1, 511, 512, 513, 4 * 1024 + 700])
+def test_both_methods_see_the_same_tokens_to_within_one_step(seen: int) -> None:
+    assert abs(run.remaining_steps(100, 1024, seen) * 1024 + seen - 100 * 1024) <= 512
+
+
+def test_stage_one_must_leave_tokens_for_stage_two() -> None:
+    with pytest.raises(ConfigError, match="--align-steps"):
+        run.remaining_steps(10, 1024, 10 * 1024)
+
+
+def chain_after_stage_one(experiment: run.Experiment, tokens: int) -> Iterator[Step]:
+    """Yield PreAlign's steps as if stage 1 had ended after a number of tokens."""
+    chain = experiment.prealign(seed=1)
+    first = next(chain)
+    first.outputs[0].mkdir(parents=True)
+    (first.outputs[0] / "metrics.jsonl").write_text(f'{{"tokens": {tokens // 2}}}\n{{"tokens": {tokens}}}\n')
+    yield first
+    yield from chain
+
+
+def test_stage_two_gets_what_stage_one_left_and_starts_from_it(experiment: run.Experiment) -> None:
+    first, second, *_ = chain_after_stage_one(experiment, tokens=12 * run.tokens_per_step(EXAMPLE))
+    command = list(second.command)
+    assert command[command.index("--training.train_steps") + 1] == "88"
+    assert command[command.index("--checkpoint.init_from") + 1] == str(first.outputs[0])
+
+
+def test_every_step_reads_only_what_a_step_before_it_made(experiment: run.Experiment) -> None:
+    steps = [experiment.corpus(), experiment.tokenizer(), *experiment.clone(), *experiment.bake()]
+    steps += [*experiment.joint(seed=1), *chain_after_stage_one(experiment, tokens=4096)]
+    folder = str(experiment.arguments.output)
+    made: set[str] = set()
+    for step in steps:
+        made.update(str(path) for path in step.outputs)
+        named = [word.partition("=")[2] or word for word in step.command if folder in word and "blend" not in word]
+        for path in named:
+            if path.startswith(folder):
+                assert any(path.startswith((output, output.removesuffix("_text_document.bin"))) for output in made), (
+                    step.name,
+                    path,
+                )
+
+
+def test_clone_and_english_training_text_are_different_documents(experiment: run.Experiment) -> None:
+    english, switched, clone = ([*step.command] for step in experiment.bake())
+    assert english[english.index("--input") + 1] == switched[switched.index("--input") + 1]
+    assert english[english.index("--input") + 1].endswith("english.jsonl")
+    source = experiment.clone()[0].command
+    assert source[source.index("--input") + 1].endswith("clone_source.jsonl")
+    assert clone[clone.index("--input") + 1] == source[source.index("--output-text") + 1]

@@ -1,0 +1,126 @@
+"""The demo's runner: finished steps are reused, other experiments refused, failures stop what runs beside them."""
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from steps import Runner, Step, StepError
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    return Runner(tmp_path, Console(file=io.StringIO(), width=200), {"SHOWN": "from the environment"})
+
+
+def shown(runner: Runner) -> str:
+    """Return what the runner showed, and forget it."""
+    assert isinstance(runner.console.file, io.StringIO)
+    text = runner.console.file.getvalue()
+    runner.console.file.truncate(0)
+    return text
+
+
+def step(name: str, code: str, *outputs: Path, **options: object) -> Step:
+    """Make a step that runs Python code."""
+    return Step(name, (sys.executable, "-c", code), outputs, **options)  # type: ignore[arg-type]
+
+
+def append(path: Path) -> str:
+    """Return code that appends a letter to a file, so that runs can be counted."""
+    return f"open({str(path)!r}, 'a').write('x')"
+
+
+def test_a_finished_step_is_reused(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    runner.run(step("one", append(out), out))
+    shown(runner)
+    runner.run(step("one", append(out), out))
+    assert out.read_text() == "x"
+    assert "reusing" in shown(runner)
+
+
+def test_a_step_whose_output_is_gone_runs_again(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    runner.run(step("one", append(out), out))
+    out.unlink()
+    runner.run(step("one", append(out), out))
+    assert out.read_text() == "x"
+
+
+def test_another_command_is_refused_and_replaced_only_on_demand(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    runner.run(step("one", append(out), out))
+    other = step("one", append(out) + ";1", out)
+    with pytest.raises(StepError, match="--redo"):
+        runner.run(other)
+    assert out.read_text() == "x"
+    replace(runner, redo=True).run(other)
+    assert out.read_text() == "x"
+
+
+def test_a_change_upstream_or_of_a_configuration_changes_the_fingerprint(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("a: 1")
+    first = step("one", "1", inputs=(config,))
+    second = step("two", "2", depends_on=(first,))
+    before = second.fingerprint
+    assert step("two", "2", depends_on=(step("one", "1;1", inputs=(config,)),)).fingerprint != before
+    config.write_text("a: 2")
+    assert second.fingerprint != before
+
+
+@pytest.mark.parametrize(("resumable", "content"), [(True, "xx"), (False, "x")])
+def test_only_resumable_steps_keep_what_an_interrupted_call_left(
+    runner: Runner, tmp_path: Path, resumable: bool, content: str
+) -> None:
+    out, switch = tmp_path / "out", tmp_path / "switch"
+    code = append(out) + f"\nimport os, sys\nsys.exit(0 if os.path.exists({str(switch)!r}) else 3)"
+    with pytest.raises(StepError, match="code 3"):
+        runner.run(step("one", code, out, resumable=resumable))
+    switch.touch()
+    runner.run(step("one", code, out, resumable=resumable))
+    assert out.read_text() == content
+
+
+def test_lines_are_shown_with_their_label_and_logged(runner: Runner, tmp_path: Path) -> None:
+    code = "import os, sys; print('[markup] stays'); print(os.environ['SHOWN'], file=sys.stderr)"
+    runner.run(step("one", code), "joint")
+    text = shown(runner)
+    assert "[joint] [markup] stays" in text
+    assert "[joint] from the environment" in text
+    assert "[markup] stays" in (tmp_path / "logs/one.log").read_text()
+
+
+def test_a_step_that_makes_nothing_is_a_failure(runner: Runner, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="did not make"):
+        runner.run(step("one", "pass", tmp_path / "none"))
+
+
+def test_a_failure_stops_the_other_chain_and_is_the_one_reported(runner: Runner) -> None:
+    def waits() -> Iterator[Step]:
+        yield step("waits", "import time; time.sleep(100)")
+
+    def fails() -> Iterator[Step]:
+        yield step("fails", "raise SystemExit(7)")
+
+    start = time.monotonic()
+    with pytest.raises(StepError, match="'fails' ended with code 7"):
+        runner.run_side_by_side({"joint": waits(), "prealign": fails()}, num_workers=2)
+    assert time.monotonic() - start < 60
+
+
+def test_chains_run_side_by_side(runner: Runner, tmp_path: Path) -> None:
+    def chain(mine: str, others: str) -> Iterator[Step]:
+        wait = (
+            f"import pathlib, time; pathlib.Path({str(tmp_path / mine)!r}).touch()\n"
+            f"while not pathlib.Path({str(tmp_path / others)!r}).exists(): time.sleep(0.01)"
+        )
+        yield step(mine, wait, tmp_path / mine)
+
+    runner.run_side_by_side({"joint": chain("a", "b"), "prealign": chain("b", "a")}, num_workers=2)
+    assert "a done" in shown(runner)
