@@ -109,7 +109,8 @@ class WordTable:
         kept = [encoded[form][:max_word_tokens] for form in usable]
         words = tuple(word for _, word in usable)
         surfaces: dict[str, int] = {}
-        links = _links(entries, len(usable))
+        slots = _slots(entries)
+        links = _links(slots, len(usable))
         return cls(
             words=words,
             languages=tuple(language for language, _ in usable),
@@ -120,7 +121,7 @@ class WordTable:
             links=links[1],
             words_per_entry=1 + len(lexicon.languages),
             report=report,
-            **_slots(entries),
+            **slots,
         )
 
 
@@ -245,9 +246,9 @@ class WordBatches:
 def _encode(forms: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> dict[tuple[str, str], list[int]]:
     """Return the token ids of each (language, word) that the tokenizer can write without unknown tokens."""
     encoded: dict[tuple[str, str], list[int]] = {}
-    for spaced in (True, False):
-        chosen = [form for form in forms if uses_spaces(form[0]) == spaced]
-        ids = tokenizer.encode_words([word for _, word in chosen], spaced) if chosen else []
+    for language in dict.fromkeys(language for language, _ in forms):
+        chosen = [form for form in forms if form[0] == language]
+        ids = tokenizer.encode_words([word for _, word in chosen], uses_spaces(language))
         encoded.update(zip(chosen, ids, strict=True))
     return {form: ids for form, ids in encoded.items() if ids and tokenizer.special_ids.isdisjoint(ids)}
 
@@ -273,25 +274,27 @@ def _usable_entries(lexicon: Lexicon, usable: dict[tuple[str, str], int]) -> lis
 def _slots(entries: Sequence[_Entry]) -> dict[str, NDArray[Any]]:
     """Return the arrays of the table that hold entries and their translations."""
     slots = [slot for _, by_language in entries for slot in by_language.values()]
-    shares = []
-    for index, slot in enumerate(slots):
-        weights = np.array([weight for _, weight in slot], dtype=np.float64)
-        shares.append(index + np.cumsum(weights) / weights.sum())
+    targets = _offsets([len(slot) for slot in slots])
+    weights = np.array([weight for slot in slots for _, weight in slot], dtype=np.float64)
+    running = np.concatenate([[0.0], np.cumsum(weights)])
+    owners = np.repeat(np.arange(len(slots)), np.diff(targets))
+    totals = running[targets[1:]] - running[targets[:-1]]
     return {
         "sources": np.array([source for source, _ in entries], dtype=np.int64),
         "slot_offsets": _offsets([len(by_language) for _, by_language in entries]),
-        "slot_targets": _offsets([len(slot) for slot in slots]),
+        "slot_targets": targets,
         "translations": np.array([target for slot in slots for target, _ in slot], dtype=np.int64),
-        "thresholds": np.concatenate(shares),
+        "thresholds": owners + (running[1:] - running[targets[:-1]][owners]) / totals[owners],
     }
 
 
-def _links(entries: Sequence[_Entry], num_forms: int) -> tuple[Ints, Ints]:
+def _links(slots: dict[str, NDArray[Any]], num_forms: int) -> tuple[Ints, Ints]:
     """Return offsets and values of the forms linked with each form, both directions, without repeats."""
-    pairs = {(source, target) for source, slots in entries for slot in slots.values() for target, _ in slot}
-    directed = sorted(pairs | {(target, source) for source, target in pairs})
-    array = np.array(directed, dtype=np.int64).reshape(-1, 2)
-    return _offsets(np.bincount(array[:, 0], minlength=num_forms)), array[:, 1].copy()
+    per_entry = slots["slot_targets"][slots["slot_offsets"]]
+    sources, targets = np.repeat(slots["sources"], np.diff(per_entry)), slots["translations"]
+    codes = np.unique(np.concatenate([sources * num_forms + targets, targets * num_forms + sources]))
+    firsts, seconds = np.divmod(codes, num_forms)
+    return _offsets(np.bincount(firsts, minlength=num_forms)), seconds
 
 
 def _mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, float]:
