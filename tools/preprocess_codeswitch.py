@@ -1,0 +1,171 @@
+"""Bake a corpus: tokenize it, switch words by a dictionary, and write a Megatron dataset with switch records.
+
+    python tools/preprocess_codeswitch.py --input corpus.jsonl --tokenizer-model tok/ --lexicon en-de.tsv \
+        --codeswitch-ratio 0.05 --append-eod --output-prefix data/en --workers 8
+
+writes data/en_text_document.bin/.idx (input tokens; any Megatron tool reads them), .switch.bin/.idx (what was
+switched) and .json (the manifest). To check or to look at a dataset:
+
+    python tools/preprocess_codeswitch.py --verify data/en_text_document [--tokenizer-model tok/]
+    python tools/preprocess_codeswitch.py --inspect data/en_text_document --document 3 --tokenizer-model tok/
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data.inspection import inspect_document
+from megatron_prealign.data.manifest import Manifest
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.data.verify import verify
+from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.lexicon import read_lexicon
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and the description as it is written."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    corpus = parser.add_argument_group("corpus and tokenizer")
+    corpus.add_argument(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="corpus files in order: .jsonl, .json, .ndjson (an object a line) or .txt (a document a line), also .gz",
+    )
+    corpus.add_argument("--json-key", default="text", help="key of the text in JSON lines; part of the output's name")
+    corpus.add_argument(
+        "--tokenizer-model",
+        type=Path,
+        metavar="PATH",
+        help="tokenizer.json, a folder with one, or SentencePiece .model",
+    )
+    corpus.add_argument(
+        "--append-eod", action="store_true", help="end each document with the tokenizer's end-of-document token"
+    )
+    switch = parser.add_argument_group("code-switch")
+    switch.add_argument("--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries; merged")
+    switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
+    switch.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
+    switch.add_argument(
+        "--codeswitch-ratio", type=float, default=0.0, help="probability in [0, 1] of a covered word to be switched"
+    )
+    switch.add_argument(
+        "--case-transfer",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also match Capitalised and CAPITALS words, and give their translations that form",
+    )
+    switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
+    output = parser.add_argument_group("output and running")
+    output.add_argument(
+        "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    output.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not change")
+    looking = parser.add_argument_group("instead of baking")
+    looking.add_argument(
+        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+    )
+    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
+    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        if arguments.verify:
+            return _verify(arguments)
+        if arguments.inspect:
+            return _inspect(arguments)
+        return _bake(arguments, sys.argv[1:] if argv is None else argv)
+    except PrealignError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    _require(arguments, "input", "tokenizer_model", "output_prefix")
+    options = BakeOptions(
+        input_paths=tuple(arguments.input),
+        tokenizer_path=arguments.tokenizer_model,
+        output_prefix=arguments.output_prefix,
+        json_key=arguments.json_key,
+        lexicon_paths=tuple(arguments.lexicon),
+        source_language=arguments.source_language,
+        target_language=arguments.target_language,
+        codeswitch_ratio=arguments.codeswitch_ratio,
+        case_transfer=arguments.case_transfer,
+        seed=arguments.seed,
+        append_eod=arguments.append_eod,
+        num_workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        command=shlex.join(["preprocess_codeswitch.py", *argv]),
+    )
+    manifest = bake(options)
+    Console().print(report(options, manifest))
+    return 0
+
+
+def report(options: BakeOptions, manifest: Manifest) -> Table:
+    """Return the table printed after a bake."""
+    counts, seconds = manifest.content["counts"], max(manifest.provenance["seconds"], 1e-3)
+    table = Table(title=str(options.dataset_prefix), show_header=False, title_justify="left")
+    table.add_row("documents", f"{counts['documents']:,}")
+    table.add_row("tokens", f"{counts['tokens']:,}  ({counts['tokens'] / seconds:,.0f} a second)")
+    table.add_row("words", f"{counts['words']:,}")
+    if manifest.content["lexicon_fingerprint"]:
+        table.add_row("codeswitch ratio", f"{manifest.content['codeswitch_ratio']}")
+        table.add_row("words covered by the lexicon", _share(counts["covered"], counts["words"]))
+        table.add_row("words switched", _share(counts["switched"], counts["words"]))
+        table.add_row("tokens switched", _share(counts["switched_tokens"], counts["tokens"]))
+        for language, count in counts["by_language"].items():
+            table.add_row(f"  words into {language}", _share(count, counts["switched"]))
+    return table
+
+
+def _share(count: int, whole: int) -> str:
+    return f"{count:,}  ({count / max(whole, 1):.2%})"
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
+    problems = verify(arguments.verify, tokenizer)
+    for problem in problems:
+        print(f"problem: {problem}")
+    print(f"{arguments.verify}: {f'{len(problems)} problems' if problems else 'sound'}")
+    return 1 if problems else 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    _require(arguments, "tokenizer_model")
+    lexicon = None
+    if arguments.lexicon:
+        lexicon = read_lexicon(arguments.lexicon, arguments.source_language, arguments.target_language)
+    tokenizer = load_tokenizer(arguments.tokenizer_model)
+    print(inspect_document(arguments.inspect, arguments.document, tokenizer, lexicon))
+    return 0
+
+
+def _require(arguments: argparse.Namespace, *names: str) -> None:
+    missing = [f"--{name.replace('_', '-')} is missing" for name in names if not getattr(arguments, name)]
+    if missing:
+        raise ConfigError(missing)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
