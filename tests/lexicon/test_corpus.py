@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.problems import Problems
+
+
+def test_jsonl_and_text_files_stream_in_order(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "one\\ntwo", "id": 7}\n\n{"body": ""}\n', encoding="utf-8")
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf three \r\n\nfour")
+    problems = Problems()
+    documents = list(read_documents([tmp_path / "a.jsonl", str(tmp_path / "b.txt")], "body", problems))
+    assert not problems.count
+    assert [(d.path.name, d.line, d.text) for d in documents] == [
+        ("a.jsonl", 1, "one\ntwo"),
+        ("a.jsonl", 3, ""),
+        ("b.txt", 1, " three "),
+        ("b.txt", 3, "four"),
+    ]
+    assert documents[0].record == {"body": "one\ntwo", "id": 7}
+    assert documents[2].record == {"body": " three "}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl", b'{"text": "x"', r"a\.jsonl:1: not JSON"),
+        ("a.jsonl", b'{"text": 3}', r"a\.jsonl:1: no text under the key 'text'"),
+        ("a.jsonl", b'{"body": "x"}', "--json-key"),
+        ("a.jsonl", b'["text"]', "no text"),
+        ("a.jsonl", b'{"text": "a\\ud800"}', "surrogate"),
+        ("a.txt", b"fine\nB\xe4r", r"a\.txt:2: not UTF-8 at byte 1"),
+        ("a.txt", b"\n  \n", r"a\.txt: holds no document"),
+        ("a.txt", None, r"a\.txt: can't be read"),
+    ],
+)
+def test_what_cannot_be_read_is_a_problem(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    problems = Problems()
+    list(read_documents([tmp_path / name], "text", problems))
+    with pytest.raises(DataError, match=reason):
+        problems.raise_if_any()

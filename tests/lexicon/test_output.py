@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.output import atomic_file, atomic_folder, atomic_text_file
+
+
+def test_text_file_appears_when_complete(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    with atomic_text_file(target) as stream:
+        stream.write("käse\n")
+        assert not target.exists()
+    assert target.read_bytes() == "käse\n".encode()
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_failed_outputs_leave_nothing_and_change_nothing(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "old").write_text("old")
+    for manager in (atomic_file(tmp_path / "a"), atomic_folder(tmp_path / "b"), atomic_folder(kept, overwrite=True)):
+        with pytest.raises(RuntimeError), manager as temporary:
+            (temporary / "new" if temporary.is_dir() else temporary).write_text("new")
+            raise RuntimeError
+    assert list(tmp_path.iterdir()) == [kept]
+    assert [file.name for file in kept.iterdir()] == ["old"]
+
+
+def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("first", "second"):
+        with atomic_folder(target, overwrite=True) as temporary:
+            (temporary / name).write_text(name)
+    assert [file.name for file in target.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_existing_output_and_missing_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(DataError, match="exists; remove it"), atomic_file(tmp_path / "there"):
+        pass
+    with pytest.raises(DataError, match="exists; remove it"), atomic_folder(tmp_path / "there"):
+        pass
+    with pytest.raises(DataError, match="does not exist; create"), atomic_file(tmp_path / "no" / "file"):
+        pass
+    assert (tmp_path / "there").read_text() == "mine"
