@@ -41,8 +41,8 @@ class ContrastiveTargets:
     @cached_property
     def num_anchors(self) -> Tensor:
         """Words of the whole batch that have a positive, at least 1: int64 scalar."""
-        _, members, sizes = torch.unique(self.groups[self.valid], return_inverse=True, return_counts=True)
-        return (sizes[members] > 1).sum().clamp(min=1)
+        _, sizes = self.groups[self.valid].unique(return_counts=True)
+        return torch.where(sizes > 1, sizes, 0).sum().clamp(min=1)
 
 
 def _chunk_loss(vectors: Tensor, first: int, last: int, targets: ContrastiveTargets, temperature: float) -> Tensor:

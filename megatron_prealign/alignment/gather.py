@@ -31,5 +31,5 @@ def gather_words(words: Tensor, group: ProcessGroup) -> Tensor:
     """Gather [W / D, H] of each rank to [W, H], in rank order; the backward pass sums over ranks."""
     if group.size() == 1:
         return words
-    gathered: Tensor = _GatherWords.apply(words, group)
+    gathered: Tensor = _GatherWords.apply(words, group)  # type: ignore[no-untyped-call]
     return gathered

@@ -32,7 +32,7 @@ def attach_loss(tensor: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
         loss: scalar.
         scale: scalar of the loss's type, without gradient.
     """
-    attached = _AttachLoss.apply(tensor, loss, scale)
+    attached = _AttachLoss.apply(tensor, loss, scale)  # type: ignore[no-untyped-call]
     # A pipeline stage frees what it has sent and refuses views.
     viewless: Tensor = make_viewless_tensor(inp=attached, requires_grad=True, keep_graph=True)
     return viewless

@@ -20,6 +20,9 @@ from megatron_prealign.platform import initialize_distributed, initialize_model_
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
+TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Files that belong to a tokenizer named by its file alone."""
+
 
 def _sharding_metadata() -> dict[str, Any]:
     # The one layout of the distributed optimizer's state that reshards over TP, PP and DP. A new
@@ -78,8 +81,9 @@ def save_checkpoint(
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir()
-    files = [path for path in sorted(source.iterdir()) if path.is_file()] if source.is_dir() else [source]
-    for path in files:
+    beside = [source.parent / name for name in TOKENIZER_COMPANIONS]
+    files = list(source.iterdir()) if source.is_dir() else [source, *beside]
+    for path in filter(Path.is_file, files):
         shutil.copy2(path, target / path.name)
 
 
@@ -123,10 +127,9 @@ def check_model(config: Config, checkpoint: Path) -> list[str]:
     names = ("preset", "transformer_impl", "hidden_dropout", "attention_dropout", "max_position_embeddings")
     fields = [field.name for field in dataclasses.fields(saved) if field.name not in names]
     return [
-        f"model.{name}: the checkpoint {checkpoint} has {getattr(saved, name)}, this run {getattr(config.model, name)}; "
-        "use the checkpoint's value"
+        f"model.{name}: the checkpoint {checkpoint} has {there}, this run {here}; use the checkpoint's value"
         for name in fields
-        if getattr(saved, name) != getattr(config.model, name)
+        if (there := getattr(saved, name)) != (here := getattr(config.model, name))
     ]
 
 

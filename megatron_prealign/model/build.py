@@ -21,6 +21,8 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
     `config.model.vocab_size` must be resolved. bf16 chunks come wrapped in megatron-core's Float16Module.
     """
     model = config.model
+    num_rows = model.padded_vocab_size
+    assert model.vocab_size is not None, "padded_vocab_size has refused it"
     transformer = build_transformer_config(config, device.type)
     virtual_size = config.parallel.virtual_pipeline_model_parallel_size
     chunks: list[torch.nn.Module] = []
@@ -29,7 +31,7 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
         chunk = PrealignGPTModel(
             config=transformer,
             transformer_layer_spec=build_block_spec(model, transformer, device.type, vp_stage),
-            vocab_size=model.padded_vocab_size,
+            vocab_size=num_rows,
             num_tokens=model.vocab_size,
             max_sequence_length=model.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from torch._C._distributed_c10d import HashStore
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
@@ -49,12 +50,17 @@ def initialize_distributed(platform: Platform) -> None:
     if "RANK" in os.environ:
         torch.distributed.init_process_group(platform.backend, timeout=timeout)
     else:
-        store = torch.distributed.HashStore()
+        store = HashStore()
         torch.distributed.init_process_group(platform.backend, store=store, rank=0, world_size=1, timeout=timeout)
 
 
 def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
-    """Build megatron-core's process groups and seed its random states; return where this rank stands."""
+    """Build megatron-core's process groups and seed its random states; return where this rank stands.
+
+    Groups that this process already has stay as they are.
+    """
+    if parallel_state.model_parallel_is_initialized():
+        return Layout.current()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,

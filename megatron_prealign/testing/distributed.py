@@ -45,7 +45,9 @@ def run_distributed(
     for rank in range(world_size):
         reader, writer = context.Pipe(duplex=False)
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        process = context.Process(target=_run_rank, args=(function, args, environment, writer), daemon=False)
+        process: BaseProcess = context.Process(
+            target=_run_rank, args=(function, args, environment, writer), daemon=False
+        )
         process.start()
         writer.close()
         readers.append(reader)

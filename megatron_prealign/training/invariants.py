@@ -33,8 +33,10 @@ def _disagree(parameters: list[torch.nn.Parameter], group: torch.distributed.Pro
 
 
 def check_replicas(chunks: list[torch.nn.Module]) -> None:
-    """Check that replicated parameters are bit-equal: over data-parallel ranks all, over tensor-parallel
-    ranks those that are not split, over the first and last pipeline stage the tied embedding. Collective.
+    """Check that replicated parameters are bit-equal; collective.
+
+    Over data-parallel ranks all are replicated, over tensor-parallel ranks those that are not split, over
+    the first and last pipeline stage the tied embedding.
 
     Raises:
         InvariantError: Names the axes on which they differ.
@@ -48,8 +50,8 @@ def check_replicas(chunks: list[torch.nn.Module]) -> None:
         problems.append("parameters that tensor parallelism does not split differ between its ranks")
     embeddings = [parameter for name, parameter in named if name == EMBEDDING]
     tied = unwrap_model(chunks)[0].share_embeddings_and_output_weights
-    if tied and parallel_state.is_rank_in_embedding_group():
-        if _disagree(embeddings, parallel_state.get_embedding_group()):
-            problems.append("tied embeddings differ between the first and the last pipeline stage")
+    shared = tied and parallel_state.is_rank_in_embedding_group()
+    if shared and _disagree(embeddings, parallel_state.get_embedding_group()):
+        problems.append("tied embeddings differ between the first and the last pipeline stage")
     if problems:
         raise InvariantError(problems)

@@ -66,6 +66,10 @@ class Trainer:
     def train_step(self) -> float:
         """Take one optimizer step and return the global gradient norm before clipping."""
         self.compute_gradients()
+        return self.update()
+
+    def update(self) -> float:
+        """Update the parameters from the gradients in the buffers; return their norm before clipping."""
         _, gradient_norm, _ = self.optimizer.step()
         self.schedule.step(1)
         self.state.step += 1

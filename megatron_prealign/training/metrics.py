@@ -25,7 +25,7 @@ class MetricsWriter:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._tensorboard = SummaryWriter(str(run / "tensorboard"))
 
     def write(self, kind: str, record: Record) -> None:
         """Write one record with its step, and print its line on standard error."""
@@ -35,14 +35,14 @@ class MetricsWriter:
         self._file.flush()
         if self._tensorboard is not None:
             for name, value in scalars(record):
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, record["step"])  # type: ignore[no-untyped-call]
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, record["step"])
         print(progress_line(whole), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
         if self._tensorboard is not None:
-            self._tensorboard.close()  # type: ignore[no-untyped-call]
+            self._tensorboard.close()
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:

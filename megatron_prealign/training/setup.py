@@ -182,9 +182,7 @@ def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Valida
     config, training = plan.config, plan.config.training
     if training.eval_interval == 0:
         return None
-    datasets = build_valid_datasets(
-        config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config)
-    )
+    datasets = build_valid_datasets(config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config))
     return Validator(
         datasets,
         micro_batch_size=training.micro_batch_size,

@@ -1,0 +1,86 @@
+"""Trainers inside test processes, and what a test wants to know of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.utils import unwrap_model
+from torch import Tensor
+
+from megatron_prealign.config import Config, config_from_dict
+from megatron_prealign.model.parameters import named_global_parameters, unshard
+from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.training.invariants import check_replicas
+from megatron_prealign.training.loop import Trainer
+from megatron_prealign.training.setup import build_trainer, plan_run
+
+Values = Mapping[str, Mapping[str, Any]]
+"""A configuration as a nested dictionary {section: {field: value}}."""
+
+
+def make_trainer(values: Values) -> Trainer:
+    """Build the trainer of a configuration in this process, a rank of its own or one of torchrun's kind.
+
+    The process groups are made by the first call and stay: all trainers of a process share one layout.
+    """
+    config: Config = config_from_dict(values)
+    plan = plan_run(config)
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    layout = initialize_model_parallel(config.parallel, config.training.seed)
+    return build_trainer(plan, platform, layout)
+
+
+def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
+    """Return the whole model's reduced gradients under their global names; collective.
+
+    Not for the distributed optimizer, whose ranks hold the reduced gradients of their own parts only.
+    """
+    local = {}
+    tensor_group = parallel_state.get_tensor_model_parallel_group()
+    for model in unwrap_model(chunks):
+        for name, parameter in named_global_parameters(model):
+            gradient = parameter.main_grad.clone()  # type: ignore[attr-defined]
+            parts = [torch.empty_like(gradient) for _ in range(tensor_group.size())]
+            torch.distributed.all_gather(parts, gradient, group=tensor_group)
+            local[name] = unshard(parts, name, parameter, model)
+    pipeline_group = parallel_state.get_pipeline_model_parallel_group()
+    stages: list[Any] = [None] * pipeline_group.size()
+    torch.distributed.all_gather_object(stages, local, group=pipeline_group)
+    return {name: gradient for stage in stages for name, gradient in stage.items()}
+
+
+def run_steps(values: Values, num_steps: int) -> dict[str, Any]:
+    """Take optimizer steps and return the metrics and gradient norm of each, and the first step's gradients."""
+    trainer = make_trainer(values)
+    gradients: dict[str, Tensor] = {}
+    steps = []
+    for _ in range(num_steps):
+        trainer.compute_gradients()
+        if not gradients and not trainer.config.parallel.use_distributed_optimizer:
+            gradients = full_gradients(trainer.chunks)
+        norm = trainer.update()
+        steps.append({**trainer.stage.take_metrics(), "gradient_norm": norm})
+    check_replicas(trainer.chunks)
+    return {"steps": steps, "gradients": gradients}
+
+
+def run_all_steps(configurations: list[Values], num_steps: int) -> list[dict[str, Any]]:
+    """Run `run_steps` for several configurations of one layout in the same processes."""
+    return [run_steps(values, num_steps) for values in configurations]
+
+
+def train_and_save_all(configurations: list[Values]) -> list[list[dict[str, Any]]]:
+    """Train each run from where it stands to its last step, save, and return the metrics of each step."""
+    return [_train_and_save(values) for values in configurations]
+
+
+def _train_and_save(values: Values) -> list[dict[str, Any]]:
+    trainer = make_trainer(values)
+    records = []
+    while trainer.state.step < trainer.config.training.train_steps:
+        norm = trainer.train_step()
+        records.append({**trainer.stage.take_metrics(), "gradient_norm": norm})
+    trainer.save()
+    return records

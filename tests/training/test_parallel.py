@@ -1,0 +1,78 @@
+"""Every layout gives the loss and the gradients of the single process, for both stages (design: section 6).
+
+Broken once to see these fail: the gather's backward without the sum over ranks; pooling without the
+mask; the tap's scale without the number of microbatches; the local instead of the global token count;
+a tap attached on both sides of a pipeline border; freeing pipeline outputs while gloo still sends them.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_prealign.testing import run_distributed
+from megatron_prealign.testing.trainers import run_all_steps
+from tests.workspace import MakeValues
+
+TOLERANCE = 1e-5
+CASES = [(stage, untied) for stage in ("pretrain", "align_init") for untied in (False, True)]
+TP2 = {"tensor_model_parallel_size": 2}
+PP2 = {"pipeline_model_parallel_size": 2}
+LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+    "tp2": (2, TP2, {}),
+    "tp2-sequence-parallel": (2, {**TP2, "sequence_parallel": True}, {}),
+    "pp2": (2, PP2, {}),
+    "pp2-interleaved": (2, {**PP2, "virtual_pipeline_model_parallel_size": 2}, {}),
+    "pp2-recompute": (2, PP2, {"recompute": "full"}),
+    "dp2": (2, {}, {}),
+    "dp2-distributed-optimizer": (2, {"use_distributed_optimizer": True}, {}),
+    "tp2-pp2": (4, {**TP2, **PP2}, {}),
+    "tp2-dp2-sequence-parallel": (4, {**TP2, "sequence_parallel": True}, {}),
+    "pp2-dp2": (4, PP2, {}),
+}
+
+
+def _run(make_values: MakeValues, folder: Path, world_size: int, parallel: Any, training: Any) -> list[dict[str, Any]]:
+    configurations = [
+        make_values(
+            stage,
+            folder / f"{stage}-{untied}",
+            parallel=parallel,
+            training=training,
+            model={"untie_embeddings_and_output_weights": untied},
+        )
+        for stage, untied in CASES
+    ]
+    results = run_distributed(run_all_steps, world_size, configurations, 2)
+    return list(results[0])
+
+
+@pytest.fixture(scope="module")
+def single(make_values: MakeValues, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return _run(make_values, tmp_path_factory.mktemp("single"), 1, {}, {})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_equals_single_process(
+    layout: str, single: list[dict[str, Any]], make_values: MakeValues, tmp_path: Path
+) -> None:
+    for case, expected, result in zip(CASES, single, _run(make_values, tmp_path, *LAYOUTS[layout]), strict=True):
+        _assert_same_losses(case, expected["steps"], result["steps"])
+        if "distributed-optimizer" not in layout:
+            _assert_same_gradients(case, expected["gradients"], result["gradients"])
+
+
+def _assert_same_losses(case: Any, expected: list[dict[str, Any]], result: list[dict[str, Any]]) -> None:
+    for step, (wanted, got) in enumerate(zip(expected, result, strict=True)):
+        assert wanted.keys() == got.keys()
+        for name, value in wanted.items():
+            assert got[name] == pytest.approx(value, rel=TOLERANCE), (case, step, name)
+
+
+def _assert_same_gradients(case: Any, expected: dict[str, torch.Tensor], result: dict[str, torch.Tensor]) -> None:
+    assert expected.keys() == result.keys()
+    global_norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
+    for name, gradient in expected.items():
+        error = (result[name] - gradient).norm()
+        assert error <= TOLERANCE * max(gradient.norm(), 1e-3 * global_norm), (case, name, float(error))

@@ -1,0 +1,60 @@
+"""A run continued from a checkpoint, at its own layout or another, continues the same curve."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_prealign.testing import run_distributed
+from megatron_prealign.testing.trainers import run_all_steps, train_and_save_all
+from tests.workspace import MakeValues
+
+Records = list[dict[str, Any]]
+STAGES = ("pretrain", "align_init")
+SHARDED = "use_distributed_optimizer"
+
+
+@pytest.fixture(scope="module")
+def whole(make_values: MakeValues, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Records]:
+    """The steps of uninterrupted runs of one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    configurations = [make_values(stage, folder / stage) for stage in STAGES]
+    results = run_distributed(run_all_steps, 1, configurations, 6)[0]
+    return {stage: result["steps"] for stage, result in zip(STAGES, results, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tolerance"),
+    [
+        ((1, {}), (1, {}), 0.0),
+        ((2, {"tensor_model_parallel_size": 2}), (2, {"pipeline_model_parallel_size": 2}), 1e-5),
+        ((2, {"use_distributed_optimizer": True}), (1, {}), 1e-5),
+        ((2, {"use_distributed_optimizer": True}), (2, {"tensor_model_parallel_size": 2}), 1e-5),
+    ],
+    ids=["same-layout", "tp2-to-pp2", "dp2-to-single", "dp2-to-tp2"],
+)
+def test_resume_continues_the_curve(
+    first: Any, second: Any, tolerance: float, whole: dict[str, Records], make_values: MakeValues, tmp_path: Path
+) -> None:
+    schedule = {"lr_decay_steps": 6}
+    (first_size, first_layout), (second_size, second_layout) = first, second
+    # The two kinds of optimizer keep different state; a run stays with the one it began with.
+    second_layout = {**second_layout, SHARDED: first_layout.get(SHARDED, False)}
+    half = {"train_steps": 3}
+    begun = [make_values(s, tmp_path / s, parallel=first_layout, training=half, schedule=schedule) for s in STAGES]
+    ended = [make_values(s, tmp_path / s, parallel=second_layout, schedule=schedule) for s in STAGES]
+    first_records = run_distributed(train_and_save_all, first_size, begun)[0]
+    second_records = run_distributed(train_and_save_all, second_size, ended)[0]
+    for stage, before, after in zip(STAGES, first_records, second_records, strict=True):
+        _assert_same_curve(whole[stage], before + after, tolerance)
+        checkpoints = tmp_path / stage / "checkpoints"
+        assert json.loads((checkpoints / "step_0000006" / "state.json").read_text())["consumed_samples"] == 24
+        assert (checkpoints / "latest").read_text().strip() == "step_0000006"
+
+
+def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> None:
+    assert len(whole) == len(records)
+    for step, (expected, record) in enumerate(zip(whole, records, strict=True), start=1):
+        for name, value in expected.items():
+            assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)
