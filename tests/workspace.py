@@ -15,7 +15,8 @@ from tests.data.baked import random_documents, write_baked
 
 # Several translations of one word, one translation of several words, one surface form in two languages.
 WORD_PAIRS = """house haus; house heim; home heim; dog hund; cat katze; tree baum; water wasser; fire feuer;
-die sterben; the die; cube die; sun sonne; moon mond; star stern; computation berechnung; a ein; understanding verständnis"""
+die sterben; the die; cube die; sun sonne; moon mond; star stern; computation berechnung; a ein;
+understanding verständnis"""
 
 
 @pytest.fixture(scope="session")

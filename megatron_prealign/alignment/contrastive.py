@@ -25,7 +25,7 @@ class ContrastiveTargets:
     """Which words of a batch attract, repel or ignore each other.
 
     Attributes:
-        groups: int64 [W], words of one group are positives of each other.
+        groups: int64 [W], from 0 up; words of one group are positives of each other.
         valid: bool [W], false for padding.
         excluded: int64 [E, 2], pairs (i, k) where k stays out of i's denominator; both directions listed.
         start: first of this rank's anchors.
@@ -41,8 +41,8 @@ class ContrastiveTargets:
     @cached_property
     def num_anchors(self) -> Tensor:
         """Words of the whole batch that have a positive, at least 1: int64 scalar."""
-        _, sizes = self.groups[self.valid].unique(return_counts=True)
-        return torch.where(sizes > 1, sizes, 0).sum().clamp(min=1)
+        sizes = self.groups[self.valid].bincount()
+        return sizes[sizes > 1].sum().clamp(min=1)
 
 
 def _chunk_loss(vectors: Tensor, first: int, last: int, targets: ContrastiveTargets, temperature: float) -> Tensor:

@@ -78,11 +78,12 @@ def _tracker_class() -> type:
         The original warns whenever the CPU state changed inside a fork; here that is its purpose.
         """
 
+        _current_state_name: str
+
         @contextlib.contextmanager
         def fork(self, name: str = "model-parallel-rng") -> Iterator[None]:
             """Draw from the state `name` inside the context; nested forks of one name continue it."""
-            outer_name: str = self._current_state_name
-            outer_state = torch.get_rng_state()
+            outer_name, outer_state = self._current_state_name, torch.get_rng_state()
             if outer_name != "default-rng":
                 self.states_[outer_name] = outer_state
             torch.set_rng_state(self.states_[name])
