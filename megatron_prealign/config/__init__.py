@@ -8,7 +8,7 @@ from megatron_prealign.config.logging import LoggingConfig
 from megatron_prealign.config.model import ModelConfig
 from megatron_prealign.config.optimizer import OptimizerConfig
 from megatron_prealign.config.parallel import ParallelConfig
-from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters, pad_vocab_size
+from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS, Preset
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.schedule import ScheduleConfig
@@ -40,5 +40,4 @@ __all__ = [
     "find_problems",
     "load_config",
     "load_resolved",
-    "pad_vocab_size",
 ]

@@ -266,7 +266,7 @@ def _type_problem(name: str, entry: Given, detail: ErrorDetails) -> str:
         return f"{place}: unknown key {where}{_did_you_mean(str(location[-1]), _nested_keys(name))}"
     if detail["type"] == "missing":
         return f"{place}: {where} is missing; give it"
-    message = detail["msg"].removeprefix("Input ").replace(", unable to parse string as a number", "")
+    message = detail["msg"].removeprefix("Input ").split(", unable to parse")[0]
     choices = typing.get_args(_hints()[name]) if detail["type"] == "literal_error" else ()
     return f"{place}: {where} {message}, got {detail['input']!r}{_did_you_mean(str(detail['input']), choices)}"
 

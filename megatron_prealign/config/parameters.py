@@ -1,11 +1,8 @@
 """How many parameters a model has, from its configuration alone."""
 
+from dataclasses import replace
+
 from megatron_prealign.config.model import ModelConfig
-
-
-def pad_vocab_size(vocab_size: int, divisible_by: int) -> int:
-    """Return the number of embedding rows: vocab_size rounded up to a multiple of `divisible_by`."""
-    return -(-vocab_size // divisible_by) * divisible_by
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:
@@ -15,7 +12,7 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> int:
         model: Sizes and architecture, preset resolved.
         vocab_size: Vocabulary in tokens before padding.
     """
-    rows = pad_vocab_size(vocab_size, model.make_vocab_size_divisible_by)
+    rows = replace(model, vocab_size=vocab_size).padded_vocab_size
     num_embeddings = 2 if model.untie_embeddings_and_output_weights else 1
     return num_embeddings * rows * model.hidden_size + count_non_embedding_parameters(model)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters, pad_vocab_size
+from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.validation import model_parallel_size
@@ -52,7 +52,7 @@ def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]
         vocab_size, source = PRESETS[model.preset].vocab_size, f", assumed for preset {model.preset}"
     else:
         return [("model", shape), ("parameters", f"{_count(count_non_embedding_parameters(model))} without embeddings")]
-    rows = pad_vocab_size(vocab_size, model.make_vocab_size_divisible_by)
+    rows = dataclasses.replace(model, vocab_size=vocab_size).padded_vocab_size
     parameters = (
         f"{_count(count_parameters(model, vocab_size))} in all, "
         f"{_count(count_non_embedding_parameters(model))} without embeddings"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_prealign.config.parameters import pad_vocab_size
 from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.config.root import Config
 
@@ -97,7 +96,7 @@ def _split_over_ranks(config: Config) -> Iterator[Problem]:
     for name in ("model.num_attention_heads", "model.num_query_groups", "model.ffn_hidden_size"):
         yield from _indivisible(config, name, tensor, "each rank holds an equal share; lower the parallel size")
     divisor = model.make_vocab_size_divisible_by
-    rows = pad_vocab_size(model.vocab_size, divisor) if model.vocab_size and divisor > 0 else divisor
+    rows = model.padded_vocab_size if model.vocab_size and divisor > 0 else divisor
     if not _divides(parallel.tensor_model_parallel_size, rows):
         yield Problem(
             f"the vocabulary padded to a multiple of {divisor} does not split over "
@@ -304,7 +303,7 @@ def _run(config: Config) -> Iterator[Problem]:
         )
 
 
-_CHECKPOINT_MARKS = ("checkpoints/latest", "state.json")
+_CHECKPOINT_MARKS = ("checkpoints", "state.json")
 """What a run folder and a single checkpoint hold."""
 
 _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (

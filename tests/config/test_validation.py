@@ -1,0 +1,258 @@
+"""Every rejection is triggered by a row of one table; nothing else is rejected with it."""
+
+import ast
+import dataclasses
+import sys
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from megatron_prealign.config import Config, config_from_dict, find_problems, validation
+from megatron_prealign.config.ranges import RANGES
+
+Overrides = Mapping[str, object]
+
+
+class Row(typing.NamedTuple):
+    """Fields that differ from a configuration without problems, and the beginning of the one problem they make."""
+
+    overrides: Overrides
+    expected: str
+    world_size: int | None = None
+
+
+TENSOR, PIPELINE = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
+VIRTUAL = "parallel.virtual_pipeline_model_parallel_size"
+ALIGN = {"training.stage": "align_init", "alignment.lexicon_paths": ["en-de.tsv"]}
+INTERLEAVED = {PIPELINE: 2, VIRTUAL: 2}
+ENGLISH = {"prefix": "en_text_document"}
+
+ROWS = [
+    Row({"model.hidden_size": 130}, "--model.hidden_size 130 is not divisible by --model.num_attention_heads 4: every"),
+    Row({"model.num_query_groups": 3}, "--model.num_attention_heads 4 is not divisible by --model.num_query_groups 3:"),
+    Row(
+        {"model.architecture": "gpt_neox", "model.num_query_groups": 2},
+        "--model.num_query_groups 2 with --model.architecture gpt_neox: GPT-NeoX has no grouped-query attention; set",
+    ),
+    Row({"model.rotary_percent": 0.1}, "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which must be"),
+    Row({"model.rotary_percent": 0.01}, "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which must be"),
+    Row(
+        {"model.transformer_impl": "transformer_engine", "training.device": "cpu"},
+        "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
+    ),
+    Row({TENSOR: 8}, f"--model.num_attention_heads 4 is not divisible by --{TENSOR} 8: each rank holds an equal share"),
+    Row(
+        {TENSOR: 4, "model.num_query_groups": 2},
+        f"--model.num_query_groups 2 is not divisible by --{TENSOR} 4: each rank holds an equal share",
+    ),
+    Row({TENSOR: 4, "model.ffn_hidden_size": 510}, f"--model.ffn_hidden_size 510 is not divisible by --{TENSOR} 4:"),
+    Row(
+        {TENSOR: 2, "model.make_vocab_size_divisible_by": 5},
+        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: make",
+    ),
+    Row(
+        {TENSOR: 2, "model.make_vocab_size_divisible_by": 5, "model.vocab_size": 21},
+        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: make",
+    ),
+    Row({VIRTUAL: 2}, f"--{VIRTUAL} 2 needs --{PIPELINE} of at least 2: set it to none"),
+    Row({PIPELINE: 3}, "--model.num_layers 4 does not split into 3 equal chunks (pipeline ranks x virtual chunks):"),
+    Row({PIPELINE: 2, VIRTUAL: 3}, "--model.num_layers 4 does not split into 6 equal chunks (pipeline ranks x virtual"),
+    Row({"data.seq_length": 2048}, "--data.seq_length 2048 is longer than --model.max_position_embeddings 1024: lower"),
+    Row(
+        {"alignment.max_word_tokens": 2000},
+        "--alignment.max_word_tokens 2000 is longer than --model.max_position_embeddings 1024: lower one",
+    ),
+    Row({"parallel.sequence_parallel": True}, f"--parallel.sequence_parallel needs --{TENSOR} of at least 2: raise it"),
+    Row(
+        {"parallel.sequence_parallel": True, TENSOR: 2, "data.seq_length": 101},
+        f"--data.seq_length 101 is not divisible by --{TENSOR} 2: sequence parallelism splits each sequence",
+    ),
+    Row({"optimizer.min_lr": 1.0}, "--optimizer.min_lr 1.0 is above --optimizer.lr 0.0003: the rate must not rise at"),
+    Row(
+        {"schedule.lr_warmup_steps": 1000},
+        "--schedule.lr_warmup_steps 1000 leaves nothing of --training.train_steps 1000: shorten the warm-up",
+    ),
+    Row(
+        {"schedule.lr_warmup_steps": 100, "schedule.lr_decay_steps": 100},
+        "--schedule.lr_warmup_steps 100 leaves nothing of --schedule.lr_decay_steps 100: shorten the warm-up",
+    ),
+    Row(
+        {"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 601},
+        "--schedule.lr_wsd_decay_steps 601 is longer than the 600 steps after the warm-up: shorten it",
+    ),
+    Row(
+        {"training.global_batch_size": 12},
+        "--training.global_batch_size 12 is not divisible by --training.micro_batch_size 8: a step is a whole number",
+    ),
+    Row(
+        {**ALIGN, **INTERLEAVED, "alignment.num_word_microbatches": 3},
+        f"--alignment.num_word_microbatches 3 is not divisible by --{PIPELINE} 2: interleaved pipelines run whole",
+    ),
+    Row(
+        {TENSOR: 2, PIPELINE: 2},
+        "the world size 6 is not divisible by 4 = 2 tensor x 2 pipeline parallel ranks: start a multiple of 4",
+        world_size=6,
+    ),
+    Row(
+        {"training.global_batch_size": 16},
+        "--training.global_batch_size 16 is not divisible by 24 = --training.micro_batch_size 8 x 3 data-parallel",
+        world_size=3,
+    ),
+    Row(
+        {**INTERLEAVED, "training.global_batch_size": 24},
+        "an interleaved pipeline of 2 ranks needs a multiple of that many microbatches, got 3: raise",
+        world_size=2,
+    ),
+    Row(
+        {**ALIGN, "alignment.word_batch_size": 100, "training.global_batch_size": 24},
+        "--alignment.word_batch_size 100 is not divisible by 3 data-parallel ranks: take a multiple of 3",
+        world_size=3,
+    ),
+    Row({"data.tokenizer_path": ""}, "--data.tokenizer_path is not given: train one with prealign-train-tokenizer, or"),
+    Row({"data.tokenizer_path": "gone"}, "--data.tokenizer_path gone: no such file: train one with"),
+    Row({"data.blend": []}, "--data.blend names no dataset: give at least one, like '[{prefix: "),
+    Row({"data.blend": [ENGLISH, {"prefix": "zh"}]}, "--data.blend[1]: zh lacks .bin, .idx, .json: bake it with"),
+    Row({"data.blend": [{"prefix": "bare_text_document"}]}, "--data.blend[0]: bare_text_document lacks .json: bake it"),
+    Row(
+        {"data.blend": [{**ENGLISH, "weight": 0}]}, "--data.blend[0].weight must be above 0, got 0.0: leave the dataset"
+    ),
+    Row({"data.split": "9,1"}, "--data.split '9,1' must be three shares, the first above 0, like 969,30,1 for train,"),
+    Row({"data.split": "a,b,c"}, "--data.split 'a,b,c' must be three shares, the first above 0, like 969,30,1"),
+    Row({"data.split": "0,1,1"}, "--data.split '0,1,1' must be three shares, the first above 0, like 969,30,1"),
+    Row({"data.split": "1,nan,1"}, "--data.split '1,nan,1' must be three shares, the first above 0, like 969,30,1"),
+    Row({"data.split": "1,0,0"}, "--data.split '1,0,0' leaves nothing to validate on: raise its second share or set"),
+    Row({"training.run_path": ""}, "--training.run_path is not given: name the folder of this run"),
+    Row({"training.run_path": "en-de.tsv"}, "--training.run_path en-de.tsv is a file: name a folder"),
+    Row({"checkpoint.init_from": "gone"}, "--checkpoint.init_from gone holds no checkpoint, so the run would start"),
+    Row({"checkpoint.init_from": "empty"}, "--checkpoint.init_from empty holds no checkpoint, so the run would start"),
+    Row({"training.stage": "align_init"}, "--training.stage align_init needs --alignment.lexicon_paths: name at least"),
+    Row(
+        {**ALIGN, "alignment.lexicon_paths": ["en-de.tsv", "gone.tsv"]},
+        "--alignment.lexicon_paths gone.tsv: no such file: check the path",
+    ),
+    Row(
+        {**ALIGN, "alignment.alignment_weight": 0, "alignment.lm_weight": 0},
+        "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
+    ),
+]
+
+ACCEPTED = [
+    Row({}, "", world_size=1),
+    Row({**ALIGN, "training.global_batch_size": 16}, "", world_size=2),
+    Row(
+        {**INTERLEAVED, **ALIGN, "alignment.num_word_microbatches": 2, "training.global_batch_size": 16},
+        "",
+        world_size=2,
+    ),
+    Row(
+        {TENSOR: 2, PIPELINE: 2, "parallel.sequence_parallel": True, "training.global_batch_size": 16}, "", world_size=8
+    ),
+    Row({TENSOR: 2, "model.make_vocab_size_divisible_by": 5, "model.vocab_size": 20}, ""),
+    Row({"data.split": "1,0,0", "training.eval_interval": 0}, ""),
+    Row({"checkpoint.init_from": "stage1"}, ""),
+    Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),
+    Row({"model.architecture": "gpt_neox", "model.num_query_groups": 4, "model.rotary_percent": 0.25}, ""),
+    Row({"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 600}, ""),
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay out the files that the rows name; what they call gone or zh is not there."""
+    monkeypatch.chdir(tmp_path)
+    names = ["en_text_document.bin", "en_text_document.idx", "en_text_document.json", "tokenizer.json", "en-de.tsv"]
+    for name in [*names, "bare_text_document.bin", "bare_text_document.idx"]:
+        Path(name).touch()
+    Path("stage1/checkpoints/step_0000100").mkdir(parents=True)
+    Path("stage1/checkpoints/step_0000100/state.json").touch()
+    Path("empty").mkdir()
+
+
+def configure(overrides: Overrides) -> Config:
+    """Make a configuration of the overrides over one that has no problem."""
+    values: dict[str, dict[str, object]] = {}
+    fine = {"data.tokenizer_path": "tokenizer.json", "data.blend": [ENGLISH], "training.run_path": "run"}
+    for name, value in {**fine, **overrides}.items():
+        section, field = name.split(".")
+        values.setdefault(section, {})[field] = value
+    return config_from_dict(values)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.expected[:50])
+def test_rejection(row: Row) -> None:
+    problems = find_problems(configure(row.overrides), world_size=row.world_size)
+    assert len(problems) == 1, problems
+    assert problems[0].startswith(row.expected)
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=lambda row: " ".join(row.overrides) or "defaults")
+def test_acceptance(row: Row) -> None:
+    assert find_problems(configure(row.overrides), world_size=row.world_size) == []
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges(name: str) -> None:
+    """-1 is outside every range; 0 is inside those that say so and outside the others."""
+    problems = find_problems(configure({name: -1}), world_size=1)
+    assert f"--{name} must be {RANGES[name][1]}, got -1" in [problem.replace("-1.0", "-1") for problem in problems]
+    zero_is_refused = [problem for problem in find_problems(configure({name: 0}), world_size=1) if "must be" in problem]
+    assert bool(zero_is_refused) == (RANGES[name][1] not in ("at least 0", "in [0, 1)"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model.rotary_percent", 1.01),
+        ("model.hidden_dropout", 1.0),
+        ("model.attention_dropout", 1.0),
+        ("optimizer.adam_beta1", 1.0),
+        ("optimizer.adam_beta2", 1.0),
+        ("alignment.word_batch_size", 1),
+        ("checkpoint.keep_last", 1),
+        ("parallel.virtual_pipeline_model_parallel_size", 1),
+    ],
+)
+def test_range_ends(name: str, value: float) -> None:
+    problems = find_problems(configure({name: value}))
+    assert f"--{name} must be {RANGES[name][1]}, got {value}" in problems
+
+
+def test_every_number_has_a_range() -> None:
+    numbers = {
+        f"{section}.{field.name}"
+        for section, section_type in typing.get_type_hints(Config).items()
+        for field in dataclasses.fields(section_type)
+        if field.type in (int, float, int | None, float | None)
+    }
+    assert numbers == set(RANGES)
+
+
+def test_the_table_triggers_every_rejection() -> None:
+    source = Path(validation.__file__).read_text(encoding="utf-8")
+    rejections = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Problem"
+    ]
+    executed: set[int] = set()
+
+    def trace(frame: FrameType, event: str, _: object) -> typing.Any:
+        if frame.f_code.co_filename != validation.__file__:
+            return None
+        if event == "line":
+            executed.add(frame.f_lineno)
+        return trace
+
+    for overrides, _, world_size in [*ROWS, Row({"model.num_layers": 0}, "")]:
+        config = configure(overrides)
+        previous = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            find_problems(config, world_size=world_size)
+        finally:
+            sys.settrace(previous)
+    assert len(rejections) > 20
+    assert [lines[0] for lines in rejections if executed.isdisjoint(lines)] == []
