@@ -194,9 +194,14 @@ def read_docstrings(roots: Iterable[Path], workers: int) -> Iterator[str]:
                 yield document
 
 
+def draw(text: str, purpose: str) -> float:
+    """Return a number in [0, 1) that depends on nothing but a document's text and what it is for."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big") / 2**64
+
+
 def assign_split(text: str, clone_ratio: float, valid_ratio: float) -> str:
-    """Deal a document to a split by the hash of its text: independent of order and of the other documents."""
-    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    """Deal a document to a split, whatever its place and the other documents."""
+    share = draw(text, "split")
     if share < valid_ratio:
         return "valid"
     return "clone_source" if share < valid_ratio + clone_ratio else "english"
@@ -205,10 +210,13 @@ def assign_split(text: str, clone_ratio: float, valid_ratio: float) -> str:
 def write_splits(
     documents: Iterator[tuple[str, str]], output: Path, clone_ratio: float, valid_ratio: float
 ) -> dict[str, Counter[str]]:
-    """Write the splits as JSON lines ({"text", "source"}) and return characters by split and source."""
+    """Write the splits as JSON lines ({"text", "source"}) and return characters by split and source.
+
+    Documents are shuffled: whoever takes the last few for validation must not get one source alone.
+    """
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     characters: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    for source, text in documents:
+    for source, text in sorted(documents, key=lambda document: draw(document[1], "order")):
         split = assign_split(text, clone_ratio, valid_ratio)
         lines[split].append(json.dumps({"text": text, "source": source}) + "\n")
         characters[split][source] += len(text)

@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output = from_repository(arguments.output.resolve())
     os.chdir(REPOSITORY)
     # One thread each: two trainings on two cores; idle threads of a larger pool would only wait for each other.
-    environment = {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // 2))}
+    environment = {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // 2)), "TQDM_DISABLE": "1"}
     runner = Runner(arguments.output, Console(), environment, redo=arguments.redo)
     try:
         if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:

@@ -91,7 +91,7 @@ class Runner:
         marker = self.folder / "steps" / f"{step.name}.json"
         state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
         if state and state["fingerprint"] != step.fingerprint:
-            if not self.redo:
+            if not self.redo and any(path.exists() for path in step.outputs):
                 raise StepError(
                     f"{self.folder} holds the step {step.name!r} of an experiment with other arguments or "
                     "configurations: choose another --output, or replace it with --redo"
@@ -171,16 +171,20 @@ class Runner:
             self._running.add(process)
         with process, log_path.open("a", encoding="utf-8") as log:
             assert process.stdout is not None
+            reason = ""
             for line in process.stdout:
                 log.write(line)
-                if line.strip():
+                if line.startswith("error: "):
+                    reason = f": {line.removeprefix('error: ').strip()}"
+                # What a command says while it is being stopped would bury the reason of the one that failed.
+                if line.strip() and not self._stopping:
                     self._show(label, line.rstrip())
         with self._lock:
             self._running.discard(process)
             if process.returncode and self._stopping:
                 raise InterruptedError(step.name)
         if process.returncode:
-            raise StepError(f"the step {step.name!r} ended with code {process.returncode}; its log: {log_path}")
+            raise StepError(f"the step {step.name!r} ended with code {process.returncode}{reason} (log: {log_path})")
 
     def _show(self, label: str, text: str, style: str = "") -> None:
         prefix = Text(f"[{label}] ", style=LABEL_STYLES.get(label.split()[0], "")) if label else Text()

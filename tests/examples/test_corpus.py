@@ -117,6 +117,15 @@ def test_the_split_of_a_document_depends_on_nothing_else(tmp_path: Path) -> None
         assert set(half[split]) <= set(every[split])
 
 
+def test_sources_are_mixed_and_the_order_does_not_follow_the_input(tmp_path: Path) -> None:
+    mixed = documents(300) + [("docstrings", f"Module {index}.") for index in range(300)]
+    for name, order in (("forward", mixed), ("backward", mixed[::-1])):
+        corpus.write_splits(iter(order), tmp_path / name, clone_ratio=0.1, valid_ratio=0.1)
+    assert read(tmp_path / "forward") == read(tmp_path / "backward")
+    last = read(tmp_path / "forward")["english"][-40:]
+    assert 8 < sum(text.startswith("Module") for text in last) < 32
+
+
 def test_every_bad_argument_is_named_before_anything_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,13 @@ def test_another_command_is_refused_and_replaced_only_on_demand(runner: Runner, 
     assert out.read_text() == "x"
 
 
+def test_other_arguments_are_fine_where_a_failed_step_left_nothing(runner: Runner, tmp_path: Path) -> None:
+    with pytest.raises(StepError):
+        runner.run(step("one", "raise SystemExit(2)", tmp_path / "out"))
+    runner.run(step("one", append(tmp_path / "out"), tmp_path / "out"))
+    assert (tmp_path / "out").exists()
+
+
 def test_a_change_upstream_or_of_a_configuration_changes_the_fingerprint(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("a: 1")
@@ -94,6 +101,12 @@ def test_lines_are_shown_with_their_label_and_logged(runner: Runner, tmp_path: P
     assert "[joint] [markup] stays" in text
     assert "[joint] from the environment" in text
     assert "[markup] stays" in (tmp_path / "logs/one.log").read_text()
+
+
+def test_a_failure_repeats_the_error_line_of_the_command(runner: Runner) -> None:
+    code = "import sys; print('error: mend this'); print('Traceback of a launcher'); sys.exit(2)"
+    with pytest.raises(StepError, match=r"code 2: mend this \(log: "):
+        runner.run(step("one", code))
 
 
 def test_a_step_that_makes_nothing_is_a_failure(runner: Runner, tmp_path: Path) -> None:
