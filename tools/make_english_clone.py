@@ -55,13 +55,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group = parser.add_argument_group("text")
     group.add_argument(
-        "--input", nargs="+", default=[], metavar="PATH", help="corpora: .jsonl, or plain text with a document a line"
+        "--input",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PATH",
+        help="corpora: .jsonl, or plain text with a document a line",
     )
     group.add_argument("--json-key", default="text", help="key of the text in .jsonl files")
     group.add_argument("--output-text", type=Path, help=".jsonl file for the clone of --input; other keys are kept")
     group = parser.add_argument_group("lexicon")
     group.add_argument(
-        "--lexicon-input", nargs="+", metavar="PATH", help="corpora that the words come from; --input where not given"
+        "--lexicon-input",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="corpora that the words come from; --input where not given",
     )
     group.add_argument(
         "--output-lexicon", type=Path, help="TSV file for the words and their clones, the most frequent first"
@@ -96,6 +105,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         DataError: outputs that exist, or whose folder does not.
     """
     outputs = [arguments.output_tokenizer, arguments.output_text, arguments.output_lexicon]
+    given = [path for path in (*outputs, arguments.output_held_out_lexicon) if path]
     rules = [
         (not any(outputs), "nothing to make; give --output-tokenizer, --output-text or --output-lexicon"),
         (arguments.output_tokenizer and not arguments.tokenizer, "--output-tokenizer needs --tokenizer"),
@@ -103,6 +113,11 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         (
             arguments.output_lexicon and not (arguments.input or arguments.lexicon_input),
             "--output-lexicon needs --lexicon-input or --input",
+        ),
+        (len({path.resolve() for path in given}) != len(given), "two outputs have the same name"),
+        (
+            arguments.min_count < 1 or (arguments.max_words is not None and arguments.max_words < 1),
+            "--min-count and --max-words must be at least 1",
         ),
         (
             not 0.0 <= arguments.held_out_ratio < 1.0,
@@ -119,16 +134,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     ]
     if problems := [message for broken, message in rules if broken]:
         raise ConfigError(problems)
-    given = [path for path in (*outputs, arguments.output_held_out_lexicon) if path]
     if problems := [problem for path in given for problem in output_problems(path, arguments.overwrite)]:
         raise DataError(problems)
 
 
 def _run(arguments: argparse.Namespace, console: Console) -> None:
     """Make all parts; they appear together when the last one is complete."""
-    clone = _load_and_clone(arguments.tokenizer) if arguments.output_tokenizer else None
+    clone = _load_and_clone(arguments.tokenizer) if arguments.tokenizer else None
     with ExitStack() as outputs:
-        if clone:
+        if clone and arguments.output_tokenizer:
             folder = outputs.enter_context(atomic_folder(arguments.output_tokenizer, arguments.overwrite))
             clone.write(folder)
         if arguments.input and (clone or arguments.output_text):

@@ -7,15 +7,14 @@ SentencePiece writes a `.model` file.
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.lexicon.corpus import read_documents
 from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
 from megatron_prealign.lexicon.problems import Problems
@@ -73,12 +72,15 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     # Imported late: `--help` and a mistyped path should not wait for the tokenizer libraries.
     from megatron_prealign.data import tokenizer_training as training
 
-    if problems := output_problems(arguments.output, arguments.overwrite):
-        raise DataError(problems)
-    corpora = {
-        language: partial(_texts, paths, arguments.json_key) for language, paths in _inputs(arguments.input).items()
-    }
-    sizes = _measure(arguments)
+    inputs = _inputs(arguments.input)
+    num_own = training.SENTENCEPIECE_OWN_IDS if arguments.model_type == "sentencepiece" else 0
+    problems = training.settings_problems(arguments.vocab_size, arguments.special_tokens, num_own)
+    if not 0.0 <= arguments.temperature <= 1.0:
+        problems.append(f"temperature is {arguments.temperature}; give a number in [0, 1]")
+    if problems := problems + output_problems(arguments.output, arguments.overwrite):
+        raise ConfigError(problems)
+    sizes = _measure(inputs, arguments.json_key)
+    corpora = {language: partial(_texts, paths, arguments.json_key) for language, paths in inputs.items()}
     rates = training.sampling_rates(sizes, arguments.temperature)
     for language, size in sizes.items():
         console.print(f"{language}: {size / 1e6:.2f} MB, read {rates[language]:.2f} times")
@@ -112,7 +114,7 @@ def _texts(paths: Sequence[str], json_key: str) -> Iterator[str]:
     return (document.text for document in read_documents(paths, json_key, Problems()))
 
 
-def _measure(arguments: argparse.Namespace) -> dict[str, int]:
+def _measure(inputs: Mapping[str, Sequence[str]], json_key: str) -> dict[str, int]:
     """Return the bytes of text of each language after reading all of it.
 
     Raises:
@@ -120,11 +122,11 @@ def _measure(arguments: argparse.Namespace) -> dict[str, int]:
     """
     problems = Problems()
     sizes: dict[str, int] = {}
-    for language, paths in _inputs(arguments.input).items():
-        documents = read_documents(paths, arguments.json_key, problems)
+    for language, paths in inputs.items():
+        documents = read_documents(paths, json_key, problems)
         sizes[language] = sum(len(document.text.encode()) for document in documents)
         if not sizes[language] and not problems.count:
-            problems.add(f"{language}: its documents are all empty ({os.pathsep.join(paths)})")
+            problems.add(f"{language}: its documents are all empty ({', '.join(paths)})")
     problems.raise_if_any()
     return sizes
 

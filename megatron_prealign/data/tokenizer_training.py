@@ -22,6 +22,9 @@ Texts = Callable[[], Iterator[str]]
 # contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters (Hindi, Thai).
 PRE_TOKENIZER_PATTERN = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
+SENTENCEPIECE_OWN_IDS = 1
+"""SentencePiece needs an `<unk>`."""
+
 _NUM_BYTES = 256
 # SentencePiece leaves out longer lines without a word; no line of real text comes near.
 _MAX_SENTENCE_BYTES = 1 << 20
@@ -29,6 +32,25 @@ _MAX_SENTENCE_BYTES = 1 << 20
 _CLASS_SETTINGS = frozenset(
     ("added_tokens_decoder", "auto_map", "backend", "is_local", "tokenizer_file", "vocab_file", "merges_file")
 )
+
+
+def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: int = 0) -> list[str]:
+    """Return what is wrong with the settings of a tokenizer to be trained.
+
+    Args:
+        vocab_size: final number of ids.
+        special_tokens: special tokens asked for.
+        num_own: ids that the kind of tokenizer needs for itself besides the 256 bytes.
+    """
+    problems: list[str] = []
+    if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
+        problems.append(f"special tokens {list(special_tokens)}; give at least one, like <|endoftext|>")
+    if len(set(special_tokens)) != len(special_tokens):
+        problems.append(f"special tokens {list(special_tokens)} repeat")
+    smallest = _NUM_BYTES + len(special_tokens) + num_own
+    if vocab_size < smallest:
+        problems.append(f"vocab_size is {vocab_size}; bytes and special tokens alone need {smallest}")
+    return problems
 
 
 def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, float]:
@@ -71,13 +93,11 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
         special_tokens: they get the first ids, in order.
 
     Raises:
-        ConfigError: the vocabulary has no room for bytes and special tokens.
+        ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
         DataError: the text has too few repeating pieces for so many ids.
     """
-    _check_special_tokens(special_tokens)
-    smallest = _NUM_BYTES + len(special_tokens)
-    if vocab_size < smallest:
-        raise ConfigError(f"vocab_size is {vocab_size}; bytes and special tokens alone need {smallest}")
+    if problems := settings_problems(vocab_size, special_tokens):
+        raise ConfigError(problems)
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -105,13 +125,11 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: S
         The content of the `.model` file.
 
     Raises:
-        ConfigError: the vocabulary has no room, or no special token is given.
+        ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
         DataError: the text has too few repeating pieces for so many ids.
     """
-    _check_special_tokens(special_tokens)
-    smallest = _NUM_BYTES + len(special_tokens) + 1
-    if vocab_size < smallest:
-        raise ConfigError(f"vocab_size is {vocab_size}; bytes, special tokens and <unk> alone need {smallest}")
+    if problems := settings_problems(vocab_size, special_tokens, SENTENCEPIECE_OWN_IDS):
+        raise ConfigError(problems)
     model = io.BytesIO()
     lines = (line for text in texts for line in text.splitlines() if line.strip())
     try:
@@ -139,14 +157,6 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: S
     except RuntimeError as error:
         raise DataError(f"SentencePiece can't train {vocab_size} ids on this text: {error}") from error
     return model.getvalue()
-
-
-def _check_special_tokens(special_tokens: Sequence[str]) -> None:
-    """Refuse names that can't be told apart from text."""
-    if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
-        raise ConfigError(f"special tokens {list(special_tokens)}; give at least one, like <|endoftext|>")
-    if len(set(special_tokens)) != len(special_tokens):
-        raise ConfigError(f"special tokens {list(special_tokens)} repeat")
 
 
 def write_tokenizer_folder(folder: Path, tokenizer_json: str, settings: Mapping[str, object]) -> None:

@@ -46,7 +46,7 @@ def arguments(folder: Path, made: Path) -> list[str]:
         "output-held-out-lexicon": made / "held.tsv",
         "min-count": 3,
     }
-    inputs = ["--input", str(folder / "a.jsonl"), str(folder / "b.jsonl")]
+    inputs = ["--input", str(folder / "a.jsonl"), "--input", str(folder / "b.jsonl")]
     return inputs + [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
@@ -134,6 +134,7 @@ def test_settings_of_another_class_are_replaced(folder: Path, tmp_path: Path) ->
         (["--held-out-ratio", "1"], "give a number in [0, 1)"),
         (["--held-out-ratio", "0"], "belong together"),
         (["--min-count", "0"], "at least 1"),
+        (["--max-words", "0"], "at least 1"),
         (["--min-count", "1000000"], "no word is left"),
         (["--max-words", "1"], "would be held out"),
         (["--tokenizer", "none"], "none: can't be read"),
@@ -157,6 +158,8 @@ def test_bad_input_is_one_error_and_no_output(
         (["--output-tokenizer", "x"], "needs --tokenizer"),
         (["--output-text", "x"], "needs --input"),
         (["--output-lexicon", "x"], "needs --lexicon-input or --input"),
+        (["--output-held-out-lexicon", "x", "--held-out-ratio", "0.1"], "needs --output-lexicon"),
+        (["--output-lexicon", "x", "--output-text", "./x", "--input", "y"], "the same name"),
     ],
 )
 def test_options_that_miss_their_partner(options: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
