@@ -84,3 +84,10 @@ def _train_and_save(values: Values) -> list[dict[str, Any]]:
         records.append({**trainer.stage.take_metrics(), "gradient_norm": norm})
     trainer.save()
     return records
+
+
+def validate(values: Values) -> dict[str, float]:
+    """Return the validation loss of each language before training."""
+    trainer = make_trainer(values)
+    assert trainer.validator is not None, "training.eval_interval is 0"
+    return trainer.validator.run(trainer.chunks)

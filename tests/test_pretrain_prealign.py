@@ -1,0 +1,111 @@
+"""The entry script: bad input is refused at once, with one error and nothing written; a dry run writes nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import pretrain_prealign
+from tests.data.baked import random_documents, write_baked
+from tests.workspace import MakeValues
+
+
+@pytest.fixture
+def values(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    return make_values("align_init", tmp_path / "run")
+
+
+def _main(values: dict[str, dict[str, Any]], tmp_path: Path, *options: str) -> int:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    return pretrain_prealign.main(["--config", str(tmp_path / "config.yaml"), *options])
+
+
+def _refused(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert _main(values, tmp_path, *options) == 2
+    assert not (tmp_path / "run").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    return error
+
+
+def test_missing_tokenizer(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values["data"]["tokenizer_path"] = str(tmp_path / "nowhere")
+    assert "nowhere" in _refused(values, tmp_path, capsys)
+
+
+def test_malformed_lexicon_line(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lexicon = tmp_path / "broken.tsv"
+    lexicon.write_text("house\thaus\tde\t1.0\ndog hund\n")
+    values["alignment"]["lexicon_paths"] = [str(lexicon)]
+    assert f"{lexicon}:2" in _refused(values, tmp_path, capsys)
+
+
+def test_world_size_that_the_layout_does_not_divide(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    error = _refused(values, tmp_path, capsys, "--parallel.tensor_model_parallel_size", "2")
+    assert "tensor_model_parallel_size" in error
+
+
+def test_sequence_longer_than_the_model(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = _refused(values, tmp_path, capsys, "--data.seq_length", "65")
+    assert "max_position_embeddings" in error
+
+
+def test_vocabulary_of_another_bake(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix = write_baked(tmp_path / "other", random_documents(np.random.default_rng(0), 40, 200, 100), 200)
+    values["data"]["blend"][0]["prefix"] = prefix
+    assert "vocabulary of 200" in _refused(values, tmp_path, capsys)
+
+
+def test_start_from_nothing(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = _refused(values, tmp_path, capsys, "--checkpoint.init_from", str(tmp_path / "stage1"))
+    assert "stage1" in error
+
+
+def test_start_from_another_model(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from megatron_prealign.checkpoint import folder
+    from megatron_prealign.config import config_from_dict, dump_config
+
+    other = folder.begin(folder.step_path(tmp_path / "stage1", 1))
+    (other / "metadata.json").write_text("{}")
+    (other / folder.STATE).write_text("{}")
+    (other / folder.CONFIG).write_text(dump_config(config_from_dict({"model": {"hidden_size": 64}})))
+    folder.commit(other, folder.step_path(tmp_path / "stage1", 1), 2)
+    error = _refused(values, tmp_path, capsys, "--checkpoint.init_from", str(tmp_path / "stage1"))
+    assert "model.hidden_size" in error
+
+
+def test_all_problems_at_once(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values["training"]["train_step"] = 5
+    values["model"]["hidden_size"] = "wide"
+    error = _refused(values, tmp_path, capsys, "--data.seq_length", "65")
+    assert "train_steps" in error  # the near miss
+    assert "hidden_size" in error
+    assert "max_position_embeddings" in error
+
+
+def test_dry_run_prints_the_arithmetic_and_writes_nothing(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _main(values, tmp_path, "--dry-run") == 0
+    assert "tokens a step" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = "import sys; sys.argv = ['x', '--help']\ntry:\n  import pretrain_prealign; pretrain_prealign.main()\n"
+    script += "except SystemExit: pass\nassert 'torch' not in sys.modules and 'megatron.core' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--training.train_steps" in result.stdout or "--training.train-steps" in result.stdout
