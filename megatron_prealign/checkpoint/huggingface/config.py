@@ -60,30 +60,34 @@ def model_config_json(
         "rope_theta": model.rotary_base,
         "rope_scaling": None,
     }
-    if model.architecture == "llama":
-        content |= {
-            "hidden_act": "silu",
-            "num_key_value_heads": model.num_query_groups or model.num_attention_heads,
-            "head_dim": model.hidden_size // model.num_attention_heads,
-            "rms_norm_eps": model.norm_epsilon,
-            "attention_bias": False,
-            "mlp_bias": False,
-        }
-    else:
-        rope["partial_rotary_factor"] = model.rotary_percent
-        content |= {
-            # megatron-core's fused bias-GELU is the tanh form; the erf form differs by up to 5e-4 in each activation.
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_dropout": 0.0,
-            "layer_norm_eps": model.norm_epsilon,
-            "attention_bias": True,
-            # megatron-core has no parallel residual; true is the default of transformers.
-            "use_parallel_residual": False,
-            "partial_rotary_factor": model.rotary_percent,
-            "rotary_pct": model.rotary_percent,
-            "rotary_emb_base": model.rotary_base,
-        }
-    return content
+    return content | (_llama_fields(model) if model.architecture == "llama" else _gpt_neox_fields(model, rope))
+
+
+def _llama_fields(model: ModelConfig) -> dict[str, Any]:
+    return {
+        "hidden_act": "silu",
+        "num_key_value_heads": model.num_query_groups or model.num_attention_heads,
+        "head_dim": model.hidden_size // model.num_attention_heads,
+        "rms_norm_eps": model.norm_epsilon,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
+
+
+def _gpt_neox_fields(model: ModelConfig, rope: dict[str, Any]) -> dict[str, Any]:
+    return {
+        # megatron-core's fused bias-GELU is the tanh form; the erf form differs by up to 5e-4 in each activation.
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_dropout": 0.0,
+        "layer_norm_eps": model.norm_epsilon,
+        "attention_bias": True,
+        # megatron-core has no parallel residual; true is the default of transformers.
+        "use_parallel_residual": False,
+        "partial_rotary_factor": model.rotary_percent,
+        "rotary_pct": model.rotary_percent,
+        "rotary_emb_base": model.rotary_base,
+        "rope_parameters": {**rope, "partial_rotary_factor": model.rotary_percent},
+    }
 
 
 def generation_config_json(special_ids: SpecialTokenIds) -> dict[str, Any]:
