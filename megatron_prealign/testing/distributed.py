@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+GRACE_SECONDS = 20.0
 PRELOADED = ("megatron_prealign.training.setup", "megatron_prealign.checkpoint.sharded")
 
 
@@ -53,7 +54,11 @@ def run_distributed(
         readers.append(reader)
         processes.append(process)
     try:
-        return _collect(readers, timeout_seconds)
+        results = _collect(readers, timeout_seconds)
+        # Left to end by themselves: killed, they would leave the checkpoint writer's helper process behind.
+        for process in processes:
+            process.join(GRACE_SECONDS)
+        return results
     finally:
         for process in processes:
             process.kill()
