@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.inspect:
             return _inspect(arguments)
         return _bake(arguments, sys.argv[1:] if argv is None else argv)
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
         print(f"error: {error}", file=sys.stderr)
         return 2
 

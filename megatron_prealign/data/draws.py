@@ -36,9 +36,9 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def document_keys(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each document's token ids, order and length included.
+    """Return a 64-bit hash of each document's token ids.
 
-    A multilinear hash over the integers modulo 2**64 (the multiplier of each position is itself hashed), mixed.
+    `mix` of a multilinear hash modulo 2**64: the sum of (id + 1) times a multiplier, which is `mix(position) | 1`.
 
     Args:
         tokens: int [T], the documents back to back, before any switch.
@@ -56,7 +56,7 @@ def document_keys(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[n
     filled = lengths > 0
     if filled.any():
         sums[filled] = np.add.reduceat(terms, offsets[:-1][filled])
-    return mix(sums ^ mix(lengths.astype(np.uint64)))
+    return mix(sums)
 
 
 def stream_keys(seed: int, epoch: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

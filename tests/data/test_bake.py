@@ -227,6 +227,24 @@ def test_nothing_is_overwritten_unasked(options: dict[str, Any]) -> None:
     assert not Path(f"{prefix}.switch.bin").exists() and check_manifest(prefix) == []
 
 
+def test_an_interrupted_overwrite_leaves_no_manifest_of_mixed_files(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(options)
+    replace, calls = os.replace, []
+
+    def fail_at_the_second_file(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError("no space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_the_second_file)
+    with pytest.raises(OSError, match="no space"):
+        run(options, seed=2, overwrite=True)
+    assert "no such manifest" in check_manifest(str(options["output_prefix"]) + "_text_document")[0]
+
+
 def test_a_dead_worker_ends_the_bake(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def kill_a_worker(paths: Sequence[Path]) -> Iterator[LineBatch]:
         for number, batch in enumerate(read_batches(paths)):

@@ -210,6 +210,15 @@ def test_special_tokens_are_never_switched(bpe: Tokenizer) -> None:
     assert result.counts.switched == 2
 
 
+def test_only_eligible_words_are_switched(tokenizer: Tokenizer) -> None:
+    table = make_table(tokenizer, {"the": [("DIE", "de")]})
+    text = "see the (the) but not http://the.org/the the-class the_the the.class@the.org or the2"
+    result = codeswitch(*pack([tokenizer.encode(text)]), table, 1.0, seed=1)
+    spelled = b"".join(tokenizer.token_bytes[i] for i in result.tokens).decode().lstrip()
+    assert spelled == text.replace("see the (the)", "see DIE (DIE)")
+    assert result.counts.covered == 2 and result.counts.words > 10
+
+
 def test_given_keys_are_used(bpe: Tokenizer, documents: list[str]) -> None:
     tokens, offsets = pack(bpe.encode_batch(documents[:5]))
     keys = document_keys(tokens, offsets)

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
+from megatron_prealign.data import indexed
 from megatron_prealign.data.indexed import IndexedReader, IndexedWriter, optimal_dtype
 from megatron_prealign.data.manifest import file_hash
 from megatron_prealign.errors import DataError
@@ -66,6 +67,13 @@ def test_bytes_equal_megatrons(tmp_path: Path, dtype: type[np.number], documents
 def test_dtype_rule_is_megatrons() -> None:
     for vocab_size in (1, 65499, 65500, 65536, 200_000):
         assert optimal_dtype(vocab_size) == np.dtype(DType.optimal_dtype(vocab_size))
+
+
+def test_pointers_are_right_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexed, "_CHUNK", 2)
+    write_with_ours(tmp_path / "ours", SMALL * 3, np.int32)
+    write_with_megatron(tmp_path / "megatron", SMALL * 3, np.int32)
+    assert same_bytes(tmp_path / "megatron", tmp_path / "ours")
 
 
 def test_append_equals_writing_at_once(tmp_path: Path) -> None:

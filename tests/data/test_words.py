@@ -85,6 +85,7 @@ def test_eligible_words(tokenizer: Tokenizer, text: str, expected: str) -> None:
 
 def test_documents_do_not_touch(tokenizer: Tokenizer) -> None:
     texts = ["the bank", "ing", "", "the bank", "-bank", "bank", "/the", "the ", "bank"]
+    texts += ["the bank.", "class", '"bank"', "bank", "a@", "bank", "@a"]
     tokens, words, eligible = analyse(tokenizer, texts)
     alone = [analyse(tokenizer, [text]) for text in texts]
     assert spell(tokenizer, tokens, words) == [w for part in alone for w in spell(tokenizer, part[0], part[1])]
