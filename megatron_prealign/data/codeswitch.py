@@ -104,11 +104,8 @@ def codeswitch(
     record_counts = np.bincount(documents, minlength=len(offsets) - 1)
     # Each document ends later by the growth of all words before its end.
     new_offsets = offsets + np.concatenate(([0], growth))[np.concatenate(([0], np.cumsum(record_counts)))]
-    records = np.empty((len(switched), 4), dtype=np.int32)
-    records[:, 0] = new_starts - new_offsets[documents]
-    records[:, 1] = new_lengths
-    records[:, 2] = tokens[starts]
-    records[:, 3] = table.key_entries[matched]
+    columns = (new_starts - new_offsets[documents], new_lengths, tokens[starts], table.key_entries[matched])
+    records = np.stack(columns, axis=1).astype(np.int32)
 
     counts.switched, counts.switched_tokens = len(switched), int(new_lengths.sum())
     counts.replaced_tokens = int(old_lengths.sum())
