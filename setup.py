@@ -16,8 +16,10 @@ CORE = [
     "megatron-core>=0.16.1,<0.17",  # newer ones need Python 3.12 and move modules
     "numpy>=1.26",
     "transformers>=5.0,<6",
+    "huggingface-hub>=1.0",
     "tokenizers>=0.22",
     "sentencepiece>=0.2",
+    "protobuf>=5",  # transformers reads SentencePiece models with it
     "safetensors>=0.5",
     "nltk>=3.9",
     "pydantic>=2.10",
@@ -44,11 +46,14 @@ EXTRAS = {
         "mypy>=1.15",
         "types-PyYAML",
         "mistral-common>=1.5",  # SentencePiece and tekken models of real size, for tests
+        "pycountry>=24.6",  # real dictionaries: country names in 170 locales
+        "regex>=2024.5",
     ],
 }
 
 # tools/ is a folder of plain scripts; installed, it becomes the package prealign_tools.
 COMMANDS = {
+    "prealign-clean-lexicon": "clean_lexicon",
     "prealign-train-tokenizer": "train_tokenizer",
     "prealign-make-english-clone": "make_english_clone",
     "prealign-preprocess": "preprocess_codeswitch",
