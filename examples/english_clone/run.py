@@ -44,8 +44,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/english_clone", help="folder of everything")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, ...")
     parser.add_argument("--steps", type=int, default=600, help="optimizer steps of joint training")
-    parser.add_argument("--align-steps", type=int, default=100, help="optimizer steps of PreAlign's stage 1")
+    parser.add_argument("--align-steps", type=int, default=120, help="optimizer steps of PreAlign's stage 1")
     parser.add_argument("--codeswitch-ratio", type=float, default=0.05, help="share of covered words switched, [0, 1]")
+    parser.add_argument("--max-words", type=int, default=5000, help="most frequent words of the text in the lexicons")
     parser.add_argument("--held-out-ratio", type=float, default=0.2, help="share of words kept from PreAlign, [0, 1)")
     parser.add_argument("--vocab-size", type=int, default=4000, help="tokens of English; its clone has as many again")
     parser.add_argument("--bible-wheel", type=Path, help="wheel of bible-alignments, to run without network")
@@ -84,6 +85,7 @@ class Experiment:
         command: list[object] = [*tool, "--output-tokenizer", self.data / "tokenizer"]
         command += ["--input", self.data / "corpus/clone_source.jsonl", "--output-text", self.data / "clone.jsonl"]
         command += ["--lexicon-input", self.data / "corpus/english.jsonl", "--output-lexicon", lexicons[0]]
+        command += ["--max-words", self.arguments.max_words]
         command += ["--held-out-ratio", self.arguments.held_out_ratio, "--output-held-out-lexicon", lexicons[1]]
         outputs = [self.data / "tokenizer", self.data / "clone.jsonl", *lexicons]
         training = make_step("clone", command, outputs, self.tokenizer())

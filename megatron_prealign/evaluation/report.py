@@ -129,7 +129,7 @@ def text_table(rows: Sequence[Row], baseline: str, method: str) -> Table:
     num_seeds = len(rows[0].baseline)
     caption = explain_spread(num_seeds) if num_seeds > 1 else None
     table = Table("", caption=caption, title=f"{method} against {baseline}", title_justify="left")
-    for heading in (baseline, method, f"{method} / {baseline}"):
+    for heading in (baseline, method, f"{method} vs {baseline}"):
         table.add_column(heading, justify="right")
     for cells in format_rows(rows):
         table.add_row(*cells)
@@ -201,10 +201,12 @@ def _spread(row: Row, values: Sequence[float]) -> str:
 
 
 def _verdict(row: Row) -> str:
-    """Return the ratio, and for several seeds how many of them are better."""
+    """Return the ratio of perplexities or the difference of shares, and how many of several seeds are better."""
     num_seeds = len(row.baseline)
     agreement = f" ({row.num_seeds_better}/{num_seeds})" if num_seeds > 1 else ""
-    return f"{row.ratio:.2f}{agreement}" if isfinite(row.ratio) else f"-{agreement}"
+    # A share of almost nothing as the divisor would say nothing but that.
+    change = f"× {row.ratio:.2f}" if row.better == "lower" else f"{mean(row.method) - mean(row.baseline):+.3f}"
+    return f"{change}{agreement}"
 
 
 def _read_lines(path: Path, problems: list[str], *, whole: bool = False) -> list[dict[str, Any]]:

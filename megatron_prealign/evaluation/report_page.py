@@ -30,6 +30,7 @@ th { text-align: left; } td { text-align: right; } thead th:not(:first-child) { 
 figure { margin: 1rem 0; overflow-x: auto; } figcaption { opacity: .8; font-size: .92rem; }
 pre { overflow-x: auto; padding: .8rem; border-radius: .4rem; font-size: .82rem;
   background: color-mix(in srgb, CanvasText 7%, transparent); }
+ul { list-style: none; padding-left: .7rem; }
 summary { cursor: pointer; } .scroll { overflow-x: auto; }
 """
 
@@ -53,7 +54,7 @@ class Page:
     loss_languages: tuple[str, ...] = ("en", "clone")
     """Languages whose validation loss is plotted."""
     notes: tuple[str, ...] = ()
-    """Paragraphs under the table."""
+    """Items of a list under the table."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Heading → what it was run with, as data (configuration, versions, duration)."""
 
@@ -70,8 +71,8 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
     losses = _figure(
         plot_losses(runs, methods, page.loss_languages),
         _describe_losses(page, runs),
-        f"Validation loss over all tokens seen, word pairs counted. Dotted: {page.method} passes from stage 1 "
-        "(align-init) to stage 2 (pretrain).",
+        f"Validation loss over all tokens seen, those of word pairs counted. Dotted: {page.method} passes from stage 1 "
+        "(align-init) to stage 2 (pretrain), whose English is code-switched, here too; the table compares plain text.",
     )
     by_tap = _figure(
         plot_retrieval(runs, methods, page.pair, page.num_layers),
@@ -85,7 +86,7 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
     parts = [
         f"<h1>{html.escape(page.title)}</h1><p class='lead'>{html.escape(page.lead)}</p>",
         _result_table(rows, methods),
-        *(f"<p>{html.escape(note)}</p>" for note in page.notes),
+        f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in page.notes)}</ul>" if page.notes else "",
         "<h2>Loss</h2>",
         losses,
         "<h2>Word retrieval by tap</h2>",
@@ -104,7 +105,7 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
 def _result_table(rows: Sequence[Row], methods: tuple[str, str]) -> str:
     num_seeds = len(rows[0].baseline)
     spread = f"; {explain_spread(num_seeds)}" if num_seeds > 1 else ""
-    headings = ["measure", *methods, f"{methods[1]} / {methods[0]}"]
+    headings = ["measure", *methods, f"{methods[1]} vs {methods[0]}"]
     return _table(headings, format_rows(rows)) + f"<p class='lead'>↓ lower is better, ↑ higher is better{spread}.</p>"
 
 

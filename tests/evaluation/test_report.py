@@ -97,7 +97,8 @@ def test_terminal_table_shows_mean_deviation_and_agreement() -> None:
     console.print(text_table(compare(runs(3), "joint", "PreAlign"), "joint", "PreAlign"))
     text = console.export_text()
     assert "250.0 ± 173.2" in text
-    assert "0.83 (2/3)" in text
+    assert "× 0.83 (2/3)" in text
+    assert "+0.300 (3/3)" in text
 
 
 def test_series_follow_one_measure() -> None:
