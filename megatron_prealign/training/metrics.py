@@ -69,6 +69,6 @@ def progress_line(record: Record) -> str:
     parts.append(f"lr {record['learning_rate']:.2e}")
     parts.append(f"grad {record['gradient_norm']:.3f}")
     parts.append(f"{record['tokens_per_second']:,.0f} tok/s")
-    remaining = (record["steps"] - record["step"]) * record["step_seconds"]
-    parts.append(f"left {remaining // 60:.0f}m{remaining % 60:02.0f}s")
+    minutes, seconds = divmod(round((record["steps"] - record["step"]) * record["step_seconds"]), 60)
+    parts.append(f"left {minutes}m{seconds:02d}s")
     return f"{head}  {'  '.join(parts)}"
