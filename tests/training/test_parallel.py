@@ -1,8 +1,8 @@
 """Every layout gives the loss and the gradients of the single process, for both stages (design: section 6).
 
-Broken once to see these fail: the gather's backward without the sum over ranks; pooling without the
-mask; the tap's scale without the number of microbatches; the local instead of the global token count;
-a tap attached on both sides of a pipeline border; freeing pipeline outputs while gloo still sends them.
+Broken once to see these fail: the gather's backward without the sum over ranks; the local instead of the
+global token count; freeing pipeline outputs while gloo still sends them. What both sides of the comparison
+share (the tap's scale, the mask, a word as its own negative) is guarded by tests/alignment.
 """
 
 from pathlib import Path
