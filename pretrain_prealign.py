@@ -5,20 +5,37 @@ import sys
 from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import ConfigError, PrealignError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage that the command line describes; return the exit code."""
-    rank = int(os.environ.get("RANK", "0"))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = 0
     try:
+        rank, world_size = read_environment()
         loaded = load_config(sys.argv[1:] if argv is None else argv, world_size=world_size)
         return train(loaded.config, rank, world_size, dry_run=loaded.dry_run)
     except PrealignError as error:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def read_environment() -> tuple[int, int]:
+    """Return rank and world size as torchrun sets them; a lone process is rank 0 of 1.
+
+    Raises:
+        ConfigError: They are no numbers, or don't fit each other.
+    """
+    values = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
+    problems = [
+        f"{name}={value!r} in the environment is no number" for name, value in values.items() if not value.isdigit()
+    ]
+    if not problems and int(values["RANK"]) >= int(values["WORLD_SIZE"]):
+        problems.append(f"RANK={values['RANK']} in the environment is not below WORLD_SIZE={values['WORLD_SIZE']}")
+    if problems:
+        raise ConfigError([f"{problem}; start with torchrun, or unset it" for problem in problems])
+    return int(values["RANK"]), int(values["WORLD_SIZE"])
 
 
 def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
@@ -30,11 +47,12 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         select_platform,
         shut_down_distributed,
     )
-    from megatron_prealign.training.setup import build_trainer, plan_run
+    from megatron_prealign.training.setup import build_trainer, describe_start, plan_run
 
     plan = plan_run(config)
     if rank == 0:
         print(describe(plan.config, world_size), file=sys.stderr, flush=True)
+        print(describe_start(plan), file=sys.stderr, flush=True)
     if dry_run:
         return 0
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import pretrain_prealign
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.config import config_from_dict, dump_config
 from tests.data.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
@@ -70,15 +72,48 @@ def test_start_from_nothing(values: Any, tmp_path: Path, capsys: pytest.CaptureF
     assert "stage1" in error
 
 
-def test_start_from_another_model(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from megatron_prealign.checkpoint import folder
-    from megatron_prealign.config import config_from_dict, dump_config
+def _save_checkpoint(run_path: Path, values: dict[str, Any], step: int) -> None:
+    """Save all of a checkpoint but its weights."""
+    temporary = folder.begin(folder.step_path(run_path, step))
+    (temporary / "metadata.json").write_text("{}")
+    (temporary / folder.STATE).write_text(f'{{"step": {step}}}')
+    (temporary / folder.CONFIG).write_text(dump_config(config_from_dict(values)))
+    folder.commit(temporary, folder.step_path(run_path, step), 2)
 
-    other = folder.begin(folder.step_path(tmp_path / "stage1", 1))
-    (other / "metadata.json").write_text("{}")
-    (other / folder.STATE).write_text("{}")
-    (other / folder.CONFIG).write_text(dump_config(config_from_dict({"model": {"hidden_size": 64}})))
-    folder.commit(other, folder.step_path(tmp_path / "stage1", 1), 2)
+
+def test_continuing_with_other_data_or_too_few_steps(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {**values["model"], "vocab_size": 300}
+    _save_checkpoint(tmp_path / "run", {**values, "model": model}, step=4)
+    changed = ["--data.seq_length", "16", "--training.seed", "7", "--training.train_steps", "3"]
+    assert _main(values, tmp_path, *changed) == 2
+    error = capsys.readouterr().err
+    for field in ("data.seq_length", "training.seed", "training.train_steps"):
+        assert field in error
+    assert _main(values, tmp_path, "--training.train_steps", "4", "--dry-run") == 0
+    assert "Nothing to do" in capsys.readouterr().err
+
+
+def test_run_folder_below_a_file(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    error = _refused(values, tmp_path, capsys, "--training.run_path", str(tmp_path / "file" / "run"))
+    assert "is a file" in error
+
+
+def test_environment_that_torchrun_did_not_set(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "many")
+    assert "WORLD_SIZE" in _refused(values, tmp_path, capsys)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "1")
+    assert _main(values, tmp_path) == 2
+    assert "RANK=1" in capsys.readouterr().err
+
+
+def test_start_from_another_model(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _save_checkpoint(tmp_path / "stage1", {"model": {"hidden_size": 64}}, step=1)
     error = _refused(values, tmp_path, capsys, "--checkpoint.init_from", str(tmp_path / "stage1"))
     assert "model.hidden_size" in error
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         clean, dropped = filter_lexicon(lexicon, **filters, max_translations=arguments.max_translations)
         kept, held_out = clean.split(arguments.held_out_ratio, arguments.seed)
         _write(arguments, kept, held_out)
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _report(lexicon, dropped, kept, held_out)

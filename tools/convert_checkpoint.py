@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         _to_hf(options)
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

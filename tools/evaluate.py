@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         results = evaluate(options)
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     _print_tables(results)

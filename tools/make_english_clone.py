@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_arguments(arguments)
         _run(arguments, Console(stderr=True))
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

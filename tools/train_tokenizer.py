@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         _run(arguments, Console(stderr=True))
-    except PrealignError as error:
+    except (PrealignError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -48,7 +48,7 @@ RANGES: dict[str, Range] = {
     "training.train_steps": _AT_LEAST_1,
     "training.micro_batch_size": _AT_LEAST_1,
     "training.global_batch_size": _AT_LEAST_1,
-    "training.seed": _NOT_NEGATIVE,
+    "training.seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     "training.eval_interval": _NOT_NEGATIVE,
     "training.eval_steps": _AT_LEAST_1,
     "checkpoint.save_interval": _AT_LEAST_1,

@@ -128,6 +128,8 @@ def _option_problems(options: BakeOptions) -> list[str]:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
     if options.codeswitch_ratio > 0 and not options.lexicon_paths:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
+    if not options.json_key or "/" in options.json_key:
+        problems.append(f"--json-key {options.json_key!r}: becomes part of file names, so it can't be empty or hold /")
     if options.num_workers < 1:
         problems.append(f"--workers {options.num_workers}: must be at least 1")
     prefix = options.dataset_prefix

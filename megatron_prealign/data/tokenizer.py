@@ -171,11 +171,15 @@ class HuggingFaceTokenizer(Tokenizer):
             settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error})") from None
-        return settings if isinstance(settings, dict) else {}
+        if not isinstance(settings, dict):
+            raise DataError(f"{path}: not an object; it should map names such as eos_token to values")
+        return settings
 
     def _named_id(self, name: str, well_known: Sequence[str], vocabulary: dict[str, int]) -> int | None:
         named = self._settings.get(name)
         token = named.get("content") if isinstance(named, dict) else named
+        if token is not None and not isinstance(token, str):
+            raise DataError(f"{self.path.parent / 'tokenizer_config.json'}: {name} is {token!r}, not a string")
         if isinstance(token, str):
             if token not in vocabulary:
                 raise DataError(

@@ -5,6 +5,7 @@ gradients once, and updates. Everything else happens once in a while: a record, 
 """
 
 import contextlib
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,4 +131,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""
-        return save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        if self.metrics is not None:
+            print(f"{self.stage.name} {self.state.step:>6}  saved {path}", file=sys.stderr, flush=True)
+        return path

@@ -1,13 +1,15 @@
 """From a configuration to a trainer: what can be refused without a process group first, then the rest."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.sharded import check_model, load_training_state, load_weights, resolve_checkpoint
-from megatron_prealign.config import Config, dump_config
+from megatron_prealign.config import Config, dump_config, load_resolved
 from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
 from megatron_prealign.data.sampler import StepLoader
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
@@ -43,7 +45,7 @@ def plan_run(config: Config) -> Plan:
     Raises:
         ConfigError: Lists everything that does not fit.
     """
-    problems: list[str] = []
+    problems = [*_path_problems(config)]
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, size_problems = _resolve_vocab_size(config, tokenizer)
     problems += size_problems
@@ -53,6 +55,7 @@ def plan_run(config: Config) -> Plan:
         resume_from = _find_resume(config)
         if resume_from is not None:
             problems += check_model(config, resume_from)
+            problems += _check_position(config, resume_from)
         elif config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from)
             problems += check_model(config, init_from)
@@ -65,6 +68,29 @@ def plan_run(config: Config) -> Plan:
     if problems:
         raise ConfigError(problems)
     return Plan(config, tokenizer, words, resume_from, init_from)
+
+
+def describe_start(plan: Plan) -> str:
+    """Return in one line what the run starts from."""
+    if plan.resume_from is not None:
+        step, steps = folder.read_state(plan.resume_from)["step"], plan.config.training.train_steps
+        if step == steps:
+            return f"Nothing to do: {plan.resume_from} is step {step} of {steps}; raise training.train_steps to go on."
+        return f"Continuing from {plan.resume_from}, step {step} of {steps}."
+    if plan.init_from is not None:
+        return f"Starting from the weights of {plan.init_from}."
+    return "Starting from fresh weights."
+
+
+def _path_problems(config: Config) -> Iterator[str]:
+    """Yield why a folder of the run can't be made; nothing is created to find out."""
+    paths = {"training.run_path": Path(config.training.run_path), "data.cache_path": _cache_path(config)}
+    for name, path in paths.items():
+        existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        if not existing.is_dir():
+            yield f"{name} {path}: {existing} is a file; name another folder"
+        elif not os.access(existing, os.W_OK):
+            yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:
@@ -95,6 +121,31 @@ def _find_resume(config: Config) -> Path | None:
     return newest
 
 
+def _check_position(config: Config, checkpoint: Path) -> list[str]:
+    """Return the fields that a continued run must keep, because its position in the data counts on them."""
+    saved = load_resolved(checkpoint / folder.CONFIG)
+    problems = [
+        f"{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
+        "checkpoint.init_from"
+        for name, there, here in (
+            ("data.blend", saved.data.blend, config.data.blend),
+            ("data.split", saved.data.split, config.data.split),
+            ("data.seq_length", saved.data.seq_length, config.data.seq_length),
+            ("training.stage", saved.training.stage, config.training.stage),
+            ("training.seed", saved.training.seed, config.training.seed),
+            ("alignment.word_batch_size", saved.alignment.word_batch_size, config.alignment.word_batch_size),
+        )
+        if there != here
+    ]
+    step = folder.read_state(checkpoint)["step"]
+    if step > config.training.train_steps:
+        problems.append(
+            f"training.train_steps {config.training.train_steps}: {checkpoint} is already past it; raise it, or name "
+            "another training.run_path"
+        )
+    return problems
+
+
 def _plan_words(config: Config, tokenizer: Tokenizer) -> WordBatches | None:
     if config.training.stage != "align_init":
         return None
@@ -120,24 +171,29 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         load_training_state(plan.resume_from, chunks, optimizer)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
-    writer = None
-    if layout.rank == 0:
-        training = config.training
-        Path(training.run_path).mkdir(parents=True, exist_ok=True)
-        folder.write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
-        writer = MetricsWriter(training.run_path, training.stage, training.train_steps, config.logging.tensorboard)
+    stage = _build_stage(plan, chunks, layout, platform.device, state)
+    validator = _build_validator(plan, layout, platform.device)
+    # Last: a run that can't be built leaves no record of itself.
+    writer = _open_records(config) if layout.rank == 0 else None
     return Trainer(
         config=config,
         platform=platform,
         chunks=chunks,
         optimizer=optimizer,
         schedule=schedule,
-        stage=_build_stage(plan, chunks, layout, platform.device, state),
-        validator=_build_validator(plan, layout, platform.device),
+        stage=stage,
+        validator=validator,
         metrics=writer,
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
+
+
+def _open_records(config: Config) -> MetricsWriter:
+    training = config.training
+    Path(training.run_path).mkdir(parents=True, exist_ok=True)
+    folder.write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
+    return MetricsWriter(training.run_path, training.stage, training.train_steps, config.logging.tensorboard)
 
 
 def _cache_path(config: Config) -> Path:
