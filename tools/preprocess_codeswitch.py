@@ -118,6 +118,12 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     )
     manifest = bake(options)
     Console().print(report(options, manifest))
+    if options.codeswitch_ratio > 0 and not manifest.content["counts"]["covered"]:
+        print(
+            "warning: the lexicon has none of the corpus's words, so nothing was switched; check --source-language "
+            "and the columns of --lexicon",
+            file=sys.stderr,
+        )
     return 0
 
 
