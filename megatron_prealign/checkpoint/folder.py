@@ -9,12 +9,12 @@ complete checkpoint in place.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.lexicon.output import sync
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
@@ -99,15 +99,15 @@ def begin(final: Path) -> Path:
 def commit(temporary: Path, final: Path, keep_last: int) -> None:
     """Give a written checkpoint its final name, point `latest` at it and prune older ones."""
     for path in temporary.rglob("*"):
-        _sync(path)
-    _sync(temporary)
+        sync(path)
+    sync(temporary)
     if final.exists():
         # A run that passed this step before, from an older checkpoint: the newer replaces it.
         replaced = final.with_name(final.name + ".old" + TEMPORARY)
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     write_atomically(final.parent / LATEST, final.name + "\n")
     run_path = final.parent.parent
     for stale in complete_checkpoints(run_path)[:-keep_last]:
@@ -121,14 +121,6 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a small text file under a temporary name, sync it, and rename it into place."""
     temporary = path.with_name(path.name + TEMPORARY)
     temporary.write_text(text, encoding="utf-8")
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -28,6 +28,7 @@ from megatron_prealign.data.switch_table import SwitchTable, compile_lexicon
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.lexicon.output import sync
 
 _RECORD_INTS = 4
 
@@ -239,24 +240,16 @@ def _version(package: str) -> str | None:
 def _publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
     """Give the files their final names; at every moment a manifest that exists describes what lies beside it."""
     manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
-    _sync(manifest_path(staged))
+    sync(manifest_path(staged))
     manifest_path(prefix).unlink(missing_ok=True)
     for suffix in DATA_SUFFIXES:
         if suffix in manifest.content["files"]:
             os.replace(f"{staged}{suffix}", f"{prefix}{suffix}")
         else:
             Path(f"{prefix}{suffix}").unlink(missing_ok=True)
-    _sync(prefix.parent)
+    sync(prefix.parent)
     os.replace(manifest_path(staged), manifest_path(prefix))
-    _sync(prefix.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(prefix.parent)
 
 
 def _final_paths(prefix: Path) -> list[Path]:

@@ -25,7 +25,7 @@ def _temporary(path: Path) -> Path:
     return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file or folder to the disk, so that a rename never exposes half of it after a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -47,9 +47,9 @@ def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     temporary = _temporary(target)
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         os.replace(temporary, target)
-        _sync(temporary.parent)
+        sync(temporary.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -82,12 +82,12 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
+            sync(file)
+        sync(temporary)
         if target.exists():
             os.replace(target, retired)
         os.replace(temporary, target)
-        _sync(temporary.parent)
+        sync(temporary.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if retired.is_dir():
