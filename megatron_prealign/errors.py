@@ -27,3 +27,7 @@ class DataError(PrealignError):
 
 class CheckpointError(PrealignError):
     """A checkpoint that is missing, damaged or does not fit."""
+
+
+class TrainingError(PrealignError):
+    """A run that can't go on as it is configured."""

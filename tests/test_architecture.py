@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "alignment": {"platform", "config"},
     "checkpoint": {"model", "data", "lexicon", "platform", "config"},
     "evaluation": {"checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
-    "training": {"checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
+    "training": {"evaluation", "checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
     "testing": {"training", "checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
 }
 

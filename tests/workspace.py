@@ -72,6 +72,7 @@ def make_values(workspace: Path) -> MakeValues:
                 "lexicon_paths": [str(workspace / "lexicon.tsv")],
                 "word_batch_size": 5,
                 "num_word_microbatches": 2,
+                "word_row_length": 16,
             },
             "training": {
                 "stage": stage,

@@ -76,18 +76,28 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from megatron_prealign.checkpoint.folder import write_atomically
     from megatron_prealign.evaluation.folder import open_folder
     from megatron_prealign.evaluation.perplexity import measure_perplexity
-    from megatron_prealign.evaluation.retrieval import measure_retrieval, tap_names
+    from megatron_prealign.evaluation.retrieval import measure_retrieval, model_tap_names, token_ids_of
 
     folder = open_folder(options.model, options.device)
-    results: dict[str, Any] = {"model": folder.name, "perplexity": {}, "retrieval": {}, "taps": tap_names(folder.model)}
+    taps = model_tap_names(folder.model)
+    results: dict[str, Any] = {"model": folder.name, "perplexity": {}, "retrieval": {}, "taps": taps}
     for language, documents in texts.items():
         with _progress(f"perplexity {language}") as update:
             measured = measure_perplexity(folder, documents, window=options.window, progress=update)
         results["perplexity"][language] = measured.to_json()
+    trained = lexicons.get("trained")
     for name, lexicon in lexicons.items():
+        known = None
+        if name == "held_out" and trained is not None:
+            known = token_ids_of(trained, folder.tokenizer)
         with _progress(f"retrieval {name}") as update:
             results["retrieval"][name] = measure_retrieval(
-                folder, lexicon, max_pairs=options.max_pairs, seed=options.seed, progress=update
+                folder,
+                lexicon,
+                max_pairs=options.max_pairs,
+                seed=options.seed,
+                known_tokens=known,
+                progress=update,
             )
     results["settings"] = {
         "window": options.window or folder.window,
@@ -197,11 +207,20 @@ def _print_tables(results: dict[str, Any]) -> None:
         console.print(table)
     for name, pairs in results["retrieval"].items():
         for pair, row in pairs.items():
-            title = f"Retrieval {pair}, {name.replace('_', '-')} words ({row['num_pairs']:,} pairs)"
-            table = Table("tap", "P@1", "mean cosine", "anisotropy", title=title)
-            for tap, *scores in zip(results["taps"], row["p_at_1"], row["mean_cosine"], row["anisotropy"], strict=True):
-                table.add_row(tap, *("-" if score is None else f"{score:.3f}" for score in scores))
-            console.print(table)
+            console.print(_retrieval_table(pair, name, row, results["taps"]))
+
+
+def _retrieval_table(pair: str, name: str, row: dict[str, Any], taps: list[str]) -> Table:
+    columns = {"p_at_1": "P@1", "mean_cosine": "mean cosine", "anisotropy": "anisotropy"}
+    title = f"Retrieval {pair}, {name.replace('_', '-')} words ({row['num_pairs']:,} pairs)"
+    if "num_known_source_words" in row:
+        columns |= {"p_at_1_known": "P@1 known", "p_at_1_new": "P@1 new"}
+        title += f"\nknown: all tokens occur in trained words, {row['num_known_source_words']:,} source words"
+    table = Table("tap", *columns.values(), title=title)
+    for index, tap in enumerate(taps):
+        scores = [row[key][index] for key in columns]
+        table.add_row(tap, *("-" if score is None else f"{score:.3f}" for score in scores))
+    return table
 
 
 if __name__ == "__main__":

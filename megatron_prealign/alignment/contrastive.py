@@ -1,91 +1,226 @@
 """Symmetric multi-positive InfoNCE over a batch of words (design: every word is an anchor once).
 
-With unit vectors u, groups g and temperature t, for each word i that has a positive:
+With unit vectors u, groups g, temperature t and s_ij = u_i.u_j / t, for each word i that has a positive:
 
-    L_i = -1/|P(i)| sum_{j in P(i)} log( exp(u_i.u_j/t) / sum_{k in N(i)} exp(u_i.u_k/t) )
+    L_i = -1/|P(i)| sum_{j in P(i)} log( exp(s_ij) / sum_{k in N(i)} exp(s_ik) )
 
-P(i) holds the other words of i's group; N(i) all other valid words except false negatives (same
-surface form, or linked to i by the lexicon). PreAlign sec. 3.1 has one positive a word and no
-exclusion; with one translation a word and no shared surface forms the two agree.
+P(i) holds the other words of i's group; N(i) all other words except false negatives (same surface
+form, or linked to i by the lexicon). PreAlign sec. 3.1 has one positive a word and no exclusion; with
+one translation a word and no shared surface forms the two agree.
 
-Shapes: A anchors (this rank's words), W words of the whole batch, H hidden.
+The loss computes its own gradient in the forward pass. P and N are symmetric, so everything that pulls
+at word i follows from row i of s and the log-normalisers z of the others:
+
+    dL/du_i = 1/(t n) sum_j [ j in N(i) ] (exp(s_ij - z_i) + exp(s_ij - z_j)) u_j - 2/|P(i)| [ j in P(i) ] u_j
+
+with n anchors, and exp(s_ij - z_j) = 0 where j is no anchor. So ranks exchange vectors and one number a
+word, nothing flows back between them, and no similarity outlives the call.
+
+Shapes: A words of this rank, W words of the whole batch, H hidden, P and E pairs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+
+_BYTES_PER_SIMILARITY = 8  # the similarities of a chunk in fp32 and one temporary of their size
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Pairs (i, j) of words, sorted by i, to be cut by rows without waiting for the device.
+
+    Attributes:
+        firsts: int64 [P], on the device of the model.
+        seconds: int64 [P], there too.
+        offsets: the pairs of word i are those at offsets[i - start] : offsets[i - start + 1]; on the host.
+        start: first word of this rank.
+    """
+
+    firsts: Tensor
+    seconds: Tensor
+    offsets: list[int]
+    start: int
+
+    @classmethod
+    def build(cls, pairs: Tensor, start: int, stop: int, device: torch.device) -> "PairRows":
+        """Take int64 [P, 2] on the host, in any order; pairs of other ranks' words i are left out."""
+        pairs = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < stop)]
+        pairs = pairs[pairs[:, 0].argsort(stable=True)]
+        offsets = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(start, stop + 1)).tolist()
+        moved = pairs.T.contiguous().to(device, non_blocking=True)
+        return cls(moved[0], moved[1], offsets, start)
+
+    def cut(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return (i - first, j) of the pairs with i in first..last-1, both int64."""
+        low, high = self.offsets[first - self.start], self.offsets[last - self.start]
+        return self.firsts[low:high] - first, self.seconds[low:high]
 
 
 @dataclass(frozen=True)
 class ContrastiveTargets:
-    """Which words of a batch attract, repel or ignore each other.
+    """Which words of a batch attract and ignore each other; all others repel.
 
     Attributes:
-        groups: int64 [W], from 0 up; words of one group are positives of each other.
-        valid: bool [W], false for padding.
-        excluded: int64 [E, 2], pairs (i, k) where k stays out of i's denominator; both directions listed.
-        start: first of this rank's anchors.
-        stop: one past the last.
+        num_words: words of the whole batch; what stands behind them is padding.
+        num_anchors: those of them that have a positive.
+        start: first word of this rank.
+        stop: one past the last, padding included.
+        positives: pairs (i, j) of one group.
+        left_out: pairs (i, k) where k is not in N(i), nor i in N(k); a word and itself among them.
+        num_positives: int64 [stop - start], |P(i)| of this rank's words.
     """
 
-    groups: Tensor
-    valid: Tensor
-    excluded: Tensor
+    num_words: int
+    num_anchors: int
     start: int
     stop: int
+    positives: PairRows
+    left_out: PairRows
+    num_positives: Tensor
 
-    @cached_property
-    def num_anchors(self) -> Tensor:
-        """Words of the whole batch that have a positive, at least 1: int64 scalar."""
-        sizes = self.groups[self.valid].bincount()
-        return sizes[sizes > 1].sum().clamp(min=1)
+    @classmethod
+    def build(
+        cls, groups: Tensor, excluded: Tensor, start: int, stop: int, device: torch.device | str = "cpu"
+    ) -> "ContrastiveTargets":
+        """Lay out what concerns the words start..stop-1.
+
+        Args:
+            groups: int64 [W], equal for translations of each other, negative for padding, which stands at the end.
+            excluded: int64 [E, 2], false negatives, each in both directions; not a word and itself.
+            start: first word of this rank.
+            stop: one past the last.
+            device: of the model.
+        """
+        device = torch.device(device)
+        num_words = int((groups >= 0).sum())
+        order = groups[:num_words].argsort(stable=True)
+        _, sizes = torch.unique(groups[:num_words], return_counts=True)
+        # All pairs inside a group, the word itself among them: position by position through the sorted words.
+        own_size = sizes.repeat_interleave(sizes)
+        group_start = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+        firsts = order.repeat_interleave(own_size)
+        within = torch.arange(len(firsts)) - (own_size.cumsum(0) - own_size).repeat_interleave(own_size)
+        seconds = order[group_start.repeat_interleave(own_size) + within]
+        positives = torch.stack([firsts, seconds], dim=1)[firsts != seconds]
+        own = torch.arange(num_words)
+        rows = PairRows.build(positives, start, stop, device)
+        return cls(
+            num_words=num_words,
+            num_anchors=int(sizes[sizes > 1].sum()),
+            start=start,
+            stop=stop,
+            positives=rows,
+            left_out=PairRows.build(torch.cat([excluded, torch.stack([own, own], dim=1)]), start, stop, device),
+            num_positives=torch.tensor(rows.offsets).diff().to(device, non_blocking=True),
+        )
 
 
-def _chunk_loss(vectors: Tensor, first: int, last: int, targets: ContrastiveTargets, temperature: float) -> Tensor:
-    """Sum L_i over the anchors first..last-1 of the batch of unit vectors [W, H]."""
-    rows = torch.arange(first, last, device=vectors.device)
-    logits = vectors[first:last] @ vectors.T / temperature
-    others = targets.valid[None, :] & (rows[:, None] != torch.arange(len(vectors), device=vectors.device)[None, :])
-    positive = others & (targets.groups[first:last, None] == targets.groups[None, :]) & targets.valid[first:last, None]
-    denominator = others.clone()
-    anchors, candidates = targets.excluded.unbind(1)
-    here = (anchors >= first) & (anchors < last)
-    denominator[anchors[here] - first, candidates[here]] = False
-    num_positives = positive.sum(dim=1)
-    is_anchor = num_positives > 0
-    log_normaliser = logits.masked_fill(~denominator, -torch.inf)[is_anchor].logsumexp(dim=1)
-    attraction = logits.masked_fill(~positive, 0.0)[is_anchor].sum(dim=1) / num_positives[is_anchor]
-    return (log_normaliser - attraction).sum()
+class _Similarities:
+    """s of this rank's rows, a chunk of rows at a time; a batch of one chunk is computed once."""
+
+    def __init__(self, words: Tensor, targets: ContrastiveTargets, temperature: float, memory_bytes: int) -> None:
+        self._words, self._targets, self._temperature = words[: targets.num_words], targets, temperature
+        self._step = max(memory_bytes // (_BYTES_PER_SIMILARITY * max(targets.num_words, 1)), 1)
+        self._kept: Tensor | None = None
+        stop = min(targets.stop, targets.num_words)
+        self.chunks = [(first, min(first + self._step, stop)) for first in range(targets.start, stop, self._step)]
+
+    def denominators(self, first: int, last: int) -> Tensor:
+        """Return s_ij of rows first..last-1, -inf where j is not in N(i): [last - first, num_words]."""
+        if self._kept is not None:
+            return self._kept
+        similarities = self._words[first:last] @ self._words.T
+        similarities /= self._temperature
+        similarities[self._targets.left_out.cut(first, last)] = -torch.inf
+        if len(self.chunks) == 1:
+            self._kept = similarities
+        return similarities
+
+
+def _log_normalisers(similarities: _Similarities, unit: Tensor, targets: ContrastiveTargets) -> Tensor:
+    """Return z of this rank's words [A]; inf for words that are no anchors."""
+    normalisers = unit.new_full((targets.stop - targets.start,), torch.inf)
+    for first, last in similarities.chunks:
+        chunk = similarities.denominators(first, last).logsumexp(dim=1)
+        normalisers[first - targets.start : last - targets.start] = chunk
+    return normalisers.masked_fill(targets.num_positives == 0, torch.inf)
+
+
+def _gradient(
+    similarities: _Similarities, words: Tensor, normalisers: Tensor, targets: ContrastiveTargets, temperature: float
+) -> Tensor:
+    """Return the gradient of the sum of all ranks' L_i with respect to this rank's unit vectors: [A, H]."""
+    real = words[: targets.num_words]
+    gradient = words.new_zeros((targets.stop - targets.start, words.shape[1]))
+    shares = 2.0 / targets.num_positives.clamp(min=1).to(words.dtype)
+    for first, last in similarities.chunks:
+        similar = similarities.denominators(first, last)
+        weights = (similar - normalisers[first:last, None]).exp_()
+        weights += similar.sub_(normalisers[None, : targets.num_words]).exp_()
+        rows, columns = targets.positives.cut(first, last)
+        weights[rows, columns] -= shares[first - targets.start : last - targets.start][rows]
+        gradient[first - targets.start : last - targets.start] = weights @ real
+    return gradient / temperature
+
+
+class _ContrastiveLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        unit: Tensor,
+        targets: ContrastiveTargets,
+        temperature: float,
+        memory_bytes: int,
+        gather: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        words = gather(unit)
+        similarities = _Similarities(words, targets, temperature, memory_bytes)
+        own = _log_normalisers(similarities, unit, targets)
+        rows, columns = targets.positives.cut(targets.start, targets.stop)
+        attraction = (unit[rows] * words[columns]).sum(dim=1) / temperature
+        shares = targets.num_positives[rows].to(unit.dtype)
+        total = own.masked_fill(targets.num_positives == 0, 0.0).sum() - (attraction / shares).sum()
+        num_anchors = max(targets.num_anchors, 1)
+        if ctx.needs_input_grad[0]:
+            gradient = _gradient(similarities, words, gather(own), targets, temperature)
+            ctx.save_for_backward(gradient / num_anchors)
+        return total / num_anchors
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None, None, None, None
 
 
 def contrastive_loss(
-    words: Tensor, targets: ContrastiveTargets, temperature: float, chunk_rows: int | None = None
+    words: Tensor,
+    targets: ContrastiveTargets,
+    temperature: float,
+    *,
+    memory_bytes: int = 2**29,
+    gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Tensor:
-    """Sum the contrastive loss of this rank's anchors, over the number of anchors of the whole batch.
+    """Sum the contrastive loss of this rank's words, over the number of anchors of the whole batch.
 
-    The sum over ranks is the loss of the batch.
+    The values of all ranks add up to the loss of the batch; the gradient that reaches `words` is that of
+    the whole batch's loss, whatever part of it this rank's value is.
 
     Args:
-        words: [W, H] word vectors of the whole batch, any length.
-        targets: positives, exclusions and this rank's anchors.
+        words: [A, H] vectors of this rank's words, any length; computed in fp32, or in fp64 if given so.
+        targets: positives, exclusions and this rank's place in the batch.
         temperature: divides the cosine similarities.
-        chunk_rows: anchors whose similarities [chunk_rows, W] are held at once; more are recomputed
-            in the backward pass. None = all at once.
+        memory_bytes: bound on the similarities held at once; what does not fit is computed in chunks of rows.
+        gather: joins a tensor of each rank along the first axis, in rank order; no gradient passes through it.
 
     Returns:
-        fp32 scalar.
+        Scalar of the type computed in.
     """
-    vectors = functional.normalize(words.float(), dim=1)
-    step = chunk_rows or max(targets.stop - targets.start, 1)
-    total = vectors.new_zeros(())
-    for first in range(targets.start, targets.stop, step):
-        last = min(first + step, targets.stop)
-        if targets.stop - targets.start > step:
-            total = total + checkpoint(_chunk_loss, vectors, first, last, targets, temperature, use_reentrant=False)
-        else:
-            total = total + _chunk_loss(vectors, first, last, targets, temperature)
-    return total / targets.num_anchors
+    precise = words if words.dtype == torch.float64 else words.float()
+    unit = functional.normalize(precise, dim=1)
+    loss: Tensor = _ContrastiveLoss.apply(unit, targets, temperature, memory_bytes, gather)  # type: ignore[no-untyped-call]
+    return loss

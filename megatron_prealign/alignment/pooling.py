@@ -1,38 +1,46 @@
-"""Word vectors from hidden states.
+"""Word vectors from hidden states of packed words.
 
-Shapes: S positions (of this rank under sequence parallelism), W words, H hidden.
+Shapes: S positions (of this rank under sequence parallelism), R rows, W words of this rank, H hidden.
 """
 
 import torch
 from torch import Tensor
 
 
-def sum_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+def sum_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     """Sum the hidden states of each word's own subwords, in fp32.
 
     Args:
-        hidden: [S, W, H], any floating type.
-        mask: bool [W, S], true where a position is a subword of the word.
+        hidden: [S, R, H], any floating type; fp64 stays fp64.
+        word_index: int64 [R, S], the word that a position belongs to, -1 where none.
+        num_words: W.
 
     Returns:
-        fp32 [W, H].
+        fp32 [W, H]; zero for words without subwords here.
     """
-    return torch.einsum("swh,ws->wh", hidden.float(), mask.float())
+    precise = hidden if hidden.dtype == torch.float64 else hidden.float()
+    flat = precise.transpose(0, 1).reshape(-1, hidden.shape[-1])
+    # Positions without a word gather in a row behind the words.
+    index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
+    return flat.new_zeros(num_words + 1, flat.shape[1]).index_add(0, index, flat)[:num_words]
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+def num_subwords(word_index: Tensor, num_words: int) -> Tensor:
+    """Count each word's subwords: word_index int64 [R, S] to fp32 [W, 1], at least 1 so that padding divides."""
+    index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
+    ones = torch.ones_like(index, dtype=torch.float32)
+    return ones.new_zeros(num_words + 1).index_add(0, index, ones)[:num_words, None].clamp(min=1)
+
+
+def mean_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     """Average the hidden states of each word's own subwords, in fp32 (PreAlign sec. 3.1).
 
     Args:
-        hidden: [S, W, H], any floating type.
-        mask: bool [W, S], true where a position is a subword of the word.
+        hidden: [S, R, H], any floating type.
+        word_index: int64 [R, S], the word that a position belongs to, -1 where none.
+        num_words: W.
 
     Returns:
         fp32 [W, H]; zero for words without subwords (padding).
     """
-    return sum_pool(hidden, mask) / num_subwords(mask)
-
-
-def num_subwords(mask: Tensor) -> Tensor:
-    """Count each word's subwords: mask bool [W, S] to fp32 [W, 1], at least 1 so that padding divides."""
-    return mask.sum(dim=1, keepdim=True).clamp(min=1).float()
+    return sum_pool(hidden, word_index, num_words) / num_subwords(word_index, num_words)

@@ -1,6 +1,7 @@
-"""The alignment section: the lexicon and loss of stage 1 (align-init)."""
+"""The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,9 @@ class AlignmentConfig:
     target_language: str | None = None
     """Language of translations in files that name none (MUSE, two-column TSV)."""
 
+    held_out_lexicon_paths: tuple[str, ...] = ()
+    """Lexicon files of words never trained on, whose retrieval is measured at validations."""
+
     alignment_weight: float = 1.0
     """Weight of the alignment loss."""
 
@@ -24,6 +28,10 @@ class AlignmentConfig:
 
     temperature: float = 0.1
     """Temperature of the contrastive loss (PreAlign sec. 3)."""
+
+    taps: str = "all"
+    """Points of the model that are aligned: all, embeddings, middle (third of the layers), or names with or without
+    a weight, like embedding,layer_3:0.5,output_embedding."""
 
     word_batch_size: int = 128
     """Lexicon entries in one word microbatch over all data-parallel ranks; an entry is a word and its translations."""
@@ -34,5 +42,26 @@ class AlignmentConfig:
     max_word_tokens: int = 16
     """Longest word in subwords; longer ones are truncated and counted."""
 
-    similarity_chunk_rows: int = 4096
-    """Anchors whose similarities are held at once; bounds memory."""
+    num_hard_negatives: int = 0
+    """Source words added for each entry that are spelt most like its own, as further negatives."""
+
+    word_row_length: int = 64
+    """Positions of a row into which words are packed one behind the other; at least max_word_tokens."""
+
+    similarity_memory_mib: int = 512
+    """MiB for the similarities held at once; larger batches are computed in chunks of rows."""
+
+    eval_word_pairs: int = 1000
+    """Word pairs a language whose retrieval is measured at each validation; 0 = never."""
+
+    patience: int = 0
+    """Validations without a better held-out retrieval after which stage 1 ends; 0 = never."""
+
+    maintain_interval: int = 0
+    """Steps between alignment losses in stage 2; 0 = none."""
+
+    maintain_weight: float = 0.5
+    """Weight of the alignment loss in stage 2, at its start."""
+
+    maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
+    """How that weight falls to zero over stage 2."""

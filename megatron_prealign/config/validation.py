@@ -1,19 +1,12 @@
 """Checks across fields: everything that can be known before data is opened or a process group exists."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
+from megatron_prealign.config.problem import Problem
 from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.config.root import Config
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A contradiction, worded with its fix, and the "section.field" names it follows from."""
-
-    message: str
-    fields: tuple[str, ...]
 
 
 def find_problems(config: Config, *, world_size: int | None = None) -> list[str]:
@@ -126,7 +119,7 @@ def _sequence(config: Config) -> Iterator[Problem]:
     longest = config.model.max_position_embeddings
     for name, length in (
         ("data.seq_length", config.data.seq_length),
-        ("alignment.max_word_tokens", config.alignment.max_word_tokens),
+        ("alignment.word_row_length", config.alignment.word_row_length if reads_words(config) else 0),
     ):
         if length > longest:
             yield Problem(
@@ -175,7 +168,7 @@ def _batches(config: Config) -> Iterator[Problem]:
         config, "training.global_batch_size", "training.micro_batch_size", "a step is a whole number of microbatches"
     )
     virtual, pipeline = "parallel.virtual_pipeline_model_parallel_size", "parallel.pipeline_model_parallel_size"
-    if config.training.stage == "align_init" and config.parallel.virtual_pipeline_model_parallel_size is not None:
+    if has_alignment_loss(config) and config.parallel.virtual_pipeline_model_parallel_size is not None:
         for problem in _indivisible(
             config, "alignment.num_word_microbatches", pipeline, "interleaved pipelines run whole rounds"
         ):
@@ -214,7 +207,7 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
                 f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
                 ("training.global_batch_size", "training.micro_batch_size", *axes),
             )
-    if training.stage == "align_init" and alignment.word_batch_size % data_parallel:
+    if has_alignment_loss(config) and alignment.word_batch_size % data_parallel:
         yield Problem(
             f"--alignment.word_batch_size {alignment.word_batch_size} is not divisible by {data_parallel} "
             f"data-parallel ranks: take a multiple of {data_parallel}",
@@ -270,8 +263,8 @@ def _split(config: Config) -> Iterator[Problem]:
 
 
 def _run(config: Config) -> Iterator[Problem]:
-    """Check where the run writes, what it starts from, and the files of its stage."""
-    alignment, init_from = config.alignment, config.checkpoint.init_from
+    """Check where the run writes and what it starts from."""
+    init_from = config.checkpoint.init_from
     if not config.training.run_path:
         yield Problem("--training.run_path is not given: name the folder of this run", ("training.run_path",))
     elif Path(config.training.run_path).is_file():
@@ -283,23 +276,6 @@ def _run(config: Config) -> Iterator[Problem]:
             f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
             "folder or a checkpoint in it, or none to start from fresh weights",
             ("checkpoint.init_from",),
-        )
-    if config.training.stage != "align_init":
-        return
-    if not alignment.lexicon_paths:
-        yield Problem(
-            "--training.stage align_init needs --alignment.lexicon_paths: name at least one lexicon",
-            ("alignment.lexicon_paths", "training.stage"),
-        )
-    for path in alignment.lexicon_paths:
-        if not Path(path).is_file():
-            yield Problem(
-                f"--alignment.lexicon_paths {path}: no such file: check the path", ("alignment.lexicon_paths",)
-            )
-    if alignment.alignment_weight == 0 and alignment.lm_weight == 0:
-        yield Problem(
-            "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
-            ("alignment.alignment_weight", "alignment.lm_weight"),
         )
 
 
@@ -315,4 +291,5 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _batches,
     _data,
     _run,
+    check_alignment,
 )

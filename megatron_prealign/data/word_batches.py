@@ -1,152 +1,45 @@
-"""Word batches of stage 1: lexicon entries as token ids, with their groups and what must not be a negative.
+"""Word microbatches of stage 1: which words, their groups, and what must not be a negative.
 
-Legend: ``W`` words of a global microbatch, ``S`` tokens of its longest word, ``F`` surface forms (a word in a
-language), ``B`` lexicon entries of a microbatch.
+Legend: ``W`` words of a global microbatch, ``B`` lexicon entries of it, ``R`` rows of packed words.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.draws import Counter, draw, stream_keys
-from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.data.word_packing import PackedWords, pack_words
+from megatron_prealign.data.word_table import Ints, WordTable, expand, gather
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon import Lexicon, uses_spaces
 
 PADDING = -1
-
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class WordReport:
-    """What became of a lexicon under a tokenizer."""
-
-    num_entries: int
-    """Entries that can be drawn."""
-    num_dropped_entries: int
-    """Entries left out: the source word or every translation has no tokens or unknown ones."""
-    num_dropped_words: int
-    """Distinct words without tokens or with unknown ones."""
-    num_truncated_words: int
-    """Distinct words longer than the limit."""
-    mean_subwords: dict[str, float]
-    """Tokens a distinct word by language, before truncation (fertility)."""
-
-
-@dataclass(frozen=True, eq=False)
-class WordTable:
-    """A lexicon as arrays; lists of varying length are offsets and values (CSR)."""
-
-    words: tuple[str, ...]
-    """The word of each surface form [F]."""
-    languages: tuple[str, ...]
-    """The language of each surface form [F]."""
-    token_offsets: Ints
-    """int64 [F + 1]"""
-    token_ids: Ints
-    """int64, the tokens of form f at token_offsets[f] : token_offsets[f + 1]"""
-    surface_ids: Ints
-    """int64 [F], equal for equal words of different languages"""
-    link_offsets: Ints
-    """int64 [F + 1]"""
-    links: Ints
-    """int64, the forms that the lexicon links with form f, in both directions"""
-    sources: Ints
-    """int64 [entries], the form of the source word"""
-    slot_offsets: Ints
-    """int64 [entries + 1]; a slot is one target language of an entry"""
-    slot_targets: Ints
-    """int64 [slots + 1], where each slot's translations begin"""
-    translations: Ints
-    """int64, the forms of the translations, by slot"""
-    thresholds: NDArray[np.float64]
-    """float64, slot + cumulative share of weight: translation t is drawn for u below its own threshold - slot"""
-    words_per_entry: int
-    """1 + number of target languages."""
-    report: WordReport
-
-    @property
-    def num_entries(self) -> int:
-        """Entries that can be drawn."""
-        return len(self.sources)
-
-    @classmethod
-    def build(cls, lexicon: Lexicon, tokenizer: Tokenizer, max_word_tokens: int) -> "WordTable":
-        """Tokenize every distinct word once and lay the lexicon out as arrays.
-
-        Words are encoded as inside running text: behind a space in languages that use spaces (PreAlign sec. 3.1).
-
-        Args:
-            lexicon: entries with weighted translations.
-            tokenizer: the tokenizer of the model.
-            max_word_tokens: tokens kept of a word; the rest is cut off and counted.
-
-        Raises:
-            DataError: if no entry is left.
-        """
-        forms = dict.fromkeys((lexicon.source_language, entry.word) for entry in lexicon.entries)
-        forms.update(dict.fromkeys((t.language, t.word) for entry in lexicon.entries for t in entry.translations))
-        encoded = _encode(list(forms), tokenizer)
-        usable = {form: index for index, form in enumerate(form for form in forms if form in encoded)}
-        entries = _usable_entries(lexicon, usable)
-        if not entries:
-            raise DataError(
-                "alignment.lexicon_paths: no entry has a word and a translation that this tokenizer can encode"
-            )
-        lengths = np.array([len(encoded[form]) for form in usable])
-        report = WordReport(
-            num_entries=len(entries),
-            num_dropped_entries=len(lexicon) - len(entries),
-            num_dropped_words=len(forms) - len(usable),
-            num_truncated_words=int((lengths > max_word_tokens).sum()),
-            mean_subwords=_mean_by_language([language for language, _ in usable], lengths),
-        )
-        kept = [encoded[form][:max_word_tokens] for form in usable]
-        words = tuple(word for _, word in usable)
-        surfaces: dict[str, int] = {}
-        slots = _slots(entries)
-        links = _links(slots, len(usable))
-        return cls(
-            words=words,
-            languages=tuple(language for language, _ in usable),
-            token_offsets=_offsets([len(ids) for ids in kept]),
-            token_ids=np.array([token for ids in kept for token in ids], dtype=np.int64),
-            surface_ids=np.array([surfaces.setdefault(word, len(surfaces)) for word in words], dtype=np.int64),
-            link_offsets=links[0],
-            links=links[1],
-            words_per_entry=1 + len(lexicon.languages),
-            report=report,
-            **slots,
-        )
 
 
 @dataclass(frozen=True, eq=False)
 class WordBatch:
     """One word microbatch: the words of a data-parallel rank, and what concerns the words of all ranks."""
 
-    token_ids: Ints
-    """int64 [stop - start, S], this rank's words, padded with 0"""
-    mask: NDArray[np.bool_]
-    """bool [stop - start, S], True at a word's own tokens; all False for padding words"""
+    packed: PackedWords
+    """This rank's words; word_index counts from `start`"""
     start: int
     """This rank's first word in the global microbatch."""
     stop: int
     """Behind this rank's last word."""
     group_ids: Ints
-    """int64 [W], equal for a word and its translations; -1 for padding words"""
+    """int64 [W], equal for a word and its translations; -1 for padding words, which stand at the end"""
     word_ids: Ints
     """int64 [W], surface form in the table; -1 for padding words"""
-    valid: NDArray[np.bool_]
-    """bool [W], False for padding words"""
     excluded_pairs: Ints
     """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but the same word or linked by the lexicon"""
     num_tokens: int
     """Tokens of all words of the global microbatch, padding left out."""
+
+    @property
+    def num_words(self) -> int:
+        """Words of the global microbatch, padding left out."""
+        return int((self.word_ids != PADDING).sum())
 
 
 class WordBatches:
@@ -156,13 +49,17 @@ class WordBatches:
     target language, drawn by weight. A microbatch may reach from one epoch into the next, so all are full.
     """
 
-    def __init__(self, table: WordTable, seed: int, word_batch_size: int) -> None:
+    def __init__(
+        self, table: WordTable, seed: int, word_batch_size: int, *, row_length: int, num_hard_negatives: int = 0
+    ) -> None:
         """Keep the table.
 
         Args:
             table: the lexicon as arrays.
             seed: seed of the order of entries and of the translations drawn.
             word_batch_size: entries of one global microbatch.
+            row_length: positions of a row of packed words, at least the longest word.
+            num_hard_negatives: source words added for each entry that are spelt most like its own.
 
         Raises:
             DataError: if the table has fewer entries than one microbatch.
@@ -175,37 +72,54 @@ class WordBatches:
         self._table = table
         self._seed = seed
         self._batch_size = word_batch_size
+        self._row_length = row_length
+        self._num_hard_negatives = num_hard_negatives
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
-    def batch(self, index: int, *, rank: int = 0, size: int = 1, pad_multiple: int = 1) -> WordBatch:
-        """Return a microbatch.
+    def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
+        """Return consecutive microbatches with as many rows each, on all ranks: the schedule wants equal shapes.
 
         Args:
-            index: microbatch counter since the start of training, over all epochs.
+            first: counter of the first microbatch since the start of training, over all epochs.
+            count: microbatches.
             rank: this rank on the data-parallel axis.
             size: size of the data-parallel axis; the number of words is padded to a multiple of it.
-            pad_multiple: S is rounded up to a multiple of it (the tensor-parallel size, for sequence parallelism).
         """
+        found = [self._batches_of_ranks(index, size) for index in range(first, first + count)]
+        num_rows = max(len(batch.packed.token_ids) for ranks in found for batch in ranks)
+        return [replace(ranks[rank], packed=ranks[rank].packed.padded(num_rows)) for ranks in found]
+
+    def batch(self, index: int, *, rank: int = 0, size: int = 1) -> WordBatch:
+        """Return one microbatch."""
+        return self.batches(index, 1, rank=rank, size=size)[0]
+
+    def _batches_of_ranks(self, index: int, size: int) -> list[WordBatch]:
         table = self._table
         word_ids, group_ids = self._words(index)
-        lengths = np.diff(table.token_offsets)[word_ids]
-        width = -(-int(lengths.max()) // pad_multiple) * pad_multiple
-        # The schedule needs equal shapes within a step, and entries differ in the languages they have.
-        num_words = -(-self._batch_size * table.words_per_entry // size) * size
+        per_entry = table.words_per_entry + self._num_hard_negatives
+        # Entries differ in the languages they have, and ranks hold equal numbers of words.
+        num_words = -(-self._batch_size * per_entry // size) * size
         padding = (0, num_words - len(word_ids))
-        start, stop = rank * num_words // size, (rank + 1) * num_words // size
-        token_ids, mask = _pad_words(table, word_ids[start:stop], stop - start, width)
-        return WordBatch(
-            token_ids=token_ids,
-            mask=mask,
-            start=start,
-            stop=stop,
-            group_ids=np.pad(group_ids, padding, constant_values=PADDING),
-            word_ids=np.pad(word_ids, padding, constant_values=PADDING),
-            valid=np.arange(num_words) < len(word_ids),
-            excluded_pairs=_excluded_pairs(table, word_ids, group_ids),
-            num_tokens=int(lengths.sum()),
-        )
+        excluded_pairs = _excluded_pairs(table, word_ids, group_ids)
+        padded_groups = np.pad(group_ids, padding, constant_values=PADDING)
+        padded_words = np.pad(word_ids, padding, constant_values=PADDING)
+        lengths = np.diff(table.token_offsets)[word_ids]
+        batches = []
+        for rank in range(size):
+            start, stop = rank * num_words // size, (rank + 1) * num_words // size
+            _, values = gather(table.token_offsets, word_ids[start:stop])
+            batches.append(
+                WordBatch(
+                    packed=pack_words(lengths[start:stop], table.token_ids[values], self._row_length),
+                    start=start,
+                    stop=stop,
+                    group_ids=padded_groups,
+                    word_ids=padded_words,
+                    excluded_pairs=excluded_pairs,
+                    num_tokens=int(lengths.sum()),
+                )
+            )
+        return batches
 
     def _words(self, index: int) -> tuple[Ints, Ints]:
         """Return surface forms and group ids of a microbatch's words, both int64; each source before its words."""
@@ -220,7 +134,10 @@ class WordBatches:
         order = np.argsort(owners, kind="stable")
         # An entry that ends one epoch and begins the next is one group.
         groups = np.unique(entries, return_inverse=True)[1]
-        return words[order], groups[owners[order]]
+        # A hard negative is a group of its own: it has no positive, so it is no anchor.
+        negatives = self._table.neighbours(entries, self._num_hard_negatives)
+        own_groups = len(entries) + np.arange(len(negatives))
+        return np.concatenate([words[order], negatives]), np.concatenate([groups[owners[order]], own_groups])
 
     def _shuffle(self, epoch: int) -> Ints:
         """Return the order of entries in an epoch, int64 [entries]."""
@@ -229,7 +146,7 @@ class WordBatches:
     def _draw(self, entries: Ints, keys: NDArray[np.uint64]) -> tuple[Ints, Ints]:
         """Draw a translation a target language: position in `entries` and surface form, both int64."""
         table = self._table
-        owners, slots = _gather(table.slot_offsets, entries)
+        owners, slots = gather(table.slot_offsets, entries)
         within = slots - table.slot_offsets[entries][owners]
         chosen = np.searchsorted(
             table.thresholds, slots + draw(keys[owners], within, Counter.TRANSLATION), side="right"
@@ -243,98 +160,11 @@ class WordBatches:
         return stream_keys(self._seed, epoch, entries.astype(np.uint64))
 
 
-def _encode(forms: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> dict[tuple[str, str], list[int]]:
-    """Return the token ids of each (language, word) that the tokenizer can write without unknown tokens."""
-    encoded: dict[tuple[str, str], list[int]] = {}
-    for language in dict.fromkeys(language for language, _ in forms):
-        chosen = [form for form in forms if form[0] == language]
-        ids = tokenizer.encode_words([word for _, word in chosen], uses_spaces(language))
-        encoded.update(zip(chosen, ids, strict=True))
-    return {form: ids for form, ids in encoded.items() if ids and tokenizer.special_ids.isdisjoint(ids)}
-
-
-_Entry = tuple[int, dict[str, list[tuple[int, float]]]]
-"""Source form, and for each language the (form, weight) of the translations."""
-
-
-def _usable_entries(lexicon: Lexicon, usable: dict[tuple[str, str], int]) -> list[_Entry]:
-    entries = []
-    for entry in lexicon.entries:
-        source = usable.get((lexicon.source_language, entry.word))
-        slots: dict[str, list[tuple[int, float]]] = {}
-        for translation in entry.translations:
-            target = usable.get((translation.language, translation.word))
-            if target is not None:
-                slots.setdefault(translation.language, []).append((target, translation.weight))
-        if source is not None and slots:
-            entries.append((source, slots))
-    return entries
-
-
-def _slots(entries: Sequence[_Entry]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the table that hold entries and their translations."""
-    slots = [slot for _, by_language in entries for slot in by_language.values()]
-    targets = _offsets([len(slot) for slot in slots])
-    weights = np.array([weight for slot in slots for _, weight in slot], dtype=np.float64)
-    running = np.concatenate([[0.0], np.cumsum(weights)])
-    owners = np.repeat(np.arange(len(slots)), np.diff(targets))
-    totals = running[targets[1:]] - running[targets[:-1]]
-    return {
-        "sources": np.array([source for source, _ in entries], dtype=np.int64),
-        "slot_offsets": _offsets([len(by_language) for _, by_language in entries]),
-        "slot_targets": targets,
-        "translations": np.array([target for slot in slots for target, _ in slot], dtype=np.int64),
-        "thresholds": owners + (running[1:] - running[targets[:-1]][owners]) / totals[owners],
-    }
-
-
-def _links(slots: dict[str, NDArray[Any]], num_forms: int) -> tuple[Ints, Ints]:
-    """Return offsets and values of the forms linked with each form, both directions, without repeats."""
-    per_entry = slots["slot_targets"][slots["slot_offsets"]]
-    sources, targets = np.repeat(slots["sources"], np.diff(per_entry)), slots["translations"]
-    codes = np.unique(np.concatenate([sources * num_forms + targets, targets * num_forms + sources]))
-    firsts, seconds = np.divmod(codes, num_forms)
-    return _offsets(np.bincount(firsts, minlength=num_forms)), seconds
-
-
-def _mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, float]:
-    names = np.array(languages)
-    return {name: float(lengths[names == name].mean()) for name in dict.fromkeys(languages)}
-
-
-def _offsets(lengths: Sequence[int] | Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64), dtype=np.int64)])
-
-
-def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Return for all values of the CSR rows the position in `rows` and the index of the value, both int64."""
-    return _expand(offsets[rows], offsets[rows + 1])
-
-
-def _expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
-    lengths = stops - starts
-    owners = np.repeat(np.arange(len(starts)), lengths)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owners, starts[owners] + within
-
-
-def _pad_words(table: WordTable, word_ids: Ints, num_words: int, width: int) -> tuple[Ints, NDArray[np.bool_]]:
-    """Return token ids int64 and mask bool, both [num_words, width]; rows behind the words stay empty."""
-    token_ids = np.zeros((num_words, width), dtype=np.int64)
-    mask = np.zeros((num_words, width), dtype=bool)
-    rows, values = _gather(table.token_offsets, word_ids)
-    columns = values - table.token_offsets[word_ids][rows]
-    token_ids[rows, columns] = table.token_ids[values]
-    mask[rows, columns] = True
-    return token_ids, mask
-
-
 def _excluded_pairs(table: WordTable, word_ids: Ints, group_ids: Ints) -> Ints:
     """Return ordered pairs of words of different groups that may mean the same, int64 [E, 2], sorted."""
     surfaces = table.surface_ids[word_ids]
     same = _matches(surfaces, surfaces)
-    owners, values = _gather(table.link_offsets, word_ids)
+    owners, values = gather(table.link_offsets, word_ids)
     linked, partners = _matches(table.links[values], word_ids)
     pairs = np.stack([np.concatenate([same[0], owners[linked]]), np.concatenate([same[1], partners])], axis=1)
     pairs = pairs[group_ids[pairs[:, 0]] != group_ids[pairs[:, 1]]]
@@ -346,5 +176,5 @@ def _matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.searchsorted(ordered, queries, side="left")
-    owners, positions = _expand(starts, np.searchsorted(ordered, queries, side="right"))
+    owners, positions = expand(starts, np.searchsorted(ordered, queries, side="right"))
     return owners, order[positions]

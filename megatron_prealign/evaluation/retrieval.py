@@ -8,6 +8,7 @@ Shape legend: W words, T source words, U target words, H hidden size, P word pai
 
 import random
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from megatron_prealign.config.taps import tap_names
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
@@ -30,12 +32,25 @@ _ROWS_AT_ONCE = 4096
 class RetrievalScores:
     """Scores of one language pair at one tap."""
 
-    p_at_1: float
-    """Share of source words, in [0, 1], whose nearest target word is one of their translations; a tie is a miss."""
+    hits: Tensor
+    """[T] bool: the nearest target word is one of the source word's translations; a tie is a miss"""
     mean_cosine: float
     """Mean cosine of the vectors of a pair."""
     anisotropy: float | None
     """Mean cosine of a source and a target word that are no pair; none where every two words are one."""
+
+    @property
+    def p_at_1(self) -> float:
+        """Share of source words that hit, in [0, 1]."""
+        return float(self.hits.double().mean())
+
+    def to_json(self, known: Tensor | None = None) -> dict[str, float | None]:
+        """Return the scores by name; those of known and of new source words apart where `known` [T] bool tells."""
+        values = {"p_at_1": self.p_at_1, "mean_cosine": self.mean_cosine, "anisotropy": self.anisotropy}
+        if known is None:
+            return values
+        parts = {"p_at_1_known": self.hits[known], "p_at_1_new": self.hits[~known]}
+        return values | {name: float(hits.double().mean()) if len(hits) else None for name, hits in parts.items()}
 
 
 def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> RetrievalScores:
@@ -47,7 +62,7 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
         links: [P, 2] int64, rows (source, target) of the pairs, each once.
     """
     unit_sources, unit_targets = normalize(sources.float(), dim=-1), normalize(targets.float(), dim=-1)
-    hits = 0
+    hits = []
     pair_sum = 0.0
     for start in range(0, len(unit_sources), _ROWS_AT_ONCE):
         cosines = unit_sources[start : start + _ROWS_AT_ONCE] @ unit_targets.T
@@ -56,13 +71,13 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
         is_pair[links[inside, 0] - start, links[inside, 1]] = True
         best_pair = cosines.masked_fill(~is_pair, -torch.inf).amax(dim=1)
         best_other = cosines.masked_fill(is_pair, -torch.inf).amax(dim=1)
-        hits += int((best_pair > best_other + _TIE).sum())
+        hits.append(best_pair > best_other + _TIE)
         pair_sum += float(cosines[is_pair].double().sum())
     # The mean over all pairs of words needs no sampling: it is the dot product of the summed vectors.
     all_sum = float(unit_sources.double().sum(dim=0) @ unit_targets.double().sum(dim=0))
     num_others = len(sources) * len(targets) - len(links)
     return RetrievalScores(
-        p_at_1=hits / len(sources),
+        hits=torch.cat(hits).cpu(),
         mean_cosine=pair_sum / len(links),
         anisotropy=(all_sum - pair_sum) / num_others if num_others else None,
     )
@@ -78,6 +93,14 @@ class WordPairs:
     """[P, 2] int64 rows (source, target)"""
     num_dropped: int
     """Pairs left out because the tokenizer can't write one of the words."""
+
+    def known(self, token_ids: AbstractSet[int]) -> Tensor:
+        """Tell of which source words all tokens, and all tokens of their translations, are in a set: [T] bool."""
+        targets = torch.tensor([token_ids >= set(word) for word in self.targets])
+        known = torch.tensor([token_ids >= set(word) for word in self.sources])
+        unknown_links = self.links[~targets[self.links[:, 1]], 0]
+        known[unknown_links] = False
+        return known
 
 
 def select_pairs(lexicon: Lexicon, language: str, tokenizer: Tokenizer, max_pairs: int, seed: int) -> WordPairs:
@@ -123,10 +146,34 @@ def _encode(words: set[str], language: str, tokenizer: Tokenizer) -> dict[str, l
     }
 
 
-def tap_names(model: Any) -> list[str]:
-    """Name the taps of a Hugging Face model: embedding, layers, and the output embedding where it is not tied."""
-    layers = [f"layer_{layer}" for layer in range(1, int(model.config.num_hidden_layers) + 1)]
-    return ["embedding", *layers, *([] if _is_tied(model) else ["output_embedding"])]
+def token_ids_of(lexicon: Lexicon, tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the tokens of all words of a lexicon, in whatever language."""
+    words = {lexicon.source_language: {entry.word for entry in lexicon.entries}}
+    for entry in lexicon.entries:
+        for translation in entry.translations:
+            words.setdefault(translation.language, set()).add(translation.word)
+    encoded = [ids for language, chosen in words.items() for ids in _encode(chosen, language, tokenizer).values()]
+    return frozenset(token for ids in encoded for token in ids)
+
+
+def summarise(
+    pairs: WordPairs, scores: Sequence[dict[str, float | None]], known: Tensor | None = None
+) -> dict[str, Any]:
+    """Join the scores of all taps, in order, with the counts of what was measured."""
+    counts: dict[str, Any] = {
+        "num_pairs": len(pairs.links),
+        "num_source_words": len(pairs.sources),
+        "num_target_words": len(pairs.targets),
+        "num_dropped_pairs": pairs.num_dropped,
+    }
+    if known is not None:
+        counts["num_known_source_words"] = int(known.sum())
+    return counts | {name: [tap[name] for tap in scores] for name in scores[0]}
+
+
+def model_tap_names(model: Any) -> list[str]:
+    """Name the taps of a Hugging Face model."""
+    return tap_names(int(model.config.num_hidden_layers), tied=_is_tied(model))
 
 
 @torch.inference_mode()
@@ -137,7 +184,7 @@ def word_vectors(folder: ModelFolder, words: Sequence[Sequence[int]]) -> Tensor:
     output-embedding rows of the word's tokens where they are not the input embedding's.
     """
     model = folder.model
-    vectors = torch.empty(len(tap_names(model)), len(words), int(model.config.hidden_size))
+    vectors = torch.empty(len(model_tap_names(model)), len(words), int(model.config.hidden_size))
     by_length = sorted(range(len(words)), key=lambda index: len(words[index]))
     for start in range(0, len(words), _WORDS_PER_BATCH):
         chosen = by_length[start : start + _WORDS_PER_BATCH]
@@ -170,6 +217,7 @@ def measure_retrieval(
     *,
     max_pairs: int = 2000,
     seed: int = 0,
+    known_tokens: AbstractSet[int] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, Any]]:
     """Measure retrieval for each language of a lexicon.
@@ -179,11 +227,14 @@ def measure_retrieval(
         lexicon: trained or held-out pairs.
         max_pairs: pairs of a language, at most; more are drawn from by `seed`.
         seed: of the draw.
+        known_tokens: tokens met in training; source words whose own and whose translations' tokens are all among
+            them are scored apart from the rest.
         progress: told the languages done.
 
     Returns:
         By "source-target": num_pairs, num_source_words, num_target_words, num_dropped_pairs, and lists by tap of
-        p_at_1, mean_cosine and anisotropy (see `RetrievalScores`).
+        p_at_1, mean_cosine and anisotropy (see `RetrievalScores`); with `known_tokens` also num_known_source_words
+        and lists of p_at_1_known and p_at_1_new, none where there is no such word.
 
     Raises:
         DataError: a language without a pair that the tokenizer can write.
@@ -194,14 +245,9 @@ def measure_retrieval(
         vectors = word_vectors(folder, [*pairs.sources, *pairs.targets])
         num_sources = len(pairs.sources)
         scores = [retrieval_scores(tap[:num_sources], tap[num_sources:], pairs.links) for tap in vectors]
-        results[f"{lexicon.source_language}-{language}"] = {
-            "num_pairs": len(pairs.links),
-            "num_source_words": num_sources,
-            "num_target_words": len(pairs.targets),
-            "num_dropped_pairs": pairs.num_dropped,
-            "p_at_1": [score.p_at_1 for score in scores],
-            "mean_cosine": [score.mean_cosine for score in scores],
-            "anisotropy": [score.anisotropy for score in scores],
-        }
+        known = None if known_tokens is None else pairs.known(known_tokens)
+        results[f"{lexicon.source_language}-{language}"] = summarise(
+            pairs, [score.to_json(known) for score in scores], known
+        )
         progress(done, len(lexicon.languages))
     return results

@@ -1,7 +1,8 @@
-"""Core attention around PyTorch's scaled_dot_product_attention, for layers without Transformer Engine.
+"""Core attention: causal over whole sequences, or within the segments of packed rows.
 
-megatron-core's own unfused attention materialises the S x S scores; this runs flash or fused
-kernels where PyTorch has them, on cuda as on cpu.
+Without Transformer Engine it is PyTorch's scaled_dot_product_attention: megatron-core's own unfused
+attention materialises the S x S scores; this runs flash or fused kernels where PyTorch has them, on
+cuda as on cpu.
 
 Shapes: S sequence, B batch, N heads and G query groups of this tensor-parallel rank, D head size.
 """
@@ -17,8 +18,22 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 
+def segment_mask(segments: Tensor) -> Tensor:
+    """Return which positions are hidden from which: those behind, and those of another segment.
+
+    Args:
+        segments: int64 [B, S], the segment that a position belongs to.
+
+    Returns:
+        bool [B, 1, S, S], true where query position (second last) must not see key position (last).
+    """
+    size = segments.shape[1]
+    future = torch.ones(size, size, dtype=torch.bool, device=segments.device).triu(1)
+    return (future | (segments[:, :, None] != segments[:, None, :]))[:, None]
+
+
 class SDPAttention(MegatronModule):  # type: ignore[misc]
-    """Causal self-attention over whole sequences; no packing, no key/value cache."""
+    """Causal self-attention; no key/value cache."""
 
     def __init__(
         self,
@@ -44,14 +59,14 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         attn_mask_type: AttnMaskType | None = None,
         **_: Any,
     ) -> Tensor:
-        """Attend causally.
+        """Attend causally, or as the mask says.
 
         Args:
             query: [S, B, N, D].
             key: [S, B, G, D].
             value: [S, B, G, D].
-            attention_mask: ignored; the mask is causal by construction.
-            attn_mask_type: causal, or none to take the layer's.
+            attention_mask: bool [B, 1, S, S], true where a position is hidden; none = causal.
+            attn_mask_type: ignored; the mask says it all.
 
         Returns:
             [S, B, N * D].
@@ -62,18 +77,44 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         if dropout > 0.0 and not self.config.sequence_parallel:
             # Heads differ between tensor-parallel ranks, so their dropout must differ too.
             with tensor_parallel.get_cuda_rng_tracker().fork():
-                output = self._attend(query, key, value, dropout)
+                output = self._attend(query, key, value, attention_mask, dropout)
         else:
-            output = self._attend(query, key, value, dropout)
+            output = self._attend(query, key, value, attention_mask, dropout)
         return output.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_size)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, dropout: float) -> Tensor:
         return torch.nn.functional.scaled_dot_product_attention(
             query,
             key,
             value,
+            attn_mask=None if hidden is None else ~hidden,
             dropout_p=dropout,
-            is_causal=True,
+            is_causal=hidden is None,
             scale=self.softmax_scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
+
+
+def transformer_engine_attention() -> type:
+    """Return Transformer Engine's core attention, made to obey a mask where one is given.
+
+    megatron-core's layers are causal by construction and pass that on with every call, so a mask would be ignored.
+    """
+    from megatron.core.extensions.transformer_engine import TEDotProductAttention
+
+    class MaskedTEDotProductAttention(TEDotProductAttention):  # type: ignore[misc]
+        def forward(
+            self,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Tensor | None,
+            attn_mask_type: AttnMaskType,
+            **options: Any,
+        ) -> Tensor:
+            if attention_mask is not None:
+                attn_mask_type = AttnMaskType.arbitrary
+            output: Tensor = super().forward(query, key, value, attention_mask, attn_mask_type, **options)
+            return output
+
+    return MaskedTEDotProductAttention

@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.model.attention import SDPAttention
+from megatron_prealign.model.attention import SDPAttention, transformer_engine_attention
 from megatron_prealign.model.norms import Norm
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
 
@@ -48,22 +48,23 @@ def build_block_spec(
     """Return the spec of this pipeline stage's block of layers."""
     implementation, _ = select_implementation(model, device)
     if implementation == "transformer_engine":
-        return get_gpt_layer_with_transformer_engine_spec()
+        return _with_attention(get_gpt_layer_with_transformer_engine_spec(), transformer_engine_attention())
     norm: type = Norm
     if _apex_norm(model, device):
         from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
 
         norm = FusedLayerNorm
-    layer = get_gpt_layer_local_spec(normalization=config.normalization)
-    attention = dataclasses.replace(
-        layer.submodules.self_attention,
-        submodules=dataclasses.replace(layer.submodules.self_attention.submodules, core_attention=SDPAttention),
-    )
+    layer = _with_attention(get_gpt_layer_local_spec(normalization=config.normalization), SDPAttention)
     layer = dataclasses.replace(
-        layer,
-        submodules=dataclasses.replace(
-            layer.submodules, input_layernorm=norm, pre_mlp_layernorm=norm, self_attention=attention
-        ),
+        layer, submodules=dataclasses.replace(layer.submodules, input_layernorm=norm, pre_mlp_layernorm=norm)
     )
     num_layers = get_num_layers_to_build(config, vp_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def _with_attention(layer: ModuleSpec, core_attention: type) -> ModuleSpec:
+    """Return the layer's spec with another core attention."""
+    attention = layer.submodules.self_attention
+    parts = dataclasses.replace(attention.submodules, core_attention=core_attention)
+    attention = dataclasses.replace(attention, submodules=parts)
+    return dataclasses.replace(layer, submodules=dataclasses.replace(layer.submodules, self_attention=attention))

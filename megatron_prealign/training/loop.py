@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer
@@ -21,8 +22,9 @@ from megatron_prealign.platform import Platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.stage import Pass, Stage
-from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.validation import Validator, run_schedule
+from megatron_prealign.training.word_validation import WordValidator, held_out_retrieval
 
 
 @dataclass
@@ -36,15 +38,16 @@ class Trainer:
     schedule: OptimizerParamScheduler
     stage: Stage
     validator: Validator | None
+    word_validator: WordValidator | None
     metrics: MetricsWriter | None
     tokenizer_path: Path
     state: TrainState = field(default_factory=TrainState)
 
     def train(self) -> None:
-        """Train from `state` to the last step, saving at the end."""
+        """Train from `state` to the last step, or until held-out retrieval stops rising; save at the end."""
         training, logging = self.config.training, self.config.logging
         mark, mark_tokens, mark_step = time.monotonic(), self.state.tokens, self.state.step
-        while self.state.step < training.train_steps:
+        while not self.is_done:
             gradient_norm = self.train_step()
             if self._is_due(logging.log_interval):
                 self.platform.synchronize()
@@ -58,11 +61,16 @@ class Trainer:
             paused = time.monotonic()
             if self._is_due(training.eval_interval):
                 self._validate()
-            if self._is_due(self.config.checkpoint.save_interval):
+            if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
                 self.save()
             mark += time.monotonic() - paused
         if self.metrics is not None:
             self.metrics.close()
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether no step is left, or stage 1 has waited `alignment.patience` validations in vain."""
+        return self.state.step >= self.config.training.train_steps or has_lost_patience(self.config, self.state)
 
     def train_step(self) -> float:
         """Take one optimizer step and return the global gradient norm before clipping."""
@@ -123,11 +131,16 @@ class Trainer:
             )
 
     def _validate(self) -> None:
-        if self.validator is None:
-            return
-        losses = self.validator.run(self.chunks)
-        if self.metrics is not None:
-            self.metrics.write("valid", {"step": self.state.step, "tokens": self.state.tokens, "loss": losses})
+        record: dict[str, Any] = {}
+        if self.validator is not None:
+            record["loss"] = self.validator.run(self.chunks)
+        if self.word_validator is not None:
+            record["retrieval"] = self.word_validator.run(self.chunks)
+            held_out = held_out_retrieval(record["retrieval"])
+            if held_out is not None:
+                self.state.note_retrieval(held_out)
+        if self.metrics is not None and record:
+            self.metrics.write("valid", {"step": self.state.step, "tokens": self.state.tokens, **record})
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 Record = dict[str, Any]
@@ -48,20 +49,25 @@ class MetricsWriter:
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
     """Yield a record's numbers as flat names; lists and mappings become one name an element."""
     for name, value in record.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{key}", float(item)) for key, item in value.items())
-        elif isinstance(value, list):
-            yield from ((f"{name}/{index}", float(item)) for index, item in enumerate(value))
-        elif name != "step":
-            yield name, float(value)
+        if name != "step":
+            yield from _flatten(name, value)
+
+
+def _flatten(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flatten(f"{name}/{key}", item)
+    elif isinstance(value, list):
+        yield from _flatten(name, dict(enumerate(value)))
+    elif value is not None:
+        yield name, float(value)
 
 
 def progress_line(record: Record) -> str:
     """Return the line that tells a person how the run stands."""
     head = f"{record['stage']} {record['step']:>6}/{record['steps']}"
     if record["kind"] == "valid":
-        losses = "  ".join(f"{language} {loss:.4f}" for language, loss in record["loss"].items())
-        return f"{head}  validation loss  {losses}"
+        return f"{head}  {'  '.join(_valid_parts(record))}"
     parts = []
     for name, label in (("lm_loss", "lm"), ("alignment_loss", "align")):
         if name in record:
@@ -72,3 +78,12 @@ def progress_line(record: Record) -> str:
     minutes, seconds = divmod(round((record["steps"] - record["step"]) * record["step_seconds"]), 60)
     parts.append(f"left {minutes}m{seconds:02d}s")
     return f"{head}  {'  '.join(parts)}"
+
+
+def _valid_parts(record: Record) -> Iterator[str]:
+    if "loss" in record:
+        yield "validation loss"
+        yield from (f"{language} {loss:.4f}" for language, loss in record["loss"].items())
+    for name, pairs in record.get("retrieval", {}).items():
+        yield f"retrieval of {name.replace('_', '-')} words"
+        yield from (f"{languages} {mean(scores['p_at_1']):.3f}" for languages, scores in pairs.items())

@@ -1,34 +1,53 @@
-"""Stage 2, pretrain: next-token prediction over code-switched input."""
+"""Stage 2, pretrain: next-token prediction over code-switched input; the alignment loss now and then, if asked for."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from megatron_prealign.config import Config
 from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.word_pass import WordPasses
+
+_DECAY: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
 
 
 class PretrainStage:
-    """One language-modelling pass a step."""
+    """One language-modelling pass a step, before it a word pass in every `alignment.maintain_interval`-th step."""
 
     name = "pretrain"
 
-    def __init__(self, batches: Iterator[list[Batch]], global_batch_size: int, device: torch.device) -> None:
-        """Read the microbatches of one step after the other from `batches`."""
+    def __init__(
+        self, config: Config, words: WordPasses | None, batches: Iterator[list[Batch]], device: torch.device
+    ) -> None:
+        """Read the microbatches of one step after the other from `batches`; without `words` no alignment."""
+        self._config = config
+        self._words = words
         self._batches = batches
-        self._global_batch_size = global_batch_size
         self._language_modelling = LanguageModelling(device)
 
     def next_passes(self, state: TrainState) -> list[Pass]:
-        """Draw one step's sequences."""
-        return [take_lm_pass(self._batches, self._language_modelling, self._global_batch_size, state)]
+        """Draw one step's words, if it is their turn, then its sequences."""
+        alignment, training = self._config.alignment, self._config.training
+        passes = []
+        if self._words is not None and state.step % alignment.maintain_interval == 0:
+            share = _DECAY[alignment.maintain_decay](state.step / training.train_steps)
+            passes.append(self._words.make_pass(state, alignment.maintain_weight * share))
+        passes.append(take_lm_pass(self._batches, self._language_modelling, training.global_batch_size, state))
+        return passes
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return lm_loss, in nats a token."""
-        return {"lm_loss": self._language_modelling.take_loss()}
+        """Return lm_loss, in nats a token, and the metrics of the word passes, if there were any."""
+        words = {} if self._words is None else self._words.take_metrics()
+        return {"lm_loss": self._language_modelling.take_loss(), **words}
 
 
 def take_lm_pass(

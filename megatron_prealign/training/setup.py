@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
+from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.sharded import check_model, load_training_state, load_weights, resolve_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
 from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
 from megatron_prealign.data.sampler import StepLoader
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.word_batches import WordBatch, WordBatches, WordTable
+from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.lexicon import read_lexicon
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.training.align_init import AlignInitStage
@@ -24,8 +24,11 @@ from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.stage import Stage
-from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.validation import Validator
+from megatron_prealign.training.word_pass import WordPasses
+from megatron_prealign.training.word_setup import build_word_validator, plan_words
+from megatron_prealign.training.word_validation import PairSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Plan:
     config: Config
     tokenizer: Tokenizer
     words: WordBatches | None
+    pair_sets: list[PairSet]
     resume_from: Path | None
     init_from: Path | None
 
@@ -50,7 +54,9 @@ def plan_run(config: Config) -> Plan:
     config, size_problems = _resolve_vocab_size(config, tokenizer)
     problems += size_problems
     problems += check_blend(config.data.blend, tokenizer)
-    resume_from = init_from = words = None
+    resume_from = init_from = None
+    words: WordBatches | None = None
+    pair_sets: list[PairSet] = []
     try:
         resume_from = _find_resume(config)
         if resume_from is not None:
@@ -62,18 +68,24 @@ def plan_run(config: Config) -> Plan:
     except PrealignError as error:
         problems += error.problems
     try:
-        words = _plan_words(config, tokenizer)
+        words, pair_sets = plan_words(config, tokenizer)
     except PrealignError as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return Plan(config, tokenizer, words, resume_from, init_from)
+    return Plan(config, tokenizer, words, pair_sets, resume_from, init_from)
 
 
 def describe_start(plan: Plan) -> str:
     """Return in one line what the run starts from."""
     if plan.resume_from is not None:
-        step, steps = folder.read_state(plan.resume_from)["step"], plan.config.training.train_steps
+        state, steps = TrainState(**folder.read_state(plan.resume_from)), plan.config.training.train_steps
+        step = state.step
+        if has_lost_patience(plan.config, state):
+            return (
+                f"Nothing to do: {plan.resume_from} ended at step {step} of {steps}, held-out retrieval no longer rose "
+                f"for {state.validations_since_best} validations; raise alignment.patience to go on."
+            )
         if step == steps:
             return f"Nothing to do: {plan.resume_from} is step {step} of {steps}; raise training.train_steps to go on."
         return f"Continuing from {plan.resume_from}, step {step} of {steps}."
@@ -146,15 +158,6 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
     return problems
 
 
-def _plan_words(config: Config, tokenizer: Tokenizer) -> WordBatches | None:
-    if config.training.stage != "align_init":
-        return None
-    alignment = config.alignment
-    lexicon = read_lexicon(alignment.lexicon_paths, alignment.source_language, alignment.target_language)
-    table = WordTable.build(lexicon, tokenizer, alignment.max_word_tokens)
-    return WordBatches(table, config.training.seed, alignment.word_batch_size)
-
-
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     config = plan.config
@@ -171,8 +174,12 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         load_training_state(plan.resume_from, chunks, optimizer)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
-    stage = _build_stage(plan, chunks, layout, platform.device, state)
+    taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
+    stage = _build_stage(plan, chunks, taps, layout, platform.device, state)
     validator = _build_validator(plan, layout, platform.device)
+    word_validator = None
+    if taps is not None and plan.pair_sets:
+        word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config) if layout.rank == 0 else None
     return Trainer(
@@ -183,6 +190,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         schedule=schedule,
         stage=stage,
         validator=validator,
+        word_validator=word_validator,
         metrics=writer,
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
@@ -201,7 +209,12 @@ def _cache_path(config: Config) -> Path:
 
 
 def _build_stage(
-    plan: Plan, chunks: list[torch.nn.Module], layout: Layout, device: torch.device, state: TrainState
+    plan: Plan,
+    chunks: list[torch.nn.Module],
+    taps: Taps | None,
+    layout: Layout,
+    device: torch.device,
+    state: TrainState,
 ) -> Stage:
     config, training = plan.config, plan.config.training
     dataset = build_train_dataset(
@@ -219,19 +232,12 @@ def _build_stage(
         data_parallel_size=layout.data_parallel_size,
         consumed_samples=state.consumed_samples,
     )
-    if plan.words is None:
-        return PretrainStage(batches, training.global_batch_size, device)
-    words = plan.words
-
-    def read_words(index: int) -> WordBatch:
-        return words.batch(
-            index,
-            rank=layout.data_parallel_rank,
-            size=layout.data_parallel_size,
-            pad_multiple=config.parallel.tensor_model_parallel_size,
-        )
-
-    return AlignInitStage(config.alignment, chunks, read_words, batches, training.global_batch_size, device)
+    words = None
+    if plan.words is not None and taps is not None:
+        words = WordPasses(config, chunks, taps, plan.words, layout)
+    if training.stage == "pretrain" or words is None:
+        return PretrainStage(config, words, batches, device)
+    return AlignInitStage(config.alignment, words, batches, training.global_batch_size, device)
 
 
 def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:

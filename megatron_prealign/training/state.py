@@ -3,10 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from megatron_prealign.config import Config
+
 
 @dataclass
 class TrainState:
-    """Counters of a run; all are totals over ranks.
+    """Counters of a run; those of data are totals over ranks.
 
     Attributes:
         step: optimizer steps done.
@@ -14,6 +16,8 @@ class TrainState:
         lm_tokens: tokens of those sequences.
         word_microbatches: word microbatches used by align-init.
         word_tokens: subwords in them.
+        best_retrieval: best held-out retrieval at a validation so far, in [0, 1]; below 0 = none yet.
+        validations_since_best: validations after it.
     """
 
     step: int = 0
@@ -21,6 +25,15 @@ class TrainState:
     lm_tokens: int = 0
     word_microbatches: int = 0
     word_tokens: int = 0
+    best_retrieval: float = -1.0
+    validations_since_best: int = 0
+
+    def note_retrieval(self, held_out: float) -> None:
+        """Count a validation's held-out retrieval, in [0, 1]."""
+        if held_out > self.best_retrieval:
+            self.best_retrieval, self.validations_since_best = held_out, 0
+        else:
+            self.validations_since_best += 1
 
     @property
     def tokens(self) -> int:
@@ -30,3 +43,9 @@ class TrainState:
     def to_dict(self) -> dict[str, Any]:
         """Return the counters for JSON."""
         return asdict(self)
+
+
+def has_lost_patience(config: Config, state: TrainState) -> bool:
+    """Tell whether stage 1 ends early: its held-out retrieval has not risen for `alignment.patience` validations."""
+    patience = config.alignment.patience if config.training.stage == "align_init" else 0
+    return 0 < patience <= state.validations_since_best

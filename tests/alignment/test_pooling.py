@@ -4,32 +4,42 @@ import torch
 
 from megatron_prealign.alignment import mean_pool
 
+# Three words in two rows: word 1 before word 0, then word 2 and nothing behind it.
+WORD_INDEX = torch.tensor([[1, 1, 0, 0], [2, -1, -1, -1]])
+
+
+def _hidden() -> torch.Tensor:
+    return torch.randn(4, 2, 5, generator=torch.Generator().manual_seed(0))
+
 
 def test_mean_over_own_subwords() -> None:
-    hidden = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[True, True, False, False], [True, True, True, True], [True, False, False, False]])
-    pooled = mean_pool(hidden, mask)
-    torch.testing.assert_close(pooled[0], hidden[:2, 0].mean(0))
-    torch.testing.assert_close(pooled[1], hidden[:, 1].mean(0))
-    torch.testing.assert_close(pooled[2], hidden[0, 2])
+    hidden = _hidden()
+    pooled = mean_pool(hidden, WORD_INDEX, 3)
+    torch.testing.assert_close(pooled[0], hidden[2:, 0].mean(0))
+    torch.testing.assert_close(pooled[1], hidden[:2, 0].mean(0))
+    torch.testing.assert_close(pooled[2], hidden[0, 1])
 
 
-def test_padding_does_not_matter() -> None:
-    hidden = torch.randn(4, 1, 5, generator=torch.Generator().manual_seed(0))
-    mask = torch.tensor([[True, True, False, False]])
-    expected = mean_pool(hidden, mask)
-    hidden[2:] = 1e6
-    torch.testing.assert_close(mean_pool(hidden, mask), expected)
+def test_positions_without_a_word_do_not_matter() -> None:
+    hidden = _hidden().requires_grad_()
+    expected = mean_pool(hidden, WORD_INDEX, 3)
+    changed = hidden.detach().clone()
+    changed[1:, 1] = 1e6
+    torch.testing.assert_close(mean_pool(changed, WORD_INDEX, 3), expected)
+    expected.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad[1:, 1].abs().sum() == 0
 
 
 def test_word_without_subwords_is_zero() -> None:
-    pooled = mean_pool(torch.ones(2, 1, 3), torch.zeros(1, 2, dtype=torch.bool))
-    assert pooled.abs().sum() == 0
+    pooled = mean_pool(_hidden(), WORD_INDEX, 5)
+    assert pooled.shape == (5, 5)
+    assert pooled[3:].abs().sum() == 0
 
 
 def test_half_precision_is_pooled_in_fp32() -> None:
     hidden = torch.full((300, 1, 1), 1.0, dtype=torch.bfloat16)
     hidden[0] = 256.0
-    pooled = mean_pool(hidden, torch.ones(1, 300, dtype=torch.bool))
+    pooled = mean_pool(hidden, torch.zeros(1, 300, dtype=torch.int64), 1)
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, torch.tensor([[555.0 / 300]]))

@@ -62,8 +62,41 @@ ROWS = [
     Row({PIPELINE: 2, VIRTUAL: 3}, "--model.num_layers 4 does not split into 6 equal chunks (pipeline ranks x virtual"),
     Row({"data.seq_length": 2048}, "--data.seq_length 2048 is longer than --model.max_position_embeddings 1024: lower"),
     Row(
-        {"alignment.max_word_tokens": 2000},
-        "--alignment.max_word_tokens 2000 is longer than --model.max_position_embeddings 1024: lower one",
+        {**ALIGN, "alignment.word_row_length": 2000},
+        "--alignment.word_row_length 2000 is longer than --model.max_position_embeddings 1024: lower one",
+    ),
+    Row(
+        {**ALIGN, "alignment.max_word_tokens": 65},
+        "--alignment.word_row_length 64 is shorter than --alignment.max_word_tokens 65: a word must fit into a row",
+    ),
+    Row(
+        {**ALIGN, TENSOR: 2, "parallel.sequence_parallel": True, "alignment.word_row_length": 33},
+        f"--alignment.word_row_length 33 is not divisible by --{TENSOR} 2: sequence parallelism splits each row",
+    ),
+    Row(
+        {"alignment.maintain_interval": 5},
+        "--alignment.maintain_interval 5 needs --alignment.lexicon_paths: name at least one lexicon",
+    ),
+    Row(
+        {**ALIGN, "alignment.held_out_lexicon_paths": ["gone.tsv"]},
+        "--alignment.held_out_lexicon_paths gone.tsv: no such file: check the path",
+    ),
+    Row(
+        {**ALIGN, "alignment.patience": 3},
+        "--alignment.patience 3 waits for held-out retrieval, but --alignment.held_out_lexicon_paths names no",
+    ),
+    Row(
+        {
+            **ALIGN,
+            "alignment.patience": 3,
+            "alignment.held_out_lexicon_paths": ["en-de.tsv"],
+            "training.eval_interval": 0,
+        },
+        "--alignment.patience 3 needs --alignment.eval_word_pairs and --training.eval_interval above 0: retrieval",
+    ),
+    Row(
+        {**ALIGN, "alignment.taps": "embeding"},
+        "--alignment.taps: this model has no tap 'embeding'; did you mean embedding?",
     ),
     Row({"parallel.sequence_parallel": True}, f"--parallel.sequence_parallel needs --{TENSOR} of at least 2: raise it"),
     Row(

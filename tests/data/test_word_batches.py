@@ -11,7 +11,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.word_batches import WordBatch, WordBatches, WordTable
+from megatron_prealign.data.word_batches import WordBatch, WordBatches
+from megatron_prealign.data.word_table import WordTable
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
 
@@ -31,21 +32,33 @@ def random_lexicon(seed: int, num_entries: int = 40) -> Lexicon:
     return Lexicon("en", tuple(entries))
 
 
-def gather(
-    batches: WordBatches, index: int, size: int, pad_multiple: int = 1
-) -> tuple[WordBatch, np.ndarray, np.ndarray]:
-    """Return one rank's batch and the token ids and masks of all ranks together."""
-    shares = [batches.batch(index, rank=rank, size=size, pad_multiple=pad_multiple) for rank in range(size)]
+def make_batches(table: WordTable, seed: int, word_batch_size: int, num_hard_negatives: int = 0) -> WordBatches:
+    return WordBatches(table, seed, word_batch_size, row_length=16, num_hard_negatives=num_hard_negatives)
+
+
+def words_of(batch: WordBatch) -> list[list[int]]:
+    """Return the tokens of each word of this rank, padding words included."""
+    packed = batch.packed
+    return [packed.token_ids[packed.word_index == word].tolist() for word in range(batch.stop - batch.start)]
+
+
+def gather(batches: WordBatches, index: int, size: int) -> tuple[WordBatch, list[list[int]]]:
+    """Return one rank's batch and the tokens of the words of all ranks together."""
+    shares = [batches.batch(index, rank=rank, size=size) for rank in range(size)]
     assert [share.start for share in shares[1:]] == [share.stop for share in shares[:-1]]
-    assert (shares[0].start, shares[-1].stop) == (0, len(shares[0].valid))
+    assert (shares[0].start, shares[-1].stop) == (0, len(shares[0].word_ids))
     for share in shares[1:]:
-        for name in ("group_ids", "word_ids", "valid", "excluded_pairs", "num_tokens"):
+        for name in ("group_ids", "word_ids", "excluded_pairs", "num_tokens"):
             assert np.array_equal(getattr(share, name), getattr(shares[0], name)), name
-    return shares[0], np.concatenate([s.token_ids for s in shares]), np.concatenate([s.mask for s in shares])
+        assert share.packed.token_ids.shape == shares[0].packed.token_ids.shape
+    return shares[0], [word for share in shares for word in words_of(share)]
 
 
 def same(first: WordBatch, second: WordBatch) -> bool:
-    return all(np.array_equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+    names = ("group_ids", "word_ids", "excluded_pairs")
+    return words_of(first) == words_of(second) and all(
+        np.array_equal(getattr(first, name), getattr(second, name)) for name in names
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -53,11 +66,11 @@ def test_excluded_pairs_equal_a_double_loop(seed: int, bpe: Tokenizer) -> None:
     lexicon = random_lexicon(seed)
     table = WordTable.build(lexicon, bpe, max_word_tokens=16)
     links = {(("en", e.word), (t.language, t.word)) for e in lexicon.entries for t in e.translations}
-    batches = WordBatches(table, seed, word_batch_size=24)
+    batches = make_batches(table, seed, word_batch_size=24)
     found = Counter()
     for index in range(4):
         batch = batches.batch(index)
-        forms = [(table.languages[i], table.words[i]) for i in batch.word_ids[batch.valid]]
+        forms = [(table.languages[i], table.words[i]) for i in batch.word_ids[: batch.num_words]]
         expected = []
         for i, first in enumerate(forms):
             for k, second in enumerate(forms):
@@ -76,7 +89,7 @@ def test_equal_spelling_and_polysemy_by_hand(bpe: Tokenizer) -> None:
         LexiconEntry("pass away", (Translation("sterben", "de"),)),
     )
     table = WordTable.build(Lexicon("en", entries), bpe, max_word_tokens=16)
-    batch = WordBatches(table, 0, word_batch_size=3).batch(0)
+    batch = make_batches(table, 0, word_batch_size=3).batch(0)
     forms = [f"{table.languages[i]}:{table.words[i]}" for i in batch.word_ids]
     pairs = {frozenset((forms[i], forms[k])) for i, k in batch.excluded_pairs.tolist()}
     assert pairs == {
@@ -93,43 +106,44 @@ def test_equal_spelling_and_polysemy_by_hand(bpe: Tokenizer) -> None:
 def test_ranks_together_hold_the_global_batch(size: int, bpe: Tokenizer) -> None:
     lexicon = random_lexicon(7)
     table = WordTable.build(lexicon, bpe, max_word_tokens=3)
-    batches = WordBatches(table, 11, word_batch_size=10)
-    single, single_ids, single_mask = gather(batches, 2, 1)
-    batch, token_ids, mask = gather(batches, 2, size)
-    num_words = int(single.valid.sum())
-    assert len(batch.valid) == -(-10 * (1 + len(LANGUAGES)) // size) * size
-    assert batch.valid.tolist() == [True] * num_words + [False] * (len(batch.valid) - num_words)
-    assert np.array_equal(batch.word_ids[batch.valid], single.word_ids[single.valid])
-    assert np.array_equal(batch.group_ids[batch.valid], single.group_ids[single.valid])
+    batches = make_batches(table, 11, word_batch_size=10)
+    single, single_words = gather(batches, 2, 1)
+    batch, words = gather(batches, 2, size)
+    num_words = single.num_words
+    assert len(batch.word_ids) == -(-10 * (1 + len(LANGUAGES)) // size) * size
+    assert batch.num_words == num_words
+    assert np.array_equal(batch.word_ids[:num_words], single.word_ids[:num_words])
+    assert np.array_equal(batch.group_ids[:num_words], single.group_ids[:num_words])
     assert np.array_equal(batch.excluded_pairs, single.excluded_pairs)
-    assert np.array_equal(token_ids[batch.valid], single_ids[single.valid])
-    assert np.array_equal(mask[batch.valid], single_mask[single.valid])
-    assert not mask[~batch.valid].any()
-    assert set(batch.group_ids[~batch.valid]) | set(batch.word_ids[~batch.valid]) <= {-1}
+    assert words[:num_words] == single_words[:num_words]
+    assert not any(words[num_words:])
+    assert set(batch.group_ids[num_words:]) | set(batch.word_ids[num_words:]) <= {-1}
+
+
+def test_microbatches_of_a_step_have_equal_shapes_on_all_ranks(bpe: Tokenizer) -> None:
+    batches = make_batches(WordTable.build(random_lexicon(7), bpe, max_word_tokens=16), 11, 10)
+    steps = [batches.batches(4, 3, rank=rank, size=2) for rank in range(2)]
+    assert len({batch.packed.token_ids.shape for step in steps for batch in step}) == 1
+    for offset in range(3):
+        assert words_of(steps[0][offset]) + words_of(steps[1][offset]) == gather(batches, 4 + offset, 2)[1]
 
 
 def test_tokens_are_those_of_the_word_in_running_text(bpe: Tokenizer) -> None:
     entry = LexiconEntry("bank", (Translation("银行", "zh"), Translation("Straße", "de")))
     table = WordTable.build(Lexicon("en", (entry,)), bpe, max_word_tokens=16)
-    batch = WordBatches(table, 0, word_batch_size=1).batch(0, pad_multiple=4)
-    words = {
-        table.words[i]: row[mask].tolist()
-        for i, row, mask in zip(batch.word_ids, batch.token_ids, batch.mask, strict=True)
-    }
+    batch = make_batches(table, 0, word_batch_size=1).batch(0)
+    words = {table.words[form]: tokens for form, tokens in zip(batch.word_ids, words_of(batch), strict=True)}
     assert words == {
         "bank": bpe.encode_word("bank", spaced=True),
         "银行": bpe.encode_word("银行", spaced=False),
         "Straße": bpe.encode_word("Straße", spaced=True),
     }
-    assert batch.num_tokens == sum(map(len, words.values())) == batch.mask.sum()
-    assert batch.token_ids.shape[1] % 4 == 0
-    assert batch.token_ids.shape[1] - max(map(len, words.values())) < 4
-    assert not batch.token_ids[~batch.mask].any()
+    assert batch.num_tokens == sum(map(len, words.values()))
 
 
 def test_an_epoch_takes_every_entry_once(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(3), bpe, max_word_tokens=16)
-    batches = WordBatches(table, 5, word_batch_size=16)
+    batches = make_batches(table, 5, word_batch_size=16)
     words = np.concatenate([batches.batch(index).word_ids for index in range(5)])
     taken = [table.words[i] for i in words if i >= 0 and table.languages[i] == "en"]
     assert len(taken) == 80, "five microbatches of 16 are two epochs of 40"
@@ -144,26 +158,54 @@ def test_one_translation_a_language_drawn_by_weight(bpe: Tokenizer) -> None:
         (Translation("Bank", "de", 3.0), Translation("Ufer", "de", 1.0), Translation("banque", "fr", 0.2)),
     )
     table = WordTable.build(Lexicon("en", (entry,)), bpe, max_word_tokens=16)
-    batches = WordBatches(table, 1, word_batch_size=1)
+    batches = make_batches(table, 1, word_batch_size=1)
     drawn = Counter(table.words[i] for index in range(2000) for i in batches.batch(index).word_ids)
     assert drawn["bank"] == drawn["banque"] == 2000
     assert drawn["Bank"] + drawn["Ufer"] == 2000
     assert abs(drawn["Bank"] - 1500) < 5 * 20, "five standard deviations"
 
 
+def test_hard_negatives_are_spelt_alike_and_have_no_positive(bpe: Tokenizer) -> None:
+    table = WordTable.build(random_lexicon(6), bpe, max_word_tokens=16)
+    plain = make_batches(table, 2, 8).batch(1)
+    batch = make_batches(table, 2, 8, num_hard_negatives=2).batch(1)
+    added = batch.word_ids[plain.num_words : batch.num_words]
+    assert np.array_equal(batch.word_ids[: plain.num_words], plain.word_ids[: plain.num_words])
+    assert len(added) == 16
+    assert {table.languages[form] for form in added} == {"en"}
+    groups = batch.group_ids[: batch.num_words].tolist()
+    assert all(groups.count(group) == 1 for group in groups[plain.num_words :])
+
+    def tokens(form: int) -> list[int]:
+        return table.token_ids[table.token_offsets[form] : table.token_offsets[form + 1]].tolist()
+
+    ordered = sorted(tokens(form) for form in table.sources)
+    sources = [form for form in plain.word_ids[: plain.num_words] if table.languages[form] == "en"]
+    for place, source in enumerate(sources):
+        following = ordered.index(tokens(source)) + np.array([1, 2])
+        assert [tokens(form) for form in added[2 * place : 2 * place + 2]] == [
+            ordered[i % len(ordered)] for i in following
+        ]
+    # A negative that is in the batch anyway is none of itself.
+    twice = [(i, k) for i in range(len(added)) for k in range(plain.num_words) if added[i] == plain.word_ids[k]]
+    assert twice
+    excluded = set(map(tuple, batch.excluded_pairs.tolist()))
+    assert all((plain.num_words + i, k) in excluded and (k, plain.num_words + i) in excluded for i, k in twice)
+
+
 def test_a_microbatch_is_a_function_of_its_number(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(9), bpe, max_word_tokens=16)
-    forward = [WordBatches(table, 4, word_batch_size=12).batch(index) for index in range(6)]
-    batches = WordBatches(table, 4, word_batch_size=12)
+    forward = [make_batches(table, 4, word_batch_size=12).batch(index) for index in range(6)]
+    batches = make_batches(table, 4, word_batch_size=12)
     for index in (5, 0, 3, 4, 1, 2):
         assert same(batches.batch(index), forward[index])
-    assert not same(WordBatches(table, 5, word_batch_size=12).batch(0), forward[0])
+    assert not same(make_batches(table, 5, word_batch_size=12).batch(0), forward[0])
 
 
 def test_an_entry_met_twice_at_an_epoch_border_is_one_group(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(1, num_entries=3), bpe, max_word_tokens=16)
-    batches = WordBatches(table, 0, word_batch_size=2)
-    batch = next(b for b in map(batches.batch, range(1, 300, 3)) if len(set(b.group_ids[b.valid].tolist())) == 1)
+    batches = make_batches(table, 0, word_batch_size=2)
+    batch = next(b for b in map(batches.batch, range(1, 300, 3)) if len(set(b.group_ids[: b.num_words].tolist())) == 1)
     assert len(batch.excluded_pairs) == 0
     assert batch.word_ids[0] in batch.word_ids[1:]
 
@@ -197,6 +239,6 @@ def test_report_counts_what_was_cut_and_dropped(tmp_path: Path) -> None:
 def test_too_small_a_lexicon_is_refused(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(0), bpe, max_word_tokens=16)
     with pytest.raises(DataError, match=r"40 usable entries, fewer than alignment.word_batch_size 41"):
-        WordBatches(table, 0, word_batch_size=41)
+        make_batches(table, 0, word_batch_size=41)
     with pytest.raises(DataError, match="no entry"):
         WordTable.build(Lexicon("en", ()), bpe, max_word_tokens=16)

@@ -11,9 +11,9 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.retrieval import (
     measure_retrieval,
+    model_tap_names,
     retrieval_scores,
     select_pairs,
-    tap_names,
     word_vectors,
 )
 from megatron_prealign.lexicon import Lexicon, Translation
@@ -84,7 +84,7 @@ def test_word_vectors_are_means_over_own_subwords_at_every_tap(model_type: str, 
     words = [[draw.randrange(1, 700) for _ in range(size)] for size in (3, 1, 7, 1, 2, 12)] * 50
     found = word_vectors(folder, words)
     names = ["embedding", "layer_1", "layer_2"] + ([] if tied else ["output_embedding"])
-    assert tap_names(folder.model) == names
+    assert model_tap_names(folder.model) == names
     assert found.shape == (len(names), 300, 32)
 
     base = folder.model.base_model

@@ -74,8 +74,8 @@ def test_a_run_leaves_its_records(make_values: MakeValues, tmp_path: Path) -> No
     last = records[2]
     assert last["tokens"] == 4 * 4 * 32 + last["word_tokens"]
     assert last["word_tokens"] > 0
-    assert last["alignment_loss"] == pytest.approx(sum(last["tap_loss"]) / len(last["tap_loss"]))
-    assert len(last["tap_loss"]) == 5  # tied: embedding and four layers
+    assert last["alignment_loss"] == pytest.approx(sum(last["tap_loss"].values()) / 5)
+    assert list(last["tap_loss"]) == ["embedding", "layer_1", "layer_2", "layer_3", "layer_4"]  # tied
     assert "lm " in progress_line(last)
     assert progress_line({**last, "steps": 5, "step_seconds": 119.6}).endswith("left 2m00s")
     assert list((run / "tensorboard").iterdir())

@@ -25,11 +25,16 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "pp2": (2, PP2, {}),
     "pp2-interleaved": (2, {**PP2, "virtual_pipeline_model_parallel_size": 2}, {}),
     "pp2-recompute": (2, PP2, {"recompute": "full"}),
+    "tp2-recompute": (2, TP2, {"recompute": "full"}),
+    "tp2-selective-recompute": (2, {**TP2, "sequence_parallel": True}, {"recompute": "selective"}),
     "dp2": (2, {}, {}),
     "dp2-distributed-optimizer": (2, {"use_distributed_optimizer": True}, {}),
     "tp2-pp2": (4, {**TP2, **PP2}, {}),
+    "tp2-pp2-sequence-parallel": (4, {**TP2, **PP2, "sequence_parallel": True}, {}),
+    "tp2-dp2": (4, TP2, {}),
     "tp2-dp2-sequence-parallel": (4, {**TP2, "sequence_parallel": True}, {}),
     "pp2-dp2": (4, PP2, {}),
+    "pp2-interleaved-dp2": (4, {**PP2, "virtual_pipeline_model_parallel_size": 2}, {}),
 }
 
 
@@ -67,7 +72,9 @@ def _assert_same_losses(case: Any, expected: list[dict[str, Any]], result: list[
     for step, (wanted, got) in enumerate(zip(expected, result, strict=True)):
         assert wanted.keys() == got.keys()
         for name, value in wanted.items():
-            assert got[name] == pytest.approx(value, rel=TOLERANCE), (case, step, name)
+            # How much padding there is depends on how the words are dealt out.
+            if name != "word_padding_ratio":
+                assert got[name] == pytest.approx(value, rel=TOLERANCE), (case, step, name)
 
 
 def _assert_same_gradients(case: Any, expected: dict[str, torch.Tensor], result: dict[str, torch.Tensor]) -> None:

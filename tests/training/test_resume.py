@@ -57,4 +57,6 @@ def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> No
     assert len(whole) == len(records)
     for step, (expected, record) in enumerate(zip(whole, records, strict=True), start=1):
         for name, value in expected.items():
-            assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)
+            # How much padding there is depends on how the words are dealt out to data-parallel ranks.
+            if name != "word_padding_ratio":
+                assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)

@@ -1,0 +1,169 @@
+"""Retrieval of words by their translations at every tap, measured while training.
+
+Each pipeline stage scores its own taps; what travels are scores, not vectors.
+
+Shapes: R rows of packed words, W words of all data-parallel ranks, H hidden.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megatron_prealign.alignment import Taps, WordMicrobatch, gather_ranks
+from megatron_prealign.config.taps import tap_names
+from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.data.word_packing import PackedWords, pack_words
+from megatron_prealign.evaluation.retrieval import (
+    WordPairs,
+    retrieval_scores,
+    select_pairs,
+    summarise,
+    token_ids_of,
+)
+from megatron_prealign.lexicon import Lexicon
+from megatron_prealign.platform import Layout
+from megatron_prealign.training.stage import Pass
+from megatron_prealign.training.validation import run_schedule
+from megatron_prealign.training.word_pass import no_loss, run_words, to_microbatch
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The words of one language pair that are measured."""
+
+    name: str
+    """trained or held_out."""
+    languages: str
+    """Source and target, like en-de."""
+    pairs: WordPairs
+    known: Tensor | None
+    """Source words all of whose tokens occur in trained words, bool; none for trained words."""
+
+
+def select_pair_sets(
+    lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, max_pairs: int, max_word_tokens: int, seed: int
+) -> list[PairSet]:
+    """Draw at most `max_pairs` pairs of each language of the lexicons "trained" and "held_out".
+
+    Words longer than `max_word_tokens` are cut, as in training.
+
+    Raises:
+        DataError: a language without a pair that the tokenizer can write.
+    """
+    known_tokens = token_ids_of(lexicons["trained"], tokenizer) if "trained" in lexicons else None
+    sets = []
+    for name, lexicon in lexicons.items():
+        for language in lexicon.languages:
+            pairs = select_pairs(lexicon, language, tokenizer, max_pairs, seed)
+            known = pairs.known(known_tokens) if name == "held_out" and known_tokens is not None else None
+            cut = WordPairs(
+                [ids[:max_word_tokens] for ids in pairs.sources],
+                [ids[:max_word_tokens] for ids in pairs.targets],
+                pairs.links,
+                pairs.num_dropped,
+            )
+            sets.append(PairSet(name, f"{lexicon.source_language}-{language}", cut, known))
+    return sets
+
+
+class WordValidator:
+    """Measures the same word pairs every time."""
+
+    def __init__(self, sets: list[PairSet], taps: Taps, row_length: int, num_microbatches: int, layout: Layout) -> None:
+        """Run the words of each set in `num_microbatches` microbatches, as the pipeline schedule needs."""
+        self._sets = sets
+        self._taps = taps
+        self._row_length = row_length
+        self._num_microbatches = num_microbatches
+        self._layout = layout
+
+    @torch.no_grad()
+    def run(self, chunks: list[torch.nn.Module]) -> dict[str, dict[str, Any]]:
+        """Return by set and language pair the counts and the scores by tap; collective, equal on all ranks."""
+        for chunk in chunks:
+            chunk.eval()
+        results: dict[str, dict[str, Any]] = {}
+        for pair_set in self._sets:
+            local = self._score(chunks, pair_set)
+            stages: list[Any] = [None] * parallel_state.get_pipeline_model_parallel_world_size()
+            torch.distributed.all_gather_object(stages, local, parallel_state.get_pipeline_model_parallel_group())
+            scores = {tap: values for stage in stages for tap, values in stage.items()}
+            ordered = [scores[tap] for tap in range(len(tap_names(self._taps.num_layers, tied=self._taps.tied)))]
+            summary = summarise(pair_set.pairs, ordered, pair_set.known)
+            results.setdefault(pair_set.name, {})[pair_set.languages] = summary
+        for chunk in chunks:
+            chunk.train()
+        # Ranks act on these numbers, so a last digit must not make them differ.
+        agreed = [results]
+        torch.distributed.broadcast_object_list(agreed, src=0)
+        return agreed[0]
+
+    def _score(self, chunks: list[torch.nn.Module], pair_set: PairSet) -> dict[int, dict[str, float | None]]:
+        """Return the scores of this stage's taps."""
+        pairs = pair_set.pairs
+        words = [*pairs.sources, *pairs.targets]
+        vectors = self._vectors(chunks, words)
+        gathered = {
+            tap: gather_ranks(part, parallel_state.get_data_parallel_group())[: len(words)]
+            for tap, part in sorted(vectors.items())
+        }
+        num_sources = len(pairs.sources)
+        links = pairs.links.to(self._taps.device)
+        return {
+            tap: retrieval_scores(found[:num_sources], found[num_sources:], links).to_json(pair_set.known)
+            for tap, found in gathered.items()
+        }
+
+    def _vectors(self, chunks: list[torch.nn.Module], words: list[list[int]]) -> dict[int, Tensor]:
+        """Return this rank's share of the word vectors by tap of this stage, fp32 [W / data parallel, H]."""
+        size, rank = self._layout.data_parallel_size, self._layout.data_parallel_rank
+        per_rank = -(-len(words) // size)
+        own = words[rank * per_rank : (rank + 1) * per_rank]
+        found: dict[int, Tensor] = {}
+
+        def collect(tap: int, hidden: Tensor, vectors: Tensor, _words: WordMicrobatch) -> Tensor:
+            # A word stands in one microbatch; its vector is zero in the others.
+            found[tap] = found[tap] + vectors if tap in found else vectors
+            return hidden
+
+        def forward_step(microbatches: Iterator[WordMicrobatch], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
+            microbatch = next(microbatches)
+            with self._taps.watched(microbatch, collect):
+                return run_words(chunk, microbatch), no_loss
+
+        microbatches = list(map(partial(to_microbatch, num_words=per_rank, device=self._taps.device), self._pack(own)))
+        num_rows, row_length = microbatches[0].token_ids.shape
+        run_schedule(chunks, Pass(forward_step, microbatches, row_length, num_rows), forward_only=True)
+        return found
+
+    def _pack(self, words: list[list[int]]) -> list[PackedWords]:
+        """Pack words into rows and deal the rows out to the microbatches, equally many each."""
+        lengths = np.array([len(ids) for ids in words], dtype=np.int64)
+        token_ids = np.array([token for ids in words for token in ids], dtype=np.int64)
+        packed = pack_words(lengths, token_ids, self._row_length)
+        count = self._num_microbatches
+        # A rank without words runs an empty row, so that all ranks run the same schedule.
+        per_microbatch = max(-(-len(packed.token_ids) // count), 1)
+        padded = packed.padded(per_microbatch * count)
+        return [
+            PackedWords(
+                *(
+                    part[index * per_microbatch : (index + 1) * per_microbatch]
+                    for part in (padded.token_ids, padded.word_index, padded.position_ids)
+                )
+            )
+            for index in range(count)
+        ]
+
+
+def held_out_retrieval(results: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return P@1 of held-out words, mean over taps and language pairs; none where no held-out words are measured."""
+    held_out = results.get("held_out")
+    return mean(mean(pair["p_at_1"]) for pair in held_out.values()) if held_out else None
