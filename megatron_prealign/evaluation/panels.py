@@ -28,7 +28,7 @@ LAYER_COLORS = ("#3b82f6", "#a855f7", "#db2777", "#d9730d")
 PAGE_COLOR = "#010203"
 PANEL_INCHES = (4.6, 3.3)
 REM_PER_INCH = 6.2
-LEGEND_COLUMNS = 8
+LEGEND_COLUMNS = 3
 
 RC: dict[Any, Any] = {
     "axes.edgecolor": PAGE_COLOR,
@@ -77,7 +77,7 @@ def draw_panels(names: Sequence[str], draw: Callable[["Axes", str], None], num_c
         handles = [axes.get_legend_handles_labels() for axes in panels]
         entries = {label: line for lines, labels in handles for line, label in zip(lines, labels, strict=True)}
         if entries:
-            columns = min(len(entries), LEGEND_COLUMNS)
+            columns = min(len(entries), LEGEND_COLUMNS * num_columns)
             figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
         return _to_svg(figure)
 

@@ -80,7 +80,12 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     ]
     word_sets = list(dict.fromkeys(word_set for run in runs for word_set in run.word_sets))
     retrieval = [
-        Measure(f"P@1 {pair}, {PAIR_SETS.get(word_set, word_set)}", "valid", ("retrieval", word_set, pair, "p_at_1"))
+        Measure(
+            f"P@1 {pair}, {PAIR_SETS.get(word_set, word_set)}",
+            "valid",
+            ("retrieval", word_set, pair, "p_at_1"),
+            from_zero=True,
+        )
         for word_set, pair in word_sets
     ]
     parts = [_last_values(runs, [*LOSSES, *validation, *retrieval, *PROGRESS])]

@@ -11,7 +11,9 @@ from megatron_prealign.evaluation.records import Record, series, value_at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_RUNS = len(STYLES)
+# A run alone is a solid line.
+RUN_STYLES = (STYLES[1], STYLES[0], *STYLES[2:])
+MAX_RUNS = len(RUN_STYLES)
 MAX_TAPS_NAMED = 8
 """More taps than that are drawn, but not each is in the legend."""
 
@@ -64,6 +66,8 @@ class Measure:
     """How its values are written."""
     logarithmic: bool = False
     """Whether its axis is logarithmic."""
+    from_zero: bool = False
+    """Whether its axis begins at 0."""
 
     def last(self, run: TrainingRun) -> float | None:
         """Return its last value in a run; none where the run never measured it."""
@@ -77,13 +81,15 @@ def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> s
 
     def draw(axes: "Axes", title: str) -> None:
         measure = by_title[title]
-        for run, style in zip(runs, STYLES, strict=False):
+        for run, style in zip(runs, RUN_STYLES, strict=False):
             steps, values = series(run.records, measure.kind, *measure.names)
             if steps:
                 # Training records are many: markers would hide their line.
                 marker = style["marker"] if measure.kind == "valid" else None
                 axes.plot(steps, values, **{**style, "marker": marker}, label=run.name, linewidth=1.6, markersize=4)
         axes.set(title=title, xlabel="step", yscale="log" if measure.logarithmic else "linear")
+        if measure.from_zero:
+            axes.set_ylim(bottom=0.0)
 
     return draw_panels(list(by_title), draw)
 
@@ -111,7 +117,7 @@ def plot_retrieval_by_tap(run: TrainingRun, word_set: str, pair: str) -> str:
         _draw_taps(axes, run.taps, curves, marker="o")
         axes.set(title=title, xlabel="step")
         if names[title].startswith("p_at_1"):
-            axes.set_ylim(-0.03, 1.03)
+            axes.set_ylim(bottom=0.0)
 
     return draw_panels(list(names), draw)
 
