@@ -1,8 +1,8 @@
 """Reader of dictd dictionaries as FreeDict makes them: a `.index` beside a `.dict` or `.dict.dz`.
 
 A line of the index is `headword TAB offset TAB length`, both numbers in base 64. An article is a line with the
-headword and its pronunciation, then the translations: at the margin, one numbered line a sense. Examples, notes
-and references are indented or begin with `see:`.
+headword and its pronunciation, then the translations: at the margin, one numbered line a sense, perhaps with a
+definition below it. Examples, notes and references are indented or begin with `see:`.
 """
 
 import re
@@ -24,7 +24,8 @@ from megatron_prealign.lexicon.reading import (
 _DIGITS = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 # Entries about the dictionary itself, as dictfmt names them with and without --allchars.
 _ABOUT = re.compile(r"00-?database")
-_SENSE = re.compile(r"\d+\.\s*")
+_SENSE = re.compile(r"^ ?\d+\.\s*")
+_NEXT_SENSE = re.compile(r"(?: \d+\.)+$")
 
 
 def is_dictd(path: Path) -> bool:
@@ -98,10 +99,12 @@ def _number(text: str) -> int:
 def _pairs(article: str, languages: Languages) -> Iterator[Pair]:
     headword_line, *lines = article.split("\n")
     headword = strip_annotations(headword_line)
+    target = languages.single_target()
+    margin = [line for line in lines if line.strip() and not line.startswith(("  ", " see:"))]
+    # What follows a translation without a number of its own is a definition in the language of the headword.
+    senses = [line for place, line in enumerate(margin) if place == 0 or _SENSE.match(line)]
     position = 0
-    for line in lines:
-        if not line.strip() or line.startswith(("  ", " see:", '"')):
-            continue
-        for gloss in split_glosses(_SENSE.sub("", line, count=1), ",;", languages.single_target()):
+    for sense in senses if headword else ():
+        for gloss in split_glosses(_NEXT_SENSE.sub("", _SENSE.sub("", sense)), ",;", target):
             position += 1
-            yield make_pair(headword, gloss, languages.single_target(), 1.0 / position)
+            yield make_pair(headword, gloss, target, 1.0 / position)

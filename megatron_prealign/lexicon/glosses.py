@@ -5,7 +5,7 @@ import re
 # Usage, grammar, fields: (of a river), [fin.], {f}, <masc>, and pronunciation /bank/; brackets may be nested once.
 _ROUND = re.compile(r"\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 _ANGLE = re.compile(r"<[^<>]*>")
-_PRONUNCIATION = re.compile(r"(?<!\S)/[^/\s][^/]*/(?!\S)")
+_PRONUNCIATION = re.compile(r"(?<!\S)//?[^/\s][^/]*//?(?!\S)")
 _PLACEHOLDERS = re.compile(r"(?<!\w)(?:sth|sb|etw|jdn|jdm|jds|jmdn|jmdm)\.(?:'s)?(?!\w)|(?<!\w)(?:sb|sth)(?!\w)")
 _ENGLISH_LEAD = re.compile(r"^(?:to|a|an|the) (?=\S)")
 # Control characters where Windows has dashes and quotes: files that were converted as Latin-1.
@@ -14,7 +14,7 @@ _QUOTES = "\"'“”„«»‘’"
 
 
 def split_glosses(text: str, separators: str, language: str) -> list[str]:
-    """Return the words or phrases of one explanation, in order, without repeats.
+    """Return the words or phrases of one explanation, in order, without repeats and without those that have no letter.
 
     Args:
         text: for example `bank (of a river) [geogr.], shore`.
@@ -26,7 +26,7 @@ def split_glosses(text: str, separators: str, language: str) -> list[str]:
     # A grammar mark ends its word; some dictionaries put nothing else between two of them.
     text = _ANGLE.sub(separators[0], text)
     pieces = (_clean(piece, language) for piece in re.split(f"[{re.escape(separators)}]", text))
-    return list(dict.fromkeys(piece for piece in pieces if piece))
+    return list(dict.fromkeys(piece for piece in pieces if any(map(str.isalpha, piece))))
 
 
 def _clean(piece: str, language: str) -> str:

@@ -7,6 +7,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from megatron_prealign.lexicon.languages import normalize_language
@@ -49,6 +50,14 @@ class Languages:
         return self.targets[0]
 
 
+@lru_cache(maxsize=1024)
+def _tag(language: str) -> str:
+    tag = normalize_language(language)
+    if not is_language(tag):
+        raise LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
+    return tag
+
+
 def is_language(tag: str) -> bool:
     """Tell whether a normalised tag has the form of one: `de`, `zh-hans`."""
     return _LANGUAGE.fullmatch(tag) is not None
@@ -85,9 +94,7 @@ def make_pair(source: str, translation: str, language: str, weight: float = 1.0)
     Raises:
         LineError: the language, the weight or a word can't be right.
     """
-    tag = normalize_language(language)
-    if not is_language(tag):
-        raise LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
+    tag = _tag(language)
     if not (math.isfinite(weight) and weight > 0):
         raise LineError(f"the weight is {weight}; weights are positive and finite")
     return _word(source, "source word"), Translation(_word(translation, "translation"), tag, weight)
@@ -98,6 +105,8 @@ def _word(text: str, role: str) -> str:
     word = unicodedata.normalize("NFC", text.strip(" \t"))
     if not word:
         raise LineError(f"the {role} is empty")
+    if word.isprintable() and "\ufffd" not in word:  # quick; the characters below are not printable
+        return word
     for character in word:
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character == "\ufffd":
             raise LineError(f"the {role} {word!a} holds U+{ord(character):04X}; remove the character")

@@ -46,6 +46,9 @@ ARTICLES = [
     ),
     ("sunday", "Sunday /sʌndeɪ/ (Sun /sʌn/)\n [Am.] Sonntag <masc>So,  /sˈəʊ/\n         Note: y\n"),
     ("sun", "bank /bæŋk/\n"),
+    ("hut", "hut //hʌt// //x// <n>\nHütte 2.\nsmall house\n 3.\nshed\n"),
+    ("run", "run <V>\n1. Lauf\nan act of running\n2. ?\n3. Rennen\n"),
+    ("anat", "(anat.)\nAnatomie\n"),
 ]
 EXPECTED = [
     ("bank", "Bank", "de", 1.0),
@@ -54,6 +57,9 @@ EXPECTED = [
     ("set", "stellen", "de", 0.5),
     ("Sunday", "Sonntag", "de", 1.0),
     ("Sunday", "So", "de", 0.5),
+    ("hut", "Hütte", "de", 1.0),
+    ("run", "Lauf", "de", 1.0),
+    ("run", "Rennen", "de", 0.5),
 ]
 
 
