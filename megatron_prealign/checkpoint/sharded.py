@@ -141,7 +141,7 @@ def check_optimizer(config: Config, checkpoint: Path) -> list[str]:
     if there == here:
         return []
     return [
-        f"parallel.{name}: the optimizer of {checkpoint} was saved with {there}, this run has {here}, and the two kinds "
+        f"parallel.{name}: the optimizer of {checkpoint} was saved with {there}, this run has {here}; the two kinds "
         "keep different state; use the checkpoint's value"
     ]
 

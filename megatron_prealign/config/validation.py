@@ -273,7 +273,7 @@ def _run(config: Config) -> Iterator[Problem]:
         )
     if config.checkpoint.init_optimizer and init_from is None:
         yield Problem(
-            "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it, or "
+            "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or "
             "leave init_optimizer out",
             ("checkpoint.init_optimizer", "checkpoint.init_from"),
         )

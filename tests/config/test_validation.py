@@ -60,7 +60,7 @@ ROWS = [
     Row({"parallel.context_parallel_size": 2}, "--parallel.context_parallel_size must be 1 (the words of align-init"),
     Row(
         {"checkpoint.init_optimizer": True},
-        "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it, or",
+        "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or",
     ),
     Row({VIRTUAL: 2}, f"--{VIRTUAL} 2 needs --{PIPELINE} of at least 2: set it to none"),
     Row({PIPELINE: 3}, "--model.num_layers 4 does not split into 3 equal chunks (pipeline ranks x virtual chunks):"),

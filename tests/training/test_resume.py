@@ -111,7 +111,7 @@ def test_another_kind_of_optimizer_is_refused_before_a_rank_starts(make_values: 
     run = tmp_path / "run"
     run_distributed(train_and_save_all, 1, [make_values("pretrain", run, training={"train_steps": 1})])
     sharded = {SHARDED: True}
-    with pytest.raises(ConfigError, match="use_distributed_optimizer: the optimizer of .* was saved with False, this"):
+    with pytest.raises(ConfigError, match=r"use_distributed_optimizer: the optimizer of .* was saved with False, this"):
         plan_run(config_from_dict(make_values("pretrain", run, parallel=sharded)))
     new = make_values(
         "pretrain", tmp_path / "new", parallel=sharded, checkpoint={"init_from": str(run), "init_optimizer": True}
