@@ -29,7 +29,7 @@ class AlignmentLoss:
         self._temperature = temperature
         self._memory_bytes = memory_bytes
         self._scale = torch.zeros(())
-        self._losses = torch.zeros(len(weights), device=taps.device)
+        self._losses = torch.zeros(len(weights), device=taps.device, dtype=torch.float64)
         self._num_microbatches = 0
 
     @contextlib.contextmanager

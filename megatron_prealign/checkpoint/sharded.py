@@ -133,6 +133,19 @@ def check_model(config: Config, checkpoint: Path) -> list[str]:
     ]
 
 
+def check_optimizer(config: Config, checkpoint: Path) -> list[str]:
+    """Return why a checkpoint's optimizer can't be loaded into this run's; needs no process group."""
+    name = "use_distributed_optimizer"
+    there = getattr(load_resolved(checkpoint / folder.CONFIG).parallel, name)
+    here = getattr(config.parallel, name)
+    if there == here:
+        return []
+    return [
+        f"parallel.{name}: the optimizer of {checkpoint} was saved with {there}, this run has {here}; the two kinds "
+        "keep different state; use the checkpoint's value"
+    ]
+
+
 def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
     """Load a checkpoint of any layout as one fp32 model on the CPU, in evaluation mode.
 

@@ -28,6 +28,11 @@ RANGES: dict[str, Range] = {
     "parallel.tensor_model_parallel_size": _AT_LEAST_1,
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
     "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),
+    "parallel.context_parallel_size": (
+        lambda value: value == 1,
+        "1 (the words of align-init are too short to split, and attention runs over whole sequences; for long ones "
+        "use --parallel.sequence_parallel or --training.recompute full)",
+    ),
     "optimizer.lr": _POSITIVE,
     "optimizer.min_lr": _NOT_NEGATIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,

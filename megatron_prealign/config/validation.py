@@ -271,6 +271,12 @@ def _run(config: Config) -> Iterator[Problem]:
         yield Problem(
             f"--training.run_path {config.training.run_path} is a file: name a folder", ("training.run_path",)
         )
+    if config.checkpoint.init_optimizer and init_from is None:
+        yield Problem(
+            "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or "
+            "leave init_optimizer out",
+            ("checkpoint.init_optimizer", "checkpoint.init_from"),
+        )
     if init_from is not None and not any((Path(init_from) / name).exists() for name in _CHECKPOINT_MARKS):
         yield Problem(
             f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "

@@ -57,6 +57,11 @@ ROWS = [
         {TENSOR: 2, "model.make_vocab_size_divisible_by": 5, "model.vocab_size": 21},
         f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: make",
     ),
+    Row({"parallel.context_parallel_size": 2}, "--parallel.context_parallel_size must be 1 (the words of align-init"),
+    Row(
+        {"checkpoint.init_optimizer": True},
+        "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or",
+    ),
     Row({VIRTUAL: 2}, f"--{VIRTUAL} 2 needs --{PIPELINE} of at least 2: set it to none"),
     Row({PIPELINE: 3}, "--model.num_layers 4 does not split into 3 equal chunks (pipeline ranks x virtual chunks):"),
     Row({PIPELINE: 2, VIRTUAL: 3}, "--model.num_layers 4 does not split into 6 equal chunks (pipeline ranks x virtual"),
