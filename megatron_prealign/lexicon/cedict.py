@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from megatron_prealign.lexicon.glosses import split_glosses
+from megatron_prealign.lexicon.languages import is_traditional_chinese
 from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
 
 CEDICT_LINE = re.compile(r"(\S+) (\S+) \[([^\]]*)\] /(.*)/\s*")
@@ -16,7 +17,6 @@ _EXPLANATION = re.compile(
     r"|(?:surname|see|same as|used|equivalent|Kangxi|radical|interjection|particle|classifier) "
 )
 _EAST_ASIAN = re.compile(r"[\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff|]")
-_TRADITIONAL = {"hant", "tw", "hk", "mo"}
 
 
 def parse_cedict(line: str, languages: Languages) -> Iterator[Pair]:
@@ -34,8 +34,8 @@ def parse_cedict(line: str, languages: Languages) -> Iterator[Pair]:
     if match is None:
         raise LineError("not an entry of CC-CEDICT: Traditional Simplified [pin1 yin1] /gloss/gloss/")
     traditional, simplified, _, glosses = match.groups()
-    is_traditional = bool(_TRADITIONAL & set(languages.source.split("-")))
-    yield from _pairs([traditional if is_traditional else simplified], glosses, languages)
+    word = traditional if is_traditional_chinese(languages.source) else simplified
+    yield from _pairs([word], glosses, languages)
 
 
 def parse_edict(line: str, languages: Languages) -> Iterator[Pair]:

@@ -55,6 +55,11 @@ def uses_spaces(language: str) -> bool:
     return primary_language(language) not in _UNSPACED
 
 
+def is_traditional_chinese(language: str) -> bool:
+    """Tell whether a tag of Chinese asks for traditional characters: zh-hant, zh-tw, zh-hk, zh-mo."""
+    return bool({"hant", "tw", "hk", "mo"} & set(normalize_language(language).split("-")[1:]))
+
+
 def expected_scripts(language: str) -> tuple[str, ...] | None:
     """Return the scripts a language is written in, or None where the table does not know it."""
     return _SCRIPTS.get(primary_language(language))
