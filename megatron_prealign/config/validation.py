@@ -180,7 +180,7 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
     model_parallel = model_parallel_size(config)
     if world_size is None or model_parallel < 1:
         return
-    training, alignment, parallel = config.training, config.alignment, config.parallel
+    training, parallel = config.training, config.parallel
     axes = ("parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size")
     layout = f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline"
     if world_size % model_parallel:
@@ -207,12 +207,6 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
                 f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
                 ("training.global_batch_size", "training.micro_batch_size", *axes),
             )
-    if has_alignment_loss(config) and alignment.word_batch_size % data_parallel:
-        yield Problem(
-            f"--alignment.word_batch_size {alignment.word_batch_size} is not divisible by {data_parallel} "
-            f"data-parallel ranks: take a multiple of {data_parallel}",
-            ("alignment.word_batch_size", *axes),
-        )
 
 
 def _data(config: Config) -> Iterator[Problem]:

@@ -144,11 +144,6 @@ ROWS = [
         "an interleaved pipeline of 2 ranks needs a multiple of that many microbatches, got 3: raise",
         world_size=2,
     ),
-    Row(
-        {**ALIGN, "alignment.word_batch_size": 100, "training.global_batch_size": 24},
-        "--alignment.word_batch_size 100 is not divisible by 3 data-parallel ranks: take a multiple of 3",
-        world_size=3,
-    ),
     Row({"data.tokenizer_path": ""}, "--data.tokenizer_path is not given: train one with prealign-train-tokenizer, or"),
     Row({"data.tokenizer_path": "gone"}, "--data.tokenizer_path gone: no such file: train one with"),
     Row({"data.blend": []}, "--data.blend names no dataset: give at least one, like '[{prefix: "),
