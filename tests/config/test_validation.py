@@ -34,6 +34,10 @@ ROWS = [
     Row({"model.hidden_size": 130}, "--model.hidden_size 130 is not divisible by --model.num_attention_heads 4: every"),
     Row({"model.num_query_groups": 3}, "--model.num_attention_heads 4 is not divisible by --model.num_query_groups 3:"),
     Row(
+        {"model.architecture": "qwen2", "model.kv_channels": 64},
+        "--model.kv_channels 64 with --model.architecture qwen2: Qwen2's heads are hidden_size / num_attention_heads",
+    ),
+    Row(
         {"model.architecture": "gpt_neox", "model.num_query_groups": 2},
         "--model.num_query_groups 2 with --model.architecture gpt_neox: GPT-NeoX has no grouped-query attention; set",
     ),
