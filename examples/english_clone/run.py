@@ -146,6 +146,7 @@ class Experiment:
     def prealign(self, seed: int) -> Iterator[Step]:
         """Yield the steps of both stages; stage 2 gets the tokens that stage 1 left of joint training's."""
         lexicon = ["--alignment.lexicon_paths", self.data / "lexicon.tsv"]
+        lexicon += ["--alignment.held_out_lexicon_paths", self.data / "held_out_lexicon.tsv"]
         steps = self.arguments.align_steps
         first = self.train("align_init", "align_init.yaml", "english", steps, seed, *lexicon)
         yield first

@@ -17,4 +17,7 @@ class CheckpointConfig:
     """Continue from the run's newest checkpoint where there is one; false refuses a run folder in use."""
 
     init_from: str | None = None
-    """Run folder or checkpoint whose weights start this run, with a fresh optimizer (stage 1 to stage 2)."""
+    """Run folder or checkpoint whose weights start this run (stage 1 to stage 2)."""
+
+    init_optimizer: bool = False
+    """Take the optimizer's moments from init_from too; the learning-rate schedule starts anew either way."""

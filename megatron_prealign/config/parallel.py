@@ -19,5 +19,8 @@ class ParallelConfig:
     sequence_parallel: bool = False
     """Split activations along the sequence between tensor-parallel regions; needs tensor parallelism."""
 
+    context_parallel_size: int = 1
+    """Ranks that split each sequence in attention; only 1 is supported."""
+
     use_distributed_optimizer: bool = False
     """Shard optimizer states over data-parallel ranks (ZeRO-1)."""

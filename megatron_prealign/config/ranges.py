@@ -14,6 +14,7 @@ RANGES: dict[str, Range] = {
     "model.hidden_size": _AT_LEAST_1,
     "model.num_attention_heads": _AT_LEAST_1,
     "model.num_query_groups": _AT_LEAST_1,
+    "model.kv_channels": _AT_LEAST_1,
     "model.ffn_hidden_size": _AT_LEAST_1,
     "model.max_position_embeddings": _AT_LEAST_1,
     "model.vocab_size": _AT_LEAST_1,
@@ -28,6 +29,11 @@ RANGES: dict[str, Range] = {
     "parallel.tensor_model_parallel_size": _AT_LEAST_1,
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
     "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),
+    "parallel.context_parallel_size": (
+        lambda value: value == 1,
+        "1 (the words of align-init are too short to split, and attention runs over whole sequences; for long ones "
+        "use --parallel.sequence_parallel or --training.recompute full)",
+    ),
     "optimizer.lr": _POSITIVE,
     "optimizer.min_lr": _NOT_NEGATIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from megatron_prealign.data.draws import Counter, draw, stream_keys
 from megatron_prealign.data.word_packing import PackedWords, pack_words
-from megatron_prealign.data.word_table import Ints, WordTable, expand, gather
+from megatron_prealign.data.word_table import Ints, WordReport, WordTable, expand, gather
 from megatron_prealign.errors import DataError
 
 PADDING = -1
@@ -75,6 +75,16 @@ class WordBatches:
         self._row_length = row_length
         self._num_hard_negatives = num_hard_negatives
         self._order = lru_cache(maxsize=2)(self._shuffle)
+
+    @property
+    def report(self) -> WordReport:
+        """What became of the lexicon under the tokenizer."""
+        return self._table.report
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the lexicon, SHA-256."""
+        return self._table.fingerprint
 
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
         """Return consecutive microbatches with as many rows each, on all ranks: the schedule wants equal shapes.

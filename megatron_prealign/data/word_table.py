@@ -24,13 +24,31 @@ class WordReport:
     num_entries: int
     """Entries that can be drawn."""
     num_dropped_entries: int
-    """Entries left out: the source word or every translation has no tokens or unknown ones."""
-    num_dropped_words: int
+    """Entries left out: the source word or every translation has no tokens or unknown ones, or they are one word."""
+    dropped_words: tuple[str, ...]
     """Distinct words without tokens or with unknown ones."""
-    num_truncated_words: int
+    truncated_words: tuple[str, ...]
     """Distinct words longer than the limit."""
     mean_subwords: dict[str, float]
     """Tokens a distinct word by language, before truncation (fertility)."""
+
+    def describe(self) -> str:
+        """Return in one line what a person should know before training on it."""
+        fertility = ", ".join(f"{language} {mean:.2f}" for language, mean in self.mean_subwords.items())
+        parts = [f"Lexicon: {self.num_entries:,} entries, subwords a word {fertility}"]
+        if self.truncated_words:
+            parts.append(f"{_some(self.truncated_words)} longer than alignment.max_word_tokens, truncated")
+        if self.dropped_words:
+            parts.append(f"{_some(self.dropped_words)} not in the tokenizer's reach, left out")
+        if self.num_dropped_entries:
+            parts.append(f"{self.num_dropped_entries:,} entries left out for want of a translation")
+        return "; ".join(parts) + "."
+
+
+def _some(words: Sequence[str], limit: int = 3) -> str:
+    """Count words and show the first."""
+    shown = ", ".join(repr(word) for word in words[:limit]) + (", ..." if len(words) > limit else "")
+    return f"{len(words):,} word{'s' if len(words) != 1 else ''} ({shown})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +83,8 @@ class WordTable:
     """int64 [entries], entries sorted by the tokens of their source words: alike beginnings stand together"""
     words_per_entry: int
     """1 + number of target languages."""
+    fingerprint: str
+    """Of the lexicon."""
     report: WordReport
 
     @property
@@ -96,23 +116,22 @@ class WordTable:
             max_word_tokens: tokens kept of a word; the rest is cut off and counted.
 
         Raises:
-            DataError: if no entry is left.
+            DataError: if no entry is left; names some of the words that are to blame.
         """
         forms = dict.fromkeys((lexicon.source_language, entry.word) for entry in lexicon.entries)
         forms.update(dict.fromkeys((t.language, t.word) for entry in lexicon.entries for t in entry.translations))
         encoded = _encode(list(forms), tokenizer)
         usable = {form: index for index, form in enumerate(form for form in forms if form in encoded)}
         entries = _usable_entries(lexicon, usable)
+        dropped = tuple(form[1] for form in forms if form not in usable)
         if not entries:
-            raise DataError(
-                "alignment.lexicon_paths: no entry has a word and a translation that this tokenizer can encode"
-            )
+            raise DataError(_no_entry(lexicon, dropped))
         lengths = np.array([len(encoded[form]) for form in usable])
         report = WordReport(
             num_entries=len(entries),
             num_dropped_entries=len(lexicon) - len(entries),
-            num_dropped_words=len(forms) - len(usable),
-            num_truncated_words=int((lengths > max_word_tokens).sum()),
+            dropped_words=dropped,
+            truncated_words=tuple(form[1] for form in usable if len(encoded[form]) > max_word_tokens),
             mean_subwords=_mean_by_language([language for language, _ in usable], lengths),
         )
         kept = [encoded[form][:max_word_tokens] for form in usable]
@@ -132,9 +151,21 @@ class WordTable:
                 sorted(range(len(entries)), key=lambda index: kept[entries[index][0]]), dtype=np.int64
             ),
             words_per_entry=1 + len(lexicon.languages),
+            fingerprint=lexicon.fingerprint,
             report=report,
             **slots,
         )
+
+
+def _no_entry(lexicon: Lexicon, dropped: Sequence[str]) -> str:
+    """Say why a lexicon has no entry that can be used."""
+    if dropped:
+        reason = f"the tokenizer knows no tokens for {_some(dropped)}; take the tokenizer that fits these languages"
+    else:
+        entry = lexicon.entries[0] if lexicon.entries else None
+        reason = f"{entry.word!r}, like the rest, is its own translation; " if entry else "it is empty; "
+        reason += "check the files and alignment.target_language"
+    return f"alignment.lexicon_paths: none of {len(lexicon):,} entries has a word and a translation: {reason}"
 
 
 def _encode(forms: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> dict[tuple[str, str], list[int]]:
@@ -158,7 +189,8 @@ def _usable_entries(lexicon: Lexicon, usable: dict[tuple[str, str], int]) -> lis
         slots: dict[str, list[tuple[int, float]]] = {}
         for translation in entry.translations:
             target = usable.get((translation.language, translation.word))
-            if target is not None:
+            # A word is no translation of itself: it would be its own positive.
+            if target is not None and target != source:
                 slots.setdefault(translation.language, []).append((target, translation.weight))
         if source is not None and slots:
             entries.append((source, slots))

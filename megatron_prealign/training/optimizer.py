@@ -54,8 +54,13 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
 
 
 def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:
-    """Build the learning-rate schedule, counted in optimizer steps."""
+    """Build the learning-rate schedule, counted in optimizer steps.
+
+    Rates are those of the configuration, also where the optimizer was loaded from a run with others.
+    """
     options, schedule = config.optimizer, config.schedule
+    for group in optimizer.param_groups:
+        group["max_lr"], group["min_lr"] = options.lr, options.min_lr
     decay_steps = schedule.lr_decay_steps or config.training.train_steps
     return OptimizerParamScheduler(
         optimizer,

@@ -9,7 +9,13 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
-from megatron_prealign.checkpoint.sharded import check_model, load_training_state, load_weights, resolve_checkpoint
+from megatron_prealign.checkpoint.sharded import (
+    check_model,
+    check_optimizer,
+    load_training_state,
+    load_weights,
+    resolve_checkpoint,
+)
 from megatron_prealign.config import Config, dump_config, load_resolved
 from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
 from megatron_prealign.data.sampler import StepLoader
@@ -61,14 +67,19 @@ def plan_run(config: Config) -> Plan:
         resume_from = _find_resume(config)
         if resume_from is not None:
             problems += check_model(config, resume_from)
+            problems += check_optimizer(config, resume_from)
             problems += _check_position(config, resume_from)
         elif config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from)
             problems += check_model(config, init_from)
+            if config.checkpoint.init_optimizer:
+                problems += check_optimizer(config, init_from)
     except PrealignError as error:
         problems += error.problems
     try:
         words, pair_sets = plan_words(config, tokenizer)
+        if resume_from is not None and words is not None:
+            problems += _check_lexicon(words, resume_from)
     except PrealignError as error:
         problems += error.problems
     if problems:
@@ -77,7 +88,12 @@ def plan_run(config: Config) -> Plan:
 
 
 def describe_start(plan: Plan) -> str:
-    """Return in one line what the run starts from."""
+    """Return in a line each what became of the lexicon, if one is trained on, and what the run starts from."""
+    start = _describe_weights(plan)
+    return start if plan.words is None else f"{plan.words.report.describe()}\n{start}"
+
+
+def _describe_weights(plan: Plan) -> str:
     if plan.resume_from is not None:
         state, steps = TrainState(**folder.read_state(plan.resume_from)), plan.config.training.train_steps
         step = state.step
@@ -90,7 +106,8 @@ def describe_start(plan: Plan) -> str:
             return f"Nothing to do: {plan.resume_from} is step {step} of {steps}; raise training.train_steps to go on."
         return f"Continuing from {plan.resume_from}, step {step} of {steps}."
     if plan.init_from is not None:
-        return f"Starting from the weights of {plan.init_from}."
+        taken = "weights and optimizer" if plan.config.checkpoint.init_optimizer else "weights"
+        return f"Starting from the {taken} of {plan.init_from}."
     return "Starting from fresh weights."
 
 
@@ -146,6 +163,7 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
             ("training.stage", saved.training.stage, config.training.stage),
             ("training.seed", saved.training.seed, config.training.seed),
             ("alignment.word_batch_size", saved.alignment.word_batch_size, config.alignment.word_batch_size),
+            ("alignment.num_hard_negatives", saved.alignment.num_hard_negatives, config.alignment.num_hard_negatives),
         )
         if there != here
     ]
@@ -158,20 +176,34 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
     return problems
 
 
+def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
+    """Return why a continued run can't go on in its lexicon: which words come next counts on all of it."""
+    saved = TrainState(**folder.read_state(checkpoint)).lexicon_fingerprint
+    if saved in ("", words.fingerprint):
+        return []
+    return [
+        f"alignment.lexicon_paths: {checkpoint} was trained on another lexicon (fingerprint {saved[:12]}, this run has "
+        f"{words.fingerprint[:12]}); restore it, or start a new run with checkpoint.init_from"
+    ]
+
+
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     config = plan.config
     state = TrainState()
     if plan.resume_from is not None:
         state = TrainState(**folder.read_state(plan.resume_from))
+    if plan.words is not None:
+        state.lexicon_fingerprint = plan.words.fingerprint
     chunks = build_model_chunks(config, platform.device)
-    if plan.init_from is not None:
+    with_optimizer = plan.resume_from or (plan.init_from if config.checkpoint.init_optimizer else None)
+    if plan.init_from is not None and with_optimizer is None:
         load_weights(plan.init_from, chunks)
     chunks = wrap_data_parallel(chunks, config)
     optimizer = build_optimizer(chunks, config)
+    if with_optimizer is not None:
+        load_training_state(with_optimizer, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
-    if plan.resume_from is not None:
-        load_training_state(plan.resume_from, chunks, optimizer)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None

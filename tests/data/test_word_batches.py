@@ -225,20 +225,40 @@ def test_report_counts_what_was_cut_and_dropped(tmp_path: Path) -> None:
     )
     table = WordTable.build(Lexicon("en", entries), tokenizer, max_word_tokens=5)
     report = table.report
-    assert (report.num_entries, report.num_dropped_entries, report.num_dropped_words) == (2, 2, 3)
+    assert (report.num_entries, report.num_dropped_entries) == (2, 2)
+    assert report.dropped_words == ("naïve", "Häuser", "Straße")
     lengths = {
         word: len(tokenizer.encode_word(word, spaced=True))
         for word in ("house", "road", "law", "Haus", "naiv", "Gesetz")
     }
     assert lengths["house"] < 5 < lengths["Gesetz"]
-    assert report.num_truncated_words == sum(length > 5 for length in lengths.values())
+    assert set(report.truncated_words) == {word for word, length in lengths.items() if length > 5}
     assert report.mean_subwords["de"] == sum(lengths[word] for word in ("Haus", "naiv", "Gesetz")) / 3
     assert np.diff(table.token_offsets).max() == 5
+    line = report.describe()
+    assert line.startswith("Lexicon: 2 entries, subwords a word en ")
+    assert "3 words ('naïve', 'Häuser', 'Straße') not in the tokenizer's reach, left out" in line
+    assert "1 word ('Gesetz') longer than alignment.max_word_tokens, truncated" in line
+    assert "2 entries left out for want of a translation" in line
+    with pytest.raises(DataError, match=r"none of 1 entries .* no tokens for 2 words \('naïve', 'Straße'\)"):
+        WordTable.build(Lexicon("en", (LexiconEntry("naïve", (Translation("Straße", "de"),)),)), tokenizer, 5)
+
+
+def test_a_word_is_no_translation_of_itself(bpe: Tokenizer) -> None:
+    itself = LexiconEntry("house", (Translation("house", "en"),))
+    synonym = LexiconEntry("home", (Translation("home", "en"), Translation("house", "en"), Translation("home", "de")))
+    table = WordTable.build(Lexicon("en", (itself, synonym)), bpe, max_word_tokens=16)
+    assert (table.report.num_entries, table.report.num_dropped_entries) == (1, 1)
+    batch = make_batches(table, 0, word_batch_size=1).batch(0)
+    forms = [(table.languages[form], table.words[form]) for form in batch.word_ids]
+    assert sorted(forms) == [("de", "home"), ("en", "home"), ("en", "house")]
+    with pytest.raises(DataError, match=r"none of 1 entries .* 'house', like the rest, is its own translation"):
+        WordTable.build(Lexicon("en", (itself,)), bpe, max_word_tokens=16)
 
 
 def test_too_small_a_lexicon_is_refused(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(0), bpe, max_word_tokens=16)
     with pytest.raises(DataError, match=r"40 usable entries, fewer than alignment.word_batch_size 41"):
         make_batches(table, 0, word_batch_size=41)
-    with pytest.raises(DataError, match="no entry"):
+    with pytest.raises(DataError, match=r"none of 0 entries .* it is empty"):
         WordTable.build(Lexicon("en", ()), bpe, max_word_tokens=16)

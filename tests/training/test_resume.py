@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import run_all_steps, train_and_save_all
 from tests.workspace import MakeValues
@@ -60,3 +61,77 @@ def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> No
             # How much padding there is depends on how the words are dealt out to data-parallel ranks.
             if name != "word_padding_ratio":
                 assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)
+
+
+def _start(values: Any) -> dict[str, Any]:
+    """Return where a run stands before its first step."""
+    from megatron_prealign.testing.trainers import make_trainer
+
+    trainer = make_trainer(values)
+    moments = trainer.optimizer.optimizer.state.values()
+    return {
+        "step": trainer.state.step,
+        "moments": sum(float(state["exp_avg"].norm()) for state in moments),
+        "updates": {group.get("step", 0) for group in trainer.optimizer.param_groups},
+        "rate": trainer.optimizer.param_groups[0]["lr"],
+        "embedding": float(next(trainer.chunks[0].parameters()).norm()),
+    }
+
+
+def test_hand_over_takes_the_optimizer_only_if_told(make_values: MakeValues, tmp_path: Path) -> None:
+    first = tmp_path / "align_init"
+    run_distributed(train_and_save_all, 1, [make_values("align_init", first, training={"train_steps": 3})])
+    starts = {}
+    for told in (False, True):
+        checkpoint = {"init_from": str(first), "init_optimizer": told}
+        # Another rate and a warm-up: the schedule is the new run's, whatever the loaded optimizer says.
+        overrides = {"optimizer": {"lr": 2e-3}, "schedule": {"lr_decay_style": "constant"}, "checkpoint": checkpoint}
+        starts[told] = run_distributed(_start, 1, make_values("pretrain", tmp_path / str(told), **overrides))[0]
+    assert {start["step"] for start in starts.values()} == {0}
+    assert {start["rate"] for start in starts.values()} == {2e-3}
+    assert starts[False]["embedding"] == starts[True]["embedding"]
+    assert (starts[False]["moments"], starts[False]["updates"]) == (0, {0})
+    assert starts[True]["moments"] > 0
+    assert starts[True]["updates"] == {3}
+
+
+def test_a_continued_run_takes_up_a_changed_rate(make_values: MakeValues, tmp_path: Path) -> None:
+    constant = {"lr_decay_style": "constant"}
+    run = tmp_path / "run"
+    begun = make_values("pretrain", run, training={"train_steps": 2}, schedule=constant)
+    run_distributed(train_and_save_all, 1, [begun])
+    start = run_distributed(_start, 1, make_values("pretrain", run, optimizer={"lr": 5e-4}, schedule=constant))[0]
+    assert (start["step"], start["rate"]) == (2, 5e-4)
+
+
+def test_another_kind_of_optimizer_is_refused_before_a_rank_starts(make_values: MakeValues, tmp_path: Path) -> None:
+    from megatron_prealign.config import config_from_dict
+    from megatron_prealign.training.setup import plan_run
+
+    run = tmp_path / "run"
+    run_distributed(train_and_save_all, 1, [make_values("pretrain", run, training={"train_steps": 1})])
+    sharded = {SHARDED: True}
+    with pytest.raises(ConfigError, match=r"use_distributed_optimizer: the optimizer of .* was saved with False, this"):
+        plan_run(config_from_dict(make_values("pretrain", run, parallel=sharded)))
+    new = make_values(
+        "pretrain", tmp_path / "new", parallel=sharded, checkpoint={"init_from": str(run), "init_optimizer": True}
+    )
+    with pytest.raises(ConfigError, match="use_distributed_optimizer"):
+        plan_run(config_from_dict(new))
+    del new["checkpoint"]["init_optimizer"]
+    assert plan_run(config_from_dict(new)).init_from is not None
+
+
+def test_another_lexicon_is_refused(make_values: MakeValues, workspace: Path, tmp_path: Path) -> None:
+    from megatron_prealign.config import config_from_dict
+    from megatron_prealign.training.setup import plan_run
+
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text((workspace / "lexicon.tsv").read_text())
+    alignment = {"lexicon_paths": [str(lexicon)]}
+    values = make_values("align_init", tmp_path / "run", training={"train_steps": 1}, alignment=alignment)
+    run_distributed(train_and_save_all, 1, [values])
+    assert plan_run(config_from_dict(values)).resume_from is not None
+    lexicon.write_text(lexicon.read_text().replace("haus", "hausen"))
+    with pytest.raises(ConfigError, match=r"alignment.lexicon_paths: .*step_0000001 was trained on another lexicon"):
+        plan_run(config_from_dict(values))

@@ -1,0 +1,102 @@
+"""Stage 1's word pass in float64 equals a double loop over Hugging Face's forward pass, and finite differences.
+
+In float64 nothing hides behind rounding: a term that is missing or counted twice shows, however small.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron_prealign.testing import run_distributed
+from tests.alignment.reference import (
+    assert_same_gradients,
+    naive_alignment,
+    reference_model,
+    taps_of_word,
+    words_of,
+)
+from tests.workspace import MakeValues
+
+TOLERANCE = 1e-6
+STEP = 1e-5
+
+
+def _word_pass(values: Any) -> dict[str, Any]:
+    """Save the initial model, run one word pass over it in float64, and compare directions with finite differences."""
+    from megatron_prealign.alignment import Taps
+    from megatron_prealign.model import build_model_chunks
+    from megatron_prealign.model.parameters import named_global_parameters
+    from megatron_prealign.platform import Layout
+    from megatron_prealign.testing.trainers import make_trainer
+    from megatron_prealign.training.setup import plan_run
+    from megatron_prealign.training.state import TrainState
+    from megatron_prealign.training.validation import run_schedule
+    from megatron_prealign.training.word_pass import WordPasses
+
+    trainer = make_trainer(values)
+    trainer.save()
+    plan = plan_run(trainer.config)
+    assert plan.words is not None
+    # The same initial weights, without the fp32 gradient buffers.
+    model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
+    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Layout.current())
+
+    def evaluate() -> dict[str, Any]:
+        model.zero_grad()
+        run_schedule([model], passes.make_pass(TrainState(), 1.0))
+        return passes.take_metrics()
+
+    metrics = evaluate()
+    named = list(named_global_parameters(model))
+    gradients = {name: parameter.grad.clone() for name, parameter in named}
+    # One direction a parameter, and one through all of them.
+    generator = torch.Generator().manual_seed(0)
+    directions = {name: torch.randn(g.shape, generator=generator, dtype=torch.float64) for name, g in gradients.items()}
+    slopes = {}
+    for label, moved in [("all", list(gradients)), *((name, [name]) for name in gradients)]:
+        values_around = []
+        for sign in (1, -1, 0):
+            with torch.no_grad():
+                for name, parameter in named:
+                    if name in moved:
+                        # From +1 to -1 it is two steps back, from -1 to 0 one forward.
+                        parameter += {1: 1, -1: -2, 0: 1}[sign] * STEP * directions[name]
+            if sign:
+                values_around.append(evaluate()["alignment_loss"])
+        expected = sum(float((gradients[name] * directions[name]).sum()) for name in moved)
+        slopes[label] = ((values_around[0] - values_around[1]) / (2 * STEP), expected)
+    words = [plan.words.batch(index) for index in range(trainer.config.alignment.num_word_microbatches)]
+    return {
+        "metrics": metrics,
+        "gradients": gradients,
+        "slopes": slopes,
+        "config": trainer.config,
+        "words": words,
+    }
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+def test_word_pass_equals_double_loop_and_finite_differences(
+    tied: bool, architecture: str, make_values: MakeValues, tmp_path: Path
+) -> None:
+    model = {"num_layers": 2, "architecture": architecture, "untie_embeddings_and_output_weights": not tied}
+    model["num_query_groups"] = 2 if architecture == "llama" else None
+    # Weights far from zero, so that no gradient is small by accident.
+    model["init_method_std"] = 0.2
+    values = make_values("align_init", tmp_path / "run", model=model, alignment={"num_hard_negatives": 1})
+    (result,) = run_distributed(_word_pass, 1, values)
+    for label, (slope, expected) in result["slopes"].items():
+        assert slope == pytest.approx(expected, rel=TOLERANCE, abs=1e-9), label
+
+    reference = reference_model(tmp_path)
+    losses: list[Tensor] = []
+    for batch in result["words"]:
+        losses.append(naive_alignment([taps_of_word(reference, word, tied) for word in words_of(batch)], batch))
+    tap_loss = torch.stack(losses).mean(0)
+    assert list(result["metrics"]["tap_loss"].values()) == pytest.approx(tap_loss.tolist(), rel=TOLERANCE)
+    tap_loss.mean().backward()
+    assert_same_gradients(reference, result["gradients"], result["config"], TOLERANCE)
