@@ -69,6 +69,9 @@ COMMANDS = {
     "prealign-train-tokenizer": "train_tokenizer",
     "prealign-make-english-clone": "make_english_clone",
     "prealign-preprocess": "preprocess_codeswitch",
+    "prealign-inspect": "inspect_dataset",
+    "prealign-verify": "verify_dataset",
+    "prealign-merge": "merge_datasets",
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
 }
