@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
-from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.errors import ConfigError, PrealignError, TrainingError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,6 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rank, world_size = read_environment()
         loaded = load_config(sys.argv[1:] if argv is None else argv, world_size=world_size)
         return train(loaded.config, rank, world_size, dry_run=loaded.dry_run)
+    except TrainingError as error:
+        print(f"error: rank {rank}: {error}", file=sys.stderr)
+        return 2
     except PrealignError as error:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)

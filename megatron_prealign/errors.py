@@ -30,4 +30,4 @@ class CheckpointError(PrealignError):
 
 
 class TrainingError(PrealignError):
-    """A run that can't go on as it is configured."""
+    """A run that can't go on; raised on the ranks that see it, where all other errors are raised on every rank."""

@@ -13,6 +13,7 @@ import yaml
 import pretrain_prealign
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import config_from_dict, dump_config
+from megatron_prealign.errors import TrainingError
 from tests.data.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
@@ -144,3 +145,16 @@ def test_help_does_not_wait_for_torch() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "--training.train_steps" in result.stdout or "--training.train-steps" in result.stdout
+
+
+def test_a_rank_that_fails_alone_says_so_itself(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> int:
+        raise TrainingError("the alignment loss is not finite")
+
+    monkeypatch.setattr(pretrain_prealign, "train", fail)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert _main(values, tmp_path) == 2
+    assert capsys.readouterr().err == "error: rank 1: the alignment loss is not finite\n"

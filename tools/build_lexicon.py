@@ -21,12 +21,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
+from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.coverage import count_corpus_words
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
-from megatron_prealign.lexicon.readers import FORMATS
+from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.lexicon.readers import FORMATS, parse_languages
+from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, translate_words
 
 _FILTERS = {
     "identity": (True, "drop pairs of two equal words"),
@@ -48,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_dictionaries(commands.add_parser("dictionaries", help="build a lexicon", formatter_class=_HelpFormatter))
+    _add_translate(
+        commands.add_parser("translate", help="have words of a corpus translated", formatter_class=_HelpFormatter)
+    )
     return parser
 
 
@@ -83,6 +92,28 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     output.add_argument("--report", type=Path, help="JSON file of the report")
     output.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def _add_translate(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_run_translate)
+    words = parser.add_argument_group("words")
+    words.add_argument("--corpus", type=Path, nargs="+", required=True, help="text in the source language")
+    words.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
+    words.add_argument("--source-language", default="en", help="language of the corpus")
+    words.add_argument("--languages", nargs="+", required=True, metavar="LANGUAGE", help="languages to translate into")
+    words.add_argument("--num-words", type=int, default=10000, help="most frequent words of the corpus to translate")
+    server = parser.add_argument_group("server", f"its key is read from {KEY_VARIABLE}, if it wants one")
+    server.add_argument("--endpoint", required=True, help="base address, for example http://localhost:8000/v1")
+    server.add_argument("--model", required=True, help="name of the model, as the server knows it")
+    server.add_argument("--max-translations", type=int, default=3, help="translations to ask for in each language")
+    server.add_argument("--batch-size", type=int, default=20, help="words in one request")
+    server.add_argument("--concurrent", type=int, default=4, help="requests under way at a time")
+    server.add_argument("--requests-per-minute", type=float, help="limit of requests begun in a minute")
+    server.add_argument("--retries", type=int, default=4, help="retries of a request that fails for now")
+    server.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", type=Path, required=True, help="TSV file; a stopped run goes on from its .journal")
+    output.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,6 +190,48 @@ def _write(arguments: argparse.Namespace, built: BuiltLexicon) -> None:
     if arguments.output_held_out:
         built.held_out.write_tsv(arguments.output_held_out, arguments.overwrite)
     built.kept.write_tsv(arguments.output, arguments.overwrite)
+
+
+def _run_translate(arguments: argparse.Namespace) -> None:
+    for name in ("num_words", "max_translations", "batch_size", "concurrent", "requests_per_minute", "timeout"):
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+    problems = Problems()
+    languages = parse_languages(arguments.source_language, ",".join(arguments.languages), problems)
+    for problem in output_problems(arguments.output, arguments.overwrite):
+        problems.add(problem)
+    problems.raise_if_any()
+    documents = read_documents(arguments.corpus, arguments.json_key, problems)
+    counts = count_corpus_words((document.text for document in documents), languages.source)
+    problems.raise_if_any()
+    words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: arguments.num_words]]
+    translator = Translator(
+        endpoint=arguments.endpoint,
+        model=arguments.model,
+        source_language=languages.source,
+        languages=languages.targets,
+        max_translations=arguments.max_translations,
+        batch_size=arguments.batch_size,
+        num_concurrent=arguments.concurrent,
+        requests_per_minute=arguments.requests_per_minute,
+        num_retries=arguments.retries,
+        timeout=arguments.timeout,
+    )
+    journal = arguments.output.with_name(arguments.output.name + ".journal")
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task("words", total=len(words))
+        result = translate_words(words, translator, journal, lambda done: progress.update(task, completed=done))
+    if not result.pairs:
+        raise DataError(f"{arguments.endpoint}: none of its answers held a translation; see {journal}")
+    Lexicon.from_pairs(languages.source, result.pairs).write_tsv(arguments.output, arguments.overwrite)
+    print(
+        f"{len(result.pairs):,} word pairs of {len(words):,} words in {result.num_requests:,} requests; "
+        f"{result.num_resumed:,} words were answered before; without a translation: {len(result.untranslated):,}"
+        + (f" ({', '.join(result.untranslated[:10])})" if result.untranslated else ""),
+        file=sys.stderr,
+    )
+    journal.unlink()
 
 
 def report_table(report: dict[str, Any]) -> Table:

@@ -62,8 +62,8 @@ class AlignmentLoss:
             names = tap_names(self._taps.num_layers, tied=self._taps.tied)
             wrong = [names[tap] for tap in (~self._losses.isfinite()).nonzero()[:, 0].tolist()]
             raise TrainingError(
-                f"the alignment loss is not finite at the taps {', '.join(wrong)}: the hidden states there overflowed "
-                "or are NaN; lower optimizer.lr, or look for damaged weights in the checkpoint it started from"
+                f"the alignment loss is not finite at the taps {', '.join(wrong)}: from {wrong[0]} on, hidden states "
+                "overflowed or are NaN; lower optimizer.lr, or look for damaged weights where the run started from"
             )
 
     def count_microbatches(self, count: int) -> None:

@@ -14,6 +14,7 @@ from megatron.core.utils import unwrap_model
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
+from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
@@ -21,7 +22,7 @@ from megatron_prealign.platform import initialize_distributed, initialize_model_
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Files that belong to a tokenizer named by its file alone."""
+"""Files that belong to a tokenizer beside the one that holds it."""
 
 
 def _sharding_metadata() -> dict[str, Any]:
@@ -73,18 +74,24 @@ def save_checkpoint(
     if is_writer:
         (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        _copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
+        copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
         folder.commit(temporary, final, config.checkpoint.keep_last)
     torch.distributed.barrier()
     return final
 
 
-def _copy_tokenizer(source: Path, target: Path) -> None:
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer and what belongs to it, never the weights that may lie beside it.
+
+    Args:
+        source: tokenizer file, or a folder with one, perhaps a whole Hugging Face folder.
+        target: folder to make.
+    """
     target.mkdir()
-    beside = [source.parent / name for name in TOKENIZER_COMPANIONS]
-    files = list(source.iterdir()) if source.is_dir() else [source, *beside]
-    for path in filter(Path.is_file, files):
-        shutil.copy2(path, target / path.name)
+    file = load_tokenizer(source).path
+    for path in (file, *(file.parent / name for name in TOKENIZER_COMPANIONS)):
+        if path.is_file():
+            shutil.copy2(path, target / path.name)
 
 
 def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_prealign.config.architectures import ARCHITECTURE_TRAITS, ArchitectureName, ArchitectureTraits
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -11,8 +13,9 @@ class ModelConfig:
     preset: str | None = None
     """Named set of sizes (tiny, 150m, 400m, 1b, llama-...); fields given beside it win."""
 
-    architecture: Literal["llama", "gpt_neox"] = "llama"
-    """llama: RMSNorm, SwiGLU, no biases; gpt_neox: LayerNorm, GELU (tanh), biases, sequential residual."""
+    architecture: ArchitectureName = "llama"
+    """llama: RMSNorm, SwiGLU, no biases; qwen2: llama with biases on queries, keys and values; qwen3: llama with norms
+    on queries and keys; gpt_neox: LayerNorm, GELU (tanh), biases, sequential residual."""
 
     num_layers: int = 4
     """Transformer layers."""
@@ -21,10 +24,13 @@ class ModelConfig:
     """Width of the hidden states."""
 
     num_attention_heads: int = 4
-    """Attention heads; hidden_size must be divisible by it."""
+    """Attention heads; hidden_size must be divisible by it, unless kv_channels is given."""
 
     num_query_groups: int | None = None
     """Key/value heads (grouped-query attention); none = num_attention_heads."""
+
+    kv_channels: int | None = None
+    """Size of one attention head; none = hidden_size / num_attention_heads."""
 
     ffn_hidden_size: int = 512
     """Width inside the MLP."""
@@ -61,6 +67,21 @@ class ModelConfig:
 
     transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"
     """Layer implementation; auto = Transformer Engine where it is installed on cuda, else local."""
+
+    @property
+    def traits(self) -> ArchitectureTraits:
+        """What the architecture is made of."""
+        return ARCHITECTURE_TRAITS[self.architecture]
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head."""
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key/value heads, where num_query_groups is none too."""
+        return self.num_query_groups or self.num_attention_heads
 
     @property
     def padded_vocab_size(self) -> int:

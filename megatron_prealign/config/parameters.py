@@ -19,12 +19,14 @@ def count_parameters(model: ModelConfig, vocab_size: int) -> int:
 
 def count_non_embedding_parameters(model: ModelConfig) -> int:
     """Count the parameters of the layers and the final norm: what does not depend on the vocabulary."""
-    hidden, ffn = model.hidden_size, model.ffn_hidden_size
-    groups = model.num_query_groups or model.num_attention_heads
-    qkv = hidden + 2 * groups * (hidden // model.num_attention_heads)
-    has_biases = model.architecture == "gpt_neox"
-    fc1 = ffn if has_biases else 2 * ffn  # SwiGLU has a gate beside the up projection
-    norm = 2 * hidden if has_biases else hidden  # LayerNorm has a bias beside its weight
-    weights = hidden * (qkv + hidden + fc1 + ffn)
-    biases = qkv + hidden + fc1 + hidden if has_biases else 0
-    return model.num_layers * (weights + biases + 2 * norm) + norm
+    hidden, ffn, traits = model.hidden_size, model.ffn_hidden_size, model.traits
+    attention = model.num_attention_heads * model.head_size
+    qkv = attention + 2 * model.num_key_value_heads * model.head_size
+    fc1 = 2 * ffn if traits.has_gated_mlp else ffn  # a gated MLP has a gate beside the up projection
+    norm = hidden if traits.normalization == "RMSNorm" else 2 * hidden  # LayerNorm has a bias beside its weight
+    weights = hidden * (qkv + attention + fc1 + ffn)
+    biases = qkv if traits.has_qkv_bias else 0
+    if traits.has_linear_bias:
+        biases += hidden + fc1 + hidden
+    qk_norms = 2 * model.head_size if traits.has_qk_norm else 0
+    return model.num_layers * (weights + biases + qk_norms + 2 * norm) + norm

@@ -14,6 +14,7 @@ RANGES: dict[str, Range] = {
     "model.hidden_size": _AT_LEAST_1,
     "model.num_attention_heads": _AT_LEAST_1,
     "model.num_query_groups": _AT_LEAST_1,
+    "model.kv_channels": _AT_LEAST_1,
     "model.ffn_hidden_size": _AT_LEAST_1,
     "model.max_position_embeddings": _AT_LEAST_1,
     "model.vocab_size": _AT_LEAST_1,

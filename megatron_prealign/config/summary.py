@@ -43,7 +43,7 @@ def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]
     model = config.model
     shape = (
         f"{model.architecture}, {model.num_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads "
-        f"in {model.num_query_groups or model.num_attention_heads} groups, FFN {model.ffn_hidden_size}"
+        f"in {model.num_key_value_heads} groups, FFN {model.ffn_hidden_size}"
     )
     vocab_size = model.vocab_size or vocab_size
     if vocab_size is not None:

@@ -56,24 +56,31 @@ def _indivisible(config: Config, number: str, divisor: str, fix: str) -> Iterato
 def _model(config: Config) -> Iterator[Problem]:
     """Check the shape of the network."""
     model = config.model
-    yield from _indivisible(
-        config, "model.hidden_size", "model.num_attention_heads", "every head needs the same whole width"
-    )
+    if model.kv_channels is None:
+        fix = "every head needs the same whole width"
+        yield from _indivisible(config, "model.hidden_size", "model.num_attention_heads", fix)
     yield from _indivisible(
         config, "model.num_attention_heads", "model.num_query_groups", "every group serves the same number of heads"
     )
-    if model.architecture == "gpt_neox" and model.num_query_groups not in (None, model.num_attention_heads):
+    if not model.traits.shares_keys and model.num_query_groups not in (None, model.num_attention_heads):
         yield Problem(
-            f"--model.num_query_groups {model.num_query_groups} with --model.architecture gpt_neox: GPT-NeoX has no "
-            "grouped-query attention; set it to none, or take the llama architecture",
+            f"--model.num_query_groups {model.num_query_groups} with --model.architecture {model.architecture}: "
+            f"{model.traits.title} has no grouped-query attention; set it to none, or take the llama architecture",
             ("model.num_query_groups", "model.architecture"),
         )
-    rotated = int(model.hidden_size // max(model.num_attention_heads, 1) * model.rotary_percent)
+    if not model.traits.sets_head_size and model.kv_channels is not None:
+        yield Problem(
+            f"--model.kv_channels {model.kv_channels} with --model.architecture {model.architecture}: "
+            f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or take qwen3",
+            ("model.kv_channels", "model.architecture"),
+        )
+    head_size = model.kv_channels or model.hidden_size // max(model.num_attention_heads, 1)
+    rotated = int(head_size * model.rotary_percent)
     if rotated < 2 or rotated % 2:
         yield Problem(
             f"--model.rotary_percent {model.rotary_percent} rotates {rotated} dimensions of each head, which must be "
             "even and at least 2: change it, --model.hidden_size or --model.num_attention_heads",
-            ("model.rotary_percent", "model.hidden_size", "model.num_attention_heads"),
+            ("model.rotary_percent", "model.hidden_size", "model.num_attention_heads", "model.kv_channels"),
         )
     if model.transformer_impl == "transformer_engine" and config.training.device == "cpu":
         yield Problem(
@@ -180,7 +187,7 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
     model_parallel = model_parallel_size(config)
     if world_size is None or model_parallel < 1:
         return
-    training, alignment, parallel = config.training, config.alignment, config.parallel
+    training, parallel = config.training, config.parallel
     axes = ("parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size")
     layout = f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline"
     if world_size % model_parallel:
@@ -207,12 +214,6 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
                 f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
                 ("training.global_batch_size", "training.micro_batch_size", *axes),
             )
-    if has_alignment_loss(config) and alignment.word_batch_size % data_parallel:
-        yield Problem(
-            f"--alignment.word_batch_size {alignment.word_batch_size} is not divisible by {data_parallel} "
-            f"data-parallel ranks: take a multiple of {data_parallel}",
-            ("alignment.word_batch_size", *axes),
-        )
 
 
 def _data(config: Config) -> Iterator[Problem]:

@@ -81,6 +81,11 @@ class WordBatches:
         """What became of the lexicon under the tokenizer."""
         return self._table.report
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the lexicon, SHA-256."""
+        return self._table.fingerprint
+
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
         """Return consecutive microbatches with as many rows each, on all ranks: the schedule wants equal shapes.
 

@@ -83,6 +83,8 @@ class WordTable:
     """int64 [entries], entries sorted by the tokens of their source words: alike beginnings stand together"""
     words_per_entry: int
     """1 + number of target languages."""
+    fingerprint: str
+    """Of the lexicon."""
     report: WordReport
 
     @property
@@ -149,6 +151,7 @@ class WordTable:
                 sorted(range(len(entries)), key=lambda index: kept[entries[index][0]]), dtype=np.int64
             ),
             words_per_entry=1 + len(lexicon.languages),
+            fingerprint=lexicon.fingerprint,
             report=report,
             **slots,
         )

@@ -39,7 +39,7 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
 
 def _apex_norm(model: ModelConfig, device: str) -> bool:
     # megatron-core's wrapper around apex covers LayerNorm only.
-    return device == "cuda" and model.architecture == "gpt_neox" and has_apex()
+    return device == "cuda" and model.traits.normalization == "LayerNorm" and has_apex()
 
 
 def build_block_spec(
@@ -48,13 +48,16 @@ def build_block_spec(
     """Return the spec of this pipeline stage's block of layers."""
     implementation, _ = select_implementation(model, device)
     if implementation == "transformer_engine":
-        return _with_attention(get_gpt_layer_with_transformer_engine_spec(), transformer_engine_attention())
+        layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+        return _with_attention(layer, core_attention=transformer_engine_attention())
     norm: type = Norm
     if _apex_norm(model, device):
         from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
 
         norm = FusedLayerNorm
-    layer = _with_attention(get_gpt_layer_local_spec(normalization=config.normalization), SDPAttention)
+    layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
+    qk_norms = {"q_layernorm": norm, "k_layernorm": norm} if config.qk_layernorm else {}
+    layer = _with_attention(layer, core_attention=SDPAttention, **qk_norms)
     layer = dataclasses.replace(
         layer, submodules=dataclasses.replace(layer.submodules, input_layernorm=norm, pre_mlp_layernorm=norm)
     )
@@ -62,9 +65,8 @@ def build_block_spec(
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 
-def _with_attention(layer: ModuleSpec, core_attention: type) -> ModuleSpec:
-    """Return the layer's spec with another core attention."""
+def _with_attention(layer: ModuleSpec, **parts: type) -> ModuleSpec:
+    """Return the layer's spec with other parts of its self-attention."""
     attention = layer.submodules.self_attention
-    parts = dataclasses.replace(attention.submodules, core_attention=core_attention)
-    attention = dataclasses.replace(attention, submodules=parts)
+    attention = dataclasses.replace(attention, submodules=dataclasses.replace(attention.submodules, **parts))
     return dataclasses.replace(layer, submodules=dataclasses.replace(layer.submodules, self_attention=attention))

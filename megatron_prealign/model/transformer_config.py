@@ -23,7 +23,7 @@ def leave_empty(weight: torch.Tensor) -> torch.Tensor:
 def build_transformer_config(config: Config, device: str) -> TransformerConfig:
     """Return megatron-core's TransformerConfig for this run."""
     model, parallel, training = config.model, config.parallel, config.training
-    llama = model.architecture == "llama"
+    traits = model.traits
     dtype = PARAMS_DTYPE[training.precision]
     implementation, _ = select_implementation(model, device)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
@@ -32,13 +32,16 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.num_query_groups or model.num_attention_heads,
+        num_query_groups=model.num_key_value_heads,
+        kv_channels=model.head_size,
         ffn_hidden_size=model.ffn_hidden_size,
         layernorm_epsilon=model.norm_epsilon,
-        normalization="RMSNorm" if llama else "LayerNorm",
-        gated_linear_unit=llama,
-        activation_func=torch.nn.functional.silu if llama else gelu_tanh,
-        add_bias_linear=not llama,
+        normalization=traits.normalization,
+        qk_layernorm=traits.has_qk_norm,
+        gated_linear_unit=traits.has_gated_mlp,
+        activation_func=torch.nn.functional.silu if traits.has_gated_mlp else gelu_tanh,
+        add_bias_linear=traits.has_linear_bias,
+        add_qkv_bias=traits.has_qkv_bias,
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         init_method_std=model.init_method_std,
@@ -64,7 +67,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         gradient_accumulation_fusion=device == "cuda" and has_gradient_accumulation_fusion(),
         masked_softmax_fusion=False,
         # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.
-        bias_activation_fusion=device == "cuda" and llama,
+        bias_activation_fusion=device == "cuda" and traits.has_gated_mlp,
         bias_dropout_fusion=device == "cuda",
         persist_layer_norm=False,
         apply_rope_fusion=implementation == "transformer_engine",

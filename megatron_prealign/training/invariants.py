@@ -6,11 +6,11 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import TrainingError
 from megatron_prealign.model.parameters import EMBEDDING, is_sharded, named_global_parameters
 
 
-class InvariantError(PrealignError):
+class InvariantError(TrainingError):
     """Ranks that must agree do not: a defect or broken hardware, never a matter of input."""
 
 

@@ -78,6 +78,8 @@ def plan_run(config: Config) -> Plan:
         problems += error.problems
     try:
         words, pair_sets = plan_words(config, tokenizer)
+        if resume_from is not None and words is not None:
+            problems += _check_lexicon(words, resume_from)
     except PrealignError as error:
         problems += error.problems
     if problems:
@@ -161,6 +163,7 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
             ("training.stage", saved.training.stage, config.training.stage),
             ("training.seed", saved.training.seed, config.training.seed),
             ("alignment.word_batch_size", saved.alignment.word_batch_size, config.alignment.word_batch_size),
+            ("alignment.num_hard_negatives", saved.alignment.num_hard_negatives, config.alignment.num_hard_negatives),
         )
         if there != here
     ]
@@ -173,12 +176,25 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
     return problems
 
 
+def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
+    """Return why a continued run can't go on in its lexicon: which words come next counts on all of it."""
+    saved = TrainState(**folder.read_state(checkpoint)).lexicon_fingerprint
+    if saved in ("", words.fingerprint):
+        return []
+    return [
+        f"alignment.lexicon_paths: {checkpoint} was trained on another lexicon (fingerprint {saved[:12]}, this run has "
+        f"{words.fingerprint[:12]}); restore it, or start a new run with checkpoint.init_from"
+    ]
+
+
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     config = plan.config
     state = TrainState()
     if plan.resume_from is not None:
         state = TrainState(**folder.read_state(plan.resume_from))
+    if plan.words is not None:
+        state.lexicon_fingerprint = plan.words.fingerprint
     chunks = build_model_chunks(config, platform.device)
     with_optimizer = plan.resume_from or (plan.init_from if config.checkpoint.init_optimizer else None)
     if plan.init_from is not None and with_optimizer is None:

@@ -16,6 +16,7 @@ class TrainState:
         lm_tokens: tokens of those sequences.
         word_microbatches: word microbatches used by align-init.
         word_tokens: subwords in them.
+        lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.
         best_retrieval: best held-out retrieval at a validation so far, in [0, 1]; below 0 = none yet.
         validations_since_best: validations after it.
     """
@@ -25,6 +26,7 @@ class TrainState:
     lm_tokens: int = 0
     word_microbatches: int = 0
     word_tokens: int = 0
+    lexicon_fingerprint: str = ""
     best_retrieval: float = -1.0
     validations_since_best: int = 0
 

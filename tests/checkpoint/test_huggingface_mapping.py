@@ -26,11 +26,13 @@ LLAMA = ModelConfig(
     untie_embeddings_and_output_weights=True,
 )
 GPT_NEOX = replace(LLAMA, architecture="gpt_neox", num_query_groups=None, rotary_percent=0.5)
+QWEN2 = replace(LLAMA, architecture="qwen2")
+QWEN3 = replace(LLAMA, architecture="qwen3", kv_channels=8)
 
 VARIANTS = [
     pytest.param(replace(base, num_query_groups=groups, untie_embeddings_and_output_weights=untied, vocab_size=vocab))
-    for base, all_groups in ((LLAMA, (None, 2, 1)), (GPT_NEOX, (None,)))
-    for groups in all_groups
+    for base in (LLAMA, QWEN2, QWEN3, GPT_NEOX)
+    for groups in ((None, 2, 1) if base.traits.shares_keys else (None,))
     for untied in (False, True)
     for vocab in (37, 48)
 ]
@@ -93,7 +95,7 @@ def test_gate_comes_before_up() -> None:
     assert torch.equal(converted["model.layers.0.mlp.up_proj.weight"], fused[40:])
 
 
-@pytest.mark.parametrize("model", [LLAMA, GPT_NEOX])
+@pytest.mark.parametrize("model", [LLAMA, QWEN2, QWEN3, GPT_NEOX])
 def test_transformer_engine_names_and_extra_state_are_understood(model: ModelConfig) -> None:
     state = random_state(model)
     fused = {}
@@ -133,8 +135,12 @@ def test_every_missing_unknown_and_misshapen_weight_is_listed() -> None:
     [
         (replace(GPT_NEOX, num_query_groups=2), "num_query_groups is 2.*one key and value per attention head"),
         (replace(LLAMA, rotary_percent=0.5), "rotary_percent is 0.5.*rotates whole heads"),
+        (replace(QWEN2, kv_channels=8), "kv_channels is 8.*Qwen2's heads.*are hidden_size / num_attention_heads wide"),
         (replace(LLAMA, vocab_size=None), "vocab_size is not set"),
-        (replace(LLAMA, architecture="mamba"), "'mamba' has no Hugging Face table; known: llama, gpt_neox"),
+        (
+            replace(LLAMA, architecture="mamba"),
+            "has no Hugging Face table; known: llama, qwen2, qwen3, gpt_neox",
+        ),
     ],
 )
 def test_settings_without_counterpart_are_refused_with_the_reason(model: ModelConfig, reason: str) -> None:

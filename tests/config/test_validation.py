@@ -34,6 +34,10 @@ ROWS = [
     Row({"model.hidden_size": 130}, "--model.hidden_size 130 is not divisible by --model.num_attention_heads 4: every"),
     Row({"model.num_query_groups": 3}, "--model.num_attention_heads 4 is not divisible by --model.num_query_groups 3:"),
     Row(
+        {"model.architecture": "qwen2", "model.kv_channels": 64},
+        "--model.kv_channels 64 with --model.architecture qwen2: Qwen2's heads are hidden_size / num_attention_heads",
+    ),
+    Row(
         {"model.architecture": "gpt_neox", "model.num_query_groups": 2},
         "--model.num_query_groups 2 with --model.architecture gpt_neox: GPT-NeoX has no grouped-query attention; set",
     ),
@@ -143,11 +147,6 @@ ROWS = [
         {**INTERLEAVED, "training.global_batch_size": 24},
         "an interleaved pipeline of 2 ranks needs a multiple of that many microbatches, got 3: raise",
         world_size=2,
-    ),
-    Row(
-        {**ALIGN, "alignment.word_batch_size": 100, "training.global_batch_size": 24},
-        "--alignment.word_batch_size 100 is not divisible by 3 data-parallel ranks: take a multiple of 3",
-        world_size=3,
     ),
     Row({"data.tokenizer_path": ""}, "--data.tokenizer_path is not given: train one with prealign-train-tokenizer, or"),
     Row({"data.tokenizer_path": "gone"}, "--data.tokenizer_path gone: no such file: train one with"),

@@ -4,19 +4,26 @@ import json
 import pydoc_data.topics
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 PROSE = [text for _, text in sorted(pydoc_data.topics.topics.items())]
 
 
 @cache
-def _tokenizer_json() -> str:
+def _tokenizer_json(is_qwen: bool) -> str:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if is_qwen:
+        # transformers 5 reads the tokenizer of every qwen2 model this way, whatever its file says.
+        words = pre_tokenizers.Split(tokenizers.Regex(PRETOKENIZE_REGEX), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=700,
@@ -28,21 +35,25 @@ def _tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
-def make_folder(path: Path, *, model_type: str = "llama", tied: bool = False, has_eod: bool = True) -> Path:
+def make_folder(
+    path: Path, *, model_type: str = "llama", tied: bool = False, has_eod: bool = True, **settings: Any
+) -> Path:
     """Write a model of 2 layers with random weights large enough to make its predictions uneven."""
-    config = AutoConfig.for_model(
-        model_type,
-        vocab_size=700,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": 700,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.3,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }
+    config = AutoConfig.for_model(model_type, **(shape | settings))
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -50,7 +61,7 @@ def make_folder(path: Path, *, model_type: str = "llama", tied: bool = False, ha
             if parameter.dim() == 1:
                 parameter += 0.2 * torch.randn(parameter.shape)
     model.save_pretrained(path)
-    content = json.loads(_tokenizer_json())
+    content = json.loads(_tokenizer_json(model_type == "qwen2"))
     if not has_eod:
         content["added_tokens"] = []
         content["model"]["vocab"]["unused"] = content["model"]["vocab"].pop("<|endoftext|>")

@@ -119,3 +119,23 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(make_values: Make
     (message,) = run_distributed(_poison, 1, make_values("pretrain", tmp_path / "run"))
     assert message.startswith("True")
     assert "nan" in message.lower()
+
+
+def _poison_layer(values: Any) -> str:
+    trainer = make_trainer(values)
+    for layer in trainer.chunks[0].module.decoder.layers:
+        if layer.layer_number == 3:
+            layer.input_layernorm.weight.data[0] = float("nan")
+    try:
+        trainer.train_step()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def test_the_tap_where_hidden_states_turn_nan_is_named(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values("align_init", tmp_path / "run", parallel={"pipeline_model_parallel_size": 2})
+    messages = run_distributed(_poison_layer, 2, values)
+    # Only the stage that has the layer knows.
+    assert messages[1].startswith("TrainingError: the alignment loss is not finite at the taps layer_3, layer_4: from ")
+    assert "TrainingError" not in messages[0]

@@ -120,3 +120,18 @@ def test_another_kind_of_optimizer_is_refused_before_a_rank_starts(make_values: 
         plan_run(config_from_dict(new))
     del new["checkpoint"]["init_optimizer"]
     assert plan_run(config_from_dict(new)).init_from is not None
+
+
+def test_another_lexicon_is_refused(make_values: MakeValues, workspace: Path, tmp_path: Path) -> None:
+    from megatron_prealign.config import config_from_dict
+    from megatron_prealign.training.setup import plan_run
+
+    lexicon = tmp_path / "lexicon.tsv"
+    lexicon.write_text((workspace / "lexicon.tsv").read_text())
+    alignment = {"lexicon_paths": [str(lexicon)]}
+    values = make_values("align_init", tmp_path / "run", training={"train_steps": 1}, alignment=alignment)
+    run_distributed(train_and_save_all, 1, [values])
+    assert plan_run(config_from_dict(values)).resume_from is not None
+    lexicon.write_text(lexicon.read_text().replace("haus", "hausen"))
+    with pytest.raises(ConfigError, match=r"alignment.lexicon_paths: .*step_0000001 was trained on another lexicon"):
+        plan_run(config_from_dict(values))

@@ -73,7 +73,7 @@ def test_equals_the_exported_folder(
         tmp_path / "run",
         model=MODEL,
         parallel=parallel,
-        alignment=_alignment(workspace, word_batch_size=6 if layout == "dp3" else 5),
+        alignment=_alignment(workspace),
         training={"eval_interval": 1, "global_batch_size": 6 if layout == "dp3" else 4},
     )
     results = run_distributed(_measure, world_size, values)

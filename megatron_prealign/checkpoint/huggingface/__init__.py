@@ -1,12 +1,8 @@
-"""Checkpoints as Hugging Face folders: name tables, config.json, tokenizer files, and a writer that checks itself."""
+"""Checkpoints as Hugging Face folders and back: name tables, configs, tokenizer files, and a self-check of logits."""
 
-from megatron_prealign.checkpoint.huggingface.export import (
-    DTYPES,
-    check_logits,
-    check_output,
-    export_folder,
-    export_model,
-)
+from megatron_prealign.checkpoint.huggingface.export import DTYPES, check_output, export_folder, export_model
+from megatron_prealign.checkpoint.huggingface.importing import import_folder
+from megatron_prealign.checkpoint.huggingface.logits import check_logits
 from megatron_prealign.checkpoint.huggingface.mapping import ARCHITECTURES, from_huggingface, to_huggingface
 
 __all__ = [
@@ -17,5 +13,6 @@ __all__ = [
     "export_folder",
     "export_model",
     "from_huggingface",
+    "import_folder",
     "to_huggingface",
 ]

@@ -60,18 +60,23 @@ def model_config_json(
         "rope_theta": model.rotary_base,
         "rope_scaling": None,
     }
-    return content | (_llama_fields(model) if model.architecture == "llama" else _gpt_neox_fields(model, rope))
+    fields = _gpt_neox_fields(model, rope) if model.architecture == "gpt_neox" else _llama_like_fields(model)
+    return content | fields
 
 
-def _llama_fields(model: ModelConfig) -> dict[str, Any]:
-    return {
+def _llama_like_fields(model: ModelConfig) -> dict[str, Any]:
+    fields: dict[str, Any] = {
         "hidden_act": "silu",
-        "num_key_value_heads": model.num_query_groups or model.num_attention_heads,
-        "head_dim": model.hidden_size // model.num_attention_heads,
+        "num_key_value_heads": model.num_key_value_heads,
+        "head_dim": model.head_size,
         "rms_norm_eps": model.norm_epsilon,
-        "attention_bias": False,
-        "mlp_bias": False,
     }
+    if model.architecture == "llama":
+        fields |= {"mlp_bias": False}
+    else:
+        fields |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": model.num_layers}
+    # Qwen2 has its biases without being asked, and releases differ in whether they know the setting there.
+    return fields if model.architecture == "qwen2" else fields | {"attention_bias": False}
 
 
 def _gpt_neox_fields(model: ModelConfig, rope: dict[str, Any]) -> dict[str, Any]:

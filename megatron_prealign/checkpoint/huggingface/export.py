@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json
+from megatron_prealign.checkpoint.huggingface.logits import LogitsFunction, check_logits, logits_function
 from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
-from megatron_prealign.config import Config, ModelConfig
+from megatron_prealign.config import Config
 from megatron_prealign.errors import CheckpointError
 
-LogitsFunction = Callable[[Tensor], Tensor]
-"""Token ids [B, S] (int64) to logits [B, S, V or more] (fp32); B batch, S sequence, V vocab_size."""
-
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LOGITS_TOLERANCE = 1e-4
-"""Largest absolute difference of logits in fp32."""
-
-_PROMPT_SHAPE = (2, 64)
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -76,22 +70,10 @@ def export_model(
         tokenizer_path,
         output,
         dtype=dtype,
-        logits_fn=_logits_function(model.eval()) if verify else None,
+        logits_fn=logits_function(model.eval()) if verify else None,
         overwrite=overwrite,
         max_shard_size=max_shard_size,
     )
-
-
-def _logits_function(model: torch.nn.Module) -> LogitsFunction:
-    """Wrap a GPTModel of one rank."""
-
-    def logits(ids: Tensor) -> Tensor:
-        positions = torch.arange(ids.shape[1]).expand_as(ids)
-        # Without a mask the attention is causal.
-        found: Tensor = model(input_ids=ids, position_ids=positions, attention_mask=None)
-        return found
-
-    return logits
 
 
 def export_folder(
@@ -140,41 +122,6 @@ def export_folder(
         if output.exists():
             output.rename(Path(scratch) / "replaced")
         folder.rename(output)
-
-
-def check_logits(folder: Path, logits_fn: LogitsFunction, model: ModelConfig) -> float:
-    """Compare the logits of a folder, loaded as a user would, with those of the Megatron model on random prompts.
-
-    Returns:
-        The largest absolute difference, in fp32.
-
-    Raises:
-        CheckpointError: above `LOGITS_TOLERANCE`, or weights of the folder were left out or made up when loading.
-    """
-    # transformers takes seconds to import, and a conversion without the self-check does not need it.
-    from transformers import AutoModelForCausalLM
-
-    result: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    loaded, info = result
-    unused = {kind: sorted(names) for kind, names in info.items() if names}
-    if unused:
-        raise CheckpointError(f"{folder.name}: transformers did not load the weights as they are: {unused}")
-    vocab_size = int(model.vocab_size or 0)
-    shape = (_PROMPT_SHAPE[0], min(_PROMPT_SHAPE[1], model.max_position_embeddings))
-    ids = torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        expected = logits_fn(ids).float()[..., :vocab_size]
-        found = loaded.eval()(input_ids=ids, use_cache=False).logits.float()
-    difference = float((found - expected).abs().max())
-    # Written so that a NaN fails too.
-    if not difference <= LOGITS_TOLERANCE:
-        agreement = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
-        raise CheckpointError(
-            f"self-check failed: logits of the Hugging Face folder differ from Megatron's by up to {difference:.3g} "
-            f"(allowed {LOGITS_TOLERANCE:.0e}); the same token comes first at {agreement:.0%} of positions. "
-            "Nothing was written"
-        )
-    return difference
 
 
 def _write_weights(tensors: Mapping[str, Tensor], folder: Path, max_shard_size: str) -> None:

@@ -41,6 +41,12 @@ _DROPPED_SETTINGS = (
 )
 
 
+_QWEN2_ADVICE = (
+    ": transformers 5 splits text by Qwen's own rule for every model of the architecture qwen2. Train with qwen3 or "
+    "llama, or with a tokenizer of Qwen's kind; PreTrainedTokenizerFast would read the folder (--no-verify)"
+)
+
+
 def write_tokenizer(source: Path, output: Path, model_max_length: int) -> SpecialTokenIds:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
@@ -102,6 +108,7 @@ def check_tokenizer(source: Path, folder: Path) -> None:
             raise CheckpointError(
                 f"{source}: the tokenizer gives other ids in Hugging Face; text {text!r}: training {expected}, "
                 f"exported {found}. Export can't keep this tokenizer's meaning"
+                + (_QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else "")
             )
 
 

@@ -23,6 +23,7 @@ class Sizes:
     padded_vocab: int
     num_heads: int
     num_groups: int
+    head: int
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Sizes":
@@ -33,13 +34,14 @@ class Sizes:
             vocab=int(model.vocab_size or 0),
             padded_vocab=model.padded_vocab_size,
             num_heads=model.num_attention_heads,
-            num_groups=model.num_query_groups or model.num_attention_heads,
+            num_groups=model.num_key_value_heads,
+            head=model.head_size,
         )
 
     @property
-    def head(self) -> int:
-        """Return the size of one attention head, D."""
-        return self.hidden // self.num_heads
+    def attention(self) -> int:
+        """Return the width of all heads together, N D."""
+        return self.num_heads * self.head
 
     @property
     def qkv(self) -> int:

@@ -1,0 +1,138 @@
+"""The model section that describes a Hugging Face folder, or the reasons why there is none."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from megatron_prealign.checkpoint.huggingface.mapping import ARCHITECTURES
+from megatron_prealign.config import Config, ModelConfig, find_problems
+from megatron_prealign.errors import CheckpointError
+
+_GELU_TANH = ("gelu_pytorch_tanh", "gelu_new")
+"""Names of the form of GELU that megatron-core computes."""
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json.
+
+    Raises:
+        CheckpointError: there is none, or it is no JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a Hugging Face folder") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return content
+
+
+def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfig:
+    """Return the model section of a Hugging Face folder, vocab_size set to its embedding rows.
+
+    Args:
+        folder: with a config.json of any transformers release; settings it leaves out have transformers' defaults.
+        make_vocab_size_divisible_by: multiple to which training pads the embedding rows.
+
+    Raises:
+        CheckpointError: the architecture is unknown, or settings have no counterpart; all are listed with the reason.
+    """
+    raw = read_config_json(folder)
+    model_type = raw.get("model_type")
+    if model_type not in ARCHITECTURES:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: model_type {model_type!r} is no architecture that can be trained here; "
+            f"known: {', '.join(ARCHITECTURES)}"
+        )
+    # Takes seconds to import; its classes know each release's defaults and names.
+    from transformers import AutoConfig
+
+    try:
+        found: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        # Any of its dozens of checks; all of them speak of config.json.
+        raise CheckpointError(f"{folder / 'config.json'}: transformers can't read it: {error}") from error
+    problems = list(_problems(raw, found))
+    model = None if problems else _translate(found, make_vocab_size_divisible_by)
+    if model is not None:
+        problems = [problem for problem in find_problems(Config(model=model)) if problem.startswith("--model.")]
+    if model is None or problems:
+        raise CheckpointError([f"{folder / 'config.json'}: {problem}" for problem in problems])
+    return model
+
+
+def _translate(found: Any, multiple: int) -> ModelConfig:
+    is_neox = found.model_type == "gpt_neox"
+    head_size = getattr(found, "head_dim", None) or found.hidden_size // found.num_attention_heads
+    is_usual = head_size * found.num_attention_heads == found.hidden_size
+    groups = getattr(found, "num_key_value_heads", None)
+    rope = found.rope_parameters
+    model = ModelConfig(
+        architecture=found.model_type,
+        num_layers=found.num_hidden_layers,
+        hidden_size=found.hidden_size,
+        num_attention_heads=found.num_attention_heads,
+        num_query_groups=None if groups == found.num_attention_heads else groups,
+        kv_channels=None if is_usual else head_size,
+        ffn_hidden_size=found.intermediate_size,
+        max_position_embeddings=found.max_position_embeddings,
+        vocab_size=found.vocab_size,
+        make_vocab_size_divisible_by=multiple,
+        untie_embeddings_and_output_weights=not found.tie_word_embeddings,
+        rotary_base=float(rope["rope_theta"]),
+        norm_epsilon=found.layer_norm_eps if is_neox else found.rms_norm_eps,
+        init_method_std=found.initializer_range,
+    )
+    return replace(model, rotary_percent=float(rope.get("partial_rotary_factor", 1.0))) if is_neox else model
+
+
+def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
+    """Yield what the folder has and megatron-core's model here has not."""
+    for check in (_rope_problems, _mask_problems, _layer_problems):
+        yield from check(found)
+    if raw.get("quantization_config"):
+        yield "quantization_config: quantised weights can't be trained on; take the folder they were made from"
+
+
+def _rope_problems(found: Any) -> Iterator[str]:
+    rope = found.rope_parameters or {}
+    kind = rope.get("rope_type", "default")
+    if kind != "default":
+        yield (
+            f"rope scaling of type {kind!r}: only plain rotary embeddings are modelled here, and the model would "
+            "compute something else; no flag mends it"
+        )
+    part = rope.get("partial_rotary_factor", 1.0)
+    if found.model_type != "gpt_neox" and part != 1.0:
+        yield f"partial_rotary_factor {part}: only gpt_neox rotates a part of each head here"
+
+
+def _mask_problems(found: Any) -> Iterator[str]:
+    kinds = sorted(set(getattr(found, "layer_types", None) or ()) - {"full_attention"})
+    if getattr(found, "use_sliding_window", False) or kinds:
+        yield f"sliding-window attention ({', '.join(kinds) or 'use_sliding_window'}): attention here sees everything"
+
+
+def _layer_problems(found: Any) -> Iterator[str]:
+    if found.model_type == "gpt_neox":
+        if found.use_parallel_residual:
+            yield (
+                "use_parallel_residual true (the default): megatron-core's layers are sequential, so Pythia and other "
+                "models with parallel residuals can't be continued here"
+            )
+        if found.hidden_act not in _GELU_TANH:
+            yield f"hidden_act {found.hidden_act!r}: GELU here is the tanh form ({_GELU_TANH[0]})"
+        if not getattr(found, "attention_bias", True):
+            yield "attention_bias false: GPT-NeoX has biases in every linear layer here"
+        return
+    if found.hidden_act != "silu":
+        yield f"hidden_act {found.hidden_act!r}: the MLP here is SwiGLU (silu)"
+    if found.model_type != "qwen2" and getattr(found, "attention_bias", False):
+        yield f"attention_bias true: {found.model_type} has no biases here; only qwen2 has them, on q, k and v"
+    if getattr(found, "mlp_bias", False):
+        yield "mlp_bias true: there are no biases in the MLP here"

@@ -1,0 +1,228 @@
+"""Single weights of a torch_dist checkpoint, read and written without a model or a process group.
+
+megatron-core loads a checkpoint into a model and saves one from a model; conversion needs neither, and a model does not
+fit everywhere. The files are the same: torch.distributed.checkpoint's own reader and writer do the work.
+"""
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    ReadItem,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from megatron_prealign.checkpoint.names import checkpoint_key, layer_names
+from megatron_prealign.errors import CheckpointError
+
+_MODEL_KEYS = ("embedding.", "decoder.", "output_layer.")
+_LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+
+# All that the metadata of a torch_dist checkpoint is made of: plain records, and functions that look a name up.
+_SAFE_GLOBALS = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.planner": {"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"},
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", "bfloat16", "float16", "float32", "float64", "int32", "int64", "uint8", "bool"},
+    "pathlib": {"PosixPath"},
+}
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Reads the metadata file, which torch writes as a pickle, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in _SAFE_GLOBALS.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint's metadata needs")
+        return super().find_class(module, name)
+
+
+class _OneTensor(DefaultLoadPlanner):
+    """Hands the pieces of one weight to their places in a tensor."""
+
+    def __init__(self, target: Tensor) -> None:
+        super().__init__()
+        self.target = target
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        place = tuple(
+            slice(start, start + length)
+            for start, length in zip(read_item.dest_offsets, read_item.lengths, strict=True)
+        )
+        return self.target[place]
+
+
+class CheckpointTensors(Mapping[str, Tensor]):
+    """The model's weights in a torch_dist checkpoint of any layout, each read when it is asked for.
+
+    Keys are the names of the local layer spec at TP1 PP1. Optimizer state and the like are left out.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Read the checkpoint's table of contents.
+
+        Raises:
+            CheckpointError: it can't be read, or holds what a table of contents does not need.
+        """
+        self.path = checkpoint
+        self._metadata = _read_metadata(checkpoint / ".metadata")
+        self._reader = FileSystemReader(checkpoint)
+        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for key, stored in self._metadata.state_dict_metadata.items():
+            if isinstance(stored, TensorStorageMetadata) and key.startswith(_MODEL_KEYS):
+                names = layer_names(key, stored.size[0])
+                shape = tuple(stored.size[1:] if key != names[0] else stored.size)
+                self.shapes.update(dict.fromkeys(names, shape))
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names."""
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        """Return the number of weights."""
+        return len(self.shapes)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the type that a weight is stored in."""
+        dtype: torch.dtype = self._stored(name).properties.dtype
+        return dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read a weight.
+
+        Raises:
+            CheckpointError: it is damaged or incomplete.
+        """
+        key, layer = checkpoint_key(name)
+        shape, stored = self.shapes[name], self._stored(name)
+        offsets, sizes = (0,) * len(shape), shape
+        if layer is not None:
+            offsets, sizes = (layer, *offsets), (1, *shape)
+        wanted = ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=torch.Size(sizes))
+        items = create_read_items_for_chunk_list(key, stored, [wanted])
+        target = torch.empty(sizes, dtype=stored.properties.dtype)
+        if sum(item.lengths.numel() for item in items) != target.numel():
+            raise CheckpointError(f"{self.path}: parts of {name} are missing; use another checkpoint")
+        try:
+            self._reader.read_data(LoadPlan(items), _OneTensor(target))
+        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(f"{self.path}: {name} can't be read ({error}); use another checkpoint") from error
+        return target.reshape(shape)
+
+    def _stored(self, name: str) -> TensorStorageMetadata:
+        stored = self._metadata.state_dict_metadata[checkpoint_key(name)[0]]
+        assert isinstance(stored, TensorStorageMetadata)
+        return stored
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        with path.open("rb") as file:
+            metadata = _SafeUnpickler(file).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a torch_dist checkpoint") from None
+    except Exception as error:
+        # Damaged pickles raise errors of many types.
+        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint: {error}") from None
+    if not isinstance(metadata, Metadata):
+        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint")
+    return metadata
+
+
+class _LazySavePlanner(DefaultSavePlanner):
+    """Writes weights that come into being when their turn comes."""
+
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int]], num_layers: int, dtype: torch.dtype, read: Callable[[str], Tensor]
+    ) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._names: dict[MetadataIndex, str] = {}
+        self._read = read
+        self._items: list[WriteItem] = []
+        for name, shape in shapes.items():
+            key, layer = checkpoint_key(name)
+            offsets, sizes, whole = (0,) * len(shape), tuple(shape), tuple(shape)
+            if layer is not None:
+                offsets, sizes, whole = (layer, *offsets), (1, *sizes), (num_layers, *whole)
+            index = MetadataIndex(key, torch.Size(offsets))
+            chunk = ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=torch.Size(sizes))
+            data = TensorWriteData(chunk, TensorProperties(dtype=dtype), torch.Size(whole))
+            self._names[index] = name
+            self._items.append(WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data))
+        # The state of fp8 scaling, empty here; megatron-core asks for it when it loads.
+        for layer in range(num_layers):
+            for module in _LINEAR_LAYERS:
+                index = MetadataIndex(f"decoder.layers.{module}._extra_state/shard_{layer}_{num_layers}")
+                self._items.append(WriteItem(index=index, type=WriteItemType.BYTE_IO))
+
+    def create_local_plan(self) -> SavePlan:
+        self.plan = SavePlan(self._items)
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
+        if write_item.type == WriteItemType.BYTE_IO:
+            nothing = io.BytesIO()
+            torch.save([None], nothing)
+            return nothing
+        assert write_item.tensor_data is not None
+        name = self._names[MetadataIndex(write_item.index.fqn, write_item.index.offset)]
+        return self._read(name).reshape(write_item.tensor_data.chunk.sizes)
+
+
+def write_tensors(
+    folder: Path,
+    shapes: Mapping[str, Sequence[int]],
+    num_layers: int,
+    dtype: torch.dtype,
+    read: Callable[[str], Tensor],
+) -> None:
+    """Write weights as a torch_dist checkpoint that megatron-core loads at any layout; one weight is in memory at once.
+
+    Args:
+        folder: existing folder to write into.
+        shapes: shape of each weight by its name in the local layer spec at TP1 PP1.
+        num_layers: layers of the model.
+        dtype: of the written weights.
+        read: from a name to the weight, in that dtype.
+    """
+    planner = _LazySavePlanner(shapes, num_layers, dtype, read)
+    try:
+        save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
+    except CheckpointException as error:
+        # It wraps what `read` and the file system raise, which say more.
+        raise next(iter(error.failures.values()))[0] from error
+    torch.save({}, folder / "common.pt")
+    save_config(CheckpointingConfig("torch_dist"), str(folder))
