@@ -1,6 +1,9 @@
 """Stage 1's word pass in float64 equals a double loop over Hugging Face's forward pass, and finite differences.
 
 In float64 nothing hides behind rounding: a term that is missing or counted twice shows, however small.
+
+Broken once to see these fail: pooling that counts padding in; a word as its own negative; the embedding's tap left
+out; the weight of a microbatch not divided by their number; words of a row that see each other.
 """
 
 from pathlib import Path
