@@ -20,7 +20,7 @@ PAIRS = """house\tHaus\tde\nhouse\t房子\tzh\nwater\tWasser\tde\nwater\t水\tzh
 lake\tWasser\tde\nwater-house\tWasserhaus\tde\n"""
 
 
-def test_frequent_words_are_kept_and_some_held_out(tmp_path: Path) -> None:
+def test_frequent_words_are_kept_and_some_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "all.tsv").write_text(PAIRS, encoding="utf-8")
     output = tmp_path / "lexicon"
     arguments = ["--lexicon", str(tmp_path / "all.tsv"), "--output", str(output), "--num-words", "4"]
@@ -38,7 +38,9 @@ def test_frequent_words_are_kept_and_some_held_out(tmp_path: Path) -> None:
     parted = {"water", "lake"} & words[1]
     assert counts["de"]["held_out_pairs_whose_translation_is_trained"] == (1 if len(parted) == 1 else 0)
     assert lexicons.main(arguments) == 2
-    assert lexicons.main([*arguments, "--held-out-ratio", "1"]) == 2
+    refused = [lexicons.main([*arguments, "--held-out-ratio", ratio]) for ratio in ("0", "1")]
+    assert refused == [2, 2]
+    assert "--held-out-ratio above 0" in capsys.readouterr().err
 
 
 def test_relatives_share_a_stem() -> None:
