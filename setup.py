@@ -35,7 +35,16 @@ EXTRAS = {
     # Fused layers, norms and optimizers. apex, which megatron-core also uses where it finds it,
     # is not on PyPI: NVIDIA's PyTorch images carry it.
     "gpu": ["transformer-engine[pytorch]>=2.0"],
-    "data": ["datatrove>=0.4", "gigatoken>=0.10", "zstandard>=0.22", "pyarrow>=15"],
+    "data": [
+        "datatrove>=0.4",
+        "gigatoken>=0.10",
+        "zstandard>=0.22",
+        "pyarrow>=15",
+        "wordfreq>=3.1",  # ranks translations; brings langcodes
+        "py3langid>=0.3",  # tells a dictionary's language
+        "regex>=2024.5",
+        "openai>=1.40",  # has words translated
+    ],
     "logging": ["wandb>=0.18"],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
@@ -48,15 +57,21 @@ EXTRAS = {
         "mistral-common>=1.5",  # SentencePiece and tekken models of real size, for tests
         "pycountry>=24.6",  # real dictionaries: country names in 170 locales
         "regex>=2024.5",
+        "wordfreq>=3.1",
+        "py3langid>=0.3",
+        "openai>=1.40",
     ],
 }
 
 # tools/ is a folder of plain scripts; installed, it becomes the package prealign_tools.
 COMMANDS = {
-    "prealign-clean-lexicon": "clean_lexicon",
+    "prealign-build-lexicon": "build_lexicon",
     "prealign-train-tokenizer": "train_tokenizer",
     "prealign-make-english-clone": "make_english_clone",
     "prealign-preprocess": "preprocess_codeswitch",
+    "prealign-inspect": "inspect_dataset",
+    "prealign-verify": "verify_dataset",
+    "prealign-merge": "merge_datasets",
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
 }

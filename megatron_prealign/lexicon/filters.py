@@ -3,6 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.lexicon.languages import expected_scripts, one_letter_is_a_word, script_of
@@ -11,7 +12,25 @@ from megatron_prealign.lexicon.lexicon import Lexicon, Translation
 # Inside a word these join letters (l'eau, mother-in-law, Persian compounds with a zero-width non-joiner).
 _JOINERS = frozenset("'\u2019-\u2010\u00b7\u200c\u200d")
 
+_NUM_EXAMPLES = 5
+
 _Check = Callable[[str, str, Translation], bool]
+
+
+@dataclass
+class Dropped:
+    """What one filter dropped."""
+
+    count: int = 0
+    """Word pairs."""
+    examples: list[str] = field(default_factory=list)
+    """The first of them, as `word → translation`."""
+
+    def add(self, word: str, translation: Translation) -> None:
+        """Count a pair, and keep it when it is among the first."""
+        self.count += 1
+        if len(self.examples) < _NUM_EXAMPLES:
+            self.examples.append(f"{word} → {translation.word}")
 
 
 def filter_lexicon(
@@ -21,9 +40,9 @@ def filter_lexicon(
     script: bool = True,
     non_letters: bool = True,
     one_letter: bool = True,
+    max_length: int | None = None,
     multi_word: bool = False,
-    max_translations: int | None = None,
-) -> tuple[Lexicon, dict[str, int]]:
+) -> tuple[Lexicon, dict[str, Dropped]]:
     """Drop word pairs that are unlikely to be translations.
 
     A pair is counted under the first filter that drops it, in the order of the arguments. The order of the words
@@ -35,52 +54,61 @@ def filter_lexicon(
         script: drop pairs with a letter that is not of the script of its language (unknown languages pass).
         non_letters: drop pairs with digits, punctuation or symbols; hyphens and apostrophes inside words pass.
         one_letter: drop pairs with a word of one letter, except where single characters are words (zh, ja, ko, th).
+        max_length: drop pairs with a word of more characters, which is an explanation; None for any length.
         multi_word: drop pairs with a space in either word.
-        max_translations: keep that many translations of a word in each language, the heaviest, first in the file
-            among equals; None keeps all.
 
     Returns:
-        The cleaned lexicon, and the number of word pairs dropped by each filter that was on.
+        The cleaned lexicon, and what each filter that was on dropped.
 
     Raises:
-        ConfigError: `max_translations` is below 1.
+        ConfigError: `max_length` is below 1.
         DataError: nothing is left.
     """
-    if max_translations is not None and max_translations < 1:
-        raise ConfigError(f"max_translations is {max_translations}; keep at least 1, or leave it out to keep all")
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length is {max_length}; allow at least 1 character, or leave it out for any length")
     switched_on = {"identity": identity, "script": script, "non_letters": non_letters, "one_letter": one_letter}
-    switched_on["multi_word"] = multi_word
     checks = {name: _CHECKS[name] for name, on in switched_on.items() if on}
-    dropped = dict.fromkeys(checks, 0)
+    if max_length is not None:
+        checks["max_length"] = lambda word, _, translation: max(len(word), len(translation.word)) > max_length
+    if multi_word:
+        checks["multi_word"] = _has_several_words
+    dropped = {name: Dropped() for name in checks}
     kept: list[tuple[str, Translation]] = []
     for word, translation in lexicon.pairs():
         reason = next((n for n, check in checks.items() if check(word, lexicon.source_language, translation)), None)
         if reason is None:
             kept.append((word, translation))
         else:
-            dropped[reason] += 1
-    if max_translations is not None:
-        heaviest = _heaviest(kept, max_translations)
-        dropped["max_translations"] = len(kept) - len(heaviest)
-        kept = heaviest
+            dropped[reason].add(word, translation)
     if not kept:
-        counts = ", ".join(f"{name} {count}" for name, count in dropped.items() if count)
+        counts = ", ".join(f"{name} {found.count}" for name, found in dropped.items() if found.count)
         raise DataError(f"the filters dropped all {lexicon.num_pairs} word pairs ({counts}); check the languages given")
     return Lexicon.from_pairs(lexicon.source_language, kept), dropped
 
 
-def _heaviest(pairs: list[tuple[str, Translation]], count: int) -> list[tuple[str, Translation]]:
-    """Keep the `count` heaviest translations of each word and language, in their original order."""
-    by_weight = sorted(range(len(pairs)), key=lambda index: -pairs[index][1].weight)
-    seen: Counter[tuple[str, str]] = Counter()
-    chosen: list[int] = []
-    for index in by_weight:
-        word, translation = pairs[index]
-        key = (word, translation.language)
-        seen[key] += 1
-        if seen[key] <= count:
-            chosen.append(index)
-    return [pairs[index] for index in sorted(chosen)]
+def keep_heaviest(lexicon: Lexicon, max_translations: int) -> tuple[Lexicon, Dropped]:
+    """Keep the heaviest translations of each word in each language, in their order; first come among equals.
+
+    Raises:
+        ConfigError: `max_translations` is below 1.
+    """
+    if max_translations < 1:
+        raise ConfigError(f"max_translations is {max_translations}; keep at least 1, or leave it out to keep all")
+    dropped = Dropped()
+    kept = []
+    for entry in lexicon.entries:
+        seen: Counter[str] = Counter()
+        chosen: set[str] = set()
+        for translation in sorted(entry.translations, key=lambda t: -t.weight):
+            seen[translation.language] += 1
+            if seen[translation.language] <= max_translations:
+                chosen.add(f"{translation.language} {translation.word}")
+        for translation in entry.translations:
+            if f"{translation.language} {translation.word}" in chosen:
+                kept.append((entry.word, translation))
+            else:
+                dropped.add(entry.word, translation)
+    return Lexicon.from_pairs(lexicon.source_language, kept), dropped
 
 
 def _is_identity(word: str, language: str, translation: Translation) -> bool:
@@ -129,5 +157,4 @@ _CHECKS: dict[str, _Check] = {
     "script": _has_wrong_script,
     "non_letters": _has_non_letters,
     "one_letter": _has_one_letter_word,
-    "multi_word": _has_several_words,
 }

@@ -45,19 +45,24 @@ def normalize_language(language: str) -> str:
     return language.strip().lower().replace("_", "-")
 
 
-def _primary(language: str) -> str:
+def primary_language(language: str) -> str:
     """Return the tag without its subtags: `zh-hans` is `zh`."""
     return normalize_language(language).partition("-")[0]
 
 
 def uses_spaces(language: str) -> bool:
     """Tell whether running text of the language separates words by spaces; unknown languages do."""
-    return _primary(language) not in _UNSPACED
+    return primary_language(language) not in _UNSPACED
+
+
+def is_traditional_chinese(language: str) -> bool:
+    """Tell whether a tag of Chinese asks for traditional characters: zh-hant, zh-tw, zh-hk, zh-mo."""
+    return bool({"hant", "tw", "hk", "mo"} & set(normalize_language(language).split("-")[1:]))
 
 
 def expected_scripts(language: str) -> tuple[str, ...] | None:
     """Return the scripts a language is written in, or None where the table does not know it."""
-    return _SCRIPTS.get(_primary(language))
+    return _SCRIPTS.get(primary_language(language))
 
 
 def script_of(character: str) -> str:
@@ -67,4 +72,4 @@ def script_of(character: str) -> str:
 
 def one_letter_is_a_word(language: str) -> bool:
     """Tell whether single letters are ordinary words: scripts without spaces, and Korean syllables."""
-    return not uses_spaces(language) or _primary(language) in ("ko", "kor")
+    return not uses_spaces(language) or primary_language(language) in ("ko", "kor")

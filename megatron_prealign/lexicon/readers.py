@@ -1,29 +1,42 @@
-"""Readers of dictionaries: canonical TSV, MUSE text and the two JSONL forms of the PreAlign authors."""
+"""Reading dictionaries of any known format, alone or several into one lexicon."""
 
-import json
-import math
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.languages import normalize_language
+from megatron_prealign.lexicon.cedict import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_edict
+from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
+from megatron_prealign.lexicon.ding import parse_ding
+from megatron_prealign.lexicon.languages import normalize_language, primary_language
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
 from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.lexicon.reading import (
+    UNREADABLE,
+    Languages,
+    LineError,
+    Pair,
+    is_language,
+    numbered_lines,
+    read_bytes,
+)
+from megatron_prealign.lexicon.tables import Columns, header_columns, parse_jsonl, parse_muse, parse_row, split_row
 
-LexiconFormat = Literal["auto", "tsv", "muse", "jsonl"]
+LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
+FORMATS: tuple[str, ...] = get_args(LexiconFormat)
 
-_LANGUAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-# Cc: control characters; Cs: halves of surrogate pairs; Zl, Zp: line and paragraph separators.
-_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-
-_Pair = tuple[str, Translation]
-
-
-class _LineError(Exception):
-    """What is wrong with one line; the caller knows where it is."""
+_PARSERS: dict[str, Callable[[str, Languages], Iterator[Pair]]] = {
+    "muse": parse_muse,
+    "jsonl": parse_jsonl,
+    "cedict": parse_cedict,
+    "edict": parse_edict,
+    "ding": parse_ding,
+}
+# Formats of one dictionary: the language of its headwords; its glosses are English.
+_HEADWORD_LANGUAGES = {"cedict": ("zh", "zho", "cmn", "yue"), "edict": ("ja", "jpn")}
+_ENGLISH = ("en", "eng")
+_BOM = b"\xef\xbb\xbf"
+_SNIFFED = 1 << 16  # bytes; licences stand in comments before the first entry
 
 
 def read_lexicon(
@@ -31,6 +44,7 @@ def read_lexicon(
     source_language: str,
     target_language: str | None = None,
     file_format: LexiconFormat = "auto",
+    reverse: bool = False,
 ) -> Lexicon:
     """Read dictionaries and merge them into one lexicon.
 
@@ -38,182 +52,184 @@ def read_lexicon(
     with their largest weight (see `Lexicon.from_pairs`).
 
     Args:
-        paths: dictionary files in UTF-8; the order of words is the order of the files.
+        paths: dictionary files; the order of words is the order of the files.
         source_language: language of the source words, for example `en`.
         target_language: language of translations whose line names none. For the authors' JSONL with several
             translations a line: a comma list, one language for each (`zh,fr`).
-        file_format: `auto` decides for each file by its extension, then by its first line.
+        file_format: `auto` decides for each file by its name, then by its first line.
+        reverse: the files' translations are words of the source language; their pairs are turned round.
 
     Raises:
         DataError: every malformed line with file and line number (the first 20, and how many there are), missing
             files, or no word pair at all.
     """
     problems = Problems()
-    default_languages = _languages(target_language, problems)
-    source_languages = _languages(source_language, problems)
-    if len(source_languages) != 1:
-        problems.add(f"source language {source_language!r}: give one language, for example en")
-    pairs: list[_Pair] = []
-    for path in map(Path, paths):
-        pairs.extend(_read_file(path, default_languages, file_format, problems))
+    languages = parse_languages(source_language, target_language, problems)
+    pairs = [pair for path in map(Path, paths) for pair in read_pairs(path, languages, problems, file_format, reverse)]
     problems.raise_if_any()
     if not pairs:
         names = ", ".join(map(str, paths)) or "no file was given"
         raise DataError(f"the lexicon holds no word pair ({names})")
-    return Lexicon.from_pairs(source_languages[0], pairs)
+    return Lexicon.from_pairs(languages.source, pairs)
 
 
-def _languages(text: str | None, problems: Problems) -> tuple[str, ...]:
-    """Return the languages of a comma list."""
-    languages = tuple(normalize_language(part) for part in text.split(",")) if text else ()
-    for language in languages:
-        if not _LANGUAGE.fullmatch(language):
+def parse_languages(source: str, targets: str | None, problems: Problems) -> Languages:
+    """Return the languages of a dictionary, `targets` being one or a comma list; wrong tags go to `problems`."""
+    sources = tuple(normalize_language(part) for part in source.split(","))
+    given = tuple(normalize_language(part) for part in targets.split(",")) if targets else ()
+    if len(sources) != 1 or not sources[0]:
+        problems.add(f"source language {source!r}: give one language, for example en")
+    for language in (*sources, *given):
+        if language and not is_language(language):
             problems.add(f"{language!r} is not a language tag; write it like de or zh-hans")
-    return languages
+    return Languages(sources[0], given)
 
 
-def _read_file(path: Path, languages: tuple[str, ...], file_format: LexiconFormat, problems: Problems) -> list[_Pair]:
-    """Read one file; what is wrong with it goes to `problems`."""
+def read_pairs(
+    path: Path,
+    languages: Languages,
+    problems: Problems,
+    file_format: LexiconFormat = "auto",
+    reverse: bool = False,
+) -> list[Pair]:
+    """Read one dictionary; what is wrong with it goes to `problems`, and its bad lines give no pair.
+
+    Args:
+        path: the dictionary.
+        languages: of the lexicon. CC-CEDICT and EDICT are turned round by themselves where English is the source.
+        problems: takes every bad line as `path:line: problem`.
+        file_format: `auto` decides by the name, then by the first line.
+        reverse: turn the file's pairs round.
+    """
+    if is_dictd(path) and file_format in ("auto", "dictd"):
+        return _read(path, languages, reverse, problems, lambda given: read_dictd(path, given, problems))
     try:
-        lines = list(_numbered_lines(path, problems))
-    except OSError as error:
-        problems.add(f"{path}: can't be read ({error.strerror}); give an existing dictionary file")
+        data = read_bytes(path)
+    except UNREADABLE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        problems.add(f"{path}: can't be read ({reason}); give an existing dictionary file")
         return []
-    if not lines:
+    chosen = detect_format(path, data) if file_format == "auto" else file_format
+    if chosen == "dictd":
+        problems.add(f"{path}: name the .index or the .dict.dz of a dictd dictionary")
         return []
-    chosen = detect_format(path, lines[0][1]) if file_format == "auto" else file_format
-    parse = _PARSERS[chosen]
-    columns: tuple[str, ...] = TSV_COLUMNS
-    if chosen == "tsv" and (header := _header(lines[0][1])):
-        columns = header
-        if unknown := set(columns) - set(TSV_COLUMNS):
-            problems.add(f"{path}:1: unknown columns {sorted(unknown)}; the columns are {', '.join(TSV_COLUMNS)}")
+    if natives := _HEADWORD_LANGUAGES.get(chosen):
+        named = _name_both(languages, natives)
+        if named is None:
+            problems.add(f"{path}: a dictionary of {natives[0]} and en; name these two languages")
             return []
-        lines = lines[1:]
-    if not languages and (chosen != "tsv" or "language" not in columns):
+        languages, reverse = named
+    lines = list(numbered_lines(path, data, problems, _encoding(data) if chosen == "edict" else "utf-8"))
+    parse = _PARSERS.get(chosen)
+    if parse is None:
+        return _read_table(path, lines, "\t" if chosen == "tsv" else ",", languages, reverse, problems)
+    return _read(path, languages, reverse, problems, lambda given: _parse_lines(path, lines, parse, given, problems))
+
+
+def detect_format(path: Path, data: bytes) -> str:
+    """Decide a dictionary's format by its extension, else by its first line that is no comment."""
+    suffixes = {suffix.lower() for suffix in path.suffixes}
+    if by_suffix := suffixes & {".jsonl", ".json", ".tsv", ".csv"}:
+        return "jsonl" if by_suffix & {".jsonl", ".json"} else by_suffix.pop()[1:]
+    # Latin-1 reads any bytes, and what is looked for is ASCII.
+    lines = (line.decode("latin-1").strip("\r") for line in data[:_SNIFFED].removeprefix(_BOM).split(b"\n"))
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    if first.lstrip().startswith("{"):
+        return "jsonl"
+    if CEDICT_LINE.fullmatch(first):
+        return "cedict"
+    if EDICT_LINE.fullmatch(first):
+        return "edict"
+    if " :: " in first:
+        return "ding"
+    return "tsv" if "\t" in first else "muse"
+
+
+def _encoding(data: bytes) -> str:
+    """Return the encoding of EDICT: EUC-JP as it is distributed, or the UTF-8 it was converted to."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "euc_jp"
+    return "utf-8"
+
+
+def _name_both(languages: Languages, natives: tuple[str, ...]) -> tuple[Languages, bool] | None:
+    """Return the languages for a dictionary into English and whether to turn it round; None where they don't fit."""
+    reverse = primary_language(languages.source) in _ENGLISH
+    sources, targets = (_ENGLISH, natives) if reverse else (natives, _ENGLISH)
+    given = languages.targets or targets[:1]
+    if primary_language(languages.source) not in sources or any(primary_language(tag) not in targets for tag in given):
+        return None
+    return Languages(languages.source, given), reverse
+
+
+def _read(
+    path: Path,
+    languages: Languages,
+    reverse: bool,
+    problems: Problems,
+    read: Callable[[Languages], Iterable[Pair]],
+) -> list[Pair]:
+    """Return the pairs that `read` gives for the languages of the file's two sides, turned to those of the lexicon."""
+    if not languages.targets:
         problems.add(f"{path}: its lines name no language; give the target language")
         return []
-    pairs: list[_Pair] = []
+    if not reverse:
+        return list(read(languages))
+    if len(languages.targets) != 1:
+        problems.add(f"{path}: to turn it round, give one target language, not {','.join(languages.targets)}")
+        return []
+    target = languages.targets[0]
+    turned = read(Languages(target, (languages.source,)))
+    return [(pair.word, Translation(word, target, pair.weight)) for word, pair in turned]
+
+
+def _parse_lines(
+    path: Path,
+    lines: Iterable[tuple[int, str]],
+    parse: Callable[[str, Languages], Iterator[Pair]],
+    languages: Languages,
+    problems: Problems,
+) -> Iterator[Pair]:
     for number, line in lines:
         try:
-            pairs.extend(parse(line, columns, languages))
-        except _LineError as error:
+            yield from list(parse(line, languages))  # all pairs of a line or none
+        except LineError as error:
             problems.add(f"{path}:{number}: {error}")
-    return pairs
 
 
-def _numbered_lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) of the lines that hold something."""
-    with open(path, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                problems.add(f"{path}:{number}: not UTF-8 at byte {error.start} of the line; convert the file to UTF-8")
-                continue
-            if line.strip():
-                yield number, line
+def _read_table(
+    path: Path,
+    lines: list[tuple[int, str]],
+    separator: str,
+    languages: Languages,
+    reverse: bool,
+    problems: Problems,
+) -> list[Pair]:
+    """Read rows of named columns, in the order of their header row or of the canonical TSV."""
+    if not lines:
+        return []
+    columns = _header(lines[0][1], separator)
+    if columns and (unknown := set(columns) - set(TSV_COLUMNS)):
+        problems.add(f"{path}:1: unknown columns {sorted(unknown)}; the columns are {', '.join(TSV_COLUMNS)}")
+        return []
+    order = columns or TSV_COLUMNS
+
+    def parse(line: str, given: Languages) -> Iterator[Pair]:
+        for word, translation in parse_row(split_row(line, separator), order, given):
+            if reverse and translation.language != languages.source:
+                raise LineError(f"its translation is {translation.language}, to be turned round to {languages.source}")
+            yield word, translation
+
+    rows = lines[1:] if columns else lines
+    if not languages.targets and "language" in order and not reverse:
+        return list(_parse_lines(path, rows, parse, languages, problems))
+    return _read(path, languages, reverse, problems, lambda given: _parse_lines(path, rows, parse, given, problems))
 
 
-def detect_format(path: Path, first_line: str) -> Literal["tsv", "muse", "jsonl"]:
-    """Decide a dictionary's format by its extension, else by its first line."""
-    if path.suffix in (".jsonl", ".json") or first_line.lstrip().startswith("{"):
-        return "jsonl"
-    return "tsv" if path.suffix == ".tsv" or "\t" in first_line else "muse"
-
-
-def _header(line: str) -> tuple[str, ...] | None:
-    """Return the column names when the line is a header row."""
-    columns = tuple(column.strip().lower() for column in line.split("\t"))
-    return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
-
-
-def _parse_tsv(line: str, columns: tuple[str, ...], languages: tuple[str, ...]) -> list[_Pair]:
-    """Parse `source, translation[, language[, weight]]`."""
-    fields = line.split("\t")
-    if not 2 <= len(fields) <= len(columns):
-        raise _LineError(f"{len(fields)} tab-separated columns, expected {' '.join(columns)} (at least the first two)")
-    row = dict(zip(columns, fields, strict=False))
-    if not {"source", "translation"} <= row.keys():
-        raise _LineError("the row ends before its source and translation columns")
-    language = row.get("language", "").strip()
+def _header(line: str, separator: str) -> Columns | None:
     try:
-        weight = float(row["weight"]) if row.get("weight", "").strip() else 1.0
-    except ValueError:
-        raise _LineError(f"the weight {row['weight']!r} is not a number") from None
-    return [_pair(row["source"], row["translation"], language or _single(languages), weight)]
-
-
-def _parse_muse(line: str, columns: tuple[str, ...], languages: tuple[str, ...]) -> list[_Pair]:
-    """Parse `source translation`, separated by a tab or by spaces."""
-    fields = line.strip().split("\t") if "\t" in line else line.split()
-    if len(fields) != 2:
-        raise _LineError(f"{len(fields)} columns, expected a source word and a translation")
-    return [_pair(fields[0], fields[1], _single(languages))]
-
-
-def _parse_jsonl(line: str, columns: tuple[str, ...], languages: tuple[str, ...]) -> list[_Pair]:
-    """Parse `{"words": "bank $ 银行 $ banque"}` or `{"src_text": ..., "tgt_text": ...}`."""
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise _LineError(f"not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise _LineError(f"a JSON object was expected, not {type(record).__name__}")
-    words, source_text, target_text = (record.get(key) for key in ("words", "src_text", "tgt_text"))
-    if isinstance(words, str):
-        source, *translations = words.split("$")
-        if not translations:
-            raise _LineError('"words" needs a source word and a translation, separated by $')
-        return [
-            _pair(source, translation, language)
-            for translation, language in zip(translations, _spread(languages, len(translations)), strict=True)
-        ]
-    if isinstance(source_text, str) and isinstance(target_text, str):
-        return [_pair(source_text, target_text, _single(languages))]
-    raise _LineError('neither a text "words" nor texts "src_text" and "tgt_text"')
-
-
-_PARSERS: dict[str, Callable[[str, tuple[str, ...], tuple[str, ...]], list[_Pair]]] = {
-    "tsv": _parse_tsv,
-    "muse": _parse_muse,
-    "jsonl": _parse_jsonl,
-}
-
-
-def _single(languages: tuple[str, ...]) -> str:
-    """Return the one default language."""
-    if len(languages) != 1:
-        given = ",".join(languages) or "none"
-        raise _LineError(f"no language in the line, and the target language must be one for it (given: {given})")
-    return languages[0]
-
-
-def _spread(languages: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Return a language for each translation of a line; a single one holds for all."""
-    if len(languages) == 1:
-        return languages * count
-    if len(languages) != count:
-        raise _LineError(f"{count} translations for {len(languages)} target languages ({','.join(languages)})")
-    return languages
-
-
-def _pair(source: str, translation: str, language: str, weight: float = 1.0) -> _Pair:
-    """Check and normalise one word pair."""
-    tag = normalize_language(language)
-    if not _LANGUAGE.fullmatch(tag):
-        raise _LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
-    if not (math.isfinite(weight) and weight > 0):
-        raise _LineError(f"the weight is {weight}; weights are positive and finite")
-    return _word(source, "source word"), Translation(_word(translation, "translation"), tag, weight)
-
-
-def _word(text: str, role: str) -> str:
-    """Strip and normalise a word."""
-    word = unicodedata.normalize("NFC", text.strip(" \t"))
-    if not word:
-        raise _LineError(f"the {role} is empty")
-    for character in word:
-        if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character == "\ufffd":
-            raise _LineError(f"the {role} {word!a} holds U+{ord(character):04X}; remove the character")
-    return word
+        return header_columns(split_row(line, separator))
+    except LineError:
+        return None

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,12 @@ import pytest
 
 from megatron_prealign.data.bake import BakeOptions, bake
 from megatron_prealign.data.inspection import inspect_document
-from megatron_prealign.data.manifest import Manifest, file_hash, manifest_path
+from megatron_prealign.data.manifest import Manifest, manifest_path
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import read_lexicon
+from tests.data.damage import edit, put
 
 SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx")
 TEXTS = ["the bank is here", "", "is the statement of the bank", "class", "the the the"]
@@ -45,27 +44,6 @@ def prefix(baked: Path, tmp_path: Path) -> Path:
     """A copy of the bake that a test may damage."""
     shutil.copytree(baked, tmp_path / "copy")
     return tmp_path / "copy" / "en_text_document"
-
-
-def edit(prefix: Path, suffix: str, change: Callable[[bytearray], None], rehash: bool) -> None:
-    """Change the bytes of a file; with `rehash` the manifest is brought to agree, so that only the content is wrong."""
-    path = Path(f"{prefix}{suffix}")
-    data = bytearray(path.read_bytes())
-    change(data)
-    path.write_bytes(bytes(data))
-    if rehash:
-        whole = json.loads(manifest_path(prefix).read_text(encoding="utf-8"))
-        whole["content"]["files"][suffix] = {"size": len(data), "sha256": file_hash(path)}
-        manifest_path(prefix).write_text(Manifest(whole["content"], {}).to_json(), encoding="utf-8")
-
-
-def put(code: str, offset: int, value: int) -> Callable[[bytearray], None]:
-    """Return a change that writes one number."""
-
-    def change(data: bytearray) -> None:
-        struct.pack_into(code, data, offset, value)
-
-    return change
 
 
 def test_good_data_passes(prefix: Path, bpe: Tokenizer) -> None:

@@ -83,9 +83,9 @@ def test_files_are_merged_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line", "target", "reason"),
     [
-        ("a.tsv", b"bank", "de", "1 tab-separated columns"),
-        ("a.tsv", b"bank Bank", "de", "1 tab-separated columns"),
-        ("a.tsv", b"a\tb\tde\t1\textra", None, "5 tab-separated columns"),
+        ("a.tsv", b"bank", "de", "1 columns"),
+        ("a.tsv", b"bank Bank", "de", "1 columns"),
+        ("a.tsv", b"a\tb\tde\t1\textra", None, "5 columns"),
         ("a.tsv", b"\tBank\tde", None, "source word is empty"),
         ("a.tsv", b"bank\t \tde", None, "translation is empty"),
         ("a.tsv", b"bank\tBank", None, "no language in the line"),

@@ -1,0 +1,179 @@
+"""From dictionaries as they come to a lexicon: read, normalise, check, filter, rank, merge, split, report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.coverage import measure_coverage
+from megatron_prealign.lexicon.filters import Dropped, filter_lexicon, keep_heaviest
+from megatron_prealign.lexicon.frequency import rank_translations
+from megatron_prealign.lexicon.language_check import Identification, identify
+from megatron_prealign.lexicon.lexicon import Lexicon
+from megatron_prealign.lexicon.normalization import lower_headwords, normalize_pairs
+from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.lexicon.readers import LexiconFormat, parse_languages, read_pairs
+from megatron_prealign.lexicon.reading import Pair
+
+
+@dataclass(frozen=True)
+class DictionaryFile:
+    """One dictionary and how to read it."""
+
+    path: Path
+    """The file; of dictd either of its two."""
+    language: str | None = None
+    """Language of its translations (a comma list for the authors' JSONL); None where its lines name theirs."""
+    reverse: bool = False
+    """Its translations are the words to translate: turn it round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What to build."""
+
+    files: tuple[DictionaryFile, ...]
+    """Dictionaries, merged in this order."""
+    source_language: str = "en"
+    """Language of the source words."""
+    file_format: LexiconFormat = "auto"
+    """Format of all files; `auto` decides for each."""
+    skip_bad_lines: bool = False
+    """Leave malformed lines out and report them, instead of refusing them."""
+    check_languages: bool = True
+    """Refuse files whose words are in another language than the one named."""
+    filters: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `filter_lexicon`."""
+    rank: bool = True
+    """Weight translations by their frequency in running text."""
+    max_translations: int | None = None
+    """Translations kept of a word in each language, the heaviest; None for all."""
+    min_languages: int = 1
+    """Keep words that have translations into at least so many languages."""
+    held_out_ratio: float = 0.0
+    """Share of source words in [0, 1) that are held out."""
+    seed: int = 1
+    """Seed of the choice of words held out."""
+    corpus_paths: tuple[Path, ...] = ()
+    """Text in the source language to measure coverage on."""
+    json_key: str = "text"
+    """Key of the text in JSON lines."""
+
+
+@dataclass(frozen=True)
+class BuiltLexicon:
+    """A lexicon and how it came about."""
+
+    kept: Lexicon
+    """For training."""
+    held_out: Lexicon
+    """For evaluation; without entries where nothing is held out."""
+    report: dict[str, Any]
+    """Sizes, what each step dropped with examples, coverage: plain types."""
+    warnings: list[str]
+    """Bad lines that were left out."""
+
+
+def build_lexicon(options: BuildOptions) -> BuiltLexicon:
+    """Build a lexicon from dictionaries.
+
+    Raises:
+        ConfigError: an option out of range, or a package that is not installed.
+        DataError: every malformed line (unless they are skipped), every file in another language than named, a
+            corpus that can't be read, or nothing left.
+    """
+    problems = Problems()
+    lexicon, files = _read_all(options, problems)
+    if not options.skip_bad_lines:
+        problems.raise_if_any()
+    if not lexicon.entries:
+        raise DataError([*problems.shown, f"{_names(options)}: no word pair is left"])
+    report: dict[str, Any] = {"files": files, "read": _sizes(lexicon)}
+    lexicon, dropped = filter_lexicon(lexicon, **options.filters)
+    if options.rank:
+        lexicon, report["ranked_by"] = rank_translations(lexicon)
+    if options.max_translations is not None:
+        lexicon, dropped["max_translations"] = keep_heaviest(lexicon, options.max_translations)
+    if options.min_languages > 1:
+        lexicon, dropped["min_languages"] = _multilingual(lexicon, options.min_languages)
+    kept, held_out = lexicon.split(options.held_out_ratio, options.seed)
+    if not kept.entries:
+        raise DataError("no word is left for training; lower --held-out-ratio or --min-languages")
+    report["dropped"] = {name: {"pairs": found.count, "examples": found.examples} for name, found in dropped.items()}
+    report |= {"kept": _sizes(kept), "held_out": _sizes(held_out)}
+    report |= {"fingerprint": kept.fingerprint, "bad_lines": problems.count}
+    if options.corpus_paths:
+        report["coverage"] = _coverage(options, kept)
+    return BuiltLexicon(kept, held_out, report, problems.shown)
+
+
+def _read_all(options: BuildOptions, problems: Problems) -> tuple[Lexicon, list[dict[str, Any]]]:
+    """Read every file; return all pairs as one lexicon, and what was found of each file."""
+    pairs: list[Pair] = []
+    files: list[dict[str, Any]] = []
+    mismatches: list[str] = []
+    for file in options.files:
+        languages = parse_languages(options.source_language, file.language, problems)
+        found = read_pairs(file.path, languages, problems, options.file_format, file.reverse)
+        normalized, is_lowered = lower_headwords(normalize_pairs(found, languages.source))
+        if options.check_languages:
+            mismatches += _language_problems(file, languages.source, normalized)
+        pairs += normalized
+        files.append({"path": str(file.path), "pairs": len(found), "headwords_lowered": is_lowered})
+    if mismatches:
+        raise DataError([*problems.shown, *mismatches])
+    return Lexicon.from_pairs(options.source_language, pairs), files
+
+
+def _language_problems(file: DictionaryFile, source: str, pairs: Sequence[Pair]) -> list[str]:
+    """Return for each side of a file that is in another language than named the evidence."""
+    # Copies of the source word would pass for the source language.
+    words: dict[str, list[str]] = {}
+    for word, translation in pairs:
+        if word.casefold() != translation.word.casefold():
+            words.setdefault(translation.language, []).append(translation.word)
+    checked = {"source words": identify((word for word, _ in pairs), source)}
+    checked |= {f"{language} translations": identify(found, language) for language, found in words.items()}
+    return [
+        f"{file.path}: its {side} are not in {found.language}: {found.describe()}; {_advice(side)}"
+        for side, found in checked.items()
+        if isinstance(found, Identification) and found.is_mismatch
+    ]
+
+
+def _advice(side: str) -> str:
+    named = "--source-language" if side == "source words" else "--input LANGUAGE=FILE"
+    return f"name the right one with {named}, turn the file round with --reverse-input, or pass --no-check-languages"
+
+
+def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Dropped]:
+    dropped = Dropped()
+    kept = []
+    for entry in lexicon.entries:
+        if len({translation.language for translation in entry.translations}) >= min_languages:
+            kept.append(entry)
+        else:
+            for translation in entry.translations:
+                dropped.add(entry.word, translation)
+    return Lexicon(lexicon.source_language, tuple(kept)), dropped
+
+
+def _coverage(options: BuildOptions, lexicon: Lexicon) -> dict[str, Any]:
+    problems = Problems()
+    documents = read_documents(options.corpus_paths, options.json_key, problems)
+    coverage = measure_coverage(lexicon, (document.text for document in documents))
+    problems.raise_if_any()
+    return coverage.to_json()
+
+
+def _sizes(lexicon: Lexicon) -> dict[str, Any]:
+    by_language = dict.fromkeys(lexicon.languages, 0)
+    for _, translation in lexicon.pairs():
+        by_language[translation.language] += 1
+    return {"words": len(lexicon), "pairs": lexicon.num_pairs, "pairs_by_language": by_language}
+
+
+def _names(options: BuildOptions) -> str:
+    return ", ".join(str(file.path) for file in options.files)

@@ -1,0 +1,95 @@
+"""Readers of dictionaries that are tables already: TSV, CSV, MUSE text, both JSONL forms of PreAlign's authors."""
+
+import csv
+import json
+from collections.abc import Iterator
+
+from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
+
+Columns = tuple[str, ...]
+
+
+def split_row(line: str, separator: str) -> list[str]:
+    r"""Return the fields of a row; quotes mean something in CSV alone.
+
+    Raises:
+        LineError: a quoted field does not end in its line.
+    """
+    if separator == "\t":
+        return line.split("\t")
+    try:
+        (fields,) = csv.reader([line], delimiter=separator, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise LineError(f"not a row of CSV ({error})") from None
+    return fields
+
+
+def header_columns(fields: list[str]) -> Columns | None:
+    """Return the column names when the row is a header."""
+    columns = tuple(field.strip().lower() for field in fields)
+    return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
+
+
+def parse_row(fields: list[str], columns: Columns, languages: Languages) -> Iterator[Pair]:
+    """Yield the pair of `source, translation[, language[, weight]]`.
+
+    Raises:
+        LineError: too few or too many columns, or a field that can't be right.
+    """
+    if not 2 <= len(fields) <= len(columns):
+        raise LineError(f"{len(fields)} columns, expected {' '.join(columns)} (at least the first two)")
+    row = dict(zip(columns, fields, strict=False))
+    if not {"source", "translation"} <= row.keys():
+        raise LineError("the row ends before its source and translation columns")
+    language = row.get("language", "").strip()
+    try:
+        weight = float(row["weight"]) if row.get("weight", "").strip() else 1.0
+    except ValueError:
+        raise LineError(f"the weight {row['weight']!r} is not a number") from None
+    yield make_pair(row["source"], row["translation"], language or languages.single_target(), weight)
+
+
+def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
+    """Yield the pair of `source translation`, separated by a tab or by spaces.
+
+    Raises:
+        LineError: the line has not two columns.
+    """
+    fields = line.strip().split("\t") if "\t" in line else line.split()
+    if len(fields) != 2:
+        raise LineError(f"{len(fields)} columns, expected a source word and a translation")
+    yield make_pair(fields[0], fields[1], languages.single_target())
+
+
+def parse_jsonl(line: str, languages: Languages) -> Iterator[Pair]:
+    """Yield the pairs of `{"words": "bank $ 银行 $ banque"}` or `{"src_text": ..., "tgt_text": ...}`.
+
+    Raises:
+        LineError: the line is not JSON, or has neither form.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LineError(f"not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise LineError(f"a JSON object was expected, not {type(record).__name__}")
+    words, source_text, target_text = (record.get(key) for key in ("words", "src_text", "tgt_text"))
+    if isinstance(words, str):
+        source, *translations = words.split("$")
+        if not translations:
+            raise LineError('"words" needs a source word and a translation, separated by $')
+        for translation, language in zip(translations, _spread(languages.targets, len(translations)), strict=True):
+            yield make_pair(source, translation, language)
+    elif isinstance(source_text, str) and isinstance(target_text, str):
+        yield make_pair(source_text, target_text, languages.single_target())
+    else:
+        raise LineError('neither a text "words" nor texts "src_text" and "tgt_text"')
+
+
+def _spread(targets: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Return a language for each translation of a line; a single one holds for all."""
+    if len(targets) == 1:
+        return targets * count
+    if len(targets) != count:
+        raise LineError(f"{count} translations for {len(targets)} target languages ({','.join(targets)})")
+    return targets

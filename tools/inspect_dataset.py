@@ -1,0 +1,138 @@
+"""Look at baked documents: switched words marked, or the input against the labels, position by position.
+
+    python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --lexicon lexicon.tsv --documents 0 7
+    python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --random 5 --html look.html
+    python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --labels
+
+On a terminal original words are red and translations green; elsewhere they stand as [original→translation].
+"""
+
+import argparse
+import html
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.lexicon.output import atomic_text_file
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em }}
+pre {{ white-space: pre-wrap; font: inherit }} del {{ color: #b00020 }} ins {{ color: #006b3c; text-decoration: none }}
+table {{ border-collapse: collapse; font-family: monospace }} td, th {{ padding: 0 1em; text-align: left }}
+td {{ white-space: pre }} .switched {{ background: #fff3c4 }}</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and the description as it is written."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser.add_argument("dataset", type=Path, help="the dataset's path without .bin")
+    parser.add_argument("--tokenizer-model", type=Path, required=True, metavar="PATH", help="the tokenizer of the bake")
+    parser.add_argument(
+        "--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="of the bake; it knows the original words"
+    )
+    parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
+    parser.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
+    parser.add_argument("--documents", type=int, nargs="+", default=[], metavar="N", help="numbers, from 0")
+    parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="as many documents drawn at random")
+    parser.add_argument("--seed", type=int, default=1, help="seed of --random")
+    parser.add_argument("--labels", action="store_true", help="show input and label of every position")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    lexicon = None
+    if arguments.lexicon:
+        lexicon = read_lexicon(arguments.lexicon, arguments.source_language, arguments.target_language)
+    inspector = DatasetInspector(arguments.dataset, load_tokenizer(arguments.tokenizer_model), lexicon)
+    if not 0 <= arguments.random <= inspector.num_documents:
+        raise ConfigError(f"--random is {arguments.random}; the dataset has {inspector.num_documents} documents")
+    drawn = random.Random(arguments.seed).sample(range(inspector.num_documents), arguments.random)
+    documents = [*arguments.documents, *drawn] or [0]
+    if arguments.html:
+        body = "\n".join(_html(inspector, number, arguments.labels) for number in documents)
+        with atomic_text_file(arguments.html, arguments.overwrite) as stream:
+            stream.write(_PAGE.format(title=html.escape(str(arguments.dataset)), body=body))
+        return
+    console = Console(highlight=False, markup=False)
+    for number in documents:
+        sequences = inspector.rows(number) if arguments.labels else inspector.pieces(number)
+        console.rule(f"document {number}", align="left")
+        for sequence in sequences:
+            console.print(_table(sequence) if arguments.labels else _marked(sequence, console.is_terminal))
+
+
+def _marked(pieces: Sequence[Piece], with_colours: bool) -> Text:
+    text = Text()
+    for piece in pieces:
+        if piece.original is None:
+            text.append(piece.text)
+        elif with_colours:
+            text.append(piece.original, "red strike").append("→").append(piece.text, "bold green")
+        else:
+            text.append(f"[{piece.original}→{piece.text}]")
+    return text
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table("position", "input", "label")
+    for position, row in enumerate(rows):
+        label = Text("(nothing)", "dim") if row.label is None else Text(repr(row.label))
+        table.add_row(str(position), Text(repr(row.input)), label, style="yellow" if row.is_switched else None)
+    return table
+
+
+def _html(inspector: DatasetInspector, number: int, with_labels: bool) -> str:
+    parts = [f"<h2>Document {number}</h2>"]
+    if with_labels:
+        for rows in inspector.rows(number):
+            lines = [
+                f"<tr{' class=switched' if row.is_switched else ''}><td>{position}<td>{html.escape(repr(row.input))}"
+                f"<td>{'' if row.label is None else html.escape(repr(row.label))}"
+                for position, row in enumerate(rows)
+            ]
+            parts.append("<table><tr><th>position<th>input<th>label" + "".join(lines) + "</table>")
+    else:
+        for pieces in inspector.pieces(number):
+            marked = (
+                html.escape(piece.text)
+                if piece.original is None
+                else f"<del>{html.escape(piece.original)}</del> <ins>{html.escape(piece.text)}</ins>"
+                for piece in pieces
+            )
+            parts.append(f"<pre>{''.join(marked)}</pre>")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

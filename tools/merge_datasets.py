@@ -1,0 +1,43 @@
+"""Merge baked datasets into one: the documents of the first, then those of the second, and so on.
+
+    python tools/merge_datasets.py data/part0_text_document data/part1_text_document --output data/all_text_document
+
+Every dataset is verified first. Merged are only those that have the same tokenizer, type of tokens and
+end-of-document token and, where words were switched, the same lexicon.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_prealign.data.merge import merge_datasets
+from megatron_prealign.errors import PrealignError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET", help="path of a dataset without .bin")
+    parser.add_argument("--output", type=Path, required=True, help="path of the merged dataset without .bin")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    command = shlex.join(["merge_datasets.py", *(sys.argv[1:] if argv is None else argv)])
+    try:
+        manifest = merge_datasets(arguments.datasets, arguments.output, arguments.overwrite, command)
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    counts = manifest.content["counts"]
+    print(f"{arguments.output}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,50 @@
+"""Prove baked datasets sound, or say everything that is wrong with them: every byte is read.
+
+    python tools/verify_dataset.py data/en_text_document data/de_text_document --tokenizer-model tok/
+
+checks the manifest against its own hash, sizes and hashes of all files, header, pointers and document ends, the
+end-of-document token, that ids are in range, and that switch records are sorted, inside their sequences, and name
+labels and lexicon entries that exist. The exit status is 0 where all are sound, and 1 where one is not.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.data.verify import verify
+from megatron_prealign.errors import PrealignError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET", help="path of a dataset without .bin")
+    parser.add_argument("--tokenizer-model", type=Path, metavar="PATH", help="the tokenizer they must have")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: dataset to its problems")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
+        found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        for prefix, problems in found.items():
+            for problem in problems:
+                print(f"problem: {problem}")
+            print(f"{prefix}: {f'{len(problems)} problems' if problems else 'sound'}")
+    return 1 if any(found.values()) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
