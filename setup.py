@@ -25,6 +25,7 @@ CORE = [
     "pydantic>=2.10",
     "tyro>=1.0,<2",
     "pyyaml>=6.0",
+    "backports.zstd>=1.0",  # .zst input; unlike zstandard it tells where a file is cut short
     "rich>=13.7",
     "psutil>=5.9",  # megatron-core's sharded checkpoints import it without declaring it
     "tensorboard>=2.16",
@@ -35,7 +36,9 @@ EXTRAS = {
     # Fused layers, norms and optimizers. apex, which megatron-core also uses where it finds it,
     # is not on PyPI: NVIDIA's PyTorch images carry it.
     "gpu": ["transformer-engine[pytorch]>=2.0"],
-    "data": ["datatrove>=0.4", "gigatoken>=0.10", "zstandard>=0.22", "pyarrow>=15"],
+    "data": ["gigatoken>=0.10", "pyarrow>=15"],
+    # Bakes on clusters; Slurm needs datatrove alone.
+    "cluster": ["datatrove>=0.10", "ray>=2.40"],
     "logging": ["wandb>=0.18"],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
@@ -48,6 +51,8 @@ EXTRAS = {
         "mistral-common>=1.5",  # SentencePiece and tekken models of real size, for tests
         "pycountry>=24.6",  # real dictionaries: country names in 170 locales
         "regex>=2024.5",
+        "pyarrow>=15",
+        "gigatoken>=0.10",
     ],
 }
 

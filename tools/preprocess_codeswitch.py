@@ -20,7 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data.bake import bake
+from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.manifest import Manifest
 from megatron_prealign.data.tokenizer import load_tokenizer
@@ -42,10 +43,13 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="corpus files in order: .jsonl, .json, .ndjson (an object a line) or .txt (a document a line), also .gz",
+        metavar="PATH",
+        help="files, folders and globs, baked in this order: .jsonl, .json, .ndjson (an object a line), .txt (a "
+        "document a line), each also with .gz or .zst, and .parquet",
     )
-    corpus.add_argument("--json-key", default="text", help="key of the text in JSON lines; part of the output's name")
+    corpus.add_argument(
+        "--json-key", default="text", help="key of the text, or column of parquet; part of the output's name"
+    )
     corpus.add_argument(
         "--tokenizer-model",
         type=Path,
@@ -54,6 +58,25 @@ def build_parser() -> argparse.ArgumentParser:
     )
     corpus.add_argument(
         "--append-eod", action="store_true", help="end each document with the tokenizer's end-of-document token"
+    )
+    corpus.add_argument(
+        "--bos",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="begin each document with the begin-of-document token; auto: if the tokenizer does so by itself",
+    )
+    corpus.add_argument(
+        "--split-sentences",
+        metavar="LANGUAGE",
+        dest="sentence_language",
+        help="make each sentence a sequence, found by nltk's Punkt model of this language (english, german, ...), "
+        "which must be on disk",
+    )
+    corpus.add_argument(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do about a line without a usable text: end, or count it and leave it out",
     )
     switch = parser.add_argument_group("code-switch")
     switch.add_argument("--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries; merged")
@@ -74,7 +97,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
-    output.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not change")
+    output.add_argument("--resume", action="store_true", help="go on with a bake that was interrupted")
+    output.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes, or tasks of a cluster; the bytes do not change",
+    )
+    output.add_argument(
+        "--backend",
+        choices=("auto", "reference", "gigatoken"),
+        default="auto",
+        help="who encodes: the tokenizer's own library, or gigatoken; auto: gigatoken where its ids are the same on a "
+        "probe of the corpus",
+    )
     looking = parser.add_argument_group("instead of baking")
     looking.add_argument(
         "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
@@ -96,6 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
 
 
 def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -112,11 +151,16 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         case_transfer=arguments.case_transfer,
         seed=arguments.seed,
         append_eod=arguments.append_eod,
+        bos=arguments.bos,
+        sentence_language=arguments.sentence_language,
+        backend=arguments.backend,
         num_workers=arguments.workers,
+        on_error=arguments.on_error,
         overwrite=arguments.overwrite,
+        resume=arguments.resume,
         command=shlex.join(["preprocess_codeswitch.py", *argv]),
     )
-    manifest = bake(options)
+    manifest = bake(options, log=lambda message: print(f"bake: {message}", file=sys.stderr))
     Console().print(report(options, manifest))
     if options.codeswitch_ratio > 0 and not manifest.content["counts"]["covered"]:
         print(
@@ -132,6 +176,10 @@ def report(options: BakeOptions, manifest: Manifest) -> Table:
     counts, seconds = manifest.content["counts"], max(manifest.provenance["seconds"], 1e-3)
     table = Table(title=str(options.dataset_prefix), show_header=False, title_justify="left")
     table.add_row("documents", f"{counts['documents']:,}")
+    if counts["skipped"]:
+        table.add_row("lines left out", f"{counts['skipped']:,}")
+        for example in manifest.provenance["skipped_examples"][:3]:
+            table.add_row("", example)
     table.add_row("tokens", f"{counts['tokens']:,}  ({counts['tokens'] / seconds:,.0f} a second)")
     table.add_row("words", f"{counts['words']:,}")
     if manifest.content["lexicon_fingerprint"]:
