@@ -1,7 +1,8 @@
-"""Real multilingual text and dictionaries of Debian, for the benchmarks; never committed.
+"""Real multilingual text and a dictionary of Debian, for the benchmarks; never committed.
 
-The text is LibreOffice's help (MPL-2.0) in 24 languages, a page a document, every line once; the dictionaries are
-FreeDict's (GPL). They are downloaded with `apt-get download`, which needs no root, and unpacked beside each other.
+The text is LibreOffice's help (MPL-2.0) in 24 languages, a page a document, every line once; the dictionary is
+FreeDict's English-German (GPL). They are downloaded with `apt-get download`, which needs no root, and unpacked beside
+each other.
 """
 
 import argparse
@@ -20,7 +21,7 @@ LANGUAGES = (
     *("en-us", "de", "fr", "es", "it", "pl", "pt-br", "ru", "zh-cn", "zh-tw", "ja", "ko", "hi", "tr", "nl", "sv"),
     *("cs", "da", "el", "fi", "hu", "pt", "ca", "vi"),
 )
-DICTIONARIES = ("eng-deu", "eng-ara", "eng-hin", "eng-spa")
+DICTIONARIES = ("eng-deu",)
 # Elements that end a line of text.
 _BLOCKS = frozenset(
     (
@@ -102,7 +103,7 @@ def _pages(folder: Path) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Fetch the samples unless they are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("data/samples"), help="folder to fill")
+    parser.add_argument("--output", type=Path, default=Path("data-samples/text"), help="folder to fill")
     output = parser.parse_args(argv).output
     if output.is_dir():
         print(f"{output}: already there")

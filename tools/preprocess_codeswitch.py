@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from megatron_prealign.data.bake import bake
+from megatron_prealign.data.bake import bake, submit
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.manifest import Manifest
@@ -37,6 +37,19 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    _add_corpus(parser)
+    _add_switch(parser)
+    _add_output(parser)
+    looking = parser.add_argument_group("instead of baking")
+    looking.add_argument(
+        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+    )
+    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
+    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
+    return parser
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
     corpus = parser.add_argument_group("corpus and tokenizer")
     corpus.add_argument(
         "--input",
@@ -78,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do about a line without a usable text: end, or count it and leave it out",
     )
+
+
+def _add_switch(parser: argparse.ArgumentParser) -> None:
     switch = parser.add_argument_group("code-switch")
     switch.add_argument("--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries; merged")
     switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
@@ -92,6 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="also match Capitalised and CAPITALS words, and give their translations that form",
     )
     switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output and running")
     output.add_argument(
         "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
@@ -111,13 +130,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="who encodes: the tokenizer's own library, or gigatoken; auto: gigatoken where its ids are the same on a "
         "probe of the corpus",
     )
-    looking = parser.add_argument_group("instead of baking")
-    looking.add_argument(
-        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+    output.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="who runs the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a file system "
+        "that all nodes share",
     )
-    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
-    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
-    return parser
+    output.add_argument(
+        "--cluster",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for Slurm: partition, time, memory_gb and venv (its activate script), the rest goes to sbatch; for Ray: "
+        "address and memory_gb",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,9 +185,15 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         on_error=arguments.on_error,
         overwrite=arguments.overwrite,
         resume=arguments.resume,
+        executor=arguments.executor,
+        cluster=_settings(arguments.cluster),
         command=shlex.join(["preprocess_codeswitch.py", *argv]),
     )
-    manifest = bake(options, log=lambda message: print(f"bake: {message}", file=sys.stderr))
+    if options.executor == "slurm":
+        job_id = submit(options, _log)
+        print(f"submitted; Slurm job {job_id} gives the dataset its name when all tasks are done")
+        return 0
+    manifest = bake(options, log=_log)
     Console().print(report(options, manifest))
     if options.codeswitch_ratio > 0 and not manifest.content["counts"]["covered"]:
         print(
@@ -169,6 +202,17 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _log(message: str) -> None:
+    print(f"bake: {message}", file=sys.stderr)
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, str]:
+    wrong = [f"--cluster {pair}: not NAME=VALUE" for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ConfigError(wrong)
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def report(options: BakeOptions, manifest: Manifest) -> Table:

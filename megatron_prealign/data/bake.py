@@ -10,9 +10,9 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ from megatron_prealign.data.bake_options import BakeOptions, option_problems
 from megatron_prealign.data.codeswitch import SwitchCounts
 from megatron_prealign.data.compile_lexicon import compile_lexicon
 from megatron_prealign.data.documents import read_texts
-from megatron_prealign.data.encoding import Backend, probe_gigatoken, probe_of
+from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
 from megatron_prealign.data.executors import bake_locally
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
@@ -41,6 +41,7 @@ from megatron_prealign.lexicon.output import sync
 
 _PROBE_BYTES = 200_000
 _PROBED_PIECES = 20
+_PROBED_WORDS = 2000
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class _Materials:
     tokenizer: Tokenizer
     lexicon: Lexicon | None
     table: SwitchTable
+    backend: Backend
     bos_id: int | None
 
 
@@ -73,7 +75,8 @@ def bake(
     materials = _prepare(options, log)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
     with _locked(options.work_folder):
-        job = _open_job(options, materials, log)
+        shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
+        job = _open_job(options, materials)
         try:
             _run_tasks(options, job, show_progress)
             return _finish(options, materials, job, started)
@@ -104,9 +107,12 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
         raise DataError(problems)
     for note in notes:
         log(note)
-    table = _compile(options, tokenizer, lexicon)
+    pieces = cut_into_pieces(paths)
+    words = [entry.word for entry in lexicon.entries[:_PROBED_WORDS]] if lexicon else []
+    backend = _choose_backend(options, pieces, words, tokenizer, log)
+    table = _compile(options, tokenizer, lexicon, backend)
     begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
-    return _Materials(cut_into_pieces(paths), tokenizer, lexicon, table, tokenizer.bos_id if begins else None)
+    return _Materials(pieces, tokenizer, lexicon, table, backend, tokenizer.bos_id if begins else None)
 
 
 def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
@@ -146,13 +152,13 @@ def _locked(work_folder: Path) -> Iterator[None]:
             Path(stream.name).unlink()
 
 
-def _open_job(options: BakeOptions, materials: _Materials, log: Callable[[str], None]) -> Job:
+def _open_job(options: BakeOptions, materials: _Materials) -> Job:
     tokenizer, lexicon = materials.tokenizer, materials.lexicon
     settings = JobSettings(
         tokenizer_path=str(tokenizer.path.absolute()),
         tokenizer_fingerprint=tokenizer.fingerprint,
         lexicon_fingerprint=lexicon.fingerprint if lexicon else None,
-        backend=_choose_backend(options, materials, log),
+        backend=materials.backend,
         json_key=options.json_key,
         ratio=options.codeswitch_ratio,
         seed=options.seed,
@@ -172,27 +178,34 @@ def _open_job(options: BakeOptions, materials: _Materials, log: Callable[[str], 
     )
 
 
-def _compile(options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None) -> SwitchTable:
-    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, options.case_transfer)
+def _compile(options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None, backend: Backend) -> SwitchTable:
+    encoder = make_encoder(tokenizer, backend, is_parallel=True)
+    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, options.case_transfer, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
         raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
     return table
 
 
-def _choose_backend(options: BakeOptions, materials: _Materials, log: Callable[[str], None]) -> Backend:
+def _choose_backend(
+    options: BakeOptions,
+    pieces: Sequence[Piece],
+    words: Sequence[str],
+    tokenizer: Tokenizer,
+    log: Callable[[str], None],
+) -> Backend:
     if options.backend == "reference":
         return "reference"
     # Pieces from everywhere in the corpus: languages often come one after the other.
-    step = max(1, len(materials.pieces) // _PROBED_PIECES)
+    step = max(1, len(pieces) // _PROBED_PIECES)
     probe = [
         text
-        for piece in materials.pieces[::step]
+        for piece in pieces[::step]
         for text in probe_of(
             (batch.texts for batch in read_texts(piece, options.json_key)), _PROBE_BYTES // _PROBED_PIECES
         )
     ]
-    reason = probe_gigatoken(materials.tokenizer, probe)
+    reason = probe_gigatoken(tokenizer, [*probe, "\n".join(words)])
     if reason is None:
         log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
         return "gigatoken"
@@ -213,7 +226,38 @@ def _run_tasks(options: BakeOptions, job: Job, show_progress: bool) -> None:
             consumed += job.pieces[number].size
             progress.update(consumed, documents, tokens)
 
-        bake_locally(job, options.num_workers, count)
+        if options.executor == "ray":
+            from megatron_prealign.data.clusters import bake_on_ray  # deferred: datatrove and ray are optional
+
+            bake_on_ray(job, options.num_workers, options.cluster)
+        else:
+            bake_locally(job, options.num_workers, count)
+
+
+def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
+    """Submit a bake to Slurm and return the id of the job that finishes it.
+
+    Raises:
+        DataError: Every problem of the options at once, before anything is written.
+    """
+    from megatron_prealign.data.clusters import submit_to_slurm
+
+    materials = _prepare(options, log)
+    options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+    job = _open_job(options, materials)
+    return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
+
+
+class Finish:
+    """The last job of a bake on a cluster: it bakes what the tasks could not, and makes one dataset of the shards."""
+
+    def __init__(self, options: BakeOptions) -> None:
+        """Take what was asked for."""
+        self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
+
+    def __call__(self, data: object, rank: int, world_size: int) -> None:
+        """Run; the arguments are datatrove's."""
+        bake(self._options, show_progress=False, log=print)
 
 
 def _finish(options: BakeOptions, materials: _Materials, job: Job, started: float) -> Manifest:
@@ -223,9 +267,16 @@ def _finish(options: BakeOptions, materials: _Materials, job: Job, started: floa
     files, counts, skipped = _merge(options, materials.tokenizer, job, staged)
     provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
     manifest = Manifest(_content(options, materials, files, counts), provenance)
+    job.may_replace()
     _publish(staged, prefix, manifest)
-    shutil.rmtree(job.folder)
+    # A folder that is half removed would look like a bake to go on with.
+    os.replace(job.folder, _done_folder(job.folder))
+    shutil.rmtree(_done_folder(job.folder))
     return manifest
+
+
+def _done_folder(work_folder: Path) -> Path:
+    return work_folder.with_name(f"{work_folder.name}-done")
 
 
 def _merge(

@@ -1,7 +1,9 @@
 """What to bake, and everything that can be wrong with it before anything is read."""
 
 import os
+import shutil
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +87,21 @@ def option_problems(options: BakeOptions) -> list[str]:
         problems.append(f"--workers {options.num_workers}: must be at least 1")
     if options.resume and options.overwrite:
         problems.append("--resume and --overwrite: the one goes on with what is there, the other starts again")
-    return [*problems, *_output_problems(options)]
+    return [*problems, *_executor_problems(options), *_output_problems(options)]
+
+
+def _executor_problems(options: BakeOptions) -> list[str]:
+    needs = {"local": (), "slurm": ("datatrove",), "ray": ("datatrove", "ray")}[options.executor]
+    missing = [name for name in needs if find_spec(name) is None]
+    problems = []
+    if missing:
+        names = " and ".join(missing)
+        problems.append(f"--executor {options.executor}: needs {names}; install megatron-prealign[cluster]")
+    if options.executor == "slurm" and "partition" not in options.cluster:
+        problems.append("--executor slurm: name the partition with --cluster partition=NAME")
+    if options.executor == "slurm" and shutil.which("sbatch") is None:
+        problems.append("--executor slurm: no sbatch here; run this on a machine that submits jobs")
+    return problems
 
 
 def final_paths(prefix: Path) -> list[Path]:
@@ -98,8 +114,7 @@ def _output_problems(options: BakeOptions) -> list[str]:
     prefix = options.dataset_prefix
     existing = [path for path in final_paths(prefix) if path.exists()]
     goes_on = options.resume and options.work_folder.exists()
-    # Without a manifest they are what a bake could not finish giving names to.
-    is_own = goes_on and (may_overwrite(options.work_folder) or not manifest_path(prefix).exists())
+    is_own = goes_on and may_overwrite(options.work_folder)
     if existing and not options.overwrite and not is_own:
         names = ", ".join(map(str, existing))
         problems.append(f"{names}: already there; choose another --output-prefix or pass --overwrite")

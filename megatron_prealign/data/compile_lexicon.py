@@ -174,7 +174,7 @@ def _encode_lines(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], 
     ids, lengths = encoder.encode(texts)
     is_break = ids == break_ids[-1]
     breaks = np.flatnonzero(is_break)
-    if len(breaks) != len(words) or any("\n" in word for word in words):
+    if len(breaks) != len(words) or sum(text.count("\n") for text in texts) != len(words):
         return nothing
     # What a library puts before the first line break of a text belongs to no word.
     text_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))

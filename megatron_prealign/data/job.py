@@ -85,9 +85,12 @@ class Job:
             shutil.rmtree(folder, ignore_errors=True)
             job.shard_prefix(0).parent.mkdir(parents=True)
             table.save(folder / "table")
-        with atomic_text_file(folder / "job.json", overwrite=True) as stream:
-            json.dump(job._description() | {"on_error": settings.on_error, "overwrite": overwrite}, stream, indent=2)
+        job._write(overwrite)
         return job
+
+    def may_replace(self) -> None:
+        """Remember that what is under the final names from now on is this bake's, or may be replaced by it."""
+        self._write(overwrite=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Job":
@@ -123,6 +126,12 @@ class Job:
         with atomic_text_file(self.problems_path(number), overwrite=True) as stream:
             json.dump(list(problems), stream)
 
+    def read_problems(self, number: int) -> list[str]:
+        """Return what `report_problems` left."""
+        path = self.problems_path(number)
+        problems: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return problems
+
     def problems_path(self, number: int) -> Path:
         """Return where `report_problems` writes."""
         return Path(f"{self.shard_prefix(number)}.problems")
@@ -133,6 +142,11 @@ class Job:
         modified = {path: path.stat().st_mtime_ns for path in {piece.path for piece in self.pieces}}
         pieces = [[str(piece.path), piece.start, piece.stop, piece.size, modified[piece.path]] for piece in self.pieces]
         return {"settings": settings, "pieces": pieces, "table": _version_of_shards()}
+
+    def _write(self, overwrite: bool) -> None:
+        more = {"on_error": self.settings.on_error, "overwrite": overwrite}
+        with atomic_text_file(self.folder / "job.json", overwrite=True) as stream:
+            json.dump(self._description() | more, stream, indent=2)
 
     def _check_unchanged(self) -> None:
         before = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
