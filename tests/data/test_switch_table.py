@@ -5,8 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from megatron_prealign.data import compile_lexicon as compile_module
 from megatron_prealign.data import switch_table
-from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, compile_lexicon, spread
+from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, spread
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.lexicon import Lexicon, Translation
 
@@ -84,6 +86,7 @@ def test_a_hash_is_never_trusted(tokenizer: Tokenizer, table: SwitchTable, monke
     expected = look_up(table, words)
     assert set(expected) == {4, -1}
     monkeypatch.setattr(switch_table, "hash_words", collide)
+    monkeypatch.setattr(compile_module, "hash_words", collide)
     assert look_up(compile_lexicon(make_lexicon(PAIRS), tokenizer), words) == expected
 
 
@@ -110,7 +113,7 @@ def test_an_empty_lexicon_finds_nothing(bpe: Tokenizer) -> None:
 @pytest.mark.parametrize("draw", [np.random.default_rng(3).random, lambda n: np.arange(n) / n])
 def test_choices_follow_the_weights(draw: Callable[[int], np.ndarray]) -> None:
     weights = [[1.0], [3.0, 1.0], [0.1, 0.2, 0.7], [5.0]]
-    choice = WeightedChoice.of(weights)
+    choice = WeightedChoice.of(np.concatenate(weights), np.array([len(group) for group in weights]))
     assert choice.offsets.tolist() == [0, 1, 3, 6, 7]
     number = 20_000
     for group, group_weights in enumerate(weights):
@@ -120,7 +123,7 @@ def test_choices_follow_the_weights(draw: Callable[[int], np.ndarray]) -> None:
 
 
 def test_a_draw_next_to_one_stays_in_its_group() -> None:
-    choice = WeightedChoice.of([[1.0, 2.0]] * 100_000)
+    choice = WeightedChoice.of(np.tile([1.0, 2.0], 100_000), np.full(100_000, 2))
     groups = np.arange(100_000)
     items = choice.choose(groups, np.full(100_000, 1 - 2.0**-53))
     assert (items == 2 * groups + 1).all()
