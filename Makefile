@@ -4,7 +4,7 @@ PYTHON ?= python3
 SEEDS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
-CHECKED := megatron_prealign tools examples tests setup.py $(wildcard pretrain_prealign.py)
+CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format clean
