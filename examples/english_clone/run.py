@@ -21,18 +21,29 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from steps import REPOSITORY, Runner, Step, StepError, format_seconds, write_json, write_text
 
 from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.evaluation.report import Row, Run, compare, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from steps import (
+    REPOSITORY,
+    Runner,
+    Step,
+    StepError,
+    count_cores,
+    format_seconds,
+    from_repository,
+    make_step,
+    side_by_side_environment,
+    write_json,
+    write_text,
+)
+
 EXAMPLE = Path("examples/english_clone")
 BASELINE, METHOD = "joint", "PreAlign"
 CLONE_SHARE = 0.05
-
-# Without these, glibc hands the logits of every step back to the system and asks for them again: a third of the time.
-MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -208,12 +219,6 @@ class Outcome:
         ]
 
 
-def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *depends_on: Step, **options: Any) -> Step:
-    """Make a step that runs a Python script of the repository."""
-    words = (sys.executable, *map(str, command))
-    return Step(name, words, tuple(outputs), depends_on, **options)
-
-
 def last_tokens(metrics_path: Path) -> int:
     """Return the tokens a run has seen at its last record, word tokens counted."""
     lines = metrics_path.read_text(encoding="utf-8").splitlines()
@@ -239,16 +244,6 @@ def remaining_steps(joint_steps: int, step_tokens: int, tokens_seen: int) -> int
             "stage 2; lower --align-steps or raise --steps"
         )
     return remaining
-
-
-def from_repository(path: Path) -> Path:
-    """Return an absolute path relative to the repository if it lies in it: commands run there, and read better."""
-    return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
-
-
-def count_cores() -> int:
-    """Return the processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_run(experiment: Experiment, runner: Runner) -> dict[str, Any]:
@@ -326,9 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     arguments.output = from_repository(arguments.output.resolve())
     os.chdir(REPOSITORY)
-    # One thread each: two trainings on two cores; idle threads of a larger pool would only wait for each other.
-    environment = {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // 2)), "TQDM_DISABLE": "1"}
-    runner = Runner(arguments.output, Console(), environment, redo=arguments.redo)
+    runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
     try:
         if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
             raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")

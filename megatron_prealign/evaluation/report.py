@@ -5,7 +5,7 @@ nothing is written; callers write the returned page.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.records import last_records, read_records
 
 LANGUAGE_NAMES = {"en": "English", "clone": "English-Clone"}
 
@@ -68,23 +69,19 @@ def read_run(method: str, seed: int, metrics_paths: Sequence[Path], evaluation_p
         DataError: naming every file that is missing, empty or no JSON.
     """
     problems: list[str] = []
-    stages = [_read_lines(path, problems) for path in metrics_paths]
-    evaluation = _read_lines(evaluation_path, problems, whole=True)
+    stages = [read_records(path, problems) for path in metrics_paths]
+    evaluation = _read_evaluation(evaluation_path, problems)
     if problems:
         raise DataError(problems)
-    return Run(method, seed, tuple(join_stages(stages)), evaluation[0])
+    return Run(method, seed, tuple(join_stages(stages)), evaluation)
 
 
 def join_stages(stages: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Join the records of consecutive stages so that "tokens" goes on where the stage before ended.
-
-    A run that was resumed has written the records after its checkpoint twice; the later ones count.
-    """
+    """Join the records that count of consecutive stages: "tokens" goes on where the stage before ended."""
     joined: list[dict[str, Any]] = []
     seen = 0
     for records in stages:
-        latest = {(record["kind"], record["tokens"]): record for record in records}
-        joined += [{**record, "tokens": record["tokens"] + seen} for record in latest.values()]
+        joined += [{**record, "tokens": record["tokens"] + seen} for record in last_records(records)]
         seen = max((record["tokens"] for record in joined), default=0)
     return joined
 
@@ -156,27 +153,6 @@ def rows_as_json(rows: Sequence[Row], baseline: str, method: str) -> list[dict[s
     ]
 
 
-def series(run: Run, kind: str, name: str, language: str | None = None) -> tuple[list[int], list[float]]:
-    """Return tokens seen and values of one measure over a run.
-
-    Args:
-        run: the run.
-        kind: "train" or "valid".
-        name: key of the record, for example "lm_loss".
-        language: key inside it where the measure is one for each language.
-    """
-    tokens: list[int] = []
-    values: list[float] = []
-    for record in run.metrics:
-        value: Any = record.get(name) if record.get("kind") == kind else None
-        if language is not None and isinstance(value, Mapping):
-            value = value.get(language)
-        if isinstance(value, int | float):
-            tokens.append(record["tokens"])
-            values.append(float(value))
-    return tokens, values
-
-
 def _seed(run: Run) -> int:
     return run.seed
 
@@ -209,18 +185,13 @@ def _verdict(row: Row) -> str:
     return f"{change}{agreement}"
 
 
-def _read_lines(path: Path, problems: list[str], *, whole: bool = False) -> list[dict[str, Any]]:
-    """Read a file of JSON lines, or one JSON object; add what is wrong with it to problems."""
+def _read_evaluation(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read what tools/evaluate.py wrote; add what is wrong with it to problems."""
+    evaluation: dict[str, Any] = {}
     try:
-        text = path.read_text(encoding="utf-8")
-        documents = [text] if whole else [line for line in text.splitlines() if line.strip()]
-        records = [json.loads(document) for document in documents]
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(f"{path}: {error.strerror}; run the step that writes it")
-        return [{}]
     except json.JSONDecodeError as error:
         problems.append(f"{path}: no JSON ({error}); remove it and run the step that writes it again")
-        return [{}]
-    if not records:
-        problems.append(f"{path}: empty; remove it and run the step that writes it again")
-    return records
+    return evaluation

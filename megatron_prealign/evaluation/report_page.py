@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file without external resources, readable in light and dark."""
+"""The page of a report: the comparison of two methods, their curves, and how they were run."""
 
 import html
 import json
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+from megatron_prealign.evaluation.page import html_figure, html_folded, html_page, html_table
 from megatron_prealign.evaluation.report import (
     LANGUAGE_NAMES,
     PAIR_SETS,
@@ -17,22 +18,6 @@ from megatron_prealign.evaluation.report import (
     retrieval,
 )
 from megatron_prealign.evaluation.report_plots import plot_losses, plot_retrieval, tap_names
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1.25rem;
-  background: Canvas; color: CanvasText; }
-h1 { font-size: 1.7rem; margin-bottom: .25rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
-.lead { opacity: .8; margin-top: .4rem; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .7rem; border-bottom: 1px solid color-mix(in srgb, CanvasText 22%, transparent); }
-th { text-align: left; } td { text-align: right; } thead th:not(:first-child) { text-align: right; }
-figure { margin: 1rem 0; overflow-x: auto; } figcaption { opacity: .8; font-size: .92rem; }
-pre { overflow-x: auto; padding: .8rem; border-radius: .4rem; font-size: .82rem;
-  background: color-mix(in srgb, CanvasText 7%, transparent); }
-ul { list-style: none; padding-left: .7rem; }
-summary { cursor: pointer; } .scroll { overflow-x: auto; }
-"""
 
 
 @dataclass(frozen=True)
@@ -68,23 +53,18 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
         runs: all runs behind it, whose curves are plotted.
     """
     methods = (page.baseline, page.method)
-    losses = _figure(
+    losses = html_figure(
         plot_losses(runs, methods, page.loss_languages),
         _describe_losses(page, runs),
         f"Validation loss over all tokens seen, those of word pairs counted. Dotted: {page.method} passes from stage 1 "
         "(align-init) to stage 2 (pretrain), whose English is code-switched, here too; the table compares plain text.",
     )
-    by_tap = _figure(
+    by_tap = html_figure(
         plot_retrieval(runs, methods, page.pair, page.num_layers),
         "P@1 of word translation by tap for each method; the numbers are in the table below the plot.",
         "How often the nearest word of the other language is the translation, from the embedding to the last layer.",
     )
-    details = "".join(
-        f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(_as_text(content))}</pre></details>"
-        for name, content in page.details.items()
-    )
     parts = [
-        f"<h1>{html.escape(page.title)}</h1><p class='lead'>{html.escape(page.lead)}</p>",
         _result_table(rows, methods),
         f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in page.notes)}</ul>" if page.notes else "",
         "<h2>Loss</h2>",
@@ -92,21 +72,19 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
         "<h2>Word retrieval by tap</h2>",
         by_tap,
         f"<details><summary>P@1 in numbers</summary>{_tap_table(page, runs)}</details>",
-        f"<h2>How it was run</h2>{details}",
+        "<h2>How it was run</h2>",
+        html_folded({name: _as_text(content) for name, content in page.details.items()}),
     ]
-    head = (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(page.title)}</title><style>{STYLE}</style></head><body><main>"
-    )
-    return head + "\n".join(parts) + "</main></body></html>\n"
+    return html_page(page.title, page.lead, parts)
 
 
 def _result_table(rows: Sequence[Row], methods: tuple[str, str]) -> str:
     num_seeds = len(rows[0].baseline)
     spread = f"; {explain_spread(num_seeds)}" if num_seeds > 1 else ""
     headings = ["measure", *methods, f"{methods[1]} vs {methods[0]}"]
-    return _table(headings, format_rows(rows)) + f"<p class='lead'>↓ lower is better, ↑ higher is better{spread}.</p>"
+    return (
+        html_table(headings, format_rows(rows)) + f"<p class='lead'>↓ lower is better, ↑ higher is better{spread}.</p>"
+    )
 
 
 def _tap_table(page: Page, runs: Sequence[Run]) -> str:
@@ -121,25 +99,7 @@ def _tap_table(page: Page, runs: Sequence[Run]) -> str:
             values = [mean(tap) for tap in zip(*(retrieval(run, pair_set, page.pair) for run in found), strict=True)]
             names = tap_names(len(values), page.num_layers)
             rows.append((f"{method}, {title}", *(f"{value:.3f}" for value in values)))
-    return _table(["method, words", *names], rows)
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return an HTML table whose first column heads its rows."""
-    head = "".join(f"<th scope='col'>{html.escape(heading)}</th>" for heading in headings)
-    body = "".join(
-        f"<tr><th scope='row'>{html.escape(cells[0])}</th>"
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells[1:])
-        + "</tr>"
-        for cells in rows
-    )
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _figure(svg: str, alternative: str, caption: str) -> str:
-    """Return a figure with a text alternative for the drawing."""
-    drawing = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alternative, quote=True)}" ', 1)
-    return f"<figure>{drawing}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return html_table(["method, words", *names], rows)
 
 
 def _describe_losses(page: Page, runs: Sequence[Run]) -> str:

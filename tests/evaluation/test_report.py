@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.report import Run, compare, join_stages, read_run, rows_as_json, series, text_table
+from megatron_prealign.evaluation.records import series
+from megatron_prealign.evaluation.report import Run, compare, join_stages, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
 from megatron_prealign.evaluation.report_plots import plot_losses, tap_names
 
@@ -35,8 +36,9 @@ def metrics(stage: str, tokens: list[int]) -> list[dict[str, Any]]:
     """Return a training and a validation record at each number of tokens."""
     records: list[dict[str, Any]] = []
     for count in tokens:
-        records.append({"kind": "train", "stage": stage, "tokens": count, "lm_loss": 8.0 - count / 100})
-        records.append({"kind": "valid", "stage": stage, "tokens": count, "loss": {"en": 4.0, "clone": 5.0}})
+        place = {"stage": stage, "step": count, "tokens": count}
+        records.append({"kind": "train", **place, "lm_loss": 8.0 - count / 100})
+        records.append({"kind": "valid", **place, "loss": {"en": 4.0, "clone": 5.0}})
     return records
 
 
@@ -59,7 +61,7 @@ def test_records_written_twice_by_a_resumed_run_count_once() -> None:
     first, again = metrics("pretrain", [100, 200]), metrics("pretrain", [200, 300])
     again[0]["lm_loss"] = 1.5
     run = Run("joint", 1, tuple(join_stages([first + again])), {})
-    assert series(run, "train", "lm_loss") == ([100, 200, 300], [7.0, 1.5, 5.0])
+    assert series(run.metrics, "train", "lm_loss", axis="tokens") == ([100, 200, 300], [7.0, 1.5, 5.0])
 
 
 def test_comparison_holds_perplexities_and_mean_retrieval() -> None:
@@ -99,13 +101,6 @@ def test_terminal_table_shows_mean_deviation_and_agreement() -> None:
     assert "250.0 ± 173.2" in text
     assert "× 0.83 (2/3)" in text
     assert "+0.300 (3/3)" in text
-
-
-def test_series_follow_one_measure() -> None:
-    run = runs()[1]
-    assert series(run, "train", "lm_loss") == ([50, 100, 300, 500], [7.5, 7.0, 6.0, 4.0])
-    assert series(run, "valid", "loss", "clone") == ([50, 100, 300, 500], [5.0] * 4)
-    assert series(run, "valid", "loss", "de") == ([], [])
 
 
 @pytest.mark.parametrize(("num_taps", "last"), [(5, "4"), (6, "output")])

@@ -1,6 +1,7 @@
-"""Makes the demo's scripts importable, as they are when run from their folder."""
+"""Makes the scripts of the examples importable, as they are when run from their folder."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples/english_clone"))
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path[:0] = [str(EXAMPLES / name) for name in ("english_clone", "real_lexicons", "")]

@@ -1,0 +1,194 @@
+"""Align-init on real dictionaries: English-German and English-Chinese, beside language modelling without alignment.
+
+Every step is a command line that is printed as it runs and can be typed by hand. Finished steps are reused.
+
+    python examples/real_lexicons/align.py
+    python examples/real_lexicons/align.py --output runs/real_lexicons_long --steps 1000
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from megatron_prealign.errors import ConfigError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from steps import (
+    REPOSITORY,
+    Runner,
+    Step,
+    StepError,
+    count_cores,
+    format_seconds,
+    from_repository,
+    make_step,
+    side_by_side_environment,
+)
+
+EXAMPLE = Path("examples/real_lexicons")
+LANGUAGES = ("en", "de", "zh")
+STAGES = {"align_init": "align_init", "lm_only": "pretrain"}
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measure align-init on FreeDict English-German and CC-CEDICT.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/real_lexicons", help="folder of everything")
+    parser.add_argument("--steps", type=int, default=250, help="optimizer steps of both runs")
+    parser.add_argument("--num-words", type=int, default=5000, help="English words, the most frequent ones")
+    parser.add_argument("--max-translations", type=int, default=2, help="translations of a word in each language")
+    parser.add_argument("--vocab-size", type=int, default=16000, help="tokens for all three languages")
+    parser.add_argument("--seed", type=int, default=1, help="seed of weights, data order and held-out words")
+    parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
+    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The steps of the experiment, as command lines."""
+
+    arguments: argparse.Namespace
+
+    @property
+    def folder(self) -> Path:
+        """Folder of everything."""
+        return Path(self.arguments.output)
+
+    @property
+    def lexicons(self) -> tuple[Path, Path]:
+        """Trained and held-out word pairs."""
+        return self.folder / "lexicon/lexicon.tsv", self.folder / "lexicon/held_out.tsv"
+
+    def sources(self) -> Step:
+        """Download dictionaries and text."""
+        command: list[object] = [EXAMPLE / "sources.py", "--output", self.folder / "sources"]
+        if self.arguments.packages:
+            command += ["--packages", self.arguments.packages.resolve()]
+        return make_step("sources", command, [self.folder / "sources"])
+
+    def lexicon(self) -> Step:
+        """Filter, rank and split the dictionaries."""
+        command: list[object] = [EXAMPLE / "lexicons.py", "--sources", self.folder / "sources"]
+        command += ["--num-words", self.arguments.num_words, "--seed", self.arguments.seed]
+        command += ["--max-translations", self.arguments.max_translations, "--output", self.folder / "lexicon"]
+        return make_step("lexicon", command, [self.folder / "lexicon"], self.sources())
+
+    def tokenizer(self) -> Step:
+        """Train one tokenizer on the text of all languages."""
+        command: list[object] = ["tools/train_tokenizer.py", "--vocab-size", self.arguments.vocab_size]
+        for language in LANGUAGES:
+            command += ["--input", f"{language}={self.folder}/sources/{language}.jsonl"]
+        output = self.folder / "tokenizer"
+        return make_step("tokenizer", [*command, "--output", output], [output], self.sources())
+
+    def bake(self) -> list[Step]:
+        """Bake the text of each language."""
+        steps = []
+        for language in LANGUAGES:
+            command: list[object] = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text"]
+            command += ["--input", self.folder / f"sources/{language}.jsonl", "--output-prefix", self.folder / language]
+            command += ["--tokenizer-model", self.folder / "tokenizer"]
+            outputs = [self.folder / f"{language}_text_document{suffix}" for suffix in (".bin", ".idx", ".json")]
+            steps.append(make_step(f"bake_{language}", command, outputs, self.tokenizer()))
+        return steps
+
+    def train(self, name: str) -> Step:
+        """Train one of the two runs through torchrun, on one process; both measure the same word pairs."""
+        run = self.folder / name
+        blend = [
+            {"prefix": str(self.folder / f"{language}_text_document"), "weight": 1.0, "language": language}
+            for language in LANGUAGES
+        ]
+        command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1]
+        command += ["pretrain_prealign.py", "--config", EXAMPLE / "model.yaml", "--training.stage", STAGES[name]]
+        command += ["--training.run_path", run, "--training.train_steps", self.arguments.steps]
+        command += ["--training.seed", self.arguments.seed, "--data.tokenizer_path", self.folder / "tokenizer"]
+        trained, held_out = self.lexicons
+        command += ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
+        command += ["--data.blend", json.dumps(blend)]
+        before = (self.lexicon(), *self.bake())
+        return make_step(name, command, [run], *before, inputs=[EXAMPLE / "model.yaml"], resumable=True)
+
+    def chain(self, name: str) -> Iterator[Step]:
+        """Yield training, export and evaluation of one run."""
+        trained = self.train(name)
+        yield trained
+        exported = self.export(name)
+        yield exported
+        result = self.folder / f"{name}_evaluation.json"
+        command: list[object] = ["tools/evaluate.py", "--model", self.folder / f"{name}_huggingface"]
+        command += ["--source-language", "en", "--lexicon", self.lexicons[0], "--held-out-lexicon", self.lexicons[1]]
+        yield make_step(f"{name}_evaluate", [*command, "--output", result], [result], exported)
+
+    def export(self, name: str) -> Step:
+        """Export a run to Hugging Face."""
+        export = self.folder / f"{name}_huggingface"
+        command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", self.folder / name, "--output", export]
+        return make_step(f"{name}_export", command, [export], self.train(name))
+
+    def report(self) -> list[Step]:
+        """Break the held-out words down, and plot both runs."""
+        analysis, page = self.folder / "analysis.json", self.folder / "curves.html"
+        command: list[object] = [EXAMPLE / "analysis.py", "--lexicon", self.lexicons[0], "--held-out", self.lexicons[1]]
+        for name in STAGES:
+            command += ["--model", f"{name}={self.folder / name}_huggingface"]
+        plot = ["tools/plot_run.py", *(self.folder / name for name in STAGES), "--output", page]
+        return [
+            make_step("analysis", [*command, "--output", analysis], [analysis], *map(self.export, STAGES)),
+            make_step("plot", plot, [page], *map(self.train, STAGES)),
+        ]
+
+
+def run(experiment: Experiment, runner: Runner) -> None:
+    """Run all steps."""
+    stages = [
+        ("Download dictionaries and text", [experiment.sources()]),
+        ("Make the lexicon", [experiment.lexicon()]),
+        ("Train a tokenizer, bake the text", [experiment.tokenizer(), *experiment.bake()]),
+    ]
+    total = len(stages) + 2
+    for number, (title, steps) in enumerate(stages, start=1):
+        runner.heading(number, total, title)
+        for step in steps:
+            runner.run(step)
+    runner.heading(total - 1, total, "Train with and without alignment, export, evaluate")
+    runner.run_side_by_side({name: experiment.chain(name) for name in STAGES}, num_workers=min(2, count_cores()))
+    runner.heading(total, total, "Break down and plot")
+    for step in experiment.report():
+        runner.run(step)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = parse_arguments(argv)
+    arguments.output = from_repository(arguments.output.resolve())
+    os.chdir(REPOSITORY)
+    runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
+    try:
+        if arguments.steps < 1:
+            raise ConfigError("--steps must be at least 1")
+        run(Experiment(arguments), runner)
+    except (StepError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        runner.stop()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

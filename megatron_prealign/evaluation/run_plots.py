@@ -1,0 +1,141 @@
+"""Plots of training runs side by side: measures over steps, and alignment losses and retrieval by tap over steps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from megatron_prealign.config.taps import EMBEDDING, OUTPUT_EMBEDDING
+from megatron_prealign.evaluation.panels import STYLES, draw_panels, layer_colors
+from megatron_prealign.evaluation.records import Record, series, value_at
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A run alone is a solid line.
+RUN_STYLES = (STYLES[1], STYLES[0], *STYLES[2:])
+MAX_RUNS = len(RUN_STYLES)
+MAX_TAPS_NAMED = 8
+"""More taps than that are drawn, but not each is in the legend."""
+
+SCORES = {
+    "p_at_1": "P@1",
+    "p_at_1_known": "P@1, known tokens",
+    "p_at_1_new": "P@1, with new tokens",
+    "mean_cosine": "mean cosine of pairs",
+    "anisotropy": "anisotropy",
+}
+"""Scores of word retrieval in the order they are shown, with their names."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run folder."""
+
+    name: str
+    """How the run is called in plots and tables."""
+    records: tuple[Record, ...]
+    """Records that count, in order."""
+    taps: tuple[str, ...]
+    """Taps of the model, in order."""
+    config: str
+    """Its config.yaml."""
+
+    @property
+    def word_sets(self) -> list[tuple[str, str]]:
+        """Return the (word set, language pair) whose retrieval was measured, in order of appearance."""
+        measured = [
+            (name, pair)
+            for record in self.records
+            for name, pairs in record.get("retrieval", {}).items()
+            for pair in pairs
+        ]
+        return list(dict.fromkeys(measured))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of the records."""
+
+    title: str
+    """Heading of its panel."""
+    kind: str
+    """Kind of the records that hold it: train or valid."""
+    names: tuple[str, ...]
+    """Keys that lead to it; a list stands for its mean."""
+    format: str = ".3f"
+    """How its values are written."""
+    logarithmic: bool = False
+    """Whether its axis is logarithmic."""
+    from_zero: bool = False
+    """Whether its axis begins at 0."""
+
+    def last(self, run: TrainingRun) -> float | None:
+        """Return its last value in a run; none where the run never measured it."""
+        values = series(run.records, self.kind, *self.names)[1]
+        return values[-1] if values else None
+
+
+def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> str:
+    """Plot measures over steps, a panel each with a line for each run, and return the SVG."""
+    by_title = {measure.title: measure for measure in measures}
+
+    def draw(axes: "Axes", title: str) -> None:
+        measure = by_title[title]
+        for run, style in zip(runs, RUN_STYLES, strict=False):
+            steps, values = series(run.records, measure.kind, *measure.names)
+            if steps:
+                # Training records are many: markers would hide their line.
+                marker = style["marker"] if measure.kind == "valid" else None
+                axes.plot(steps, values, **{**style, "marker": marker}, label=run.name, linewidth=1.6, markersize=4)
+        axes.set(title=title, xlabel="step", yscale="log" if measure.logarithmic else "linear")
+        if measure.from_zero:
+            axes.set_ylim(bottom=0.0)
+
+    return draw_panels(list(by_title), draw)
+
+
+def plot_tap_losses(runs: Sequence[TrainingRun]) -> str:
+    """Plot the alignment loss of each tap over steps, a panel for each run, and return the SVG."""
+    by_name = {run.name: run for run in runs}
+
+    def draw(axes: "Axes", name: str) -> None:
+        run = by_name[name]
+        curves = {tap: series(run.records, "train", "tap_loss", tap) for tap in run.taps}
+        _draw_taps(axes, run.taps, curves)
+        axes.set(title=name, xlabel="step", ylabel="alignment loss")
+
+    return draw_panels(list(by_name), draw)
+
+
+def plot_retrieval_by_tap(run: TrainingRun, word_set: str, pair: str) -> str:
+    """Plot the scores of one word set and language pair over steps, a panel each with a line a tap; return the SVG."""
+    names = {title: name for name, title in SCORES.items() if has_score(run, word_set, pair, name)}
+
+    def draw(axes: "Axes", title: str) -> None:
+        keys = ("retrieval", word_set, pair, names[title])
+        curves = {tap: series(run.records, "valid", *keys, index) for index, tap in enumerate(run.taps)}
+        _draw_taps(axes, run.taps, curves, marker="o")
+        axes.set(title=title, xlabel="step")
+        if names[title].startswith("p_at_1"):
+            axes.set_ylim(bottom=0.0)
+
+    return draw_panels(list(names), draw)
+
+
+def has_score(run: TrainingRun, word_set: str, pair: str, score: str) -> bool:
+    """Tell whether a run has measured a score of a word set."""
+    return any(value_at(record, "retrieval", word_set, pair, score) is not None for record in run.records)
+
+
+def _draw_taps(
+    axes: "Axes", taps: Sequence[str], curves: Mapping[str, tuple[list[int], list[float]]], marker: str | None = None
+) -> None:
+    """Draw a curve for each tap; embeddings differ from layers in line style too."""
+    every = -(-len(taps) // MAX_TAPS_NAMED)
+    dashes = {EMBEDDING: "--", OUTPUT_EMBEDDING: ":"}
+    for index, (tap, color) in enumerate(zip(taps, layer_colors(len(taps)), strict=True)):
+        steps, values = curves[tap]
+        if steps:
+            label = tap.replace("_", " ") if index % every == 0 or tap == taps[-1] else None
+            look: dict[str, Any] = {"color": color, "linestyle": dashes.get(tap, "-"), "marker": marker}
+            axes.plot(steps, values, **look, label=label, linewidth=1.6, markersize=3)

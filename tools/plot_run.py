@@ -1,0 +1,49 @@
+"""Plot training runs: one HTML page with the curves of a run folder, or of several side by side.
+
+python tools/plot_run.py runs/own/align_init --output runs/own/align_init.html
+
+Reads metrics.jsonl and config.yaml of each folder. The page needs no other file: losses, learning rate, gradient norm,
+speed, and the retrieval of words by their translations at every tap. Steps that a continued run took twice count once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.lexicon.output import atomic_text_file, output_problems
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run (training.run_path)")
+    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    options = parser.parse_args(argv)
+    try:
+        _plot(options)
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {options.output}", file=sys.stderr)
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from megatron_prealign.evaluation.run_page import read_runs, render_runs
+
+    problems = output_problems(options.output, options.overwrite)
+    try:
+        runs = read_runs(options.runs)
+    except PrealignError as error:
+        problems += error.problems
+    if problems:
+        raise DataError(problems)
+    with atomic_text_file(options.output, options.overwrite) as stream:
+        stream.write(render_runs(runs))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
