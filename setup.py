@@ -36,7 +36,7 @@ EXTRAS = {
     # Fused layers, norms and optimizers. apex, which megatron-core also uses where it finds it,
     # is not on PyPI: NVIDIA's PyTorch images carry it.
     "gpu": ["transformer-engine[pytorch]>=2.0"],
-    "data": ["gigatoken>=0.10", "pyarrow>=15"],
+    "data": ["gigatoken>=0.10", "pyarrow>=15", "wordfreq>=3.1"],
     # Bakes on clusters; Slurm needs datatrove alone.
     "cluster": ["datatrove>=0.10", "ray>=2.40"],
     "logging": ["wandb>=0.18"],
