@@ -27,7 +27,7 @@ from megatron_prealign.data.manifest import Manifest
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.lexicon import normalize_language, read_lexicon
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -107,6 +107,26 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="also match Capitalised and CAPITALS words, and give their translations that form",
     )
+    switch.add_argument(
+        "--max-translations", type=int, help="draw among so many translations of a word into a language at most"
+    )
+    switch.add_argument(
+        "--stop-words", type=Path, metavar="FILE", help="source words that are never switched, one a line"
+    )
+    switch.add_argument(
+        "--max-rank",
+        type=int,
+        default=0,
+        help="never switch the source language's most frequent words, by wordfreq, up to this rank: function words "
+        "take most hits and are translated worst",
+    )
+    switch.add_argument(
+        "--language-weights",
+        nargs="+",
+        default=[],
+        metavar="LANGUAGE=WEIGHT",
+        help="relative chance of target languages to be drawn; 1 where not named",
+    )
     switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
 
 
@@ -176,6 +196,10 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         target_language=arguments.target_language,
         codeswitch_ratio=arguments.codeswitch_ratio,
         case_transfer=arguments.case_transfer,
+        max_translations=arguments.max_translations,
+        stop_words_path=arguments.stop_words,
+        max_rank=arguments.max_rank,
+        language_weights=_weights(arguments.language_weights),
         seed=arguments.seed,
         append_eod=arguments.append_eod,
         bos=arguments.bos,
@@ -186,7 +210,7 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         overwrite=arguments.overwrite,
         resume=arguments.resume,
         executor=arguments.executor,
-        cluster=_settings(arguments.cluster),
+        cluster=_settings("--cluster", arguments.cluster),
         command=shlex.join(["preprocess_codeswitch.py", *argv]),
     )
     if options.executor == "slurm":
@@ -208,11 +232,19 @@ def _log(message: str) -> None:
     print(f"bake: {message}", file=sys.stderr)
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, str]:
-    wrong = [f"--cluster {pair}: not NAME=VALUE" for pair in pairs if "=" not in pair]
+def _settings(option: str, pairs: Sequence[str]) -> dict[str, str]:
+    wrong = [f"{option} {pair}: not NAME=VALUE" for pair in pairs if "=" not in pair]
     if wrong:
         raise ConfigError(wrong)
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, float]:
+    named = _settings("--language-weights", pairs)
+    try:
+        return {normalize_language(language): float(weight) for language, weight in named.items()}
+    except ValueError as error:
+        raise ConfigError(f"--language-weights: {error}") from None
 
 
 def report(options: BakeOptions, manifest: Manifest) -> Table:

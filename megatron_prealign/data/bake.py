@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from megatron_prealign import __version__
-from megatron_prealign.data.bake_options import BakeOptions, option_problems
+from megatron_prealign.data.bake_options import BakeOptions, option_problems, table_options
 from megatron_prealign.data.codeswitch import SwitchCounts
-from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
 from megatron_prealign.data.executors import bake_locally
@@ -52,6 +52,7 @@ class _Materials:
     tokenizer: Tokenizer
     lexicon: Lexicon | None
     table: SwitchTable
+    table_options: TableOptions
     backend: Backend
     bos_id: int | None
 
@@ -103,6 +104,8 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     if options.sentence_language:
         with _collected(problems):
             SentenceSplitter(options.sentence_language)
+    with _collected(problems):
+        how = table_options(options)
     if problems or tokenizer is None:
         raise DataError(problems)
     for note in notes:
@@ -110,9 +113,9 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     pieces = cut_into_pieces(paths)
     words = [entry.word for entry in lexicon.entries[:_PROBED_WORDS]] if lexicon else []
     backend = _choose_backend(options, pieces, words, tokenizer, log)
-    table = _compile(options, tokenizer, lexicon, backend)
+    table = _compile(options, tokenizer, lexicon, backend, how)
     begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
-    return _Materials(pieces, tokenizer, lexicon, table, backend, tokenizer.bos_id if begins else None)
+    return _Materials(pieces, tokenizer, lexicon, table, how, backend, tokenizer.bos_id if begins else None)
 
 
 def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
@@ -165,7 +168,7 @@ def _open_job(options: BakeOptions, materials: _Materials) -> Job:
         bos_id=materials.bos_id,
         eod_id=tokenizer.eod_id if options.append_eod else None,
         sentence_language=options.sentence_language,
-        table_options={"case_transfer": options.case_transfer},
+        table_options=materials.table_options.describe(),
         on_error=options.on_error,
     )
     return Job.create(
@@ -178,9 +181,11 @@ def _open_job(options: BakeOptions, materials: _Materials) -> Job:
     )
 
 
-def _compile(options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None, backend: Backend) -> SwitchTable:
+def _compile(
+    options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None, backend: Backend, how: TableOptions
+) -> SwitchTable:
     encoder = make_encoder(tokenizer, backend, is_parallel=True)
-    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, options.case_transfer, encoder)
+    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, how, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
         raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
@@ -325,7 +330,7 @@ def _content(
         "lexicon_fingerprint": lexicon.fingerprint if lexicon else None,
         "lexicon_entries": len(lexicon) if lexicon else 0,
         "codeswitch_ratio": options.codeswitch_ratio,
-        "case_transfer": options.case_transfer,
+        **materials.table_options.describe(),
         "seed": options.seed,
         "counts": counts,
     }

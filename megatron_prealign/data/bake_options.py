@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from megatron_prealign.data.compile_lexicon import TableOptions
 from megatron_prealign.data.job import OnError, may_overwrite
 from megatron_prealign.data.manifest import DATA_SUFFIXES, manifest_path
+from megatron_prealign.errors import DataError
 
 BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]
@@ -37,6 +39,14 @@ class BakeOptions:
     """Probability of a word that the lexicon covers to be switched, in [0, 1]."""
     case_transfer: bool = True
     """Also match Capitalised and CAPITALS words and give their translations that form."""
+    max_translations: int | None = None
+    """How many translations of a word into one language can be drawn, those of the largest weights; None for all."""
+    stop_words_path: Path | None = None
+    """Source words that are never switched, one a line; case does not matter."""
+    max_rank: int = 0
+    """The most frequent words of the source language, by wordfreq, up to this rank are never switched either."""
+    language_weights: dict[str, float] = field(default_factory=dict)
+    """Relative chance of a target language to be drawn; 1 where not named."""
     seed: int = 1
     """Seed of all draws."""
     append_eod: bool = False
@@ -74,6 +84,30 @@ class BakeOptions:
         return self.dataset_prefix.with_name(f".{self.dataset_prefix.name}.bake")
 
 
+def table_options(options: BakeOptions) -> TableOptions:
+    """Return how the lexicon is used, with the words that are never switched.
+
+    Raises:
+        DataError: If the stop list can't be read, or there are no word frequencies of the source language.
+    """
+    excluded: set[str] = set()
+    if options.stop_words_path is not None:
+        try:
+            excluded.update(options.stop_words_path.read_text(encoding="utf-8").casefold().split())
+        except (OSError, ValueError) as error:
+            raise DataError(f"--stop-words {options.stop_words_path}: can't be read ({error})") from None
+    if options.max_rank > 0:
+        try:
+            import wordfreq  # optional, and slow to load
+
+            excluded.update(map(str.casefold, wordfreq.top_n_list(options.source_language, options.max_rank)))
+        except ImportError:
+            raise DataError("--max-rank: needs wordfreq; install megatron-prealign[data]") from None
+        except LookupError:
+            raise DataError(f"--max-rank: wordfreq does not know the language {options.source_language!r}") from None
+    return TableOptions(options.case_transfer, options.max_translations, frozenset(excluded), options.language_weights)
+
+
 def option_problems(options: BakeOptions) -> list[str]:
     """Return what is wrong with options apart from input, tokenizer and lexicon."""
     problems = []
@@ -83,6 +117,12 @@ def option_problems(options: BakeOptions) -> list[str]:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
     if not options.json_key or "/" in options.json_key:
         problems.append(f"--json-key {options.json_key!r}: becomes part of file names, so it can't be empty or hold /")
+    if options.max_translations is not None and options.max_translations < 1:
+        problems.append(f"--max-translations {options.max_translations}: must be at least 1")
+    if not all(weight > 0 for weight in options.language_weights.values()):
+        problems.append(
+            f"--language-weights {options.language_weights}: must be above 0; leave a dictionary out instead"
+        )
     if options.num_workers < 1:
         problems.append(f"--workers {options.num_workers}: must be at least 1")
     if options.resume and options.overwrite:
