@@ -34,6 +34,7 @@ from steps import (
 
 EXAMPLE = Path("examples/real_lexicons")
 LANGUAGES = ("en", "de", "zh")
+DICTIONARIES = {"de": "freedict-eng-deu.index", "zh": "cedict_1_0_ts_utf-8_mdbg.txt.gz"}
 STAGES = {"align_init": "align_init", "lm_only": "pretrain"}
 
 
@@ -77,12 +78,21 @@ class Experiment:
             command += ["--packages", self.arguments.packages.resolve()]
         return make_step("sources", command, [self.folder / "sources"])
 
+    def dictionaries(self) -> Step:
+        """Merge the dictionaries: filters, no entries of several words, the likeliest translations."""
+        output, report = self.folder / "dictionaries.tsv", self.folder / "dictionaries.json"
+        command: list[object] = ["tools/build_lexicon.py", "dictionaries", "--source-language", "en", "--multi-word"]
+        for language, name in DICTIONARIES.items():
+            command += ["--input", f"{language}={self.folder}/sources/{name}"]
+        command += ["--max-translations", self.arguments.max_translations, "--output", output, "--report", report]
+        return make_step("dictionaries", command, [output, report], self.sources())
+
     def lexicon(self) -> Step:
-        """Filter, rank and split the dictionaries."""
-        command: list[object] = [EXAMPLE / "lexicons.py", "--sources", self.folder / "sources"]
+        """Keep the frequent words, and hold some out."""
+        command: list[object] = [EXAMPLE / "lexicons.py", "--lexicon", self.folder / "dictionaries.tsv"]
         command += ["--num-words", self.arguments.num_words, "--seed", self.arguments.seed]
-        command += ["--max-translations", self.arguments.max_translations, "--output", self.folder / "lexicon"]
-        return make_step("lexicon", command, [self.folder / "lexicon"], self.sources())
+        command += ["--output", self.folder / "lexicon"]
+        return make_step("lexicon", command, [self.folder / "lexicon"], self.dictionaries())
 
     def tokenizer(self) -> Step:
         """Train one tokenizer on the text of all languages."""
@@ -154,7 +164,7 @@ def run(experiment: Experiment, runner: Runner) -> None:
     """Run all steps."""
     stages = [
         ("Download dictionaries and text", [experiment.sources()]),
-        ("Make the lexicon", [experiment.lexicon()]),
+        ("Make the lexicon", [experiment.dictionaries(), experiment.lexicon()]),
         ("Train a tokenizer, bake the text", [experiment.tokenizer(), *experiment.bake()]),
     ]
     total = len(stages) + 2

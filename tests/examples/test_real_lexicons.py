@@ -1,6 +1,5 @@
 """The real-lexicon example: one lexicon of two dictionaries, parts of the held-out words, steps that fit together."""
 
-import gzip
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -15,57 +14,31 @@ from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.retrieval import measure_retrieval
 from megatron_prealign.lexicon import read_lexicon
 from tests.evaluation.folders import make_folder
-from tests.lexicon.test_dictionaries import write_dictd
 
 EXAMPLE = Path(align.__file__).parent
-GERMAN = {
-    "house": "Haus, Gebäude, Wohnhausgebäude",
-    "water": "Wasser",
-    "to give up": "aufgeben",
-    "film": "Film",
-    "zymurgy": "Gärungschemie",
-}
-CHINESE = [
-    "房子 房子 [fang2 zi5] /house/",
-    "廨 廨 [xie4] /house/",
-    "水 水 [shui3] /water/give up/",
-    "河 河 [he2] /river/",
-]
+PAIRS = """house\tHaus\tde\nhouse\t房子\tzh\nwater\tWasser\tde\nwater\t水\tzh\nriver\t河\tzh
+lake\tWasser\tde\nwater-house\tWasserhaus\tde\n"""
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    folder = tmp_path / "sources"
-    folder.mkdir()
-    index = write_dictd(folder, [(word, f"{word}\n{glosses}\n") for word, glosses in GERMAN.items()])
-    index.rename(folder / "freedict-eng-deu.index")
-    (folder / "x.dict.dz").rename(folder / "freedict-eng-deu.dict.dz")
-    (folder / lexicons.DICTIONARIES["zh"]).write_bytes(gzip.compress("\n".join(CHINESE).encode()))
-    return folder
-
-
-def test_one_lexicon_of_two_dictionaries(sources: Path, tmp_path: Path) -> None:
+def test_frequent_words_are_kept_and_some_held_out(tmp_path: Path) -> None:
+    (tmp_path / "all.tsv").write_text(PAIRS, encoding="utf-8")
     output = tmp_path / "lexicon"
-    arguments = ["--sources", str(sources), "--output", str(output), "--max-translations", "1", "--num-words", "3"]
-    assert lexicons.main([*arguments, "--held-out-ratio", "0.34"]) == 0
+    arguments = ["--lexicon", str(tmp_path / "all.tsv"), "--output", str(output), "--num-words", "4"]
+    assert lexicons.main([*arguments, "--held-out-ratio", "0.3"]) == 0
     trained, held_out = (read_lexicon([output / name], "en") for name in ("lexicon.tsv", "held_out.tsv"))
-    pairs = {(word, t.language, t.word) for lexicon in (trained, held_out) for word, t in lexicon.pairs()}
-    # The rarest English word goes, and so do phrases, words equal in both languages and all but the likeliest word.
-    assert pairs == {
-        ("house", "de", "Haus"),
-        ("house", "zh", "房子"),
-        ("water", "de", "Wasser"),
-        ("water", "zh", "水"),
-        ("river", "zh", "河"),
-    }
-    assert {entry.word for entry in trained.entries}.isdisjoint(entry.word for entry in held_out.entries)
+    words = [{entry.word for entry in lexicon.entries} for lexicon in (trained, held_out)]
+    assert all(words)
+    assert words[0] | words[1] == {"house", "water", "river", "lake"}
+    assert not words[0] & words[1]
     counts = json.loads((output / "counts.json").read_text())
     assert counts["words"] == {"trained": len(trained), "held_out": len(held_out)}
-    german = counts["de"]
-    dropped = {name: count for name, count in german.items() if name.startswith("dropped") and count}
-    assert dropped == {"dropped by identity": 1, "dropped by multi-word": 1, "dropped by max-translations": 2}
-    assert german["read"] - sum(dropped.values()) == german["kept"] == 3
+    assert counts["zh"]["trained_pairs"] + counts["zh"]["held_out_pairs"] == 3
+    assert counts["zh"]["held_out_pairs_whose_translation_is_trained"] == 0
+    # A word of the other half has the same translation.
+    parted = {"water", "lake"} & words[1]
+    assert counts["de"]["held_out_pairs_whose_translation_is_trained"] == (1 if len(parted) == 1 else 0)
     assert lexicons.main(arguments) == 2
+    assert lexicons.main([*arguments, "--held-out-ratio", "1"]) == 2
 
 
 def test_relatives_share_a_stem() -> None:
@@ -116,7 +89,13 @@ def test_every_step_reads_only_what_a_step_before_it_made(tmp_path: Path, monkey
     arguments = align.parse_arguments(["--output", str(tmp_path), "--steps", "10"])
     assert isinstance(arguments, Namespace)
     experiment = align.Experiment(arguments)
-    steps = [experiment.sources(), experiment.lexicon(), experiment.tokenizer(), *experiment.bake()]
+    steps = [
+        experiment.sources(),
+        experiment.dictionaries(),
+        experiment.lexicon(),
+        experiment.tokenizer(),
+        *experiment.bake(),
+    ]
     steps += [step for name in align.STAGES for step in experiment.chain(name)] + experiment.report()
     made: set[str] = set()
     for step in steps:
