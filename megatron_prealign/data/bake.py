@@ -30,14 +30,14 @@ from megatron_prealign.data.executors import bake_locally
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.data.job import Job, JobSettings
-from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest, manifest_path
+from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest
 from megatron_prealign.data.progress import BakeProgress
+from megatron_prealign.data.publish import publish
 from megatron_prealign.data.sentences import SentenceSplitter
 from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.output import sync
 
 _PROBE_BYTES = 200_000
 _PROBED_PIECES = 20
@@ -273,7 +273,7 @@ def _finish(options: BakeOptions, materials: _Materials, job: Job, started: floa
     provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
     manifest = Manifest(_content(options, materials, files, counts), provenance)
     job.may_replace()
-    _publish(staged, prefix, manifest)
+    publish(staged, prefix, manifest)
     # A folder that is half removed would look like a bake to go on with.
     os.replace(job.folder, _done_folder(job.folder))
     shutil.rmtree(_done_folder(job.folder))
@@ -360,21 +360,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
-    """Give the files their final names; at every moment a manifest that exists describes what lies beside it."""
-    manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
-    sync(manifest_path(staged))
-    manifest_path(prefix).unlink(missing_ok=True)
-    for suffix in DATA_SUFFIXES:
-        if suffix in manifest.content["files"]:
-            os.replace(f"{staged}{suffix}", f"{prefix}{suffix}")
-        else:
-            Path(f"{prefix}{suffix}").unlink(missing_ok=True)
-    sync(prefix.parent)
-    os.replace(manifest_path(staged), manifest_path(prefix))
-    sync(prefix.parent)
 
 
 def _join(paths: tuple[Path, ...] | list[Path]) -> str:
