@@ -59,6 +59,7 @@ COMMANDS = {
     "prealign-preprocess": "preprocess_codeswitch",
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
+    "prealign-generate": "generate",
 }
 
 setup(
