@@ -78,6 +78,7 @@ COMMANDS = {
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
     "prealign-plot-run": "plot_run",
+    "prealign-generate": "generate",
 }
 
 setup(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,7 @@ def _write_weights(
         if not (folder / file_name).is_file():
             temporary = folder / f"{file_name}.tmp"
             here = {name: shapes[name] for name in names}
-            write_safetensors(temporary, here, dtype, _converted(state, model, dtype, here))
+            write_safetensors(temporary, here, dtype, _ahead(_converted(state, model, dtype, here)))
             temporary.rename(folder / file_name)
     if plan.is_sharded:
         _write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
@@ -253,6 +254,15 @@ def _converted(
         if not set(row.huggingface).isdisjoint(names):
             parts = row.split(state[row.megatron].to(dtype), sizes)
             yield from ((name, part) for name, part in parts.items() if name in names)
+
+
+def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors, the next one being made while the one before is written."""
+    with ThreadPoolExecutor(1) as background:
+        following = background.submit(next, tensors, None)
+        while (current := following.result()) is not None:
+            following = background.submit(next, tensors, None)
+            yield current
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
