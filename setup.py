@@ -25,6 +25,7 @@ CORE = [
     "pydantic>=2.10",
     "tyro>=1.0,<2",
     "pyyaml>=6.0",
+    "backports.zstd>=1.0",  # .zst input; unlike zstandard it tells where a file is cut short
     "rich>=13.7",
     "psutil>=5.9",  # megatron-core's sharded checkpoints import it without declaring it
     "tensorboard>=2.16",
@@ -36,15 +37,15 @@ EXTRAS = {
     # is not on PyPI: NVIDIA's PyTorch images carry it.
     "gpu": ["transformer-engine[pytorch]>=2.0"],
     "data": [
-        "datatrove>=0.4",
         "gigatoken>=0.10",
-        "zstandard>=0.22",
         "pyarrow>=15",
         "wordfreq>=3.1",  # ranks translations; brings langcodes
         "py3langid>=0.3",  # tells a dictionary's language
         "regex>=2024.5",
         "openai>=1.40",  # has words translated
     ],
+    # Bakes on clusters; Slurm needs datatrove alone.
+    "cluster": ["datatrove>=0.10", "ray>=2.40"],
     "logging": ["wandb>=0.18"],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
@@ -60,6 +61,8 @@ EXTRAS = {
         "wordfreq>=3.1",
         "py3langid>=0.3",
         "openai>=1.40",
+        "pyarrow>=15",
+        "gigatoken>=0.10",
     ],
 }
 
@@ -75,6 +78,7 @@ COMMANDS = {
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
     "prealign-plot-run": "plot_run",
+    "prealign-generate": "generate",
 }
 
 setup(

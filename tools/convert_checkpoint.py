@@ -36,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the written weights"
     )
     to_hf.add_argument("--max-shard-size", default="5GB", help="largest weight file, in bytes or with a unit")
+    to_hf.add_argument("--results", type=Path, help="output of tools/evaluate.py, for the model card")
+    to_hf.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="upload the folder afterwards; a new repository is private"
+    )
     from_hf = _command(commands, "from-hf", _from_hf, "write a Hugging Face folder as a checkpoint to start a run from")
     from_hf.add_argument("--model", type=Path, required=True, help="folder with config.json, safetensors and tokenizer")
     from_hf.add_argument("--output", type=Path, required=True, help="checkpoint to make, for checkpoint.init_from")
@@ -67,25 +71,25 @@ def _command(
 
 def _to_hf(options: argparse.Namespace) -> None:
     # megatron-core takes seconds to import; --help and a wrong option should not wait for it.
-    from megatron_prealign.checkpoint.huggingface import check_output, export_model
-    from megatron_prealign.checkpoint.sharded import load_full_model, resolve_checkpoint
+    from megatron_prealign.checkpoint.folder import resolve_checkpoint
+    from megatron_prealign.checkpoint.huggingface import check_output, export_checkpoint, push_to_hub, read_results
 
     check_output(options.output, options.overwrite)
     checkpoint = resolve_checkpoint(options.checkpoint)
-    print(f"loading {checkpoint}", file=sys.stderr)
-    model, config = load_full_model(checkpoint)
-    print(f"writing {options.output}" + ("" if options.no_verify else ", checking logits"), file=sys.stderr)
-    export_model(
-        model,
-        config,
-        checkpoint / "tokenizer",
+    results = None if options.results is None else read_results(options.results)
+    print(f"writing {checkpoint} to {options.output}", file=sys.stderr)
+    export_checkpoint(
+        checkpoint,
         options.output,
         dtype=options.dtype,
         verify=not options.no_verify,
         overwrite=options.overwrite,
         max_shard_size=options.max_shard_size,
+        results=results,
     )
     print(f"done: {options.output}", file=sys.stderr)
+    if options.push_to_hub:
+        print(f"uploaded: {push_to_hub(options.output, options.push_to_hub)}", file=sys.stderr)
 
 
 def _from_hf(options: argparse.Namespace) -> None:

@@ -20,13 +20,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data.bake import bake, submit
+from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.manifest import Manifest
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.lexicon import normalize_language, read_lexicon
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -36,16 +37,32 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    _add_corpus(parser)
+    _add_switch(parser)
+    _add_output(parser)
+    looking = parser.add_argument_group("instead of baking")
+    looking.add_argument(
+        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+    )
+    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
+    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
+    return parser
+
+
+def _add_corpus(parser: argparse.ArgumentParser) -> None:
     corpus = parser.add_argument_group("corpus and tokenizer")
     corpus.add_argument(
         "--input",
         type=Path,
         nargs="+",
         default=[],
-        metavar="FILE",
-        help="corpus files in order: .jsonl, .json, .ndjson (an object a line) or .txt (a document a line), also .gz",
+        metavar="PATH",
+        help="files, folders and globs, baked in this order: .jsonl, .json, .ndjson (an object a line), .txt (a "
+        "document a line), each also with .gz or .zst, and .parquet",
     )
-    corpus.add_argument("--json-key", default="text", help="key of the text in JSON lines; part of the output's name")
+    corpus.add_argument(
+        "--json-key", default="text", help="key of the text, or column of parquet; part of the output's name"
+    )
     corpus.add_argument(
         "--tokenizer-model",
         type=Path,
@@ -55,6 +72,28 @@ def build_parser() -> argparse.ArgumentParser:
     corpus.add_argument(
         "--append-eod", action="store_true", help="end each document with the tokenizer's end-of-document token"
     )
+    corpus.add_argument(
+        "--bos",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="begin each document with the begin-of-document token; auto: if the tokenizer does so by itself",
+    )
+    corpus.add_argument(
+        "--split-sentences",
+        metavar="LANGUAGE",
+        dest="sentence_language",
+        help="make each sentence a sequence, found by nltk's Punkt model of this language (english, german, ...), "
+        "which must be on disk",
+    )
+    corpus.add_argument(
+        "--on-error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do about a line without a usable text: end, or count it and leave it out",
+    )
+
+
+def _add_switch(parser: argparse.ArgumentParser) -> None:
     switch = parser.add_argument_group("code-switch")
     switch.add_argument("--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries; merged")
     switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
@@ -68,20 +107,64 @@ def build_parser() -> argparse.ArgumentParser:
         default=True,
         help="also match Capitalised and CAPITALS words, and give their translations that form",
     )
+    switch.add_argument(
+        "--max-translations", type=int, help="draw among so many translations of a word into a language at most"
+    )
+    switch.add_argument(
+        "--stop-words", type=Path, metavar="FILE", help="source words that are never switched, one a line"
+    )
+    switch.add_argument(
+        "--max-rank",
+        type=int,
+        default=0,
+        help="never switch the source language's most frequent words, by wordfreq, up to this rank: function words "
+        "take most hits and are translated worst",
+    )
+    switch.add_argument(
+        "--language-weights",
+        nargs="+",
+        default=[],
+        metavar="LANGUAGE=WEIGHT",
+        help="relative chance of target languages to be drawn; 1 where not named",
+    )
     switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output and running")
     output.add_argument(
         "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
-    output.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the bytes do not change")
-    looking = parser.add_argument_group("instead of baking")
-    looking.add_argument(
-        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+    output.add_argument("--resume", action="store_true", help="go on with a bake that was interrupted")
+    output.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes, or tasks of a cluster; the bytes do not change",
     )
-    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
-    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
-    return parser
+    output.add_argument(
+        "--backend",
+        choices=("auto", "reference", "gigatoken"),
+        default="auto",
+        help="who encodes: the tokenizer's own library, or gigatoken; auto: gigatoken where its ids are the same on a "
+        "probe of the corpus",
+    )
+    output.add_argument(
+        "--executor",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="who runs the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a file system "
+        "that all nodes share",
+    )
+    output.add_argument(
+        "--cluster",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="for Slurm: partition, time, memory_gb and venv (its activate script), the rest goes to sbatch; for Ray: "
+        "address and memory_gb",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 130
 
 
 def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -110,13 +196,28 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         target_language=arguments.target_language,
         codeswitch_ratio=arguments.codeswitch_ratio,
         case_transfer=arguments.case_transfer,
+        max_translations=arguments.max_translations,
+        stop_words_path=arguments.stop_words,
+        max_rank=arguments.max_rank,
+        language_weights=_weights(arguments.language_weights),
         seed=arguments.seed,
         append_eod=arguments.append_eod,
+        bos=arguments.bos,
+        sentence_language=arguments.sentence_language,
+        backend=arguments.backend,
         num_workers=arguments.workers,
+        on_error=arguments.on_error,
         overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        executor=arguments.executor,
+        cluster=_settings("--cluster", arguments.cluster),
         command=shlex.join(["preprocess_codeswitch.py", *argv]),
     )
-    manifest = bake(options)
+    if options.executor == "slurm":
+        job_id = submit(options, _log)
+        print(f"submitted; Slurm job {job_id} gives the dataset its name when all tasks are done")
+        return 0
+    manifest = bake(options, log=_log)
     Console().print(report(options, manifest))
     if options.codeswitch_ratio > 0 and not manifest.content["counts"]["covered"]:
         print(
@@ -127,11 +228,34 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     return 0
 
 
+def _log(message: str) -> None:
+    print(f"bake: {message}", file=sys.stderr)
+
+
+def _settings(option: str, pairs: Sequence[str]) -> dict[str, str]:
+    wrong = [f"{option} {pair}: not NAME=VALUE" for pair in pairs if "=" not in pair]
+    if wrong:
+        raise ConfigError(wrong)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _weights(pairs: Sequence[str]) -> dict[str, float]:
+    named = _settings("--language-weights", pairs)
+    try:
+        return {normalize_language(language): float(weight) for language, weight in named.items()}
+    except ValueError as error:
+        raise ConfigError(f"--language-weights: {error}") from None
+
+
 def report(options: BakeOptions, manifest: Manifest) -> Table:
     """Return the table printed after a bake."""
     counts, seconds = manifest.content["counts"], max(manifest.provenance["seconds"], 1e-3)
     table = Table(title=str(options.dataset_prefix), show_header=False, title_justify="left")
     table.add_row("documents", f"{counts['documents']:,}")
+    if counts["skipped"]:
+        table.add_row("lines left out", f"{counts['skipped']:,}")
+        for example in manifest.provenance["skipped_examples"][:3]:
+            table.add_row("", example)
     table.add_row("tokens", f"{counts['tokens']:,}  ({counts['tokens'] / seconds:,.0f} a second)")
     table.add_row("words", f"{counts['words']:,}")
     if manifest.content["lexicon_fingerprint"]:

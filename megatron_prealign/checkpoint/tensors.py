@@ -8,14 +8,15 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -24,7 +25,6 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import (
-    LoadPlan,
     ReadItem,
     SavePlan,
     TensorWriteData,
@@ -33,6 +33,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_prealign.checkpoint.names import checkpoint_key, layer_names
 from megatron_prealign.errors import CheckpointError
@@ -69,21 +70,6 @@ class _SafeUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-class _OneTensor(DefaultLoadPlanner):
-    """Hands the pieces of one weight to their places in a tensor."""
-
-    def __init__(self, target: Tensor) -> None:
-        super().__init__()
-        self.target = target
-
-    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        place = tuple(
-            slice(start, start + length)
-            for start, length in zip(read_item.dest_offsets, read_item.lengths, strict=True)
-        )
-        return self.target[place]
-
-
 class CheckpointTensors(Mapping[str, Tensor]):
     """The model's weights in a torch_dist checkpoint of any layout, each read when it is asked for.
 
@@ -98,8 +84,6 @@ class CheckpointTensors(Mapping[str, Tensor]):
         """
         self.path = checkpoint
         self._metadata = _read_metadata(checkpoint / ".metadata")
-        self._reader = FileSystemReader(checkpoint)
-        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for key, stored in self._metadata.state_dict_metadata.items():
             if isinstance(stored, TensorStorageMetadata) and key.startswith(_MODEL_KEYS):
@@ -133,19 +117,37 @@ class CheckpointTensors(Mapping[str, Tensor]):
             offsets, sizes = (layer, *offsets), (1, *shape)
         wanted = ChunkStorageMetadata(offsets=torch.Size(offsets), sizes=torch.Size(sizes))
         items = create_read_items_for_chunk_list(key, stored, [wanted])
-        target = torch.empty(sizes, dtype=stored.properties.dtype)
-        if sum(item.lengths.numel() for item in items) != target.numel():
+        if sum(item.lengths.numel() for item in items) != torch.Size(sizes).numel():
             raise CheckpointError(f"{self.path}: parts of {name} are missing; use another checkpoint")
         try:
-            self._reader.read_data(LoadPlan(items), _OneTensor(target))
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            parts = [self._read(item) for item in items]
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.path}: {name} can't be read ({error}); use another checkpoint") from error
-        return target.reshape(shape)
+        return _join(parts, items, sizes).reshape(shape)
+
+    def _read(self, item: ReadItem) -> Tensor:
+        """Read the wanted part of one stored piece."""
+        place = self._metadata.storage_data[item.storage_index]
+        with (self.path / place.relative_path).open("rb") as file:
+            piece: Tensor = torch.load(
+                cast(IO[bytes], _create_file_view(file, place.offset, place.length)), weights_only=True
+            )
+        return narrow_tensor_by_index(piece, item.storage_offsets, item.lengths)
 
     def _stored(self, name: str) -> TensorStorageMetadata:
         stored = self._metadata.state_dict_metadata[checkpoint_key(name)[0]]
         assert isinstance(stored, TensorStorageMetadata)
         return stored
+
+
+def _join(parts: Sequence[Tensor], items: Sequence[ReadItem], sizes: Sequence[int]) -> Tensor:
+    """Put the parts of a weight in their places; a single one is the weight."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = torch.empty(tuple(sizes), dtype=parts[0].dtype)
+    for part, item in zip(parts, items, strict=True):
+        narrow_tensor_by_index(whole, item.dest_offsets, item.lengths).copy_(part)
+    return whole
 
 
 def _read_metadata(path: Path) -> Metadata:

@@ -37,6 +37,24 @@ class DataConfig:
     label_mode: Literal["input-only", "vanilla", "no-predict"] = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
 
+    codeswitch: Literal["baked", "online"] = "baked"
+    """Where switched words come from: as the datasets were baked, or drawn anew each epoch while training."""
+
+    codeswitch_lexicon_paths: tuple[str, ...] = ()
+    """Dictionaries for online code-switching; merged."""
+
+    codeswitch_language: str = "en"
+    """Language of their source words; online code-switching is for the blend's datasets of this language."""
+
+    codeswitch_target_language: str | None = None
+    """Language of translations in dictionaries that do not name it."""
+
+    codeswitch_ratios: tuple[float, ...] = (0.05,)
+    """Probability of a covered word to be switched, in [0, 1], for epoch 0, 1, ...; the last one stays."""
+
+    codeswitch_seed: int = 1
+    """Seed of the online draws; with a bake's seed and ratio, epoch 0 is that bake."""
+
     eod_mask_loss: bool = False
     """Leave positions whose input is the end-of-document token out of the loss."""
 

@@ -26,6 +26,7 @@ RANGES: dict[str, Range] = {
     "model.hidden_dropout": _BELOW_1,
     "model.attention_dropout": _BELOW_1,
     "data.seq_length": _AT_LEAST_1,
+    "data.codeswitch_seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     "parallel.tensor_model_parallel_size": _AT_LEAST_1,
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
     "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),

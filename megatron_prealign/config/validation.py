@@ -241,6 +241,32 @@ def _data(config: Config) -> Iterator[Problem]:
                 ("data.blend",),
             )
     yield from _split(config)
+    if data.codeswitch == "online":
+        yield from _online(config)
+
+
+def _online(config: Config) -> Iterator[Problem]:
+    """Check what online code-switching needs."""
+    data = config.data
+    if not data.codeswitch_lexicon_paths:
+        yield Problem(
+            "--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon",
+            ("data.codeswitch", "data.codeswitch_lexicon_paths"),
+        )
+    for path in data.codeswitch_lexicon_paths:
+        if not Path(path).is_file():
+            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file", ("data.codeswitch_lexicon_paths",))
+    ratios = data.codeswitch_ratios
+    if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
+        yield Problem(
+            f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]",
+            ("data.codeswitch_ratios",),
+        )
+    if data.blend and all(entry.language != data.codeswitch_language for entry in data.blend):
+        yield Problem(
+            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language",
+            ("data.codeswitch_language", "data.blend"),
+        )
 
 
 def _split(config: Config) -> Iterator[Problem]:

@@ -1,145 +1,135 @@
 """The bake: corpus + tokenizer + lexicon → an indexed dataset with switch records and a manifest.
 
-The data files and the manifest's content are a function of the input and the options alone, whatever the number of
-workers. Nothing appears under a final name before everything is written; the manifest comes last.
+The input is cut into pieces, each piece is baked to a shard in a work folder, and the shards are appended in the order
+of the input. The data files and the manifest's content are a function of the input and the options alone, whatever the
+workers, executors and interruptions. Nothing appears under a final name before everything is written; the manifest
+comes last.
 """
 
+import fcntl
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from megatron_prealign import __version__
-from megatron_prealign.data.bake_batch import BakedBatch, BatchSettings, bake_batches
+from megatron_prealign.data.bake_options import BakeOptions, option_problems, table_options
 from megatron_prealign.data.codeswitch import SwitchCounts
-from megatron_prealign.data.documents import input_problems, read_batches
+from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.data.documents import read_texts
+from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
+from megatron_prealign.data.executors import bake_locally
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
-from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest, manifest_path
+from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
+from megatron_prealign.data.job import Job, JobSettings
+from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest
 from megatron_prealign.data.progress import BakeProgress
-from megatron_prealign.data.switch_table import SwitchTable, compile_lexicon
+from megatron_prealign.data.publish import publish
+from megatron_prealign.data.sentences import SentenceSplitter
+from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.output import sync
 
-_RECORD_INTS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class BakeOptions:
-    """What to bake."""
-
-    input_paths: tuple[Path, ...]
-    """Corpus files, in order: JSON lines, or text with a document on each line; also with .gz."""
-    tokenizer_path: Path
-    """tokenizer.json, a folder with one, or a SentencePiece .model."""
-    output_prefix: Path
-    """The dataset's files are <output_prefix>_<json_key>_document.*"""
-    json_key: str = "text"
-    """Key of the text in JSON lines."""
-    lexicon_paths: tuple[Path, ...] = ()
-    """Dictionaries; merged."""
-    source_language: str = "en"
-    """Language of the corpus and of the dictionaries' source words."""
-    target_language: str | None = None
-    """Language of translations in dictionaries that do not name it."""
-    codeswitch_ratio: float = 0.0
-    """Probability of a word that the lexicon covers to be switched, in [0, 1]."""
-    case_transfer: bool = True
-    """Also match Capitalised and CAPITALS words and give their translations that form."""
-    seed: int = 1
-    """Seed of all draws."""
-    append_eod: bool = False
-    """End every document that is not empty with the tokenizer's end-of-document token."""
-    num_workers: int = 1
-    """Processes; 1 for none besides this one."""
-    overwrite: bool = False
-    """Replace an existing dataset."""
-    command: str = ""
-    """The command line, for the manifest's provenance."""
-
-    @property
-    def dataset_prefix(self) -> Path:
-        """Path of the dataset without `.bin`."""
-        return Path(f"{self.output_prefix}_{self.json_key}_document")
+_PROBE_BYTES = 200_000
+_PROBED_PIECES = 20
+_PROBED_WORDS = 2000
 
 
 @dataclass(frozen=True)
 class _Materials:
     """What was loaded while the options were checked."""
 
+    pieces: list[Piece]
     tokenizer: Tokenizer
     lexicon: Lexicon | None
     table: SwitchTable
+    table_options: TableOptions
+    backend: Backend
+    bos_id: int | None
 
 
-def bake(options: BakeOptions, show_progress: bool = True) -> Manifest:
+def bake(
+    options: BakeOptions, show_progress: bool = True, log: Callable[[str], None] = lambda message: None
+) -> Manifest:
     """Bake a dataset and return its manifest.
+
+    Args:
+        options: What to bake.
+        show_progress: Whether to show a bar on stderr.
+        log: Takes lines about what was decided on the way.
 
     Raises:
         DataError: Every problem of the options at once, before anything is written; or a bad line of the corpus, a
-            corpus without text, a dead worker: then nothing is left under the final names.
+            corpus without text, a dead worker: then nothing is under the final names, and what is finished waits in
+            the work folder for `resume`.
     """
     started = time.time()
-    materials = _prepare(options)
-    prefix = options.dataset_prefix
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the outputs, so that a rename stays within one file system.
-    with TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
-        staged = Path(folder, prefix.name)
-        files, counts = _write(options, materials, staged, show_progress)
-        manifest = Manifest(_content(options, materials, files, counts), _provenance(options, started))
-        _publish(staged, prefix, manifest)
-    return manifest
+    materials = _prepare(options, log)
+    options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(options.work_folder):
+        shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
+        job = _open_job(options, materials)
+        try:
+            _run_tasks(options, job, show_progress)
+            return _finish(options, materials, job, started)
+        except BaseException as error:
+            left = len(job.unfinished())
+            if left == len(job.pieces) or (not left and isinstance(error, DataError)):
+                shutil.rmtree(job.folder)  # nothing to go on with
+            else:
+                log(f"{len(job.pieces) - left} of {len(job.pieces)} pieces are finished; --resume goes on from there")
+            raise
 
 
-def _prepare(options: BakeOptions) -> _Materials:
-    problems = [*input_problems(options.input_paths), *_option_problems(options)]
+def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
+    paths, problems, notes = expand_inputs(options.input_paths, options.json_key)
+    problems += option_problems(options)
     tokenizer = lexicon = None
     with _collected(problems):
         tokenizer = load_tokenizer(options.tokenizer_path)
-    if tokenizer and options.append_eod and tokenizer.eod_id is None:
+    if tokenizer:
+        problems += _special_token_problems(options, tokenizer)
+    if options.lexicon_paths:
+        with _collected(problems):
+            lexicon = read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
+    if options.sentence_language:
+        with _collected(problems):
+            SentenceSplitter(options.sentence_language)
+    with _collected(problems):
+        how = table_options(options)
+    if problems or tokenizer is None:
+        raise DataError(problems)
+    for note in notes:
+        log(note)
+    pieces = cut_into_pieces(paths)
+    words = [entry.word for entry in lexicon.entries[:_PROBED_WORDS]] if lexicon else []
+    backend = _choose_backend(options, pieces, words, tokenizer, log)
+    table = _compile(options, tokenizer, lexicon, backend, how)
+    begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
+    return _Materials(pieces, tokenizer, lexicon, table, how, backend, tokenizer.bos_id if begins else None)
+
+
+def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
+    problems = []
+    if options.append_eod and tokenizer.eod_id is None:
         problems.append(
             f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name it as eos_token in a "
             "tokenizer_config.json beside it, or leave out --append-eod"
         )
-    if options.lexicon_paths:
-        with _collected(problems):
-            lexicon = read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
-    if problems or tokenizer is None:
-        raise DataError(problems)
-    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, options.case_transfer)
-    if options.codeswitch_ratio > 0 and not table.num_entries:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
-        raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
-    return _Materials(tokenizer, lexicon, table)
-
-
-def _option_problems(options: BakeOptions) -> list[str]:
-    problems = []
-    if not 0.0 <= options.codeswitch_ratio <= 1.0:
-        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
-    if options.codeswitch_ratio > 0 and not options.lexicon_paths:
-        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
-    if not options.json_key or "/" in options.json_key:
-        problems.append(f"--json-key {options.json_key!r}: becomes part of file names, so it can't be empty or hold /")
-    if options.num_workers < 1:
-        problems.append(f"--workers {options.num_workers}: must be at least 1")
-    prefix = options.dataset_prefix
-    existing = [path for path in _final_paths(prefix) if path.exists()]
-    if existing and not options.overwrite:
-        problems.append(f"{_join(existing)}: already there; choose another --output-prefix or pass --overwrite")
-    parent = next(parent for parent in prefix.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        problems.append(f"{prefix.parent}: can't be written to")
+    if options.bos == "always" and tokenizer.bos_id is None:
+        problems.append(
+            f"{tokenizer.path}: the tokenizer has no begin-of-document token; name it as bos_token in a "
+            "tokenizer_config.json beside it, or leave out --bos always"
+        )
     return problems
 
 
@@ -151,33 +141,170 @@ def _collected(problems: list[str]) -> Iterator[None]:
         problems += error.problems
 
 
-def _write(
-    options: BakeOptions, materials: _Materials, staged: Path, show_progress: bool
-) -> tuple[dict[str, WrittenFile], dict[str, Any]]:
-    """Write the data files under a temporary prefix; return what they are and what they hold."""
-    tokenizer = materials.tokenizer
-    settings = BatchSettings(
-        tokenizer_path=tokenizer.path,
+@contextmanager
+def _locked(work_folder: Path) -> Iterator[None]:
+    """Keep another bake of this machine away from a work folder; the lock goes with its process."""
+    with Path(f"{work_folder}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{work_folder}: another bake is writing here; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            Path(stream.name).unlink()
+
+
+def _open_job(options: BakeOptions, materials: _Materials) -> Job:
+    tokenizer, lexicon = materials.tokenizer, materials.lexicon
+    settings = JobSettings(
+        tokenizer_path=str(tokenizer.path.absolute()),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        lexicon_fingerprint=lexicon.fingerprint if lexicon else None,
+        backend=materials.backend,
         json_key=options.json_key,
-        table=materials.table,
         ratio=options.codeswitch_ratio,
         seed=options.seed,
-        append_eod=options.append_eod,
+        bos_id=materials.bos_id,
+        eod_id=tokenizer.eod_id if options.append_eod else None,
+        sentence_language=options.sentence_language,
+        table_options=materials.table_options.describe(),
+        on_error=options.on_error,
     )
+    return Job.create(
+        options.work_folder,
+        settings,
+        materials.pieces,
+        materials.table,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+
+
+def _compile(
+    options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None, backend: Backend, how: TableOptions
+) -> SwitchTable:
+    encoder = make_encoder(tokenizer, backend, is_parallel=True)
+    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, how, encoder)
+    if options.codeswitch_ratio > 0 and not table.num_entries:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
+        raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
+    return table
+
+
+def _choose_backend(
+    options: BakeOptions,
+    pieces: Sequence[Piece],
+    words: Sequence[str],
+    tokenizer: Tokenizer,
+    log: Callable[[str], None],
+) -> Backend:
+    if options.backend == "reference":
+        return "reference"
+    # Pieces from everywhere in the corpus: languages often come one after the other.
+    step = max(1, len(pieces) // _PROBED_PIECES)
+    probe = [
+        text
+        for piece in pieces[::step]
+        for text in probe_of(
+            (batch.texts for batch in read_texts(piece, options.json_key)), _PROBE_BYTES // _PROBED_PIECES
+        )
+    ]
+    reason = probe_gigatoken(tokenizer, [*probe, "\n".join(words)])
+    if reason is None:
+        log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
+        return "gigatoken"
+    if options.backend == "gigatoken":
+        raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
+    log(f"the tokenizer's own library encodes, not gigatoken: {reason}")
+    return "reference"
+
+
+def _run_tasks(options: BakeOptions, job: Job, show_progress: bool) -> None:
+    with BakeProgress(sum(piece.size for piece in job.pieces), show=show_progress) as progress:
+        documents = tokens = consumed = 0
+
+        def count(number: int) -> None:
+            nonlocal documents, tokens, consumed
+            mark = job.mark(number)
+            documents, tokens = documents + mark["documents"], tokens + mark["tokens"]
+            consumed += job.pieces[number].size
+            progress.update(consumed, documents, tokens)
+
+        if options.executor == "ray":
+            from megatron_prealign.data.clusters import bake_on_ray  # deferred: datatrove and ray are optional
+
+            bake_on_ray(job, options.num_workers, options.cluster)
+        else:
+            bake_locally(job, options.num_workers, count)
+
+
+def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
+    """Submit a bake to Slurm and return the id of the job that finishes it.
+
+    Raises:
+        DataError: Every problem of the options at once, before anything is written.
+    """
+    from megatron_prealign.data.clusters import submit_to_slurm
+
+    materials = _prepare(options, log)
+    options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+    job = _open_job(options, materials)
+    return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
+
+
+class Finish:
+    """The last job of a bake on a cluster: it bakes what the tasks could not, and makes one dataset of the shards."""
+
+    def __init__(self, options: BakeOptions) -> None:
+        """Take what was asked for."""
+        self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
+
+    def __call__(self, data: object, rank: int, world_size: int) -> None:
+        """Run; the arguments are datatrove's."""
+        bake(self._options, show_progress=False, log=print)
+
+
+def _finish(options: BakeOptions, materials: _Materials, job: Job, started: float) -> Manifest:
+    """Append the shards to one dataset, publish it, and remove the work folder."""
+    prefix = options.dataset_prefix
+    staged = job.folder / prefix.name
+    files, counts, skipped = _merge(options, materials.tokenizer, job, staged)
+    provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
+    manifest = Manifest(_content(options, materials, files, counts), provenance)
+    job.may_replace()
+    publish(staged, prefix, manifest)
+    # A folder that is half removed would look like a bake to go on with.
+    os.replace(job.folder, _done_folder(job.folder))
+    shutil.rmtree(_done_folder(job.folder))
+    return manifest
+
+
+def _done_folder(work_folder: Path) -> Path:
+    return work_folder.with_name(f"{work_folder.name}-done")
+
+
+def _merge(
+    options: BakeOptions, tokenizer: Tokenizer, job: Job, staged: Path
+) -> tuple[dict[str, WrittenFile], dict[str, Any], list[str]]:
+    """Write the data files under a temporary prefix; return what they are, what they hold, and skipped lines."""
     counts = SwitchCounts()
-    dtype = optimal_dtype(tokenizer.vocab_size)
-    total = sum(path.stat().st_size for path in options.input_paths)
+    num_skipped = 0
+    examples: list[str] = []
     paths = {suffix: Path(f"{staged}{suffix}") for suffix in DATA_SUFFIXES}
     with (
-        IndexedWriter(paths[".bin"], paths[".idx"], dtype, tokenizer.vocab_size - 1) as tokens,
+        IndexedWriter(
+            paths[".bin"], paths[".idx"], optimal_dtype(tokenizer.vocab_size), tokenizer.vocab_size - 1
+        ) as tokens,
         IndexedWriter(paths[".switch.bin"], paths[".switch.idx"], np.int32) as switches,
-        BakeProgress(total, show=show_progress) as progress,
     ):
-        batches = read_batches(options.input_paths)
-        for batch in bake_batches(batches, settings, tokenizer, options.num_workers):
-            _append(batch, tokens, switches)
-            counts.add(batch.counts)
-            progress.update(batch.consumed, tokens.num_documents, tokens.num_tokens)
+        for number in range(len(job.pieces)):
+            mark = job.mark(number)
+            tokens.append(job.shard_prefix(number))
+            switches.append(f"{job.shard_prefix(number)}.switch")
+            num_skipped += mark.pop("skipped")
+            examples += mark.pop("examples")
+            counts.add(SwitchCounts(**{name: mark[name] for name in asdict(counts)}))
         if not tokens.num_tokens:
             held = f"{tokens.num_documents} documents, all empty" if tokens.num_documents else "no document"
             raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
@@ -185,13 +312,7 @@ def _write(
         if counts.switched:
             files |= dict(zip((".switch.bin", ".switch.idx"), switches.close(), strict=True))
         sizes = {"documents": tokens.num_documents, "sequences": tokens.num_sequences, "tokens": tokens.num_tokens}
-    return files, sizes | asdict(counts)
-
-
-def _append(batch: BakedBatch, tokens: IndexedWriter, switches: IndexedWriter) -> None:
-    tokens.add_documents(batch.tokens, batch.sequence_lengths, batch.sequences_per_document)
-    lengths = batch.record_counts * _RECORD_INTS
-    switches.add_documents(batch.records.reshape(-1), lengths, batch.sequences_per_document)
+    return files, sizes | {"skipped": num_skipped} | asdict(counts), examples[:20]
 
 
 def _content(
@@ -204,29 +325,33 @@ def _content(
         "dtype": optimal_dtype(tokenizer.vocab_size).name,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
+        "bos_id": materials.bos_id,
         "eod_id": tokenizer.eod_id if options.append_eod else None,
         "lexicon_fingerprint": lexicon.fingerprint if lexicon else None,
         "lexicon_entries": len(lexicon) if lexicon else 0,
         "codeswitch_ratio": options.codeswitch_ratio,
-        "case_transfer": options.case_transfer,
+        **materials.table_options.describe(),
         "seed": options.seed,
         "counts": counts,
     }
 
 
-def _provenance(options: BakeOptions, started: float) -> dict[str, Any]:
+def _provenance(options: BakeOptions, materials: _Materials, job: Job, started: float) -> dict[str, Any]:
+    sources = dict.fromkeys(piece.path for piece in materials.pieces)
     return {
-        "sources": [{"path": str(path), "size": path.stat().st_size} for path in options.input_paths],
+        "sources": [{"path": str(path), "size": path.stat().st_size} for path in sources],
         "json_key": options.json_key,
         "tokenizer": str(options.tokenizer_path),
+        "backend": job.settings.backend,
         "lexicons": [str(path) for path in options.lexicon_paths],
         "source_language": options.source_language,
         "command": options.command,
+        "executor": options.executor,
         "workers": options.num_workers,
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 3),
         "versions": {"megatron-prealign": __version__}
-        | {name: _version(name) for name in ("numpy", "tokenizers", "sentencepiece")},
+        | {name: _version(name) for name in ("numpy", "tokenizers", "sentencepiece", "gigatoken")},
     }
 
 
@@ -235,25 +360,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
-    """Give the files their final names; at every moment a manifest that exists describes what lies beside it."""
-    manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
-    sync(manifest_path(staged))
-    manifest_path(prefix).unlink(missing_ok=True)
-    for suffix in DATA_SUFFIXES:
-        if suffix in manifest.content["files"]:
-            os.replace(f"{staged}{suffix}", f"{prefix}{suffix}")
-        else:
-            Path(f"{prefix}{suffix}").unlink(missing_ok=True)
-    sync(prefix.parent)
-    os.replace(manifest_path(staged), manifest_path(prefix))
-    sync(prefix.parent)
-
-
-def _final_paths(prefix: Path) -> list[Path]:
-    return [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
 
 
 def _join(paths: tuple[Path, ...] | list[Path]) -> str:

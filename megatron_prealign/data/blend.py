@@ -16,11 +16,14 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.data.dataset import CodeSwitchDataset, CodeSwitchDatasetConfig, no_full_sample
+from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.dataset import CodeSwitchDataset, no_full_sample
 from megatron_prealign.data.manifest import check_manifest, read_manifest
+from megatron_prealign.data.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch
 from megatron_prealign.data.sampler import SampleDataset
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon import read_lexicon
 
 
 def check_blend(entries: Sequence[BlendEntry], tokenizer: Tokenizer) -> list[str]:
@@ -60,7 +63,8 @@ def build_train_dataset(
     if problems:
         raise DataError(problems)
     weights = [float(entry.weight) for entry in data.blend] if len(prefixes) > 1 else None
-    return _build(data, tokenizer, prefixes, weights, Split.train, num_samples, seed, cache_path)
+    online = _online_switch(data, tokenizer) if data.codeswitch == "online" else None
+    return _build(data, tokenizer, prefixes, weights, Split.train, num_samples, seed, cache_path, online)
 
 
 def build_valid_datasets(
@@ -140,6 +144,23 @@ def _split_problem(prefix: str, split: Split, data: DataConfig) -> str | None:
     return no_full_sample(prefix, split, lengths, data.seq_length)
 
 
+def _online_switch(data: DataConfig, tokenizer: Tokenizer) -> OnlineSwitch:
+    """Read and compile the lexicon of the configuration.
+
+    Raises:
+        DataError: if a dictionary can't be read.
+    """
+    paths = [Path(path) for path in data.codeswitch_lexicon_paths]
+    lexicon = read_lexicon(paths, data.codeswitch_language, data.codeswitch_target_language)
+    return OnlineSwitch(
+        table=compile_lexicon(lexicon, tokenizer),
+        fingerprint=lexicon.fingerprint,
+        ratios=data.codeswitch_ratios,
+        seed=data.codeswitch_seed,
+        prefixes=frozenset(entry.prefix for entry in data.blend if entry.language == data.codeswitch_language),
+    )
+
+
 def _build(
     data: DataConfig,
     tokenizer: Tokenizer,
@@ -149,11 +170,13 @@ def _build(
     num_samples: int | None,
     seed: int,
     cache_path: str | Path | None,
+    online: OnlineSwitch | None = None,
 ) -> SampleDataset:
     # megatron-core's blend asks for its rank as soon as it has a cache folder.
     cached = cache_path is not None and torch.distributed.is_initialized()
     eod = -1 if tokenizer.eod_id is None else tokenizer.eod_id
-    config = CodeSwitchDatasetConfig(
+    config = OnlineDatasetConfig(
+        online=online,
         random_seed=seed,
         sequence_length=data.seq_length,
         blend=(prefixes, weights),
@@ -169,5 +192,6 @@ def _build(
     config.split_matrix = _split_matrix(data, split)
     # A size of 0 for the splits left out satisfies the builder's arithmetic; None means one epoch.
     sizes = [num_samples if index == split.value else (None if weights is None else 0) for index in range(len(Split))]
-    datasets = BlendedMegatronDatasetBuilder(CodeSwitchDataset, sizes, lambda: True, config).build()
+    kind = CodeSwitchDataset if online is None else OnlineCodeSwitchDataset
+    datasets = BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()
     return cast(SampleDataset, datasets[split.value])

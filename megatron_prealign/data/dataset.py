@@ -6,7 +6,7 @@ Legend: ``S`` sequence length, ``T`` tokens of one epoch.
 import bisect
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
-
-_INDEX_NAMES = ("document", "sample", "shuffle")
 
 
 @dataclass
@@ -47,6 +45,8 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
     """
 
     config: CodeSwitchDatasetConfig
+    index_names: tuple[str, ...] = ("document", "sample", "shuffle")
+    """What is cached."""
 
     def __init__(
         self,
@@ -103,8 +103,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         """Return the token and the unshifted label stream of a sample, both int64 [S + 1]."""
         tokens, labels = [], []
         for sequence, start, length in self._pieces(idx):
-            piece = self.dataset.get(sequence, offset=start, length=length).astype(np.int64)
-            records = self._records(sequence, start, start + length)
+            piece, records = self._read(sequence, start, length)
             tokens.append(piece)
             labels.append(apply_switch_records(piece, records, self.config.label_mode, offset=start))
         return np.concatenate(tokens), np.concatenate(labels)
@@ -116,9 +115,20 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         for position in range(first, last + 1):
             sequence = int(self.document_index[position])
             begin = start if position == first else 0
-            end = stop + 1 if position == last else int(self.dataset.sequence_lengths[sequence])
+            end = stop + 1 if position == last else int(self._lengths[sequence])
             if end > begin:
                 yield sequence, begin, end - begin
+
+    def _read(self, sequence: int, start: int, length: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return tokens of a sequence, int64 [length], and the switch records that may touch them, int [n, 4]."""
+        tokens = self.dataset.get(sequence, offset=start, length=length).astype(np.int64)
+        return tokens, self._records(sequence, start, start + length)
+
+    @property
+    def _lengths(self) -> NDArray[np.int32]:
+        """Tokens of each sequence that `document_index` names."""
+        lengths: NDArray[np.int32] = self.dataset.sequence_lengths
+        return lengths
 
     def _records(self, sequence: int, start: int, stop: int) -> NDArray[Any]:
         """Return the switch records of a sequence that may touch tokens [start, stop): int [n, 4]."""
@@ -137,26 +147,42 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         The base keys its cache by path and number of samples and shuffles all epochs together: a re-bake would
         be served stale and a longer run would see another order.
         """
-        num_epochs = self._num_epochs()
         # The blend on top builds its own cache key from these identifiers.
         del self.unique_identifiers["num_samples"]
-        self.unique_identifiers["num_epochs"] = num_epochs
+        self.unique_identifiers.update(self._order_identifiers())
         self.unique_identifiers["content_hash"] = self._content_hash
         if self.config.path_to_cache is None:
-            return self._build_indices(num_epochs)
+            arrays = self._build_arrays()
+        else:
+            arrays = self._cached_arrays(Path(self.config.path_to_cache))
+        return self._take_arrays(arrays)
+
+    def _order_identifiers(self) -> dict[str, Any]:
+        """Return what the order of samples depends on besides the content, the split and the seed."""
+        return {"num_epochs": self._num_epochs()}
+
+    def _build_arrays(self) -> tuple[NDArray[Any], ...]:
+        """Return what is cached."""
+        return self._build_indices(self._num_epochs())
+
+    def _take_arrays(self, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the (document, sample, shuffle) indices out of what was cached."""
+        document_index, sample_index, shuffle_index = arrays
+        return document_index, sample_index, shuffle_index
+
+    def _cached_arrays(self, folder: Path) -> tuple[NDArray[Any], ...]:
         description = json.dumps(self.unique_identifiers, default=lambda value: value.unique_identifiers)
         name = f"{sha256(description.encode()).hexdigest()[:32]}-{type(self).__name__}-{self.index_split.name}"
-        paths = [Path(self.config.path_to_cache, f"{name}-{kind}_index.npy") for kind in _INDEX_NAMES]
+        paths = [folder / f"{name}-{kind}_index.npy" for kind in self.index_names]
         if not all(path.exists() for path in paths):
             if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
                 raise DataError(
-                    f"{self.config.path_to_cache}: the sample index that rank 0 wrote is not visible here; set "
-                    "data.cache_path to a folder on a file system that all nodes share"
+                    f"{folder}: the sample index that rank 0 wrote is not visible here; set data.cache_path to a "
+                    "folder on a file system that all nodes share"
                 )
-            for path, index in zip(paths, self._build_indices(num_epochs), strict=True):
+            for path, index in zip(paths, self._build_arrays(), strict=True):
                 _save_array(path, index)
-        document_index, sample_index, shuffle_index = (np.load(path, mmap_mode="r") for path in paths)
-        return document_index, sample_index, shuffle_index
+        return tuple(np.load(path, mmap_mode="r") for path in paths)
 
     def _num_epochs(self) -> int:
         """Return the epochs that hold num_samples samples."""
@@ -171,23 +197,39 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
 
     def _build_indices(self, num_epochs: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return document_index int32 [epochs * documents], sample_index [samples + 1, 2], shuffle_index [samples]."""
-        sequence_length = self.config.sequence_length
         num_tokens = self._get_num_tokens_per_epoch()
-        # Samples are packed across epochs; the last one of an epoch may end in the next.
-        borders = [(epoch * num_tokens - 1) // sequence_length for epoch in range(1, num_epochs + 1)]
-        shuffle_index = np.arange(borders[-1], dtype=np.uint32 if borders[-1] < 2**32 else np.int64)
-        documents = []
-        for epoch, (start, stop) in enumerate(zip([0, *borders], borders, strict=False)):
-            # Epoch 0 draws as the base class does, in its order: documents, then samples.
-            seed = self.config.random_seed if epoch == 0 else [self.config.random_seed, epoch]
-            random_state = np.random.RandomState(seed)
-            documents.append(random_state.permutation(self.indices.astype(np.int32)))
-            random_state.shuffle(shuffle_index[start:stop])
-        document_index = np.concatenate(documents)
-        sample_index = helpers.build_sample_idx(
-            self.dataset.sequence_lengths, document_index, sequence_length, num_epochs, num_tokens, True, True
+        ends = num_tokens * np.arange(1, num_epochs + 1)
+        documents = [self.indices.astype(np.int32)] * num_epochs
+        return order_samples(
+            self.dataset.sequence_lengths, documents, ends, self.config.sequence_length, self.config.random_seed
         )
-        return document_index, sample_index, shuffle_index
+
+
+def order_samples(
+    lengths: NDArray[np.int32], documents: Sequence[NDArray[np.int32]], ends: NDArray[np.int64], length: int, seed: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the (document, sample, shuffle) indices of some epochs, each a function of (seed, epoch) alone.
+
+    Args:
+        lengths: int32, tokens of each sequence.
+        documents: for each epoch its sequences, as positions in `lengths`.
+        ends: int64 [epochs], tokens up to the end of each epoch.
+        length: tokens of a sample.
+        seed: seed of the order.
+    """
+    # Samples are packed across epochs; the last one of an epoch may end in the next.
+    borders = ((ends - 1) // length).tolist()
+    shuffle_index = np.arange(borders[-1], dtype=np.uint32 if borders[-1] < 2**32 else np.int64)
+    shuffled = []
+    for epoch, (start, stop) in enumerate(zip([0, *borders], borders, strict=False)):
+        # Epoch 0 draws as the base class does, in its order: documents, then samples.
+        random_state = np.random.RandomState(seed if epoch == 0 else [seed, epoch])
+        shuffled.append(random_state.permutation(documents[epoch]))
+        random_state.shuffle(shuffle_index[start:stop])
+    document_index = np.concatenate(shuffled)
+    # One epoch of all tokens: the helper only multiplies the two.
+    sample_index = helpers.build_sample_idx(lengths, document_index, length, 1, int(ends[-1]), True, True)
+    return document_index, sample_index, shuffle_index
 
 
 def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_length: int) -> str:

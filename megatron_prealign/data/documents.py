@@ -1,102 +1,128 @@
-"""Reading a corpus: files to batches of raw lines, and lines to texts.
+"""Reading a piece of the input: bytes to batches of texts, with every unusable line named.
 
-Splitting is cheap and happens in one place; parsing is not and happens in the workers.
+datatrove's readers do not do here: they skip lines that are not JSON and documents without text with no count and no
+line number, drop empty documents, which Megatron keeps, and read a file from its beginning to its end only.
 """
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
+from megatron_prealign.data.inputs import JSON_SUFFIXES, PARQUET_SUFFIX, Piece, text_suffix
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.problems import Problems
 
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-TEXT_SUFFIXES = (".txt",)
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 4096
+MAX_LINE_BYTES = 16 << 20
+"""Longest line: a tokenizer takes some hundred bytes of memory for each byte of a document."""
 _BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True)
-class LineBatch:
-    """Consecutive lines of one file."""
+@dataclass
+class TextBatch:
+    """Documents that follow each other, and what was wrong with the lines between them."""
 
-    path: Path
-    first_line: int
-    """Number of its first line in the file, from 1."""
-    lines: list[bytes]
-    consumed: int
-    """Bytes read from all files so far, as they lie on disk."""
+    texts: list[str] = field(default_factory=list)
+    bad_lines: list[tuple[int, str]] = field(default_factory=list)
+    """Line (or row) of the piece, from 0, and what is wrong with it."""
 
 
-def input_problems(paths: Sequence[Path]) -> list[str]:
-    """Return what is wrong with the names of input files, without reading them."""
-    problems = [] if paths else ["no input; name at least one file with --input"]
-    known = JSON_SUFFIXES + TEXT_SUFFIXES
-    for path in paths:
-        if path.is_dir():
-            problems.append(f"{path}: is a folder; name the files in it")
-        elif not path.is_file():
-            problems.append(f"{path}: no such input file")
-        elif text_suffix(path) not in known:
-            problems.append(f"{path}: unknown kind of file; known are {', '.join(known)}, each also with .gz")
-    return problems
+def read_texts(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+    """Yield the documents of a piece in order; lines of white space only are no documents.
 
-
-def text_suffix(path: Path) -> str:
-    """Return the suffix in lower case, below a `.gz` if there is one."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def read_batches(paths: Sequence[Path]) -> Iterator[LineBatch]:
-    """Yield the lines of all files in order, about a MiB at a time; memory is bounded by that and the longest line.
+    Memory is bounded by a batch of about a MiB and the longest line.
 
     Raises:
-        DataError: If a file can't be read or a compressed one is damaged.
+        DataError: If the file can't be read, or a compressed one is damaged.
     """
-    finished = 0
-    for path in paths:
-        try:
-            with path.open("rb") as raw:
-                stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
-                number = 1
-                while lines := stream.readlines(BATCH_BYTES):
-                    for start in range(0, len(lines), BATCH_LINES):
-                        part = lines[start : start + BATCH_LINES]
-                        yield LineBatch(path, number, part, finished + raw.tell())
-                        number += len(part)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: can't be read to its end ({error})") from None
-        finished += path.stat().st_size
+    try:
+        if piece.path.suffix.lower() == PARQUET_SUFFIX:
+            yield from _parquet_batches(piece, json_key)
+        else:
+            yield from _line_batches(piece, json_key)
+    except _reading_errors() as error:
+        raise DataError(f"{piece.path}: can't be read to its end ({error})") from None
 
 
-def parse_batch(batch: LineBatch, json_key: str) -> list[str]:
-    """Return the texts of a batch; lines of white space only are no documents.
+def locate(piece: Piece, indices: Sequence[int]) -> list[str]:
+    """Return where in its file some lines or rows of a piece are; reads what lies before the piece once more."""
+    if piece.path.suffix.lower() == PARQUET_SUFFIX:
+        from pyarrow import parquet
 
-    Raises:
-        DataError: Every line without a usable text, as file:line (the first 20).
-    """
-    is_json = text_suffix(batch.path) in JSON_SUFFIXES
-    texts: list[str] = []
-    problems = Problems()
-    for number, line in enumerate(batch.lines, start=batch.first_line):
-        if number == 1:
+        metadata = parquet.read_metadata(piece.path)
+        rows = sum(metadata.row_group(group).num_rows for group in range(piece.start))
+        return [f"{piece.path}: row {rows + index + 1}" for index in indices]
+    before = 0
+    with piece.path.open("rb") as stream:
+        while left := piece.start - stream.tell():
+            part = stream.read(min(left, BATCH_BYTES))
+            before += part.count(b"\n")
+        # A line that reaches into the piece belongs to the one before.
+        before += piece.start > 0 and not part.endswith(b"\n")
+    return [f"{piece.path}:{before + index + 1}" for index in indices]
+
+
+def _line_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+    is_json = text_suffix(piece.path) in JSON_SUFFIXES
+    batch, size = TextBatch(), 0
+    for number, line in enumerate(_lines(piece)):
+        if number == 0 and piece.start == 0:
             line = line.removeprefix(_BOM)
-        if not line.strip():
-            continue
+        size += len(line)
         try:
-            texts.append(_text_of_json(line, json_key) if is_json else line.decode("utf-8").rstrip("\r\n"))
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split the document, or leave it out")
+            if line and not line.isspace():
+                batch.texts.append(_text_of_json(line, json_key) if is_json else line.decode("utf-8").rstrip("\r\n"))
         except ValueError as error:
-            problems.add(f"{batch.path}:{number}: {error}")
-    problems.raise_if_any()
-    return texts
+            batch.bad_lines.append((number, str(error)))
+        if size >= BATCH_BYTES or len(batch.texts) + len(batch.bad_lines) >= BATCH_LINES:
+            yield batch
+            batch, size = TextBatch(), 0
+    yield batch
+
+
+def _lines(piece: Piece) -> Iterator[bytes]:
+    """Yield the lines that begin in a piece; of one that is too long just more bytes than are allowed."""
+    with _open(piece.path) as stream:
+        room: float = float("inf")
+        if text_suffix(piece.path) == piece.path.suffix.lower():
+            room = piece.stop - piece.start
+            if piece.start:
+                stream.seek(piece.start - 1)
+                room -= _skip_line(stream) - 1
+        while room > 0 and (line := stream.readline(MAX_LINE_BYTES + 1)):
+            yield line
+            room -= len(line)
+            if not line.endswith(b"\n"):
+                room -= _skip_line(stream)
+
+
+def _skip_line(stream: IO[bytes]) -> int:
+    """Go to the next line; return the bytes passed."""
+    passed = 0
+    while part := stream.readline(BATCH_BYTES):
+        passed += len(part)
+        if part.endswith(b"\n"):
+            break
+    return passed
+
+
+def _open(path: Path) -> IO[bytes]:
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return cast(IO[bytes], io.BufferedReader(gzip.open(path), BATCH_BYTES))
+    if suffix == ".zst":
+        from backports import zstd  # deferred: most corpora do not need it
+
+        # Unlike zstandard's readers this one goes on behind the first frame, and tells where a file is cut short.
+        return cast(IO[bytes], io.BufferedReader(zstd.open(path), BATCH_BYTES))
+    return path.open("rb")
 
 
 def _text_of_json(line: bytes, json_key: str) -> str:
@@ -114,9 +140,49 @@ def _text_of_json(line: bytes, json_key: str) -> str:
     if json_key not in record:
         raise ValueError(f"no key {json_key!r} (there are {', '.join(map(repr, list(record)[:8])) or 'none'}); "
                          "name the right one with --json-key")  # fmt: skip
-    text = record[json_key]
+    return _usable(record[json_key], json_key)
+
+
+def _usable(text: Any, json_key: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"the value of {json_key!r} is a {type(text).__name__}, not a string")
     # JSON can spell halves of surrogate pairs, which no tokenizer takes; the error is a ValueError.
     text.encode("utf-8")
     return text
+
+
+def _parquet_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(piece.path) as file:
+        groups = range(piece.start, piece.stop)
+        rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+        batch_rows = min(max(1, rows * BATCH_BYTES // max(piece.size, 1)), BATCH_LINES)
+        number = 0
+        for records in file.iter_batches(batch_rows, list(groups), columns=[json_key]):
+            batch = TextBatch()
+            for scalar in records.column(json_key):
+                try:
+                    batch.texts.append(_usable(scalar.as_py(), json_key))
+                except ValueError as error:
+                    batch.bad_lines.append((number, str(error)))
+                number += 1
+            yield batch
+
+
+def _reading_errors() -> tuple[type[Exception], ...]:
+    """Return what the libraries in use raise for damaged files."""
+    errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
+    try:
+        from backports import zstd
+
+        errors.append(zstd.ZstdError)
+    except ImportError:
+        pass
+    try:
+        from pyarrow import lib
+
+        errors.append(lib.ArrowException)
+    except ImportError:
+        pass
+    return tuple(errors)

@@ -7,10 +7,10 @@ int64 document ends [D]. `.bin`: the tokens back to back. A document is a run of
 import hashlib
 import os
 import struct
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -71,7 +71,9 @@ class _HashedFile:
 
 
 class IndexedWriter:
-    """Write one indexed dataset; memory grows by 12 bytes a document and no more.
+    """Write one indexed dataset; memory does not grow with the number of documents.
+
+    Lengths and document ends wait in unnamed files beside the index until it is written.
 
     The two paths are written to directly: the caller names temporary ones and renames them when all is done.
     """
@@ -90,20 +92,11 @@ class IndexedWriter:
         self._code = next(code for code, known in DTYPE_OF_CODE.items() if known == self.dtype)
         self._max_id = int(np.iinfo(self.dtype).max) if max_id is None else max_id
         self._bin = _HashedFile(Path(bin_path))
-        # array grows by amortised doubling at 4 and 8 bytes an entry; a list of ints takes about 36.
-        self._lengths = array("i")
-        self._document_ends = array("q", [0])
+        self._lengths: IO[bytes] = TemporaryFile(dir=self._idx_path.parent)  # noqa: SIM115 - lives as long as this
+        self._document_ends: IO[bytes] = TemporaryFile(dir=self._idx_path.parent)  # noqa: SIM115
         self.num_tokens = 0
-
-    @property
-    def num_documents(self) -> int:
-        """Documents added so far."""
-        return len(self._document_ends) - 1
-
-    @property
-    def num_sequences(self) -> int:
-        """Sequences added so far."""
-        return len(self._lengths)
+        self.num_sequences = 0
+        self.num_documents = 0
 
     def add_documents(
         self, tokens: NDArray[Any], sequence_lengths: NDArray[Any], sequences_per_document: NDArray[Any]
@@ -144,21 +137,22 @@ class IndexedWriter:
         for tokens in reader.iterate_tokens():
             self._bin.write(tokens.data.cast("B"))
             self.num_tokens += len(tokens)
-        self._document_ends.frombytes((reader.document_ends[1:] + self.num_sequences).tobytes())
-        self._lengths.frombytes(reader.lengths.tobytes())
+        self._append_index(reader.lengths, reader.document_ends[1:])
 
     def close(self) -> tuple[WrittenFile, WrittenFile]:
         """Write the index, make both files durable and describe them: (bin, idx)."""
         index = _HashedFile(self._idx_path)
-        index.write(_HEADER.pack(MAGIC, VERSION, self._code, len(self._lengths), len(self._document_ends)))
-        lengths = np.frombuffer(self._lengths, dtype=np.int32)
-        index.write(lengths.astype("<i4", copy=False).tobytes())
+        index.write(_HEADER.pack(MAGIC, VERSION, self._code, self.num_sequences, self.num_documents + 1))
+        for lengths in _chunks(self._lengths):
+            index.write(lengths)
         pointer = 0
-        for start in range(0, len(lengths), _CHUNK):
-            ends = pointer + np.cumsum(lengths[start : start + _CHUNK], dtype=np.int64) * self.dtype.itemsize
+        for chunk in _chunks(self._lengths):
+            ends = pointer + np.cumsum(np.frombuffer(chunk, "<i4"), dtype=np.int64) * self.dtype.itemsize
             index.write(np.concatenate(([pointer], ends[:-1])).astype("<i8", copy=False).tobytes())
             pointer = int(ends[-1])
-        index.write(np.frombuffer(self._document_ends, dtype=np.int64).astype("<i8", copy=False).tobytes())
+        index.write(np.zeros(1, dtype="<i8").tobytes())
+        for ends_chunk in _chunks(self._document_ends):
+            index.write(ends_chunk)
         return self._bin.close(), index.close()
 
     def __enter__(self) -> Self:
@@ -170,14 +164,27 @@ class IndexedWriter:
     ) -> None:
         """Let go of the file after an error; files are the caller's to remove."""
         self._bin.abandon()
+        self._lengths.close()
+        self._document_ends.close()
 
     def _append(self, tokens: NDArray[Any], lengths: NDArray[Any], sequences_per_document: NDArray[Any]) -> None:
         stored = np.ascontiguousarray(tokens, dtype=self.dtype)
-        ends = np.cumsum(sequences_per_document, dtype=np.int64) + self.num_sequences
         self._bin.write(stored.data.cast("B") if len(stored) else b"")
-        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
-        self._document_ends.frombytes(ends.tobytes())
+        self._append_index(lengths, np.cumsum(sequences_per_document, dtype=np.int64))
         self.num_tokens += len(stored)
+
+    def _append_index(self, lengths: NDArray[Any], document_ends: NDArray[Any]) -> None:
+        self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
+        self._document_ends.write((document_ends + self.num_sequences).astype("<i8", copy=False).tobytes())
+        self.num_sequences += len(lengths)
+        self.num_documents += len(document_ends)
+
+
+def _chunks(spool: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of a file from its beginning."""
+    spool.seek(0)
+    while chunk := spool.read(_CHUNK * 8):
+        yield chunk
 
 
 class IndexedReader:

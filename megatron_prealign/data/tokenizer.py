@@ -36,10 +36,15 @@ class Tokenizer(ABC):
     """Begin-of-document token, if there is one."""
     special_ids: frozenset[int]
     """Ids that no text is encoded to: control tokens and the unknown token."""
+    added_tokens: tuple[str, ...]
+    """Strings that the library takes out of a text before it looks at words, special tokens included."""
     token_bytes: list[bytes]
     """For each id the bytes it stands for in running text; b"" for special and unused ids."""
     fingerprint: str
     """SHA-256 (hex) of the model file's content, of its canonical JSON where it is JSON."""
+
+    adds_bos: bool
+    """Whether the tokenizer by itself begins a document with `bos_id`."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -122,9 +127,12 @@ class HuggingFaceTokenizer(Tokenizer):
         if isinstance(unknown, str) and unknown in vocabulary:
             special.add(vocabulary[unknown])
         self.special_ids = frozenset(special)
+        self.added_tokens = tuple(token["content"] for token in added.values())
         self.token_bytes = self._make_token_bytes(vocabulary, added, definition)
         self.eod_id = self._named_id("eos_token", _EOD_TOKENS, vocabulary)
         self.bos_id = self._named_id("bos_token", _BOS_TOKENS, vocabulary)
+        begun = self._tokenizer.encode("a", add_special_tokens=True).ids
+        self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -217,6 +225,10 @@ class SentencePieceTokenizer(Tokenizer):
         ]
         self.eod_id = _non_negative(processor.eos_id())
         self.bos_id = _non_negative(processor.bos_id())
+        self.adds_bos = False  # the library does so only when it is asked to
+        self.added_tokens = tuple(
+            processor.id_to_piece(i) for i in everything if processor.is_control(i) or processor.is_unknown(i)
+        )
         self.fingerprint = hashlib.sha256(content).hexdigest()
 
     def encode(self, text: str) -> list[int]:

@@ -47,15 +47,20 @@ def token_flags(vocabulary: NDArray[np.uint16], tokens: NDArray[Any], offsets: N
         offsets: int64 [D + 1], where each document begins and ends.
     """
     flags: NDArray[np.uint16] = vocabulary[tokens]
-    inner = _has(flags, Token.CONTINUATION)
-    if not inner.any():
+    inner = np.flatnonzero(_has(flags, Token.CONTINUATION))
+    if not len(inner):
         return flags
-    heads = inner.copy()
-    heads[_document_starts(offsets, len(tokens))] = False
-    source = np.maximum.accumulate(np.where(heads, 0, np.arange(len(tokens))))
-    continues_word = _has(flags[source], _WORD)
+    # A run of inner bytes continues the token before it, unless that is of another document.
+    begins = np.diff(inner, prepend=-2) != 1
+    is_first = np.zeros(len(tokens), dtype=bool)
+    is_first[_document_starts(offsets, len(tokens))] = True
+    begins |= is_first[inner]
+    runs = np.flatnonzero(begins)
+    before = inner[runs] - 1
+    continues_word = _has(flags[before], _WORD) & ~is_first[inner[runs]]
     letters = Token.LETTERS | Token.STARTS_STICKY | Token.ENDS_STICKY
-    flags[inner] = np.where(continues_word[inner], np.uint16(letters), np.uint16(0))
+    values = np.where(continues_word, np.uint16(letters), np.uint16(0))
+    flags[inner] = np.repeat(values, np.diff(runs, append=len(inner)))
     return flags
 
 

@@ -50,16 +50,12 @@ def read_dictd(path: Path, languages: Languages, problems: Problems) -> Iterator
     articles = _content(packed if packed.exists() or not plain.exists() else plain, problems)
     if index is None or articles is None:
         return
-    seen: set[int] = set()
     for number, line in numbered_lines(index_path, index, problems):
         if _ABOUT.match(line):
             continue
         try:
-            offset, article = _article(line, articles)
-            # Spelling variants share an article, which names its headword itself.
-            if offset not in seen:
-                seen.add(offset)
-                yield from _pairs(article, languages)
+            # All pairs of an article or none; it names its headword itself, so variants that share it add nothing.
+            yield from list(_pairs(_article(line, articles), languages))
         except LineError as error:
             problems.add(f"{index_path}:{number}: {error}")
 
@@ -72,8 +68,8 @@ def _content(path: Path, problems: Problems) -> bytes | None:
         return None
 
 
-def _article(line: str, articles: bytes) -> tuple[int, str]:
-    """Return where the article of an index line begins, and the article."""
+def _article(line: str, articles: bytes) -> str:
+    """Return the article that an index line names."""
     fields = line.split("\t")
     if len(fields) not in (3, 4):  # the fourth is the headword before dictfmt simplified it
         raise LineError(f"{len(fields)} tab-separated columns, expected headword, offset and length")
@@ -81,7 +77,7 @@ def _article(line: str, articles: bytes) -> tuple[int, str]:
     if offset + length > len(articles):
         raise LineError(f"its article ends at byte {offset + length}, the dictionary has {len(articles)}")
     try:
-        return offset, articles[offset : offset + length].decode("utf-8")
+        return articles[offset : offset + length].decode("utf-8")
     except UnicodeDecodeError as error:
         raise LineError(f"its article is not UTF-8 at byte {error.start}") from None
 

@@ -29,6 +29,7 @@ VIRTUAL = "parallel.virtual_pipeline_model_parallel_size"
 ALIGN = {"training.stage": "align_init", "alignment.lexicon_paths": ["en-de.tsv"]}
 INTERLEAVED = {PIPELINE: 2, VIRTUAL: 2}
 ENGLISH = {"prefix": "en_text_document"}
+ONLINE = {"data.codeswitch": "online", "data.codeswitch_lexicon_paths": ["en-de.tsv"]}
 
 ROWS = [
     Row({"model.hidden_size": 130}, "--model.hidden_size 130 is not divisible by --model.num_attention_heads 4: every"),
@@ -151,6 +152,22 @@ ROWS = [
     Row({"data.tokenizer_path": ""}, "--data.tokenizer_path is not given: train one with prealign-train-tokenizer, or"),
     Row({"data.tokenizer_path": "gone"}, "--data.tokenizer_path gone: no such file: train one with"),
     Row({"data.blend": []}, "--data.blend names no dataset: give at least one, like '[{prefix: "),
+    Row(
+        {"data.codeswitch": "online"},
+        "--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon",
+    ),
+    Row(
+        {"data.codeswitch": "online", "data.codeswitch_lexicon_paths": ["absent.tsv"]},
+        "--data.codeswitch_lexicon_paths: absent.tsv: no such file",
+    ),
+    Row(
+        {**ONLINE, "data.codeswitch_ratios": [0.1, 1.5]},
+        "--data.codeswitch_ratios [0.1, 1.5]: give at least one number, each in [0, 1]",
+    ),
+    Row(
+        {**ONLINE, "data.codeswitch_language": "zh"},
+        "--data.codeswitch_language zh: no dataset of --data.blend is of this language",
+    ),
     Row({"data.blend": [ENGLISH, {"prefix": "zh"}]}, "--data.blend[1]: zh lacks .bin, .idx, .json: bake it with"),
     Row({"data.blend": [{"prefix": "bare_text_document"}]}, "--data.blend[0]: bare_text_document lacks .json: bake it"),
     Row(

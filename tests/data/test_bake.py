@@ -1,10 +1,11 @@
 """Whole bakes: Megatron's bytes, any number of workers, errors before anything is written, nothing half-written."""
 
+import gzip
 import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from backports import zstd
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
 from megatron_prealign.data import bake as bake_module
 from megatron_prealign.data import documents as documents_module
-from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data import inputs as inputs_module
+from megatron_prealign.data.bake import bake
+from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.codeswitch import codeswitch
-from megatron_prealign.data.documents import LineBatch, read_batches
+from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.executors import bake_locally
+from megatron_prealign.data.job import Job
 from megatron_prealign.data.labels import apply_switch_records
 from megatron_prealign.data.manifest import Manifest, check_manifest, read_manifest
-from megatron_prealign.data.switch_table import compile_lexicon
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import DataError
@@ -69,7 +74,8 @@ def texts_of(paths: Sequence[Path]) -> list[str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return the data files of a folder."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".json"}
+    files = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return {path.name: path.read_bytes() for path in files if path.suffix != ".json"}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
@@ -121,14 +127,22 @@ def test_switched_documents_are_those_of_the_code_switch(
     assert verify(prefix, bpe) == [] and check_manifest(prefix) == []
 
 
-def test_bytes_do_not_depend_on_workers_or_batches(
-    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_bytes_do_not_depend_on_workers_pieces_or_batches(
+    tmp_path: Path, options: dict[str, Any], corpus: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = run(options, output_prefix=tmp_path / "one" / "en")
+    monkeypatch.setattr(inputs_module, "_MIN_PIECE_BYTES", 20_000)
     two = run(options, output_prefix=tmp_path / "two" / "en", num_workers=2)
     monkeypatch.setattr(documents_module, "BATCH_LINES", 7)
-    small = run(options, output_prefix=tmp_path / "small" / "en", num_workers=2)
-    assert one.content == two.content == small.content and one.content_hash == two.content_hash
+    lines = b"".join(path.read_bytes() for path in corpus).splitlines(keepends=True)
+    bounds = np.linspace(0, len(lines), 8).astype(int)
+    (tmp_path / "seven").mkdir()
+    for number in range(7):
+        part = b"".join(lines[bounds[number] : bounds[number + 1]])
+        suffix, data = [("", part), (".gz", gzip.compress(part)), (".zst", zstd.compress(part))][number % 3]
+        (tmp_path / f"seven/part-{number + 8}.jsonl{suffix}").write_bytes(data)
+    seven = run(options, output_prefix=tmp_path / "small" / "en", input_paths=(tmp_path / "seven",), num_workers=4)
+    assert one.content == two.content == seven.content and one.content_hash == two.content_hash
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "small")
     assert len(contents(tmp_path / "one")) == 4
     assert run(options, output_prefix=tmp_path / "other" / "en", seed=2).content_hash != one.content_hash
@@ -169,14 +183,14 @@ def test_every_problem_of_the_options_is_told_at_once(tmp_path: Path, options: d
     with pytest.raises(DataError) as caught:
         run(
             options,
-            input_paths=(tmp_path / "absent.jsonl", tmp_path),
+            input_paths=(tmp_path / "absent.jsonl", tmp_path / "bad.tsv"),
             tokenizer_path=tmp_path / "absent-tokenizer",
             lexicon_paths=(tmp_path / "bad.tsv",),
             codeswitch_ratio=1.5,
             num_workers=0,
         )
     text = str(caught.value)
-    for part in ("absent.jsonl", "is a folder", "absent-tokenizer", "bad.tsv", "1.5", "--workers 0"):
+    for part in ("absent.jsonl", "unknown kind", "absent-tokenizer", "bad.tsv", "1.5", "--workers 0"):
         assert part in text
     assert not options["output_prefix"].parent.exists()
 
@@ -198,13 +212,42 @@ def test_wrong_combinations_are_refused(
     assert not options["output_prefix"].parent.exists()
 
 
-def test_a_bad_line_leaves_nothing_behind(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_a_bad_line_ends_the_bake_or_is_counted(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = options["output_prefix"].parent
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "fine"}\n{"text": }\n', encoding="utf-8")
+    bad.write_text('{"text": "fine"}\n{"text": }\n{"text": null}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: not JSON"):
+        run(options, input_paths=(bad,))
+    assert list(folder.iterdir()) == []
+    paths = (*options["input_paths"], bad)
     for num_workers in (1, 2):
-        with pytest.raises(DataError, match=r"bad\.jsonl:2: not JSON"):
-            run(options, input_paths=(*options["input_paths"], bad), num_workers=num_workers)
-        assert list(options["output_prefix"].parent.iterdir()) == []
+        with pytest.raises(DataError, match=r"bad\.jsonl:3: the value of 'text' is a NoneType"):
+            run(options, input_paths=paths, num_workers=num_workers, overwrite=True)
+        assert contents(folder) == {}
+    with pytest.raises(DataError, match="pass --resume to go on"):
+        run(options, input_paths=paths)
+    resumed = run(options, input_paths=paths, resume=True, on_error="skip")
+    assert resumed.content["counts"]["skipped"] == 2
+    assert [example.split(": ")[0] for example in resumed.provenance["skipped_examples"]] == [f"{bad}:2", f"{bad}:3"]
+    bad.write_text('{"text": "fine"}\n', encoding="utf-8")
+    clean = run(options, input_paths=paths, output_prefix=tmp_path / "clean" / "en")
+    assert clean.content["files"] == resumed.content["files"]
+
+
+def test_a_bake_is_resumed_with_its_own_settings_only(options: dict[str, Any], corpus: list[Path]) -> None:
+    good = corpus[1].read_bytes()
+    corpus[1].write_bytes(good + b"bad\n")
+    with pytest.raises(DataError, match="not JSON"):
+        run(options)
+    with pytest.raises(DataError, match=r"\(seed changed\)"):
+        run(options, seed=2, resume=True)
+    with pytest.raises(DataError, match="--resume and --overwrite"):
+        run(options, resume=True, overwrite=True)
+    corpus[1].write_bytes(good)
+    with pytest.raises(DataError, match=r"\(the input files changed\)"):
+        run(options, resume=True)
+    run(options, overwrite=True)
+    assert [path.suffix for path in sorted(options["output_prefix"].parent.iterdir())].count(".bin") == 2
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "no document"), ('{"text": ""}\n', "1 documents, all empty")])
@@ -234,7 +277,8 @@ def test_an_interrupted_overwrite_leaves_no_manifest_of_mixed_files(
     replace, calls = os.replace, []
 
     def fail_at_the_second_file(source: str, target: str) -> None:
-        calls.append(target)
+        nonlocal calls
+        calls += [target] if str(target).startswith(str(options["output_prefix"])) else []
         if len(calls) == 2:
             raise OSError("no space left on device")
         replace(source, target)
@@ -246,19 +290,19 @@ def test_an_interrupted_overwrite_leaves_no_manifest_of_mixed_files(
 
 
 def test_a_dead_worker_ends_the_bake(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill_a_worker(paths: Sequence[Path]) -> Iterator[LineBatch]:
-        for number, batch in enumerate(read_batches(paths)):
-            if number == 8:
-                worker = multiprocessing.active_children()[0]
-                assert worker.pid is not None
-                os.kill(worker.pid, signal.SIGKILL)
-            yield batch
+    def kill_a_worker(job: Job, num_workers: int, on_finished: Callable[[int], None]) -> None:
+        def then_kill(number: int) -> None:
+            worker = multiprocessing.active_children()[0]
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(documents_module, "BATCH_LINES", 10)
-    monkeypatch.setattr(bake_module, "read_batches", kill_a_worker)
+        bake_locally(job, num_workers, then_kill)
+
+    monkeypatch.setattr(inputs_module, "_MIN_PIECE_BYTES", 5_000)
+    monkeypatch.setattr(bake_module, "bake_locally", kill_a_worker)
     with pytest.raises(DataError, match="a worker process died"):
         run(options, num_workers=2)
-    assert list(options["output_prefix"].parent.iterdir()) == []
+    assert contents(options["output_prefix"].parent) == {}
     assert multiprocessing.active_children() == []
 
 

@@ -1,12 +1,15 @@
 """The compiled lexicon: exact matches only, forms of a word, weighted choices."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from megatron_prealign.data import compile_lexicon as compile_module
 from megatron_prealign.data import switch_table
-from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, compile_lexicon, spread
+from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, spread
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.lexicon import Lexicon, Translation
 
@@ -59,7 +62,7 @@ def test_every_form_of_a_source_word_is_found(tokenizer: Tokenizer, table: Switc
 
 
 def test_without_case_transfer_only_the_written_form_is_found(tokenizer: Tokenizer) -> None:
-    table = compile_lexicon(make_lexicon(PAIRS), tokenizer, case_transfer=False)
+    table = compile_lexicon(make_lexicon(PAIRS), tokenizer, TableOptions(case_transfer=False))
     words = ["bank", "Bank", "BANK", "polish", "Polish", "POLISH"]
     assert look_up(table, [tokenizer.encode_word(word, True) for word in words]) == [0, -1, -1, 2, 3, -1]
 
@@ -84,6 +87,7 @@ def test_a_hash_is_never_trusted(tokenizer: Tokenizer, table: SwitchTable, monke
     expected = look_up(table, words)
     assert set(expected) == {4, -1}
     monkeypatch.setattr(switch_table, "hash_words", collide)
+    monkeypatch.setattr(compile_module, "hash_words", collide)
     assert look_up(compile_lexicon(make_lexicon(PAIRS), tokenizer), words) == expected
 
 
@@ -98,7 +102,12 @@ def test_unknown_characters_make_a_translation_unusable(sentencepiece_without_by
     pairs = [("bank", "银行", "zh"), ("bank", "Ufer", "de"), ("statement", "银", "zh"), ("банк", "bank", "en")]
     table = compile_lexicon(make_lexicon(pairs), sentencepiece_without_bytes)
     assert table.num_entries == 1
-    assert table.skipped == {"source not one word": 0, "source not encodable": 1, "translation not encodable": 2}
+    assert table.skipped == {
+        "source not one word": 0,
+        "source excluded": 0,
+        "source not encodable": 1,
+        "translation not encodable": 2,
+    }
 
 
 def test_an_empty_lexicon_finds_nothing(bpe: Tokenizer) -> None:
@@ -110,7 +119,7 @@ def test_an_empty_lexicon_finds_nothing(bpe: Tokenizer) -> None:
 @pytest.mark.parametrize("draw", [np.random.default_rng(3).random, lambda n: np.arange(n) / n])
 def test_choices_follow_the_weights(draw: Callable[[int], np.ndarray]) -> None:
     weights = [[1.0], [3.0, 1.0], [0.1, 0.2, 0.7], [5.0]]
-    choice = WeightedChoice.of(weights)
+    choice = WeightedChoice.of(np.concatenate(weights), np.array([len(group) for group in weights]))
     assert choice.offsets.tolist() == [0, 1, 3, 6, 7]
     number = 20_000
     for group, group_weights in enumerate(weights):
@@ -120,7 +129,7 @@ def test_choices_follow_the_weights(draw: Callable[[int], np.ndarray]) -> None:
 
 
 def test_a_draw_next_to_one_stays_in_its_group() -> None:
-    choice = WeightedChoice.of([[1.0, 2.0]] * 100_000)
+    choice = WeightedChoice.of(np.tile([1.0, 2.0], 100_000), np.full(100_000, 2))
     groups = np.arange(100_000)
     items = choice.choose(groups, np.full(100_000, 1 - 2.0**-53))
     assert (items == 2 * groups + 1).all()
@@ -130,3 +139,58 @@ def test_a_draw_next_to_one_stays_in_its_group() -> None:
 def test_spread() -> None:
     assert spread(np.array([5, 0, 9]), np.array([3, 0, 2])).tolist() == [5, 6, 7, 9, 10]
     assert spread(np.array([], dtype=np.int64), np.array([], dtype=np.int64)).tolist() == []
+
+
+def choices(table: SwitchTable, tokenizer: Tokenizer, word: str, number: int = 400) -> dict[str, int]:
+    """Count what is drawn for a word behind a space."""
+    key = look_up_key(table, tokenizer.encode_word(word, True))
+    groups = np.full(number, table.key_groups[key], dtype=np.int64)
+    uniform = (np.arange(number) + 0.5) / number
+    items = table.by_translation.choose(table.by_language.choose(groups, uniform), uniform[::-1].copy())
+    rows = items * NUM_FORMS + table.key_forms[key]
+    drawn = [tokenizer.decode(table.targets.take(np.array([row]))[0].tolist()) for row in rows]
+    return {word: drawn.count(word) for word in sorted(set(drawn))}
+
+
+def look_up_key(table: SwitchTable, ids: list[int]) -> int:
+    """Return the key of a word's ids."""
+    return int(table.find(np.array(ids), np.array([0]), np.array([len(ids)]))[0])
+
+
+def test_options_say_what_is_drawn(bpe: Tokenizer) -> None:
+    pairs = [
+        ("bank", Translation("Ufer", "de", 1.0)),
+        ("bank", Translation("Bank", "de", 3.0)),
+        ("bank", Translation("banque", "fr", 0.1)),
+        ("The", Translation("die", "de")),
+    ]
+    lexicon = Lexicon.from_pairs("en", pairs)
+    weights = TableOptions(max_translations=1, language_weights={"fr": 3.0})
+    assert choices(compile_lexicon(lexicon, bpe, weights), bpe, "bank") == {" Bank": 100, " banque": 300}
+    assert set(choices(compile_lexicon(lexicon, bpe), bpe, "bank")) == {" Bank", " Ufer", " banque"}
+    without = compile_lexicon(lexicon, bpe, TableOptions(excluded_words=frozenset({"the"})))
+    assert look_up_key(without, bpe.encode_word("The", True)) == -1
+    assert without.key_entries.max() == 0 and without.num_entries == 1
+    assert weights.describe() != TableOptions().describe() != TableOptions(excluded_words=frozenset({"a"})).describe()
+
+
+def test_turkish_has_capitals_of_its_own(bpe: Tokenizer) -> None:
+    pairs = [("isim", Translation("iyi", "tr")), ("kalın", Translation("ince", "en"))]
+    table = compile_lexicon(Lexicon.from_pairs("tr", pairs), bpe)
+    for word, expected in {"isim": " iyi", "İsim": " İyi", "İSİM": " İYİ", "KALIN": " INCE"}.items():
+        assert list(choices(table, bpe, word, 1)) == [expected]
+    assert look_up_key(table, bpe.encode_word("Isim", True)) == -1
+
+
+def test_a_saved_table_is_the_same(tmp_path: Path, table: SwitchTable) -> None:
+    table.save(tmp_path / "table")
+    loaded = SwitchTable.load(tmp_path / "table")
+    for name in ("languages", "num_entries", "skipped"):
+        assert getattr(loaded, name) == getattr(table, name)
+    for name in ("vocabulary", "key_hashes", "key_entries", "key_groups", "key_forms", "single_keys", "buckets"):
+        assert np.array_equal(getattr(loaded, name), getattr(table, name))
+    for name in ("key_tokens", "targets"):
+        assert np.array_equal(getattr(loaded, name).values, getattr(table, name).values)
+        assert np.array_equal(getattr(loaded, name).offsets, getattr(table, name).offsets)
+    for name in ("by_language", "by_translation"):
+        assert np.array_equal(getattr(loaded, name).cumulative, getattr(table, name).cumulative)

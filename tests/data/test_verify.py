@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data.bake import bake
+from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.manifest import Manifest, manifest_path
 from megatron_prealign.data.tokenizer import Tokenizer

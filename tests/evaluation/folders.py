@@ -55,7 +55,7 @@ def make_folder(
     }
     config = AutoConfig.for_model(model_type, **(shape | settings))
     torch.manual_seed(5)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, dtype=settings.get("dtype"))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:

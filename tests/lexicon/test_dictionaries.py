@@ -71,12 +71,6 @@ def test_dictd(tmp_path: Path, packed: bool) -> None:
     assert rows(read_lexicon([other], "en", "de")) == EXPECTED
 
 
-def test_variants_of_one_article_are_read_once(tmp_path: Path) -> None:
-    index = write_dictd(tmp_path, ARTICLES[1:2])
-    index.write_text(index.read_text() + index.read_text().replace("bank", "banc"), encoding="utf-8")
-    assert [word for word, *_ in rows(read_lexicon([index], "en", "de"))] == ["bank", "bank"]
-
-
 @pytest.mark.parametrize(
     ("line", "reason"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import read_lexicon
-from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, parse_answer, translate_words
+from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, parse_answer, read_journal, translate_words
 from tools.build_lexicon import main
 
 KEY = "sk-very-secret-0123456789"
@@ -129,6 +129,7 @@ def test_a_stopped_run_goes_on(server: Server, tmp_path: Path) -> None:
     assert result.num_resumed == 2
     assert {word for word, _ in result.pairs} == set(GERMAN)
     assert sorted(server.words_asked()) == sorted(GERMAN)
+    assert set(read_journal(journal, translator(server))) == set(GERMAN)
     with pytest.raises(DataError, match="answers to other settings"):
         translate_words(["bank"], translator(server, model="other"), journal)
     journal.write_text("nonsense\n")

@@ -45,7 +45,7 @@ def _build(**fields: Any) -> PrealignGPTModel:
 
 
 @pytest.mark.parametrize("untied", [False, True])
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt_neox"])
 def test_parameter_count_is_what_the_summary_says(architecture: str, untied: bool) -> None:
     model = _build(architecture=architecture, untie_embeddings_and_output_weights=untied)
     fields = {**SIZES, "architecture": architecture, "untie_embeddings_and_output_weights": untied}

@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_unasked(muse: Path, capsys: pytest.CaptureFixtur
 
 def test_dictionaries_of_several_formats_and_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "de.csv").write_text("Bank,Ufer\nBank,Kreditinstitut\nHouse,Haus\n", encoding="utf-8")
-    (tmp_path / "cedict.u8").write_text("銀行 银行 [yin2 hang2] /bank/\n岸 岸 [an4] /bank/shore/\n", encoding="utf-8")
+    (tmp_path / "cedict.u8").write_text("岸 岸 [an4] /bank/shore/\n銀行 银行 [yin2 hang2] /bank/\n", encoding="utf-8")
     (tmp_path / "fr-en.txt").write_text("banque bank\nmaison house\n", encoding="utf-8")
     (tmp_path / "c.jsonl").write_text('{"text": "The house, the BANK; a bank\'s cat."}\n', encoding="utf-8")
     arguments = ["dictionaries", "--input", f"de={tmp_path / 'de.csv'}", f"zh={tmp_path / 'cedict.u8'}"]

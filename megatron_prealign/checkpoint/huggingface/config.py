@@ -74,7 +74,7 @@ def _llama_like_fields(model: ModelConfig) -> dict[str, Any]:
     if model.architecture == "llama":
         fields |= {"mlp_bias": False}
     else:
-        fields |= {"use_sliding_window": False, "sliding_window": None, "max_window_layers": model.num_layers}
+        fields |= {"use_sliding_window": False, "sliding_window": None}
     # Qwen2 has its biases without being asked, and releases differ in whether they know the setting there.
     return fields if model.architecture == "qwen2" else fields | {"attention_bias": False}
 

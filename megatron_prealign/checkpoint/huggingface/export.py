@@ -1,25 +1,45 @@
-"""Write a complete Hugging Face folder and prove it: the loaded folder gives the logits of the Megatron model."""
+"""Write a complete Hugging Face folder and prove it: the loaded folder gives the logits of the Megatron model.
 
+Weights go from the checkpoint to the folder one at a time. What a killed export has written lies in a hidden
+folder beside the output, and the same command goes on from there.
+"""
+
+import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_prealign.checkpoint.folder import CONFIG, TOKENIZER
+from megatron_prealign.checkpoint.huggingface.card import model_card
 from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json
-from megatron_prealign.checkpoint.huggingface.logits import LogitsFunction, check_logits, logits_function
-from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
+from megatron_prealign.checkpoint.huggingface.logits import (
+    LogitsFunction,
+    check_logits,
+    checkpoint_logits,
+    logits_function,
+)
+from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, huggingface_shapes, weight_rows
+from megatron_prealign.checkpoint.huggingface.stream import write_safetensors
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
-from megatron_prealign.config import Config
-from megatron_prealign.errors import CheckpointError
+from megatron_prealign.checkpoint.huggingface.transforms import Sizes
+from megatron_prealign.checkpoint.huggingface.weights import INDEX
+from megatron_prealign.checkpoint.names import local_name
+from megatron_prealign.checkpoint.tensors import CheckpointTensors
+from megatron_prealign.config import Config, ModelConfig, load_resolved
+from megatron_prealign.errors import CheckpointError, PrealignError
+from megatron_prealign.lexicon.output import sync
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MAX_SHARD_SIZE = "5GB"
+"""Largest weight file."""
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -32,6 +52,53 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{output} exists: name another folder, or pass --overwrite to replace it")
 
 
+def export_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    verify: bool = True,
+    overwrite: bool = False,
+    max_shard_size: str = MAX_SHARD_SIZE,
+    results: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint of any layout as a Hugging Face folder; one weight is in memory at once.
+
+    An export of the same checkpoint with the same options that was killed is continued. The self-check comes last and
+    needs the whole model in memory, in fp32.
+
+    Args:
+        checkpoint: a step folder.
+        output: folder to make.
+        dtype: of the written weights, a key of `DTYPES`.
+        verify: self-check of logits and tokenizer.
+        overwrite: replace an existing output.
+        max_shard_size: as `export_folder`.
+        results: measured numbers for the model card.
+
+    Raises:
+        CheckpointError: as `export_folder`.
+        DataError: no usable tokenizer.
+    """
+    check_output(output, overwrite)
+    config = load_resolved(checkpoint / CONFIG)
+    weights = CheckpointTensors(checkpoint)
+    # Each save has an identity of its own in there.
+    digest = hashlib.sha256((checkpoint / ".metadata").read_bytes()).hexdigest()
+    export_folder(
+        weights,
+        config,
+        checkpoint / TOKENIZER,
+        output,
+        dtype=dtype,
+        logits_fn=(lambda ids: checkpoint_logits(checkpoint, ids, DTYPES[dtype])) if verify else None,
+        overwrite=overwrite,
+        max_shard_size=max_shard_size,
+        results=results,
+        identity=f"{digest} {dtype} {max_shard_size}",
+    )
+
+
 def export_model(
     model: torch.nn.Module,
     config: Config,
@@ -41,7 +108,7 @@ def export_model(
     dtype: str = "float32",
     verify: bool = True,
     overwrite: bool = False,
-    max_shard_size: str = "5GB",
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
     """Write a whole Megatron model (TP1 PP1, fp32, on the CPU) as a Hugging Face folder.
 
@@ -85,19 +152,25 @@ def export_folder(
     dtype: str = "float32",
     logits_fn: LogitsFunction | None = None,
     overwrite: bool = False,
-    max_shard_size: str = "5GB",
+    max_shard_size: str = MAX_SHARD_SIZE,
+    results: Mapping[str, Any] | None = None,
+    identity: str | None = None,
 ) -> None:
     """Write weights, configs and tokenizer under a temporary name, check them, and rename.
 
     Args:
-        state: Megatron weights of the whole model (TP1 PP1), already rounded to `dtype` where logits are compared.
+        state: Megatron weights of the whole model (TP1 PP1), perhaps read one by one when they are asked for.
         config: the checkpoint's config.
         tokenizer_path: the training tokenizer's folder or file.
         output: folder to make.
         dtype: of the written weights, a key of `DTYPES`.
-        logits_fn: the Megatron model; none leaves the self-check out (weights and tokenizer).
+        logits_fn: the Megatron model, its weights rounded to `dtype`; none leaves the self-check out (weights and
+            tokenizer).
         overwrite: replace an existing output.
         max_shard_size: largest safetensors file, as huggingface_hub reads sizes; larger models get an index.
+        results: measured numbers for the model card.
+        identity: what the weight files are a function of; those left by an export of equal identity are kept. None
+            starts afresh and leaves nothing behind.
 
     Raises:
         CheckpointError: the output exists, the model has no Hugging Face counterpart, or the self-check failed.
@@ -105,72 +178,92 @@ def export_folder(
         DataError: no usable tokenizer.
     """
     check_output(output, overwrite)
-    tensors = to_huggingface(state, config.model)
+    if not isinstance(state, CheckpointTensors):
+        state = {local_name(name): tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
+    check_megatron(_shapes(state), config.model)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
-        folder = Path(scratch) / output.name
-        folder.mkdir()
+    with _resumable_folder(output, identity) as folder:
         special_ids = write_tokenizer(tokenizer_path, folder, config.model.max_position_embeddings)
         _write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
         _write_json(folder / "generation_config.json", generation_config_json(special_ids))
-        _write_weights({name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}, folder, max_shard_size)
-        (folder / "README.md").write_text(_model_card(config, dtype), encoding="utf-8")
+        _write_weights(state, config.model, DTYPES[dtype], folder, max_shard_size)
+        (folder / "README.md").write_text(model_card(config, dtype, results), encoding="utf-8")
         if logits_fn is not None:
             check_tokenizer(tokenizer_path, folder)
             check_logits(folder, logits_fn, config.model)
-        _sync_files(folder)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    if isinstance(state, CheckpointTensors):
+        return state.shapes
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+@contextmanager
+def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
+    """Hand out a folder that takes the output's name when the block ends without an error.
+
+    It stays where the block is killed, and is handed out again to a caller of the same identity.
+    """
+    scratch = output.with_name(f".{output.name}.partial")
+    folder, mark = scratch / output.name, scratch / "identity"
+    if identity is None or not mark.is_file() or mark.read_text(encoding="utf-8") != identity:
+        shutil.rmtree(scratch, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mark.write_text(identity or "", encoding="utf-8")
+    try:
+        yield folder
+        for path in (*folder.iterdir(), folder):
+            sync(path)
         if output.exists():
-            output.rename(Path(scratch) / "replaced")
+            output.rename(scratch / "replaced")
         folder.rename(output)
+        sync(output.parent)
+    except BaseException as error:
+        if identity is None or isinstance(error, PrealignError):
+            shutil.rmtree(scratch)
+        raise
+    shutil.rmtree(scratch)
 
 
-def _write_weights(tensors: Mapping[str, Tensor], folder: Path, max_shard_size: str) -> None:
+def _write_weights(
+    state: Mapping[str, Tensor], model: ModelConfig, dtype: torch.dtype, folder: Path, max_shard_size: str
+) -> None:
     """Write model.safetensors, or numbered shards with an index where it would be larger than a shard."""
+    shapes = huggingface_shapes(model)
+    blueprint = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
     plan = split_torch_state_dict_into_shards(
-        dict(tensors), filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+        blueprint, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
     )
     for file_name, names in plan.filename_to_tensors.items():
-        # Own storage each: split projections are views of one tensor.
-        shard = {name: tensors[name].contiguous().clone() for name in names}
-        save_file(shard, folder / file_name, metadata={"format": "pt"})
+        if not (folder / file_name).is_file():
+            temporary = folder / f"{file_name}.tmp"
+            here = {name: shapes[name] for name in names}
+            write_safetensors(temporary, here, dtype, _ahead(_converted(state, model, dtype, here)))
+            temporary.rename(folder / file_name)
     if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        _write_json(folder / "model.safetensors.index.json", index)
+        _write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 
 
-def _model_card(config: Config, dtype: str) -> str:
-    """Return a short README.md: what the model is and how to load it."""
-    model = config.model
-    languages = sorted({entry.language for entry in config.data.blend})
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
+def _converted(
+    state: Mapping[str, Tensor], model: ModelConfig, dtype: torch.dtype, names: Collection[str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the Hugging Face tensors of the given names, in the table's order."""
+    sizes = Sizes.of(model)
+    for row in weight_rows(model):
+        if not set(row.huggingface).isdisjoint(names):
+            parts = row.split(state[row.megatron].to(dtype), sizes)
+            yield from ((name, part) for name, part in parts.items() if name in names)
 
-# A language model pretrained with megatron-prealign
 
-{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}, vocabulary {model.vocab_size}, \
-trained on sequences of {config.data.seq_length} tokens; weights in {dtype}.
-Languages: {", ".join(languages) or "not recorded"}. Last stage: {config.training.stage}.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH_OF_THIS_FOLDER")
-model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
-```
-"""
+def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors, the next one being made while the one before is written."""
+    with ThreadPoolExecutor(1) as background:
+        following = background.submit(next, tensors, None)
+        while (current := following.result()) is not None:
+            following = background.submit(next, tensors, None)
+            yield current
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _sync_files(folder: Path) -> None:
-    """Flush files and the folder's entries to disk, so that the rename can't outlive their content."""
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

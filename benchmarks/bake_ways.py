@@ -1,0 +1,67 @@
+"""The ways that benchmarks/bake.py compares, each a process of its own: start-up counts.
+
+python -m benchmarks.bake_ways pool CORPUS TOKENIZER PREFIX
+"""
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+NUM_WORKERS = 2
+
+
+class _Encoder:
+    """What Megatron's preprocessing runs in each worker: one document a task through its Hugging Face class."""
+
+    def __init__(self, tokenizer_path: str) -> None:
+        self._path = tokenizer_path
+
+    def initializer(self) -> None:
+        from megatron.core.tokenizers.text.libraries.huggingface_tokenizer import HuggingFaceTokenizer
+
+        _Encoder.tokenizer = HuggingFaceTokenizer(self._path, use_fast=True)
+
+    def encode(self, line: str) -> tuple[list[int], int]:
+        ids: list[int] = _Encoder.tokenizer.text_to_ids(json.loads(line)["text"])
+        return [*ids, _Encoder.tokenizer.eod], len(line)
+
+
+def pool(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
+    """Tokenize as Megatron's tools/preprocess_data.py does."""
+    import torch
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
+
+    encoder = _Encoder(str(tokenizer_path))
+    encoder.initializer()
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=DType.optimal_dtype(_Encoder.tokenizer.vocab_size))
+    with corpus.open(encoding="utf-8") as stream, multiprocessing.Pool(NUM_WORKERS, encoder.initializer) as workers:
+        for ids, _ in workers.imap(encoder.encode, stream, 32):
+            builder.add_document(torch.IntTensor(ids), [len(ids)])
+    builder.finalize(f"{prefix}.idx")
+
+
+def giga_plain(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
+    """Let gigatoken read and encode the file with all threads, and write its ids: nothing else."""
+    import gigatoken
+    import numpy as np
+
+    from megatron_prealign.data.indexed import IndexedWriter
+
+    tokenizer = gigatoken.Tokenizer(str(tokenizer_path / "tokenizer.json"))
+    layout = tokenizer.encode_files(gigatoken.JsonlFileSource([corpus], "text")).layout
+    ids, lengths = np.asarray(layout.content.data), np.diff(np.asarray(layout.offsets))
+    with IndexedWriter(f"{prefix}.bin", f"{prefix}.idx", np.uint16) as writer:
+        writer.add_documents(ids, lengths, np.ones(len(lengths), dtype=np.int64))
+        writer.close()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one way."""
+    way, *paths = arguments
+    {"pool": pool, "giga_plain": giga_plain}[way](*map(Path, paths))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,140 @@
+"""One piece of the bake: a part of the input in, a shard out. This is what every worker runs, wherever it is."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from megatron_prealign.data.codeswitch import SwitchCounts, Switched, codeswitch
+from megatron_prealign.data.documents import TextBatch, locate, read_texts
+from megatron_prealign.data.draws import document_keys, mix
+from megatron_prealign.data.encoding import EncodedDocuments, encode_documents, make_encoder
+from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
+from megatron_prealign.data.job import Job
+from megatron_prealign.data.sentences import SentenceSplitter
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
+from megatron_prealign.lexicon.problems import NUM_SHOWN, Problems
+
+RECORD_INTS = 4
+
+
+class Stopped(Exception):  # noqa: N818 - no error: another piece failed
+    """The bake has ended for another reason; the piece is left unfinished."""
+
+
+class PieceBaker:
+    """Bakes pieces of one job, in one process."""
+
+    def __init__(self, job: Job, is_parallel: bool = False, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """Load tokenizer and lexicon.
+
+        Args:
+            job: Whose pieces.
+            is_parallel: Whether the tokenizer may use threads.
+            is_stopped: Asked at every batch whether to give up.
+
+        Raises:
+            DataError: If the tokenizer is not the one that the job was begun with.
+        """
+        settings = job.settings
+        tokenizer = load_tokenizer(settings.tokenizer_path)
+        if tokenizer.fingerprint != settings.tokenizer_fingerprint:
+            raise DataError(f"{tokenizer.path}: changed since the bake began; start again with --overwrite")
+        self._job = job
+        self._is_stopped = is_stopped
+        self._vocab_size = tokenizer.vocab_size
+        self._encoder = make_encoder(tokenizer, settings.backend, is_parallel)
+        self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
+        self._table = job.table()
+
+    def __call__(self, number: int) -> int:
+        """Bake a piece unless its shard is there; return the piece's number.
+
+        Raises:
+            DataError: If the file can't be read, or a line is unusable and the job does not skip those.
+            Stopped: If asked to.
+        """
+        job = self._job
+        if job.mark_path(number).exists():
+            return number
+        prefix = job.shard_prefix(number)
+        counts = SwitchCounts()
+        skipped = Problems()
+        suffixes = (".bin", ".idx", ".switch.bin", ".switch.idx")
+        with ExitStack() as stack:
+            bin_path, idx_path, switch_bin_path, switch_idx_path = (
+                stack.enter_context(atomic_file(f"{prefix}{suffix}", overwrite=True)) for suffix in suffixes
+            )
+            dtype = optimal_dtype(self._vocab_size)
+            with (
+                IndexedWriter(bin_path, idx_path, dtype, self._vocab_size - 1) as tokens,
+                IndexedWriter(switch_bin_path, switch_idx_path, np.int32) as switches,
+            ):
+                for encoded in self._encode(number, skipped):
+                    switched = self._switch(encoded)
+                    counts.add(switched.counts)
+                    lengths = np.diff(switched.offsets)
+                    tokens.add_documents(switched.tokens, lengths, encoded.sequences_per_document)
+                    record_lengths = switched.record_counts * RECORD_INTS
+                    switches.add_documents(switched.records.reshape(-1), record_lengths, encoded.sequences_per_document)
+                tokens.close()
+                switches.close()
+        mark = {"documents": tokens.num_documents, "sequences": tokens.num_sequences, "tokens": tokens.num_tokens}
+        with atomic_text_file(job.mark_path(number), overwrite=True) as stream:
+            json.dump(mark | {"skipped": skipped.count} | asdict(counts) | {"examples": skipped.shown}, stream)
+        return number
+
+    def _encode(self, number: int, skipped: Problems) -> Iterator[EncodedDocuments]:
+        settings = self._job.settings
+        piece = self._job.pieces[number]
+        for batch in read_texts(piece, settings.json_key):
+            if self._is_stopped():
+                raise Stopped
+            if batch.bad_lines:
+                self._note(number, batch, skipped)
+            yield encode_documents(batch.texts, self._encoder, self._splitter, settings.bos_id, settings.eod_id)
+
+    def _note(self, number: int, batch: TextBatch, skipped: Problems) -> None:
+        room = NUM_SHOWN - len(skipped.shown)
+        shown = batch.bad_lines[:room]
+        places = locate(self._job.pieces[number], [index for index, _ in shown]) if shown else []
+        for place, (_, problem) in zip(places, shown, strict=True):
+            skipped.add(f"{place}: {problem}")
+        skipped.count += len(batch.bad_lines) - len(shown)
+        if self._job.settings.on_error == "fail":
+            skipped.raise_if_any()
+
+    def _switch(self, encoded: EncodedDocuments) -> Switched:
+        settings = self._job.settings
+        offsets = np.concatenate(([0], np.cumsum(encoded.sequence_lengths)))
+        keys = None
+        if self._splitter:
+            # A sentence is addressed by its document and its place there: equal sentences draw independently.
+            filled = encoded.sequences_per_document[encoded.sequences_per_document > 0]
+            starts = np.cumsum(filled) - filled
+            places = (np.arange(len(offsets) - 1) - np.repeat(starts, filled)).astype(np.uint64)
+            keys = document_keys(encoded.tokens, np.append(offsets[starts], offsets[-1]))
+            keys = mix(np.repeat(keys, filled) ^ mix(places))
+        return codeswitch(encoded.tokens, offsets, self._table, settings.ratio, settings.seed, keys=keys)
+
+
+def bake_share(folder: Path, rank: int, world_size: int) -> None:
+    """Bake every `world_size`-th piece of a work folder, and leave there what is wrong with them.
+
+    Raises:
+        DataError: The first problems found.
+    """
+    job = Job.load(folder)
+    number = rank
+    try:
+        baker = PieceBaker(job)
+        for number in range(rank, len(job.pieces), world_size):
+            baker(number)
+    except (DataError, OSError) as error:
+        job.report_problems(number, error.problems if isinstance(error, DataError) else [str(error)])
+        raise

@@ -1,0 +1,164 @@
+"""Input of the bake: files, folders and globs, and the pieces they are cut into.
+
+A piece is what one task reads and bakes: a range of bytes of a plain file, some row groups of a parquet file, or a
+whole compressed file, which can't be entered in the middle. Pieces are a function of the files alone, so finished ones
+stay finished whatever the number of workers of the next run.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import has_magic, iglob
+from pathlib import Path
+
+from megatron_prealign.errors import DataError
+
+JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+TEXT_SUFFIXES = (".txt",)
+PARQUET_SUFFIX = ".parquet"
+COMPRESSION_SUFFIXES = (".gz", ".zst")
+KNOWN_KINDS = f"{', '.join(JSON_SUFFIXES + TEXT_SUFFIXES)}, each also with .gz or .zst, and {PARQUET_SUFFIX}"
+
+# Small enough that a few files keep many workers busy, large enough that a terabyte is some thousand pieces.
+_MIN_PIECE_BYTES = 8 << 20
+_NUM_PIECES_OF_LARGE_INPUT = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one file."""
+
+    path: Path
+    start: int
+    """First byte, or first row group."""
+    stop: int
+    """Byte or row group behind the last; lines belong to the piece that their first byte is in."""
+    size: int
+    """Bytes on disk."""
+
+
+def expand_inputs(names: Sequence[str | Path], json_key: str) -> tuple[list[Path], list[str], list[str]]:
+    """Return the files that names stand for, what is wrong with them, and what was passed over.
+
+    Folders are searched with their subfolders; files of a folder or of a glob are in natural order (2 before 10).
+
+    Args:
+        names: Files, folders and globs, in the order they are to be baked in.
+        json_key: The column that parquet files must have.
+    """
+    paths: list[Path] = []
+    problems = [] if names else ["no input; name at least one file, folder or glob with --input"]
+    notes: list[str] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            found = _visible_files(path)
+            known = [file for file in found if _is_known(file)]
+            paths += known
+            if not known:
+                problems.append(f"{path}: the folder holds no file of a known kind; known are {KNOWN_KINDS}")
+            elif skipped := [str(file.relative_to(path)) for file in found if not _is_known(file)]:
+                notes.append(f"{path}: {len(skipped)} files of other kinds passed over ({', '.join(skipped[:5])})")
+        elif path.exists():
+            paths.append(path)
+        elif has_magic(str(name)):
+            matches = sorted((Path(match) for match in iglob(str(name), recursive=True)), key=_natural)
+            paths += [match for match in matches if match.is_file()]
+            if not matches:
+                problems.append(f"{name}: no file matches")
+        else:
+            problems.append(f"{path}: no such input file")
+    problems += [problem for path in dict.fromkeys(paths) if (problem := _file_problem(path, json_key))]
+    return paths, problems, notes
+
+
+def cut_into_pieces(paths: Sequence[Path]) -> list[Piece]:
+    """Return the pieces of all files in order.
+
+    Raises:
+        DataError: If a parquet file can't be read.
+    """
+    sizes = [path.stat().st_size for path in paths]
+    piece_bytes = max(_MIN_PIECE_BYTES, sum(sizes) // _NUM_PIECES_OF_LARGE_INPUT)
+    pieces: list[Piece] = []
+    for path, size in zip(paths, sizes, strict=True):
+        if path.suffix.lower() == PARQUET_SUFFIX:
+            pieces += _parquet_pieces(path, piece_bytes)
+        elif path.suffix.lower() in COMPRESSION_SUFFIXES:
+            pieces.append(Piece(path, 0, size, size))
+        else:
+            starts = range(0, size, piece_bytes)
+            pieces += [
+                Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in starts
+            ]
+    return pieces
+
+
+def text_suffix(path: Path) -> str:
+    """Return the suffix in lower case, below that of a compression if there is one."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in COMPRESSION_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _is_known(path: Path) -> bool:
+    return text_suffix(path) in JSON_SUFFIXES + TEXT_SUFFIXES or path.suffix.lower() == PARQUET_SUFFIX
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return sorted(visible, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key by which shard-2 comes before shard-10; the text itself breaks ties such as 1 and 01."""
+    parts = re.split(r"([0-9]+)", str(path))
+    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-1, str(path))]
+
+
+def _file_problem(path: Path, json_key: str) -> str | None:
+    if not path.is_file():
+        return f"{path}: not a file"
+    if not _is_known(path):
+        return f"{path}: unknown kind of file; known are {KNOWN_KINDS}"
+    if path.suffix.lower() == PARQUET_SUFFIX:
+        return _parquet_problem(path, json_key)
+    return None
+
+
+def _parquet_problem(path: Path, json_key: str) -> str | None:
+    try:
+        from pyarrow import lib, parquet, types
+    except ImportError:
+        return f"{path}: parquet files need pyarrow; install megatron-prealign[data]"
+    try:
+        schema = parquet.read_schema(path)
+    except (OSError, lib.ArrowException) as error:
+        return f"{path}: not a parquet file ({error})"
+    if json_key not in schema.names:
+        columns = ", ".join(map(repr, schema.names[:8])) or "none"
+        return f"{path}: no column {json_key!r} (there are {columns}); name the right one with --json-key"
+    kind = schema.field(json_key).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        return f"{path}: column {json_key!r} holds {kind}, not strings"
+    return None
+
+
+def _parquet_pieces(path: Path, piece_bytes: int) -> list[Piece]:
+    from pyarrow import lib, parquet
+
+    try:
+        metadata = parquet.read_metadata(path)
+    except (OSError, lib.ArrowException) as error:
+        raise DataError(f"{path}: not a parquet file ({error})") from None
+    pieces: list[Piece] = []
+    start = size = 0
+    for group in range(metadata.num_row_groups):
+        size += metadata.row_group(group).total_byte_size
+        if size >= piece_bytes or group == metadata.num_row_groups - 1:
+            pieces.append(Piece(path, start, group + 1, size))
+            start, size = group + 1, 0
+    return pieces

@@ -1,0 +1,185 @@
+"""Checkpoint to folder to checkpoint, bit for bit: every architecture, from every layout.
+
+Weights are drawn by their global names, biases and norms too, so all layouts hold the same model.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoConfig
+
+from megatron_prealign.checkpoint.folder import newest_checkpoint
+from megatron_prealign.checkpoint.huggingface import export_checkpoint, import_folder
+from megatron_prealign.checkpoint.huggingface.mapping import megatron_shapes
+from megatron_prealign.checkpoint.sharded import save_checkpoint
+from megatron_prealign.checkpoint.tensors import CheckpointTensors
+from megatron_prealign.config import Config, DataConfig, ModelConfig, ParallelConfig, TrainingConfig, load_resolved
+from megatron_prealign.model import PrealignGPTModel, build_model_chunks
+from megatron_prealign.model.parameters import named_global_parameters, shard
+from megatron_prealign.platform import (
+    initialize_distributed,
+    initialize_model_parallel,
+    select_platform,
+    shut_down_distributed,
+)
+from megatron_prealign.testing import run_distributed
+from tests.evaluation.folders import make_folder
+
+LLAMA = ModelConfig(
+    num_layers=4,
+    hidden_size=32,
+    num_attention_heads=4,
+    ffn_hidden_size=48,
+    max_position_embeddings=64,
+    vocab_size=701,
+    make_vocab_size_divisible_by=64,
+)
+UNTIED_LLAMA = replace(LLAMA, untie_embeddings_and_output_weights=True, vocab_size=704)  # a multiple of 64: no padding
+QWEN2 = replace(UNTIED_LLAMA, architecture="qwen2", num_query_groups=2, vocab_size=701)
+QWEN3 = replace(LLAMA, architecture="qwen3", num_query_groups=2, kv_channels=12)
+GPT_NEOX = replace(LLAMA, architecture="gpt_neox", rotary_percent=0.5)
+# Between them every value of every choice; each choice against each other is in test_huggingface_mapping.
+VARIANTS = {
+    "llama": LLAMA,
+    "llama-mqa-untied": replace(UNTIED_LLAMA, num_query_groups=1),
+    "llama-gqa": replace(LLAMA, num_query_groups=2),
+    "qwen2-gqa-untied": QWEN2,
+    "qwen3-gqa": QWEN3,
+    "gpt_neox": GPT_NEOX,
+    "gpt_neox-untied": replace(GPT_NEOX, untie_embeddings_and_output_weights=True, vocab_size=704),
+}
+TP2, PP2 = {"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}
+LAYOUTS = {
+    "single": ParallelConfig(),
+    "tp2": ParallelConfig(**TP2),
+    "pp2": ParallelConfig(**PP2),
+    "tp2-pp2": ParallelConfig(**TP2, **PP2),
+    "pp2-interleaved": ParallelConfig(**PP2, virtual_pipeline_model_parallel_size=2),
+}
+
+
+def draw(name: str, shape: tuple[int, ...]) -> Tensor:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    weight = 0.2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return weight + 1 if name.endswith("norm.weight") else weight
+
+
+def fits(model: ModelConfig, parallel: ParallelConfig) -> bool:
+    return model.num_key_value_heads % parallel.tensor_model_parallel_size == 0
+
+
+def save_all(root: str, tokenizer_path: str, parallel: ParallelConfig) -> None:
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    initialize_model_parallel(parallel, seed=1)
+    for name, model in VARIANTS.items():
+        if not fits(model, parallel):
+            continue
+        training = TrainingConfig(run_path=f"{root}/{name}", device="cpu")
+        config = Config(model=model, data=DataConfig(seq_length=32), parallel=parallel, training=training)
+        chunks = build_model_chunks(config, platform.device)
+        shapes = megatron_shapes(model)
+        for chunk in chunks:
+            assert isinstance(chunk, PrealignGPTModel)
+            with torch.no_grad():
+                for weight_name, parameter in named_global_parameters(chunk):
+                    full = draw(weight_name, shapes[weight_name])
+                    parameter.copy_(shard(full, weight_name, parameter, chunk))
+        save_checkpoint(config, chunks, None, {"step": 1}, Path(tokenizer_path))
+    shut_down_distributed()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folders of every variant at every layout: <layout>/<variant>."""
+    root = tmp_path_factory.mktemp("runs")
+    tokenizer = make_folder(root / "tokenizer", model_type="qwen2") / "tokenizer.json"
+    for name, parallel in LAYOUTS.items():
+        world_size = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+        run_distributed(save_all, world_size, str(root / name), str(tokenizer), parallel)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    yield
+    shut_down_distributed()
+
+
+def checkpoint_of(run: Path) -> Path:
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    return checkpoint
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_round_trip(variant: str, root: Path, tmp_path: Path) -> None:
+    model = VARIANTS[variant]
+    layouts = [name for name, parallel in LAYOUTS.items() if fits(model, parallel)]
+    expected = {name: draw(name, shape) for name, shape in megatron_shapes(model).items()}
+    folders = {}
+    for layout in layouts:
+        checkpoint = checkpoint_of(root / layout / variant)
+        stored = CheckpointTensors(checkpoint)
+        assert stored.shapes == megatron_shapes(model)
+        assert all(torch.equal(stored[name], weight) for name, weight in expected.items()), layout
+        # The self-check of logits is against the last layout's model; the others give the same bytes.
+        export_checkpoint(checkpoint, tmp_path / layout, verify=layout == layouts[-1], max_shard_size="50KB")
+        folders[layout] = {path.name: path.read_bytes() for path in (tmp_path / layout).iterdir()}
+    assert len([name for name in folders["single"] if name.endswith(".safetensors")]) > 1
+    for layout in layouts:
+        assert folders[layout] == folders["single"], layout
+
+    # Back to a checkpoint: the same weights, padding apart, and the same model section.
+    imported = tmp_path / "imported"
+    config = import_folder(tmp_path / "single", imported, make_vocab_size_divisible_by=64)
+    assert config.model == model == load_resolved(imported / "config.yaml").model
+    found = CheckpointTensors(imported)
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        real = slice(model.vocab_size if name in ("embedding.word_embeddings.weight", "output_layer.weight") else None)
+        assert torch.equal(found[name][real], weight[real]), name
+        assert not found[name][real.stop :].any() if real.stop else True
+
+    # And once more: the folder's own tensors and settings.
+    export_checkpoint(imported, tmp_path / "again", max_shard_size="50KB", verify=False)
+    for path in (tmp_path / "single").glob("*.safetensors"):
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+    settings = [AutoConfig.from_pretrained(tmp_path / name).to_dict() for name in ("single", "again")]
+    for found_settings in settings:
+        del found_settings["_name_or_path"], found_settings["training_seq_length"]
+    assert settings[0] == settings[1]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3", "gpt_neox"])
+def test_folders_of_transformers_come_back_tensor_by_tensor(model_type: str, tmp_path: Path) -> None:
+    neox = {"use_parallel_residual": False, "hidden_act": "gelu_pytorch_tanh"} if model_type == "gpt_neox" else {}
+    source = make_folder(tmp_path / "source", model_type=model_type, tied=model_type == "qwen3", **neox)
+    import_folder(source, tmp_path / "imported")
+    export_checkpoint(tmp_path / "imported", tmp_path / "back")
+    expected, found = (load_file(path / "model.safetensors") for path in (source, tmp_path / "back"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    before, after = (AutoConfig.from_pretrained(path).to_dict() for path in (source, tmp_path / "back"))
+    assert {name: value for name, value in before.items() if after.get(name, value) != value} == {
+        "_name_or_path": str(source)
+    }
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", dtype="bfloat16")
+    config = import_folder(source, tmp_path / "imported")
+    assert config.training.precision == "bf16"
+    stored = CheckpointTensors(tmp_path / "imported")
+    assert {stored.dtype(name) for name in stored} == {torch.bfloat16}
+    export_checkpoint(tmp_path / "imported", tmp_path / "back", dtype="bfloat16")
+    expected, found = (load_file(path / "model.safetensors") for path in (source, tmp_path / "back"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -1,0 +1,45 @@
+"""tools/generate.py: the likeliest continuation, and the end where the model ends."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.evaluation.folders import make_folder
+from tools.generate import main
+
+PROMPT = "The if statement is used for"
+
+
+def test_greedy_continuation_is_that_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model")
+    assert main(["--model", str(folder), "--prompt", PROMPT, "--max-new-tokens", "5"]) == 0
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    expected = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=5)
+    assert capsys.readouterr().out == f"{tokenizer.decode(expected[0])}\n[cut after 5 tokens]\n"
+
+
+def test_it_stops_where_the_model_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model", model_type="gpt_neox")
+    weights = load_file(folder / "model.safetensors")
+    # The final norm's bias points at the output row of the end-of-document token, whatever the input.
+    weights["gpt_neox.final_layer_norm.bias"].fill_(5.0)
+    weights["embed_out.weight"][0] = 5.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert main(["--model", str(folder), "--prompt", PROMPT, "--prompt", "A class"]) == 0
+    assert capsys.readouterr().out == f"{PROMPT}\n[end]\nA class\n[end]\n"
+
+
+def test_sampling_is_repeatable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model")
+    texts = []
+    for seed in ("1", "1", "2"):
+        main(["--model", str(folder), "--prompt", PROMPT, "--temperature", "1", "--seed", seed])
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tmp_path), "--prompt", PROMPT]) == 2
+    assert "not a Hugging Face folder" in capsys.readouterr().err

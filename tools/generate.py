@@ -1,0 +1,74 @@
+"""Continue prompts with a Hugging Face folder: a look at what an exported model says, and whether it stops.
+
+python tools/generate.py --model exported --prompt "Once upon a time" --prompt "Es war einmal"
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_prealign.errors import PrealignError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 2 after an error that the user can mend."""
+    options = _parser().parse_args(argv)
+    try:
+        for prompt, continuation, has_stopped in generate(options):
+            print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
+            print("[end]" if has_stopped else f"[cut after {options.max_new_tokens} tokens]")
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder with tokenizer")
+    parser.add_argument("--prompt", action="append", required=True, help="text to continue; may be repeated")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens after which a text is cut")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 = the likeliest token each time")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws at a temperature above 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs")
+    return parser
+
+
+def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
+    """Return (prompt, continuation, whether the model ended it) for each prompt.
+
+    Raises:
+        CheckpointError: no Hugging Face folder.
+        DataError: no usable tokenizer.
+    """
+    # torch and transformers take seconds to import; --help should not wait for them.
+    import torch
+
+    from megatron_prealign.evaluation.folder import open_folder
+
+    folder = open_folder(options.model, options.device)
+    torch.manual_seed(options.seed)
+    sampling = {"temperature": options.temperature} if options.temperature > 0 else {}
+    found = []
+    for prompt in options.prompt:
+        # Without text there is nothing to continue but the end of the document before.
+        ids = folder.tokenizer.encode(prompt) or [folder.tokenizer.eod_id or 0]
+        inputs = torch.tensor([ids], device=folder.device)
+        output = folder.model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=bool(sampling),
+            max_new_tokens=options.max_new_tokens,
+            **sampling,
+        )
+        new = output[0, len(ids) :].tolist()
+        has_stopped = bool(new) and new[-1] == folder.tokenizer.eod_id
+        found.append((prompt, folder.tokenizer.decode(new[:-1] if has_stopped else new), has_stopped))
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
