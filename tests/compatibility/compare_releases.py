@@ -78,11 +78,13 @@ def lines() -> list[str]:
 def export(scratch: Path, model_type: str) -> Path:
     """Return a folder that came out of a conversion there and back."""
     from megatron_prealign.checkpoint.huggingface import export_checkpoint, import_folder
+    from megatron_prealign.platform import shut_down_distributed
     from tests.evaluation.folders import make_folder
 
     source = make_folder(scratch / f"{model_type}-source", model_type=model_type, **ARCHITECTURES[model_type])
     import_folder(source, scratch / f"{model_type}-checkpoint")
     export_checkpoint(scratch / f"{model_type}-checkpoint", scratch / model_type)
+    shut_down_distributed()
     return scratch / model_type
 
 

@@ -160,6 +160,8 @@ def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, m
         settings["unk_token"] = _token_text(settings["unk_token"])
     # Known to 4.x and 5.x; 5.x would write TokenizersBackend, and a model's own class rebuilds parts of tokenizer.json.
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    # Without it 4.x gives token types too, which no model here takes: generate would refuse them.
+    settings["model_input_names"] = ["input_ids", "attention_mask"]
     settings["model_max_length"] = model_max_length
     settings.setdefault("clean_up_tokenization_spaces", False)
     return settings
