@@ -158,3 +158,23 @@ def test_a_rank_that_fails_alone_says_so_itself(
     monkeypatch.setenv("RANK", "1")
     assert _main(values, tmp_path) == 2
     assert capsys.readouterr().err == "error: rank 1: the alignment loss is not finite\n"
+
+
+def test_lexicons_that_translate_into_their_own_language_or_hold_nothing_out(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values["alignment"]["held_out_lexicon_paths"] = values["alignment"]["lexicon_paths"]
+    values["training"]["eval_interval"] = 1
+    assert "lexicon.tsv: every word is trained on too; keep some apart" in _refused(values, tmp_path, capsys)
+    values["alignment"]["source_language"] = "de"
+    assert "lexicon.tsv: translations into de, which is alignment.source_language" in _refused(values, tmp_path, capsys)
+
+
+def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    assert _main(values, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "a file stands where the checkpoints go" in error
+    assert "a folder stands where the records go" in error

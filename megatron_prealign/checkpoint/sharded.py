@@ -10,13 +10,15 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.errors import CheckpointError
+from megatron_prealign.errors import CheckpointError, TrainingError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
+from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
@@ -99,9 +101,10 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
+        TrainingError: A weight is no finite number.
     """
     loaded = _load(checkpoint, _sharded_state(chunks, optimizer, is_loading=True))
-    _load_model(chunks, loaded)
+    _load_model(checkpoint, chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
 
 
@@ -110,22 +113,33 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
+        TrainingError: A weight is no finite number.
     """
-    _load_model(chunks, _load(checkpoint, _sharded_state(chunks, None, is_loading=True)))
+    _load_model(checkpoint, chunks, _load(checkpoint, _sharded_state(chunks, None, is_loading=True)))
 
 
 def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = dist_checkpointing.load(sharded, str(checkpoint))
+    except CheckpointException as error:
+        # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
+        cause, _ = next(iter(error.failures.values()))
+        raise CheckpointError(
+            f"{checkpoint}: can't be loaded ({cause!r}): it is damaged or lacks a part; name another checkpoint"
+        ) from error
     except Exception as error:
         # megatron-core raises a dozen types here, from missing shards to shapes that differ.
         raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error}") from error
     return loaded
 
 
-def _load_model(chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
+def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
+    damaged = []
     for index, chunk in enumerate(unwrap_model(chunks)):
         chunk.load_state_dict(loaded[f"model{index}"])
+        damaged += [name for name, parameter in named_global_parameters(chunk) if not parameter.isfinite().all()]
+    if damaged:
+        raise TrainingError(f"{checkpoint}: {', '.join(damaged[:3])} hold NaN or infinity; name another checkpoint")
 
 
 def check_model(config: Config, checkpoint: Path) -> list[str]:

@@ -7,6 +7,7 @@ Range = tuple[Callable[[float], bool], str]
 _AT_LEAST_1: Range = (lambda value: value >= 1, "at least 1")
 _NOT_NEGATIVE: Range = (lambda value: value >= 0, "at least 0")
 _POSITIVE: Range = (lambda value: value > 0, "above 0")
+_WEIGHT: Range = (lambda value: 0 <= value <= 1e6, "in [0, 1000000]")
 _BELOW_1: Range = (lambda value: 0 <= value < 1, "in [0, 1)")
 
 RANGES: dict[str, Range] = {
@@ -45,9 +46,9 @@ RANGES: dict[str, Range] = {
     "schedule.lr_warmup_steps": _NOT_NEGATIVE,
     "schedule.lr_decay_steps": _AT_LEAST_1,
     "schedule.lr_wsd_decay_steps": _AT_LEAST_1,
-    "alignment.alignment_weight": _NOT_NEGATIVE,
-    "alignment.lm_weight": _NOT_NEGATIVE,
-    "alignment.temperature": _POSITIVE,
+    "alignment.alignment_weight": _WEIGHT,
+    "alignment.lm_weight": _WEIGHT,
+    "alignment.temperature": (lambda value: 1e-3 <= value <= 1e3, "in [0.001, 1000]"),
     "alignment.word_batch_size": (lambda value: value >= 2, "at least 2 (a lone entry has no negatives)"),
     "alignment.num_word_microbatches": _AT_LEAST_1,
     "alignment.max_word_tokens": _AT_LEAST_1,

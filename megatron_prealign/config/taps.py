@@ -4,6 +4,8 @@ import difflib
 
 from megatron_prealign.errors import ConfigError
 
+_LARGEST_WEIGHT = 1e6
+"""Beyond it the smaller weights would vanish in their sum."""
 EMBEDDING, OUTPUT_EMBEDDING = "embedding", "output_embedding"
 
 
@@ -51,8 +53,9 @@ def _read_weights(choice: str, names: list[str]) -> dict[str, float]:
             problems.append(f"--alignment.taps names {name} twice; give it one weight")
         else:
             weights[name] = _read_weight(number)
-            if not 0 < weights[name] < float("inf"):
-                problems.append(f"--alignment.taps: the weight of {name} must be a number above 0, got {number!r}")
+            if not 1 / _LARGEST_WEIGHT <= weights[name] <= _LARGEST_WEIGHT:
+                bounds = f"a number from {1 / _LARGEST_WEIGHT:g} to {_LARGEST_WEIGHT:g}"
+                problems.append(f"--alignment.taps: the weight of {name} must be {bounds}, got {number!r}")
     if problems:
         raise ConfigError(problems)
     return weights

@@ -62,12 +62,17 @@ class WordBatches:
             num_hard_negatives: source words added for each entry that are spelt most like its own.
 
         Raises:
-            DataError: if the table has fewer entries than one microbatch.
+            DataError: if the table has fewer entries than one microbatch, or too few for the hard negatives.
         """
         if table.num_entries < word_batch_size:
             raise DataError(
                 f"the lexicon has {table.num_entries} usable entries, fewer than alignment.word_batch_size "
                 f"{word_batch_size}; lower it or give a larger lexicon"
+            )
+        if num_hard_negatives >= table.num_entries:
+            raise DataError(
+                f"alignment.num_hard_negatives {num_hard_negatives} is more than the other {table.num_entries - 1} "
+                "usable entries of the lexicon; lower it"
             )
         self._table = table
         self._seed = seed

@@ -47,7 +47,9 @@ class WordReport:
 
 def _some(words: Sequence[str], limit: int = 3) -> str:
     """Count words and show the first."""
-    shown = ", ".join(repr(word) for word in words[:limit]) + (", ..." if len(words) > limit else "")
+    shown = ", ".join(repr(word if len(word) <= 40 else word[:40] + "...") for word in words[:limit]) + (
+        ", ..." if len(words) > limit else ""
+    )
     return f"{len(words):,} word{'s' if len(words) != 1 else ''} ({shown})"
 
 

@@ -18,6 +18,7 @@ from megatron.core.utils import get_model_config
 
 from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import Config
+from megatron_prealign.errors import TrainingError
 from megatron_prealign.platform import Platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
@@ -73,8 +74,21 @@ class Trainer:
         return self.state.step >= self.config.training.train_steps or has_lost_patience(self.config, self.state)
 
     def train_step(self) -> float:
-        """Take one optimizer step and return the global gradient norm before clipping."""
-        self.compute_gradients()
+        """Take one optimizer step and return the global gradient norm before clipping.
+
+        Raises:
+            TrainingError: The gradient is not finite; the weights are as before.
+        """
+        try:
+            self.compute_gradients()
+        except RuntimeError as error:
+            # How megatron-core's gradient buffers say it, before the gradient reaches the weights.
+            if "in local grad norm" not in str(error):
+                raise
+            raise TrainingError(
+                f"the gradient of step {self.state.step + 1} is NaN or infinite: lower optimizer.lr or the weights "
+                "of the losses; the newest checkpoint is untouched"
+            ) from error
         return self.update()
 
     def update(self) -> float:

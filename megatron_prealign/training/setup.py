@@ -120,6 +120,11 @@ def _path_problems(config: Config) -> Iterator[str]:
             yield f"{name} {path}: {existing} is a file; name another folder"
         elif not os.access(existing, os.W_OK):
             yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
+    run = paths["training.run_path"]
+    if (run / folder.CHECKPOINTS).is_file():
+        yield f"{run / folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
+    if (run / "metrics.jsonl").is_dir():
+        yield f"{run / 'metrics.jsonl'}: a folder stands where the records go; name another training.run_path"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:

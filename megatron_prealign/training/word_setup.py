@@ -3,11 +3,12 @@
 from functools import partial
 
 from megatron_prealign.alignment import Taps
-from megatron_prealign.config import Config
+from megatron_prealign.config import AlignmentConfig, Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.data.word_table import WordTable
+from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.platform import Layout
 from megatron_prealign.training.word_validation import PairSet, WordValidator, select_pair_sets
@@ -27,6 +28,7 @@ def plan_words(config: Config, tokenizer: Tokenizer) -> tuple[WordBatches | None
     for name, paths in (("trained", alignment.lexicon_paths), ("held_out", alignment.held_out_lexicon_paths)):
         if paths:
             lexicons[name] = read(paths)
+    _check_lexicons(lexicons, alignment)
     words = None
     if has_alignment_loss(config):
         words = WordBatches(
@@ -40,6 +42,30 @@ def plan_words(config: Config, tokenizer: Tokenizer) -> tuple[WordBatches | None
     if measures_retrieval(config):
         pair_sets = select_pair_sets(lexicons, tokenizer, alignment.eval_word_pairs, alignment.max_word_tokens, seed)
     return words, pair_sets
+
+
+def _check_lexicons(lexicons: dict[str, Lexicon], alignment: AlignmentConfig) -> None:
+    """Refuse lexicons that translate into their own language, and held-out words that are all trained on."""
+    problems = []
+    for lexicon, paths in zip(lexicons.values(), _paths(alignment), strict=True):
+        if lexicon.source_language in lexicon.languages:
+            problems.append(
+                f"{', '.join(paths)}: translations into {lexicon.source_language}, which is alignment.source_language; "
+                "mend the languages of the file, or alignment.source_language and alignment.target_language"
+            )
+    if len(lexicons) == 2:
+        trained, held_out = ({entry.word for entry in lexicon.entries} for lexicon in lexicons.values())
+        if held_out <= trained:
+            problems.append(
+                f"{', '.join(alignment.held_out_lexicon_paths)}: every word is trained on too; keep some apart, with "
+                "tools/build_lexicon.py --held-out-ratio"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def _paths(alignment: AlignmentConfig) -> list[tuple[str, ...]]:
+    return [paths for paths in (alignment.lexicon_paths, alignment.held_out_lexicon_paths) if paths]
 
 
 def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, layout: Layout) -> WordValidator:

@@ -40,12 +40,12 @@ def test_every_model_has_a_middle(num_layers: int) -> None:
         ("", ["--alignment.taps: this model has no tap ''; the taps are embedding, layer_1 .. layer_6"]),
         ("layer_1,layer_1", ["--alignment.taps names layer_1 twice; give it one weight"]),
         (
-            "layer_1:0,layer_2:x,layer_3:-1,layer_4:inf",
+            "layer_1:0,layer_2:x,layer_3:-1,layer_4:1e308",
             [
-                "--alignment.taps: the weight of layer_1 must be a number above 0, got '0'",
-                "--alignment.taps: the weight of layer_2 must be a number above 0, got 'x'",
-                "--alignment.taps: the weight of layer_3 must be a number above 0, got '-1'",
-                "--alignment.taps: the weight of layer_4 must be a number above 0, got 'inf'",
+                "--alignment.taps: the weight of layer_1 must be a number from 1e-06 to 1e+06, got '0'",
+                "--alignment.taps: the weight of layer_2 must be a number from 1e-06 to 1e+06, got 'x'",
+                "--alignment.taps: the weight of layer_3 must be a number from 1e-06 to 1e+06, got '-1'",
+                "--alignment.taps: the weight of layer_4 must be a number from 1e-06 to 1e+06, got '1e308'",
             ],
         ),
         # A tap that only untied embeddings have.

@@ -260,5 +260,7 @@ def test_too_small_a_lexicon_is_refused(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(0), bpe, max_word_tokens=16)
     with pytest.raises(DataError, match=r"40 usable entries, fewer than alignment.word_batch_size 41"):
         make_batches(table, 0, word_batch_size=41)
+    with pytest.raises(DataError, match=r"num_hard_negatives 40 is more than the other 39 usable entries"):
+        make_batches(table, 0, word_batch_size=2, num_hard_negatives=40)
     with pytest.raises(DataError, match=r"none of 0 entries .* it is empty"):
         WordTable.build(Lexicon("en", ()), bpe, max_word_tokens=16)

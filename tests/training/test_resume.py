@@ -135,3 +135,39 @@ def test_another_lexicon_is_refused(make_values: MakeValues, workspace: Path, tm
     lexicon.write_text(lexicon.read_text().replace("haus", "hausen"))
     with pytest.raises(ConfigError, match=r"alignment.lexicon_paths: .*step_0000001 was trained on another lexicon"):
         plan_run(config_from_dict(values))
+
+
+def _start_error(values: Any) -> str:
+    from megatron_prealign.testing.trainers import make_trainer
+
+    try:
+        make_trainer(values)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
+def _save_nan(values: Any) -> None:
+    from megatron_prealign.testing.trainers import make_trainer
+
+    trainer = make_trainer(values)
+    trainer.chunks[0].module.decoder.layers[1].mlp.linear_fc1.weight.data[3, 2] = float("nan")
+    trainer.save()
+
+
+def test_a_start_from_damaged_weights_names_what_is_damaged(make_values: MakeValues, tmp_path: Path) -> None:
+    damaged, poisoned = tmp_path / "damaged", tmp_path / "poisoned"
+    run_distributed(train_and_save_all, 1, [make_values("pretrain", damaged, training={"train_steps": 1})])
+    for shard in damaged.rglob("*.distcp"):
+        shard.write_bytes(shard.read_bytes()[:100])
+    run_distributed(_save_nan, 1, make_values("pretrain", poisoned))
+    for start, expected in (
+        (damaged, f"CheckpointError: {damaged}/checkpoints/step_0000001: can't be loaded ("),
+        (
+            poisoned,
+            f"TrainingError: {poisoned}/checkpoints/step_0000000: decoder.layers.1.mlp.linear_fc1.weight hold NaN",
+        ),
+    ):
+        values = make_values("align_init", tmp_path / "run", checkpoint={"init_from": str(start)})
+        assert run_distributed(_start_error, 1, values)[0].startswith(expected)
+        assert not (tmp_path / "run" / "metrics.jsonl").exists()
