@@ -7,6 +7,7 @@ loop iteration is spent on a single word.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -213,14 +214,16 @@ def _encode_forms(
 
     A language without spaces has no form behind a space: 银行 replaces the word and its space.
     """
-    blocks = [_encode_words(tokenizer, encoder, case, spaced) for case in cases for spaced in (False, True)]
+    # Half of all forms are there already: translations that several words share, nouns with capitals of their own.
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(chain.from_iterable(cases)))}
+    blocks = [_encode_words(tokenizer, encoder, list(numbers), spaced) for spaced in (False, True)]
     values = np.concatenate([block.values for block in blocks])
     lengths = np.concatenate([block.lengths for block in blocks])
-    num_words = len(is_spaced)
-    word, form = np.divmod(np.arange(NUM_FORMS * num_words), NUM_FORMS)
-    behind_space = (form % 2) & is_spaced[word]
-    as_written = behind_space * num_words + word
-    row = as_written + (form // 2) * 2 * num_words * (len(cases) > 1)
+    case_rows = np.array([[numbers[word] for word in case] for case in cases], dtype=np.int64)
+    word, form = np.divmod(np.arange(NUM_FORMS * len(is_spaced)), NUM_FORMS)
+    behind_space = ((form % 2) & is_spaced[word]) * len(numbers)
+    as_written = behind_space + case_rows[0][word]
+    row = behind_space + case_rows[np.minimum(form // 2, len(cases) - 1), word]
     # A vocabulary may lack a capital: the form as written stands in.
     row = np.where(lengths[row] > 0, row, as_written)
     return _Forms(Ragged(values, np.concatenate(([0], np.cumsum(lengths)))), row)
@@ -246,6 +249,8 @@ def _encode_words(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], 
         values[~is_old] = [index for ids in again for index in ids]
     is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
     is_special[list(tokenizer.special_ids)] = True
+    if not is_special[values].any():
+        return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
     spoilt = np.bincount(np.repeat(np.arange(len(words)), lengths), is_special[values], len(words)) > 0
     values = values[~np.repeat(spoilt, lengths)]
     lengths[spoilt] = 0

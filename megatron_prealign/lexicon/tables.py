@@ -46,16 +46,17 @@ def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages
         raise LineError(f"{num_fields} columns, expected {' '.join(places)} (at least the first two)")
     if max(places["source"], places["translation"]) >= num_fields:
         raise LineError("the row ends before its source and translation columns")
-    language, weight = (
-        fields[place].strip() if (place := places.get(name, num_fields)) < num_fields else ""
-        for name in ("language", "weight")
-    )
+    language, weight = _field(fields, places.get("language")), _field(fields, places.get("weight"))
     try:
         number = float(weight) if weight else 1.0
     except ValueError:
         raise LineError(f"the weight {weight!r} is not a number") from None
     source, translation = fields[places["source"]], fields[places["translation"]]
     return make_pair(source, translation, language or languages.single_target(), number)
+
+
+def _field(fields: list[str], place: int | None) -> str:
+    return fields[place].strip() if place is not None and place < len(fields) else ""
 
 
 def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
