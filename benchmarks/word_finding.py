@@ -80,11 +80,13 @@ def words_of_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[set[tupl
     eligible = np.flatnonzero(find_eligible(flags, offsets, words, np.arange(len(words))))
     sizes = np.array([len(data) for data in tokenizer.token_bytes])
     ends = np.concatenate(([0], np.cumsum(sizes[tokens])))
+    # Counted from the end: SentencePiece puts a space in front of a text.
+    bases = [int(ends[stop]) - len(text.encode()) for stop, text in zip(offsets[1:], texts, strict=True)]
     found: list[set[tuple[int, int]]] = [set() for _ in texts]
     for word in eligible.tolist():
         start, stop, document = int(words.starts[word]), int(words.stops[word]), int(words.documents[word])
         first = int(ends[start]) + (tokenizer.token_bytes[tokens[start]][:1] == b" ")
-        base = int(ends[offsets[document]])
+        base = bases[document]
         found[document].add((first - base, int(ends[stop]) - base))
     return found
 
