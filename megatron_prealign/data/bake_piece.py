@@ -16,6 +16,7 @@ from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.data.job import Job
 from megatron_prealign.data.sentences import SentenceSplitter
 from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
 from megatron_prealign.lexicon.problems import NUM_SHOWN, Problems
@@ -50,7 +51,7 @@ class PieceBaker:
         self._vocab_size = tokenizer.vocab_size
         self._encoder = make_encoder(tokenizer, settings.backend, is_parallel)
         self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
-        self._table = job.table()
+        self._table = job.table(WordEncoder(tokenizer, self._encoder))
 
     def __call__(self, number: int) -> int:
         """Bake a piece unless its shard is there; return the piece's number.
