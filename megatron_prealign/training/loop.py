@@ -147,7 +147,7 @@ class Trainer:
     def _validate(self) -> None:
         record: dict[str, Any] = {}
         if self.validator is not None:
-            record["loss"] = self.validator.run(self.chunks)
+            record |= self.validator.run(self.chunks)
         if self.word_validator is not None:
             record["retrieval"] = self.word_validator.run(self.chunks)
             held_out = held_out_retrieval(record["retrieval"])
