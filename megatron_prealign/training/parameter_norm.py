@@ -9,7 +9,7 @@ from megatron.core.transformer.module import param_is_not_shared
 @torch.no_grad()
 def parameter_norm(chunks: list[torch.nn.Module]) -> float:
     """Return the Euclidean norm of the whole model's parameters, each counted once; collective, equal on all ranks."""
-    own = [
+    own: list[torch.Tensor] = [
         parameter
         for chunk in chunks
         for parameter in chunk.parameters()

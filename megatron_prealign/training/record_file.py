@@ -14,7 +14,7 @@ class RecordFile:
     """Appends records, a line each."""
 
     def __init__(self, run_path: Path, step: int) -> None:
-        """Open the records of a run that goes on after `step`; what was recorded later moves to metrics.discarded.jsonl."""
+        """Open the records of a run that goes on after `step`; later ones move to metrics.discarded.jsonl."""
         self._run_path = run_path
         self._file = self._open(step)
 
