@@ -1,8 +1,4 @@
-"""Losses by language and at switched positions: against a loop over positions, and equal at every layout.
-
-Broken once to see these fail: a language's number not read from the group, switched positions counted as ordinary
-too, sums of one data-parallel rank alone, the tied embedding of the last pipeline stage counted in the norm.
-"""
+"""Losses by language and at switched positions: against a loop over positions, and equal at every layout."""
 
 from collections import defaultdict
 from pathlib import Path
