@@ -181,5 +181,5 @@ def _source_keys(
         "key_groups": groups.astype(np.int32),
         "key_forms": kinds.astype(np.int8),
         "single_keys": single_keys,
-        "buckets": np.searchsorted(leading, np.arange((1 << bits) + 1)),
+        "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
     }
