@@ -4,6 +4,7 @@ Where words are spaced, a match is one word, or several that follow each other w
 it is a run of tokens: a word that no token boundary ends is not found. Words and tokens are the atoms of matches.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,18 +28,6 @@ class Matches:
     """Words of the documents, covered or not; letter tokens where words are not spaced."""
 
 
-@dataclass(frozen=True)
-class _Phrases:
-    """Matches of several atoms."""
-
-    firsts: NDArray[np.int64]
-    """Number of the first atom of each: [P], rising."""
-    sizes: NDArray[np.int64]
-    """Atoms of each: [P]."""
-    keys: NDArray[np.int64]
-    """Source form of each: [P]."""
-
-
 def find_matches(table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Matches:
     """Return the words that may be switched.
 
@@ -49,49 +38,55 @@ def find_matches(table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.i
     """
     flags = token_flags(table.vocabulary, tokens, offsets)
     atoms = find_words(flags, offsets) if table.is_spaced else find_letter_tokens(flags, offsets)
-    found = table.find(tokens, atoms.starts, atoms.stops - atoms.starts)
-    numbers = np.flatnonzero(found >= 0)
-    numbers = numbers[find_eligible(flags, offsets, atoms.take(numbers), in_runs=not table.is_spaced)]
-    keys, sizes = found[numbers], np.ones(len(numbers), dtype=np.int64)
-    if len(table.phrases.sizes):
-        phrases = _find_phrases(table, tokens, flags, offsets, atoms)
-        is_inside = np.zeros(len(atoms), dtype=bool)
-        is_inside[spread(phrases.firsts, phrases.sizes)] = True
-        is_free = ~is_inside[numbers]
-        numbers = np.concatenate((numbers[is_free], phrases.firsts))
-        order = np.argsort(numbers)
-        numbers = numbers[order]
-        keys = np.concatenate((keys[is_free], phrases.keys))[order]
-        sizes = np.concatenate((sizes[is_free], phrases.sizes))[order]
-    return Matches(atoms.take(numbers, sizes), keys, len(atoms))
+    keys = table.find(tokens, atoms.starts, atoms.stops - atoms.starts)
+    firsts = np.flatnonzero(keys >= 0)
+    found = [(firsts, np.ones_like(firsts), keys[firsts]), *_find_phrases(table, tokens, atoms)]
+    firsts, sizes, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    is_eligible = find_eligible(flags, offsets, atoms.take(firsts, sizes), in_runs=not table.is_spaced)
+    firsts, sizes, keys = firsts[is_eligible], sizes[is_eligible], keys[is_eligible]
+    kept = _longest_from_the_left(firsts, sizes, len(atoms))
+    return Matches(atoms.take(firsts[kept], sizes[kept]), keys[kept], len(atoms))
 
 
 def _find_phrases(
-    table: SwitchTable, tokens: NDArray[Any], flags: NDArray[np.uint16], offsets: NDArray[np.int64], atoms: Words
-) -> _Phrases:
-    """Return the matches of several atoms: at each atom the longest, then from left to right what does not overlap."""
+    table: SwitchTable, tokens: NDArray[Any], atoms: Words
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield what the lexicon has of 2 atoms, of 3 and so on: first atom, number of atoms, key; int64 all."""
+    if not len(table.phrases.sizes):
+        return
+    heads = tokens[atoms.starts]
     follows = (atoms.starts[1:] == atoms.stops[:-1]) & (atoms.documents[1:] == atoms.documents[:-1])
-    runs = np.concatenate(([0], np.cumsum(~follows)))  # atoms that follow each other are of one run
-    begins = follows & table.phrases.may_begin(tokens[atoms.starts[:-1]], tokens[atoms.starts[1:]])
-    firsts = np.flatnonzero(begins)
-    sizes, keys = np.zeros_like(firsts), np.full_like(firsts, -1)
-    for size in table.phrases.sizes.tolist():
-        pending = np.flatnonzero((keys < 0) & (firsts + size <= len(atoms)))
-        pending = pending[runs[firsts[pending]] == runs[firsts[pending] + size - 1]]
-        spans = atoms.take(firsts[pending], size)
-        found = table.find(tokens, spans.starts, spans.stops - spans.starts)
-        pending, found, spans = pending[found >= 0], found[found >= 0], spans.take(np.flatnonzero(found >= 0))
-        is_eligible = find_eligible(flags, offsets, spans, in_runs=not table.is_spaced)
-        sizes[pending[is_eligible]], keys[pending[is_eligible]] = size, found[is_eligible]
-    kept = _leftmost(firsts, sizes)
-    return _Phrases(firsts[kept], sizes[kept], keys[kept])
+    firsts = np.flatnonzero(follows & table.phrases.may_begin(heads[:-1], heads[1:]))
+    for size in range(2, int(table.phrases.sizes[-1]) + 1):
+        firsts = firsts[firsts + size <= len(atoms)]
+        firsts = firsts[follows[firsts + size - 2]]
+        if size in table.phrases.sizes:
+            spans = atoms.take(firsts, size)
+            keys = table.find(tokens, spans.starts, spans.stops - spans.starts)
+            is_found = keys >= 0
+            yield firsts[is_found], np.full(int(is_found.sum()), size), keys[is_found]
 
 
-def _leftmost(firsts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return which spans of a size above 0 stay if each that overlaps one before it goes."""
+def _longest_from_the_left(firsts: NDArray[np.int64], sizes: NDArray[np.int64], num_atoms: int) -> NDArray[np.int64]:
+    """Return, in order, which matches stay if at each atom the longest is taken and what it overlaps goes.
+
+    Args:
+        firsts: int64 [N], first atom of each match; those of one atom stand in front, in order.
+        sizes: int64 [N], atoms of each.
+        num_atoms: Atoms of the text.
+    """
+    longer = np.flatnonzero(sizes > 1)
+    if not len(longer):
+        return np.arange(len(firsts))
     kept, free = [], 0
-    for number in np.flatnonzero(sizes).tolist():
+    for number in longer[np.lexsort((-sizes[longer], firsts[longer]))].tolist():
         if firsts[number] >= free:
             kept.append(number)
             free = firsts[number] + sizes[number]
-    return np.array(kept, dtype=np.int64)
+    phrases = np.array(kept)
+    is_inside = np.zeros(num_atoms, dtype=bool)
+    is_inside[spread(firsts[phrases], sizes[phrases])] = True
+    words = np.arange(len(firsts) - len(longer))
+    both = np.concatenate((words[~is_inside[firsts[words]]], phrases))
+    in_order: NDArray[np.int64] = both[np.argsort(firsts[both], kind="stable")]
+    return in_order

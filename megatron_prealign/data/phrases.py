@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-_MULTIPLIERS = (0x9E3779B1, 0x85EBCA77)
+_MULTIPLIERS = (np.uint32(0x9E3779B1), np.uint32(0x85EBCA77))
 _PLACES_PER_PAIR = 16
 
 
@@ -15,7 +15,7 @@ class Phrases:
     """A Bloom filter over the first tokens of the first two atoms."""
 
     sizes: NDArray[np.int64]
-    """The numbers of atoms that there are, from the largest to 2."""
+    """The numbers of atoms that there are, from 2 on, rising."""
     places: NDArray[np.bool_]
     """Whether some phrase begins with a pair of tokens that falls here: [a power of two]."""
 
@@ -29,7 +29,7 @@ class Phrases:
             seconds: int [P], first token of the second atom.
         """
         places = np.zeros(1 << (_PLACES_PER_PAIR * len(sizes)).bit_length(), dtype=bool)
-        phrases = cls(np.unique(sizes)[::-1].astype(np.int64), places)
+        phrases = cls(np.unique(sizes).astype(np.int64), places)
         places[phrases._places_of(firsts, seconds)] = True
         return phrases
 
@@ -38,6 +38,7 @@ class Phrases:
         found: NDArray[np.bool_] = self.places[self._places_of(firsts, seconds)]
         return found
 
-    def _places_of(self, firsts: NDArray[Any], seconds: NDArray[Any]) -> NDArray[np.int64]:
-        mixed = firsts.astype(np.int64) * _MULTIPLIERS[0] ^ seconds.astype(np.int64) * _MULTIPLIERS[1]
-        return (mixed >> 12) & (len(self.places) - 1)
+    def _places_of(self, firsts: NDArray[Any], seconds: NDArray[Any]) -> NDArray[np.uint32]:
+        mixed = firsts.astype(np.uint32) * _MULTIPLIERS[0] ^ seconds.astype(np.uint32) * _MULTIPLIERS[1]
+        # The high bits are the well-mixed ones of a product.
+        return mixed >> np.uint32(33 - len(self.places).bit_length())
