@@ -126,13 +126,15 @@ def find_eligible(
     starts, stops, documents = words.starts, words.stops, words.documents
     first, end = offsets[documents], offsets[documents + 1]
     spaced = _has(flags[starts], Token.SPACED | Token.LONE_SPACE)
-    opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
-    closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)
     if in_runs:
-        opened |= (starts > first) & _has(flags[np.maximum(starts - 1, 0)], _WORD)
-        follower = flags[np.minimum(stops, len(flags) - 1)]
-        closed |= (stops < end) & _has(follower, Token.LETTERS)
-        closed &= (stops >= end) | ~_has(follower, Token.STARTS_MARK)
+        # Letters and any punctuation may be next to a word, signs and digits may not.
+        before, behind = (flags[np.clip(neighbours, 0, len(flags) - 1)] for neighbours in (starts - 1, stops))
+        opened = (starts == first) | spaced | _has(before, _WORD) | ~_has(before, Token.ENDS_STICKY)
+        closed = (stops == end) | _has(behind, _WORD) | ~_has(behind, Token.STARTS_STICKY)
+        closed &= (stops == end) | ~_has(behind, Token.STARTS_MARK)
+    else:
+        opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
+        closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)
     eligible: NDArray[np.bool_] = opened & closed
     tainted = np.flatnonzero(_has(flags, Token.TAINTS))
     if len(tainted):
