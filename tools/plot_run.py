@@ -3,7 +3,7 @@
 python tools/plot_run.py runs/own/align_init --output runs/own/align_init.html
 
 Reads metrics.jsonl and config.yaml of each folder. The page needs no other file: losses, learning rate, gradient norm,
-speed, and the retrieval of words by their translations at every tap. Steps that a continued run took twice count once.
+speed, and the retrieval of words by their translations at every tap.
 """
 
 import argparse

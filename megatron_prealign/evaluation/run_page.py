@@ -8,7 +8,7 @@ from megatron_prealign.config.loading import load_resolved
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.page import html_figure, html_folded, html_page, html_table
-from megatron_prealign.evaluation.records import METRICS, Record, last_records, read_records
+from megatron_prealign.evaluation.records import METRICS, Record, read_records
 from megatron_prealign.evaluation.report import LANGUAGE_NAMES, PAIR_SETS
 from megatron_prealign.evaluation.run_plots import (
     MAX_RUNS,
@@ -58,7 +58,7 @@ def _read_run(path: Path, name: str, problems: list[str]) -> TrainingRun | None:
     if not path.is_dir():
         problems.append(f"{path}: no such folder; name the training.run_path of a run")
         return None
-    records = last_records(read_records(path / METRICS, problems))
+    records = read_records(path / METRICS, problems)
     config_path = path / "config.yaml"
     try:
         model = load_resolved(config_path).model

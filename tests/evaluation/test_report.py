@@ -57,13 +57,6 @@ def test_stages_are_joined_where_the_one_before_ended() -> None:
     assert [record["tokens"] for record in joined if record["kind"] == "valid"] == [50, 100, 300, 500]
 
 
-def test_records_written_twice_by_a_resumed_run_count_once() -> None:
-    first, again = metrics("pretrain", [100, 200]), metrics("pretrain", [200, 300])
-    again[0]["lm_loss"] = 1.5
-    run = Run("joint", 1, tuple(join_stages([first + again])), {})
-    assert series(run.metrics, "train", "lm_loss", axis="tokens") == ([100, 200, 300], [7.0, 1.5, 5.0])
-
-
 def test_comparison_holds_perplexities_and_mean_retrieval() -> None:
     rows = {row.name: row for row in compare(runs(), "joint", "PreAlign")}
     assert rows["English-Clone perplexity"].ratio == 0.5
