@@ -41,7 +41,12 @@ def make_blended(make_values: MakeValues, two_languages: list[dict[str, Any]]) -
     def make(run: Path, parallel: dict[str, Any]) -> dict[str, dict[str, Any]]:
         training = {"train_steps": 2, "eval_interval": 2, "eval_steps": 2}
         return make_values(
-            "pretrain", run, data={"blend": two_languages}, parallel=parallel, training=training, logging={"log_interval": 1}
+            "pretrain",
+            run,
+            data={"blend": two_languages},
+            parallel=parallel,
+            training=training,
+            logging={"log_interval": 1},
         )
 
     return make

@@ -23,7 +23,13 @@ TRAIN: dict[str, Any] = {
     "mfu": 0.412,
     "seconds_left": 93784.0,
 }
-VALID: dict[str, Any] = {"kind": "valid", "stage": "pretrain", "steps": 5000, "step": 120, "loss": {"en": 3.5, "de": 4.0}}
+VALID: dict[str, Any] = {
+    "kind": "valid",
+    "stage": "pretrain",
+    "steps": 5000,
+    "step": 120,
+    "loss": {"en": 3.5, "de": 4.0},
+}
 TRAIN_PARTS = "lm 4.1250  lr 3.00e-04  grad 0.750  12,346 tok/s  MFU 41.2%  left 1d02h"
 MESSAGE = "saved [runs]/a:b:/step_0000120, " + "a long path " * 10 + "end"
 
