@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from megatron_prealign.config.taps import tap_names
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from tests.workspace import MakeValues
 
 NUM_STEPS = 4
+REPOSITORY = Path(__file__).parents[2]
+FIELD = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 INSTALLED = {name: find_spec(name) is not None for name in ("wandb", "mlflow")}
 OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
 # Nobody listens at port 9; what the libraries wait for by default is minutes.
@@ -87,6 +91,30 @@ def losses(runs: Path) -> dict[int, float]:
     found = [(record["step"], record["lm_loss"]) for record in records if record["kind"] == "train"]
     assert [step for step, _ in found] == [1, 2, 3, 4]
     return dict(found)
+
+
+def _fields(name: str, value: Any, any_of: set[str]) -> set[str]:
+    """Return the documented names of a field: * for what depends on the run."""
+    if not isinstance(value, dict):
+        return {name}
+    parts = {("*" if key in any_of else key): item for key, item in value.items()}
+    return {field for key, item in parts.items() for field in _fields(f"{name}.{key}", item, any_of)}
+
+
+def test_the_documented_fields_are_those_that_runs_write(runs: Path) -> None:
+    any_of = {"en", "de", "en-de", "trained", "held_out", *tap_names(4, tied=True)}
+    written: dict[str, set[str]] = {"train": set(), "valid": set()}
+    for run in ("align_init", "pretrain"):
+        records = [json.loads(line) for line in (runs / run / "metrics.jsonl").read_text().splitlines()]
+        for record in records:
+            for name, value in record.items():
+                written[record["kind"]] |= _fields(name, value, any_of)
+    text = (REPOSITORY / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    _, both, train, valid = (
+        set(FIELD.findall(part)) for part in re.split("\n### ", text.partition("\n## Trackers")[0])
+    )
+    assert both
+    assert {"train": both | train, "valid": both | valid} == written
 
 
 def test_tensorboard_has_each_step_once(runs: Path, losses: dict[int, float]) -> None:
