@@ -57,13 +57,27 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
         "Word retrieval, mean over taps",
         "align_init: retrieval en-de, trained words",
         "align_init: retrieval en-de, held-out words",
-        "Optimizer and speed",
+        "Optimizer",
+        "Speed and memory",
+        "Switched against ordinary positions",
     ):
         assert f"<h2>{heading}</h2>" in text, heading
     assert "pretrain: retrieval" not in text
-    assert text.count('role="img"') == text.count("<svg") == 7
+    assert text.count('role="img"') == text.count("<svg") == 9
     assert not re.search(r"<(script|link|img)\b|\bsrc=|url\(http", text)
     assert "stage: align_init" in text
+
+    for measure in (
+        "training loss, English",
+        "at switched positions, English",
+        "parameter norm",
+        "share of time waiting for data",
+        "TFLOP/s a rank",
+    ):
+        assert f"<th scope='row'>{measure}</th>" in text, measure
+    memory = [read_runs([runs / name])[0].records[-2]["memory_bytes"] / 2**30 for name in ("align_init", "pretrain")]
+    cells = "".join(f"<td>{gibibytes:.2f}</td>" for gibibytes in memory)
+    assert f"<th scope='row'>memory of the fullest rank, GiB</th>{cells}" in text
 
     last = [json.loads(line) for line in (runs / "align_init" / "metrics.jsonl").read_text().splitlines()][-1]
     scores = last["retrieval"]["held_out"]["en-de"]
