@@ -27,8 +27,8 @@ LOSSES = (
     Measure("alignment loss, mean over taps", "train", ("alignment_loss",)),
 )
 POSITIONS = (
-    Measure("ordinary positions", "train", ("ordinary_loss",)),
-    Measure("switched positions", "train", ("switched_loss",)),
+    Measure("training loss, ordinary positions", "train", ("ordinary_loss",)),
+    Measure("training loss, switched positions", "train", ("switched_loss",)),
 )
 OPTIMIZER = (
     Measure("learning rate", "train", ("learning_rate",), ".2e"),
@@ -88,7 +88,7 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     lead = "; ".join(f"{name}: {stage}" for name, stage in stages.items())
     by_language = _by_language(runs, "train", "language_loss", "training loss")
     validation = _by_language(runs, "valid", "loss", "validation loss")
-    validation += _by_language(runs, "valid", "switched_loss", "at switched positions")
+    validation += _by_language(runs, "valid", "switched_loss", "validation loss, switched positions")
     word_sets = list(dict.fromkeys(word_set for run in runs for word_set in run.word_sets))
     retrieval = [
         Measure(
@@ -100,15 +100,17 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
         for word_set, pair in word_sets
     ]
     parts = [_last_values(runs, [*LOSSES, *by_language, *POSITIONS, *validation, *retrieval, *OPTIMIZER, *SPEED])]
+    parts += _measure_section(
+        runs, "Training loss", (*LOSSES, *by_language), "Means over the steps since the record before, in nats."
+    )
+    parts += _losses_by_position(runs)
     for heading, measures, caption in (
-        ("Training loss", (*LOSSES, *by_language), "Means over the steps since the record before, in nats."),
         ("Validation loss", validation, "On the held-out part of each language's data, in nats a token."),
         ("Word retrieval, mean over taps", retrieval, _RETRIEVAL_CAPTION),
         ("Optimizer", OPTIMIZER, "At the step of each record."),
         ("Speed and memory", SPEED, "Since the record before; FLOP/s are those that the model needs."),
     ):
         parts += _measure_section(runs, heading, measures, caption)
-    parts += _losses_by_position(runs)
     parts += _tap_losses(runs)
     for run in runs:
         parts += _retrieval_by_tap(run)

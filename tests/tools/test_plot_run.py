@@ -69,7 +69,7 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
 
     for measure in (
         "training loss, English",
-        "at switched positions, English",
+        "validation loss, switched positions, English",
         "parameter norm",
         "share of time waiting for data",
         "TFLOP/s a rank",
