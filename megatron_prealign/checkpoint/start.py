@@ -35,6 +35,17 @@ class Origin:
     vocab_size rows."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """What was written."""
+
+    config: Config
+    """The model section, the tokenizer, and defaults."""
+
+    new_rows: NewRows | None
+    """Rows that were made up for ids the model did not know."""
+
+
 def write_start(
     output: Path,
     origin: Origin,
@@ -42,8 +53,8 @@ def write_start(
     new_rows: NewRows | None,
     *,
     overwrite: bool,
-    verify: Callable[[Path], object] = lambda path: None,
-) -> Config:
+    verify: Callable[[Path], None] | None = None,
+) -> Start:
     """Write a checkpoint that `checkpoint.init_from` takes; one weight is in memory at once.
 
     Args:
@@ -52,10 +63,7 @@ def write_start(
         tokenizer: to go on with.
         new_rows: rows of ids that the model has not seen; none where there are none.
         overwrite: replace an existing output.
-        verify: called with the written checkpoint before it takes its name; what it raises leaves nothing behind.
-
-    Returns:
-        The checkpoint's configuration: the model section, the tokenizer, and defaults.
+        verify: called with the written checkpoint before it takes its name; an error leaves nothing behind.
 
     Raises:
         CheckpointError: a weight can't be read, or what `verify` raises.
@@ -86,5 +94,6 @@ def write_start(
         (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizer.path, temporary / folder.TOKENIZER)
-        verify(temporary)
-    return config
+        if verify is not None:
+            verify(temporary)
+    return Start(config, new_rows)

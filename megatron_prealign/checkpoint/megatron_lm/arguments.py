@@ -5,7 +5,7 @@ there, and means what it does by default.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from megatron_prealign.config import Config, ModelConfig, find_problems
 from megatron_prealign.config.architectures import ARCHITECTURE_TRAITS, ArchitectureName
@@ -117,10 +117,10 @@ def _architecture(args: Mapping[str, Any], problems: list[str]) -> ArchitectureN
         "has_qkv_bias": has_bias or bool(args.get("add_qkv_bias")),
         "has_qk_norm": bool(args.get("qk_layernorm")),
     }
-    for name, traits in ARCHITECTURE_TRAITS.items():
-        if all(getattr(traits, part) == value for part, value in found.items()):
+    names: tuple[ArchitectureName, ...] = get_args(ArchitectureName)
+    for name in names:
+        if all(getattr(ARCHITECTURE_TRAITS[name], part) == value for part, value in found.items()):
             return name
-    known = ", ".join(ARCHITECTURE_TRAITS)
-    parts = ", ".join(f"{name} {value}" for name, value in found.items())
-    problems.append(f"no architecture here has layers of these parts: {parts}; known: {known}")
+    parts = ", ".join(f"{part} {value}" for part, value in found.items())
+    problems.append(f"no architecture here has layers of these parts: {parts}; known: {', '.join(names)}")
     return None
