@@ -1,6 +1,7 @@
 """Checkpoints of Megatron-LM: written by megatron-core with an argparse.Namespace beside the weights, as it does."""
 
 import argparse
+from collections import OrderedDict, deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def arguments(model: ModelConfig) -> dict[str, Any]:
         "params_dtype": torch.bfloat16,
         "attention_backend": AttnBackend.auto,
         "num_experts": None,
+        # Whatever else a fork may have put there.
+        "others": [OrderedDict(a=1), deque([2]), torch.zeros(3), Path("b")],
         "data_path": ["0.3", "a", "0.7", "b"],
     }
 
