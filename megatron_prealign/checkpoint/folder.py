@@ -1,7 +1,7 @@
 """The folder of checkpoints of a run: which there are, which is newest, and how one appears at once.
 
     <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json, tokenizer/,
-                                           random_states.safetensors, manifest.json
+                                           manifest.json
     <run_path>/checkpoints/latest          the name of the newest complete one
 
 A checkpoint is written under a temporary name and renamed when everything in it is on disk; only then
@@ -10,14 +10,15 @@ complete checkpoint in place.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, quick_problems
+from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, write_manifest
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.lexicon.output import sync
 
@@ -27,7 +28,6 @@ STATE = "state.json"
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
-DAMAGED = ".damaged"
 _PREFIX = "step_"
 _FINAL = re.compile(rf"{_PREFIX}(\d+)")
 
@@ -52,69 +52,40 @@ def missing_parts(path: Path) -> list[str]:
     return [f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()]
 
 
-def check_for(verify: bool, *, quick: bool = False) -> Check:
-    """Return what to look at before a checkpoint is used.
-
-    Args:
-        verify: compare with the manifest, else see only that the parts are there.
-        quick: leave the hashes of large files out.
-    """
-    if not verify:
-        return missing_parts
-    return quick_problems if quick else all_problems
+def check_for(verify: bool) -> Check:
+    """Return what to look at before a checkpoint is used: every hash of its manifest, or only that its parts exist."""
+    return all_problems if verify else missing_parts
 
 
 def all_checkpoints(run_path: str | Path) -> list[Path]:
-    """Return a run's checkpoints under their final names, oldest first, sound or not.
-
-    Raises:
-        CheckpointError: There are none but some that were set aside as damaged.
-    """
-    folder = Path(run_path) / CHECKPOINTS
-    found = [path for path in folder.glob(f"{_PREFIX}*") if _FINAL.fullmatch(path.name)]
-    if not found and (damaged := sorted(path.name for path in folder.glob(f"{_PREFIX}*{DAMAGED}"))):
-        raise CheckpointError(
-            f"{folder}: holds nothing but {', '.join(damaged)}, set aside because verification failed; delete the "
-            "folder to start afresh, or restore a checkpoint"
-        )
+    """Return a run's checkpoints under their final names, oldest first, sound or not."""
+    found = [path for path in (Path(run_path) / CHECKPOINTS).glob(f"{_PREFIX}*") if _FINAL.fullmatch(path.name)]
     return sorted(found, key=step_of)
-
-
-def newest_sound(checkpoints: Sequence[Path], check: Check) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint without problems, and a line for each newer one that is passed over.
-
-    Args:
-        checkpoints: oldest first.
-        check: what is wrong with one.
-
-    Returns:
-        The checkpoint, none where there are none; and the lines.
-
-    Raises:
-        CheckpointError: None of them is sound; starting afresh would bury them.
-    """
-    passed_over: list[str] = []
-    for path in reversed(checkpoints):
-        problems = check(path)
-        if not problems:
-            return path, passed_over
-        passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
-    if checkpoints:
-        fix = f"{checkpoints[0].parent}: none of its checkpoints can be used; restore one, or delete the folder"
-        raise CheckpointError([*passed_over, f"{fix} to start afresh"])
-    return None, []
 
 
 def newest_checkpoint(run_path: str | Path, check: Check = all_problems) -> Path | None:
     """Return a run's newest sound checkpoint, none where it has none yet; warn of newer ones that are not.
 
+    Args:
+        run_path: folder of the run.
+        check: what is wrong with one.
+
     Raises:
-        CheckpointError: There are checkpoints, but none is sound.
+        CheckpointError: There are checkpoints, but none is sound; starting afresh would bury them.
     """
-    newest, passed_over = newest_sound(all_checkpoints(run_path), check)
-    for line in passed_over:
-        print(f"warning: {line}", file=sys.stderr, flush=True)
-    return newest
+    checkpoints = all_checkpoints(run_path)
+    passed_over: list[str] = []
+    for path in reversed(checkpoints):
+        problems = check(path)
+        if not problems:
+            for line in passed_over if os.environ.get("RANK", "0") == "0" else ():
+                print(f"warning: {line}", file=sys.stderr, flush=True)
+            return path
+        passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
+    if checkpoints:
+        fix = f"{checkpoints[0].parent}: none of its checkpoints can be used; restore one, or delete the folder"
+        raise CheckpointError([*passed_over, f"{fix} to start afresh"])
+    return None
 
 
 def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
@@ -158,7 +129,7 @@ def begin(final: Path) -> Path:
 
 
 def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) -> None:
-    """Give a written checkpoint its final name, point `latest` at it and prune older ones.
+    """Give a written checkpoint its manifest and final name, point `latest` at it and prune older ones.
 
     Args:
         temporary: folder with all files of the checkpoint.
@@ -166,9 +137,7 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
         keep_last: newest checkpoints kept, this one included.
         keep_every: those of steps divisible by it are kept too; 0 = none.
     """
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
+    seal(temporary)
     if final.exists():
         # A run that passed this step before, from an older checkpoint: the newer replaces it.
         replaced = final.with_name(final.name + ".old" + TEMPORARY)
@@ -176,7 +145,7 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
         final.rename(replaced)
     temporary.rename(final)
     sync(final.parent)
-    point_latest_at(final)
+    write_atomically(final.parent / LATEST, final.name + "\n")
     # What lies beyond this step is of a course that was given up, and no substitute for an older one of this course.
     course = [path for path in all_checkpoints(final.parent.parent) if step_of(path) <= step_of(final)]
     for stale in course[:-keep_last]:
@@ -187,16 +156,12 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def point_latest_at(checkpoint: Path) -> None:
-    """Write the name of the newest checkpoint into `latest`, at once."""
-    write_atomically(checkpoint.parent / LATEST, checkpoint.name + "\n")
-
-
-def set_aside(checkpoint: Path) -> None:
-    """Rename a damaged checkpoint, so that it is kept for a look but never counted again."""
-    aside = checkpoint.with_name(checkpoint.name + DAMAGED)
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.rename(aside)
+def seal(checkpoint: Path) -> None:
+    """Write the manifest of a checkpoint that is whole but for it, and sync everything to the disk."""
+    write_manifest(checkpoint)
+    for path in checkpoint.rglob("*"):
+        sync(path)
+    sync(checkpoint)
 
 
 def write_atomically(path: Path, text: str) -> None:

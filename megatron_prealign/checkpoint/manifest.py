@@ -6,7 +6,7 @@ It tells damage, not origin: who can write a checkpoint can write its manifest.
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,6 @@ from megatron_prealign.errors import CheckpointError
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _NUM_THREADS = min(8, os.cpu_count() or 1)
-_SMALL_BYTES = 2**20
-"""Files up to this size are hashed where otherwise only sizes are compared: what decides on a start is among them."""
 
 Entry = dict[str, Any]
 """sha256 (hex) and size (bytes) of a file."""
@@ -42,9 +40,9 @@ def file_names(checkpoint: Path) -> list[str]:
     return sorted(path.as_posix() for path in paths if path.as_posix() != MANIFEST)
 
 
-def write_manifest(checkpoint: Path, files: Mapping[str, Entry]) -> None:
+def write_manifest(checkpoint: Path) -> None:
     """Write the manifest of a checkpoint that is whole but for it."""
-    content = {"format_version": FORMAT_VERSION, "files": dict(sorted(files.items()))}
+    content = {"format_version": FORMAT_VERSION, "files": describe_files(checkpoint, file_names(checkpoint))}
     provenance = {"host": socket.gethostname(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
     (checkpoint / MANIFEST).write_text(Manifest(content, provenance).to_json(), encoding="utf-8")
 
@@ -60,7 +58,9 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
         whole = json.loads(path.read_text(encoding="utf-8"))
         content = whole["content"]
         version, files = content["format_version"], content["files"]
-        entries = {str(name): {"sha256": str(file["sha256"]), "size": int(file["size"])} for name, file in files.items()}
+        entries = {
+            str(name): {"sha256": str(file["sha256"]), "size": int(file["size"])} for name, file in files.items()
+        }
     except FileNotFoundError:
         raise CheckpointError(
             f"{path}: missing, so nothing shows that the checkpoint is whole; to trust it as it is, pass "
@@ -75,27 +75,23 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
     return entries
 
 
-def quick_problems(checkpoint: Path) -> list[str]:
-    """Return what is wrong with a checkpoint as far as sizes and the hashes of small files show it."""
+def all_problems(checkpoint: Path) -> list[str]:
+    """Return what is wrong with a checkpoint; hashes are looked at only where all sizes are right."""
     try:
-        files = read_manifest(checkpoint)
+        expected = read_manifest(checkpoint)
     except CheckpointError as error:
         return error.problems
     problems = []
-    for name, file in files.items():
+    for name, file in expected.items():
         path = checkpoint / name
         if not path.is_file():
             problems.append(f"{path}: missing")
         elif (size := path.stat().st_size) != file["size"]:
             problems.append(f"{path}: {size} bytes, the manifest says {file['size']}")
-    return problems or hash_problems(checkpoint, [name for name in files if files[name]["size"] <= _SMALL_BYTES])
-
-
-def hash_problems(checkpoint: Path, names: Iterable[str]) -> list[str]:
-    """Return which of the named files do not have the hash that the manifest names."""
-    expected = read_manifest(checkpoint)
+    if problems:
+        return problems
     try:
-        found = describe_files(checkpoint, names)
+        found = describe_files(checkpoint, expected)
     except OSError as error:
         return [f"{error.filename}: can't be read ({error.strerror})"]
     return [
@@ -103,15 +99,3 @@ def hash_problems(checkpoint: Path, names: Iterable[str]) -> list[str]:
         for name, file in found.items()
         if file["sha256"] != expected[name]["sha256"]
     ]
-
-
-def all_problems(checkpoint: Path) -> list[str]:
-    """Return what is wrong with a checkpoint: sizes, and the hash of every file."""
-    return quick_problems(checkpoint) or hash_problems(checkpoint, large_files(checkpoint))
-
-
-def large_files(checkpoint: Path) -> list[str]:
-    """Return the files that `quick_problems` does not hash, largest first."""
-    files = read_manifest(checkpoint)
-    large = [name for name, file in files.items() if file["size"] > _SMALL_BYTES]
-    return sorted(large, key=lambda name: (-files[name]["size"], name))

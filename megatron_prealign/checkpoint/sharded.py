@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
+from megatron_prealign.checkpoint.safe_pickle import check_extra_states
+from megatron_prealign.checkpoint.torch_dist import read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError, TrainingError
@@ -71,13 +72,13 @@ def save_checkpoint(
     if is_writer:
         folder.begin(final)
     torch.distributed.barrier()
-    dist_checkpointing.save(_sharded_state(chunks, optimizer, is_loading=False), str(temporary))
+    write_sharded(_sharded_state(chunks, optimizer, is_loading=False), temporary)
     torch.distributed.barrier()
     if is_writer:
         (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
-        folder.commit(temporary, final, config.checkpoint.keep_last)
+        folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
     torch.distributed.barrier()
     return final
 
@@ -120,7 +121,9 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
 
 def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(sharded, str(checkpoint))
+        loaded = read_sharded(sharded, checkpoint)
+    except CheckpointError:
+        raise
     except CheckpointException as error:
         # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
         cause, _ = next(iter(error.failures.values()))
@@ -136,6 +139,7 @@ def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
 def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
     damaged = []
     for index, chunk in enumerate(unwrap_model(chunks)):
+        check_extra_states(loaded[f"model{index}"], checkpoint)
         chunk.load_state_dict(loaded[f"model{index}"])
         damaged += [name for name, parameter in named_global_parameters(chunk) if not parameter.isfinite().all()]
     if damaged:

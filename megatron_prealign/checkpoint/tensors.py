@@ -8,7 +8,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
@@ -40,6 +40,7 @@ from megatron_prealign.errors import CheckpointError
 
 _MODEL_KEYS = ("embedding.", "decoder.", "output_layer.")
 _LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+
 
 class CheckpointTensors(Mapping[str, Tensor]):
     """The model's weights in a torch_dist checkpoint of any layout, each read when it is asked for.

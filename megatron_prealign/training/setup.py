@@ -70,7 +70,7 @@ def plan_run(config: Config) -> Plan:
             problems += check_optimizer(config, resume_from)
             problems += _check_position(config, resume_from)
         elif config.checkpoint.init_from is not None:
-            init_from = resolve_checkpoint(config.checkpoint.init_from)
+            init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
             problems += check_model(config, init_from)
             if config.checkpoint.init_optimizer:
                 problems += check_optimizer(config, init_from)
@@ -146,7 +146,7 @@ def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, l
 
 
 def _find_resume(config: Config) -> Path | None:
-    newest = folder.newest_checkpoint(config.training.run_path)
+    newest = folder.newest_checkpoint(config.training.run_path, folder.check_for(config.checkpoint.verify))
     if newest is not None and not config.checkpoint.resume:
         raise ConfigError(
             f"training.run_path {config.training.run_path} already holds {newest.name} and checkpoint.resume is false; "
