@@ -7,6 +7,7 @@ loop iteration is spent on a single word.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from megatron_prealign.data.token_classes import classify_vocabulary, is_letters
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
+from megatron_prealign.lexicon.collector import paused_collector
 
 _WORDS_PER_TEXT = 512
 # Languages in which i and ı are two letters, with the capitals İ and I.
@@ -49,6 +51,7 @@ class TableOptions:
         }
 
 
+@paused_collector()
 def compile_lexicon(
     lexicon: Lexicon, tokenizer: Tokenizer, options: TableOptions | None = None, encoder: Encoder | None = None
 ) -> SwitchTable:
@@ -75,7 +78,7 @@ def compile_lexicon(
     is_spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
     cases = _cases([pair.word for pair in pairs], [pair.language for pair in pairs], options.case_transfer)
     targets = _encode_forms(tokenizer, encoder, cases, is_spaced[languages])
-    # An empty row of the form as written means that the word can't be written at all.
+    # An empty form as written means that the word can't be written at all.
     is_usable = targets.lengths.reshape(-1, NUM_FORMS).min(axis=1, initial=1) > 0
     weights = np.array([pair.weight for pair in pairs], dtype=np.float64)
     order, groups = _rank_pairs(owners, languages, weights, is_usable, options.max_translations)
@@ -87,7 +90,7 @@ def compile_lexicon(
     source_cases = _cases(words, [lexicon.source_language] * len(words), options.case_transfer)
     keys = _source_keys(tokenizer, encoder, source_cases, np.array(numbers, dtype=np.int32)[usable])
     num_entries = len(np.unique(keys["key_groups"]))
-    rows, row_lengths = targets.take(spread(order * NUM_FORMS, np.full(len(order), NUM_FORMS)))
+    kept = spread(order * NUM_FORMS, np.full(len(order), NUM_FORMS))
     return SwitchTable(
         vocabulary=classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids),
         languages=lexicon.languages,
@@ -102,7 +105,7 @@ def compile_lexicon(
         by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
         by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
         pair_languages=languages,
-        targets=Ragged(rows, np.concatenate(([0], np.cumsum(row_lengths)))),
+        targets=targets.take(kept),
     )
 
 
@@ -130,31 +133,30 @@ def _source_keys(
     """Return the key fields of a SwitchTable; a form as written wins over one derived from another word."""
     forms = _encode_forms(tokenizer, encoder, cases, np.ones(len(entries), dtype=bool))
     by_form = np.arange(NUM_FORMS * len(entries)).reshape(-1, NUM_FORMS).T.reshape(-1)
-    by_form = by_form[forms.lengths[by_form] > 0]
-    hashes = hash_words(forms.values, forms.offsets[by_form], forms.lengths[by_form])
+    all_lengths, starts, values = forms.lengths, forms.starts, forms.stored.values
+    by_form = by_form[all_lengths[by_form] > 0]
+    hashes = hash_words(values, starts[by_form], all_lengths[by_form])
     order = np.argsort(hashes, kind="stable")
     rows, hashes = by_form[order], hashes[order]
     # Of equal forms the first one stays; equal hashes alone prove nothing.
     runs = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
     heads = rows[np.repeat(runs, np.diff(runs, append=len(rows)))]
-    is_equal = (rows != heads) & (forms.lengths[rows] == forms.lengths[heads])
-    starts = forms.offsets[:-1]
+    is_equal = (rows != heads) & (all_lengths[rows] == all_lengths[heads])
     is_equal[is_equal] = same_spans(
-        forms.values, starts[rows[is_equal]], forms.values, starts[heads[is_equal]], forms.lengths[rows[is_equal]]
+        values, starts[rows[is_equal]], values, starts[heads[is_equal]], all_lengths[rows[is_equal]]
     )
     rows, hashes = rows[~is_equal], hashes[~is_equal]
-    values, lengths = forms.take(rows)
+    keys = forms.take(rows)
     # Four buckets a key: most hold none or one, so a look-up costs one or two comparisons.
     bits = max(2, (4 * len(rows)).bit_length())
     leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    is_single = np.flatnonzero(lengths == 1)
+    is_single = np.flatnonzero(keys.lengths == 1)
     single_keys = np.full(tokenizer.vocab_size, -1, dtype=np.int32)
-    single_keys[values[offsets[is_single]]] = is_single
+    single_keys[keys.values[keys.offsets[is_single]]] = is_single
     groups = rows // NUM_FORMS
     return {
         "key_hashes": hashes,
-        "key_tokens": Ragged(values, offsets),
+        "key_tokens": keys,
         "key_entries": entries[groups],
         "key_groups": groups.astype(np.int32),
         "key_forms": (rows % NUM_FORMS).astype(np.int8),
@@ -180,25 +182,51 @@ def _cases(words: Sequence[str], languages: Sequence[str], case_transfer: bool) 
     return [list(words), capitalised, [word.upper() for word in dotted]]
 
 
+@dataclass(frozen=True)
+class _Forms:
+    """The ids of words in all their forms: form = NUM_FORMS * word + number; empty where it can't be encoded."""
+
+    stored: Ragged
+    """The ids; forms that are the same share a row."""
+    rows: NDArray[np.int64]
+    """Row of each form: [NUM_FORMS * words]."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of ids of each form."""
+        return self.stored.lengths[self.rows]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where the ids of each form begin in `stored.values`."""
+        return self.stored.offsets[self.rows]
+
+    def take(self, forms: NDArray[np.int64]) -> Ragged:
+        """Return a row for each of some forms."""
+        values, lengths = self.stored.take(self.rows[forms])
+        return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
+
+
 def _encode_forms(
     tokenizer: Tokenizer, encoder: Encoder, cases: Sequence[Sequence[str]], is_spaced: NDArray[np.bool_]
-) -> Ragged:
-    """Return the ids of each word's forms: row = NUM_FORMS * word + form, empty where it can't be encoded.
+) -> _Forms:
+    """Return the ids of each word's forms.
 
     A language without spaces has no form behind a space: 银行 replaces the word and its space.
     """
-    blocks = [_encode_words(tokenizer, encoder, case, spaced) for case in cases for spaced in (False, True)]
+    # Half of all forms are there already: translations that several words share, nouns with capitals of their own.
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(chain.from_iterable(cases)))}
+    blocks = [_encode_words(tokenizer, encoder, list(numbers), spaced) for spaced in (False, True)]
     values = np.concatenate([block.values for block in blocks])
     lengths = np.concatenate([block.lengths for block in blocks])
-    num_words = len(is_spaced)
-    word, form = np.divmod(np.arange(NUM_FORMS * num_words), NUM_FORMS)
-    behind_space = (form % 2) & is_spaced[word]
-    as_written = behind_space * num_words + word
-    row = as_written + (form // 2) * 2 * num_words * (len(cases) > 1)
+    case_rows = np.array([[numbers[word] for word in case] for case in cases], dtype=np.int64)
+    word, form = np.divmod(np.arange(NUM_FORMS * len(is_spaced)), NUM_FORMS)
+    behind_space = ((form % 2) & is_spaced[word]) * len(numbers)
+    as_written = behind_space + case_rows[0][word]
+    row = behind_space + case_rows[np.minimum(form // 2, len(cases) - 1), word]
     # A vocabulary may lack a capital: the form as written stands in.
     row = np.where(lengths[row] > 0, row, as_written)
-    values, lengths = Ragged(values, np.concatenate(([0], np.cumsum(lengths)))).take(row)
-    return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
+    return _Forms(Ragged(values, np.concatenate(([0], np.cumsum(lengths)))), row)
 
 
 def _encode_words(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], spaced: bool) -> Ragged:
@@ -221,6 +249,8 @@ def _encode_words(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], 
         values[~is_old] = [index for ids in again for index in ids]
     is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
     is_special[list(tokenizer.special_ids)] = True
+    if not is_special[values].any():
+        return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
     spoilt = np.bincount(np.repeat(np.arange(len(words)), lengths), is_special[values], len(words)) > 0
     values = values[~np.repeat(spoilt, lengths)]
     lengths[spoilt] = 0

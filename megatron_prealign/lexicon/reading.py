@@ -102,7 +102,9 @@ def make_pair(source: str, translation: str, language: str, weight: float = 1.0)
 
 def _word(text: str, role: str) -> str:
     """Strip and normalise a word."""
-    word = unicodedata.normalize("NFC", text.strip(" \t"))
+    word = text.strip(" \t")
+    if not word.isascii():
+        word = unicodedata.normalize("NFC", word)
     if not word:
         raise LineError(f"the {role} is empty")
     if word.isprintable() and "\ufffd" not in word:  # quick; the characters below are not printable

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
 
@@ -30,23 +30,33 @@ def header_columns(fields: list[str]) -> Columns | None:
     return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
 
 
-def parse_row(fields: list[str], columns: Columns, languages: Languages) -> Iterator[Pair]:
-    """Yield the pair of `source, translation[, language[, weight]]`.
+def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages) -> Pair:
+    """Return the pair of `source, translation[, language[, weight]]`.
+
+    Args:
+        fields: of one row.
+        places: of the columns in a row, by their names.
+        languages: of the lexicon.
 
     Raises:
         LineError: too few or too many columns, or a field that can't be right.
     """
-    if not 2 <= len(fields) <= len(columns):
-        raise LineError(f"{len(fields)} columns, expected {' '.join(columns)} (at least the first two)")
-    row = dict(zip(columns, fields, strict=False))
-    if not {"source", "translation"} <= row.keys():
+    num_fields = len(fields)
+    if not 2 <= num_fields <= len(places):
+        raise LineError(f"{num_fields} columns, expected {' '.join(places)} (at least the first two)")
+    if max(places["source"], places["translation"]) >= num_fields:
         raise LineError("the row ends before its source and translation columns")
-    language = row.get("language", "").strip()
+    language, weight = _field(fields, places.get("language")), _field(fields, places.get("weight"))
     try:
-        weight = float(row["weight"]) if row.get("weight", "").strip() else 1.0
+        number = float(weight) if weight else 1.0
     except ValueError:
-        raise LineError(f"the weight {row['weight']!r} is not a number") from None
-    yield make_pair(row["source"], row["translation"], language or languages.single_target(), weight)
+        raise LineError(f"the weight {weight!r} is not a number") from None
+    source, translation = fields[places["source"]], fields[places["translation"]]
+    return make_pair(source, translation, language or languages.single_target(), number)
+
+
+def _field(fields: list[str], place: int | None) -> str:
+    return fields[place].strip() if place is not None and place < len(fields) else ""
 
 
 def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
