@@ -12,13 +12,14 @@ complete checkpoint in place.
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, write_manifest
+from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, quick_problems
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.lexicon.output import sync
 
@@ -53,8 +54,8 @@ def missing_parts(path: Path) -> list[str]:
 
 
 def check_for(verify: bool) -> Check:
-    """Return what to look at before a checkpoint is used: every hash of its manifest, or only that its parts exist."""
-    return all_problems if verify else missing_parts
+    """Return what is looked at before a checkpoint is opened: sizes against its manifest, or only that it is there."""
+    return quick_problems if verify else missing_parts
 
 
 def all_checkpoints(run_path: str | Path) -> list[Path]:
@@ -63,29 +64,38 @@ def all_checkpoints(run_path: str | Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def newest_checkpoint(run_path: str | Path, check: Check = all_problems) -> Path | None:
-    """Return a run's newest sound checkpoint, none where it has none yet; warn of newer ones that are not.
+def newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
+    """Return the last sound one of some checkpoints, none of none; warn on rank 0 of later ones that are not.
 
     Args:
-        run_path: folder of the run.
+        checkpoints: oldest first.
         check: what is wrong with one.
 
     Raises:
-        CheckpointError: There are checkpoints, but none is sound; starting afresh would bury them.
+        CheckpointError: None of them is sound; starting afresh would bury them.
     """
-    checkpoints = all_checkpoints(run_path)
     passed_over: list[str] = []
     for path in reversed(checkpoints):
         problems = check(path)
         if not problems:
-            for line in passed_over if os.environ.get("RANK", "0") == "0" else ():
-                print(f"warning: {line}", file=sys.stderr, flush=True)
+            if passed_over and os.environ.get("RANK", "0") == "0":
+                lines = [*passed_over, f"the one before is used: {path}"]
+                print("\n".join(f"WARNING: {line}" for line in lines), file=sys.stderr, flush=True)
             return path
         passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
-    if checkpoints:
-        fix = f"{checkpoints[0].parent}: none of its checkpoints can be used; restore one, or delete the folder"
-        raise CheckpointError([*passed_over, f"{fix} to start afresh"])
+    if passed_over:
+        fix = "none is left that can be used, and a fresh start would bury them: restore one, or move them away"
+        raise CheckpointError([*passed_over, fix])
     return None
+
+
+def newest_checkpoint(run_path: str | Path, check: Check = all_problems) -> Path | None:
+    """Return a run's newest sound checkpoint, none where it has none yet; warn of newer ones that are not.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none is sound.
+    """
+    return newest_sound(all_checkpoints(run_path), check)
 
 
 def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
@@ -95,7 +105,7 @@ def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
         CheckpointError: There is none, or it is damaged.
     """
     path = Path(path)
-    if (path / STATE).exists() or (path / MANIFEST).exists():
+    if is_checkpoint(path):
         if problems := check(path):
             raise CheckpointError(problems)
         return path
@@ -105,6 +115,11 @@ def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
             f"{path}: no checkpoint here; name a run folder (holding {CHECKPOINTS}/) or one of its step folders"
         )
     return newest
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell a checkpoint, damaged perhaps, from a run folder."""
+    return (path / STATE).exists() or (path / MANIFEST).exists()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -120,29 +135,29 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def begin(final: Path) -> Path:
-    """Create the empty temporary folder of a checkpoint and return it."""
-    temporary = final.with_name(final.name + TEMPORARY)
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    """Create the empty temporary folder of a checkpoint, under a name of its own, and return it.
+
+    Whatever earlier saves left behind goes first: it may be what fills the disk. A rank of a killed run that still
+    writes can't meet the new name.
+    """
+    sweep(final.parent)
+    temporary = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMPORARY}")
     temporary.mkdir(parents=True)
     return temporary
 
 
 def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) -> None:
-    """Give a written checkpoint its manifest and final name, point `latest` at it and prune older ones.
+    """Give a checkpoint that is whole and on the disk its final name, point `latest` at it and prune older ones.
 
     Args:
-        temporary: folder with all files of the checkpoint.
+        temporary: folder with all files of the checkpoint, manifest included.
         final: its name to be.
         keep_last: newest checkpoints kept, this one included.
         keep_every: those of steps divisible by it are kept too; 0 = none.
     """
-    seal(temporary)
     if final.exists():
-        # A run that passed this step before, from an older checkpoint: the newer replaces it.
-        replaced = final.with_name(final.name + ".old" + TEMPORARY)
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
+        # Damaged or given up, or the run would not have passed this step again; the one it went on from stays.
+        final.rename(final.with_name(final.name + ".old" + TEMPORARY))
     temporary.rename(final)
     sync(final.parent)
     write_atomically(final.parent / LATEST, final.name + "\n")
@@ -152,16 +167,13 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
         if keep_every == 0 or step_of(stale) % keep_every:
             # Renamed first: a half-deleted folder must not look like a checkpoint.
             stale.rename(stale.with_name(stale.name + TEMPORARY))
-    for leftover in final.parent.glob(f"{_PREFIX}*{TEMPORARY}"):
+    sweep(final.parent)
+
+
+def sweep(checkpoints: Path) -> None:
+    """Delete what saves and prunings that were cut off left behind."""
+    for leftover in checkpoints.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def seal(checkpoint: Path) -> None:
-    """Write the manifest of a checkpoint that is whole but for it, and sync everything to the disk."""
-    write_manifest(checkpoint)
-    for path in checkpoint.rglob("*"):
-        sync(path)
-    sync(checkpoint)
 
 
 def write_atomically(path: Path, text: str) -> None:

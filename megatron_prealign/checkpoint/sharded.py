@@ -13,14 +13,16 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
+from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states
 from megatron_prealign.checkpoint.torch_dist import read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.errors import CheckpointError, TrainingError
+from megatron_prealign.errors import CheckpointError, PrealignError, TrainingError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
@@ -65,21 +67,31 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        CheckpointError: A rank could not write; raised on all. Earlier checkpoints are untouched.
     """
     final = folder.step_path(config.training.run_path, state["step"])
-    temporary = final.with_name(final.name + folder.TEMPORARY)
-    is_writer = torch.distributed.get_rank() == 0
-    if is_writer:
-        folder.begin(final)
-    torch.distributed.barrier()
-    write_sharded(_sharded_state(chunks, optimizer, is_loading=False), temporary)
-    torch.distributed.barrier()
-    if is_writer:
-        (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
-        (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
-        folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
-    torch.distributed.barrier()
+    try:
+        temporary = on_first_rank(lambda: folder.begin(final))
+        names = write_sharded(_sharded_state(chunks, optimizer, is_loading=False), temporary)
+        with failing_together():
+            entries = seal_files(temporary, names)
+        shards = {name: entry for part in from_all_ranks(entries) for name, entry in part.items()}
+
+        def finish() -> None:
+            (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
+            (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
+            write_manifest(temporary, shards)
+            folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
+
+        on_first_rank(finish)
+    except PrealignError as error:
+        if torch.distributed.get_rank() == 0:
+            folder.sweep(final.parent)
+        fix = "earlier checkpoints are untouched: mend it and start the same command again to continue from the newest"
+        raise CheckpointError([*(f"{final} could not be saved: {cause}" for cause in error.problems), fix]) from error
     return final
 
 

@@ -37,28 +37,32 @@ from megatron_prealign.platform.agreement import failing_together
 StateDict = dict[str, Any]
 
 
-def write_sharded(state: StateDict, folder: Path) -> None:
-    """Write a sharded state dict into an empty folder; collective, synced to the disk.
+def write_sharded(state: StateDict, folder: Path) -> list[str]:
+    """Write a sharded state dict into an empty folder, one file a rank; collective.
+
+    Returns:
+        The names of the files that this rank wrote and nobody brought to the disk yet.
 
     Raises:
         PrealignError: A rank could not write; raised on all, with the causes.
-        OSError: This rank could not write.
     """
     sharded, common = save_preprocess(state)
-    is_first = torch.distributed.get_rank() == 0
+    rank = torch.distributed.get_rank()
     with failing_together():
-        if is_first:
+        if rank == 0:
             torch.save(common, folder / COMMON_STATE_FNAME)
     flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
-    # One file a rank: an error in a second thread of this writer would go unnoticed.
-    writer = FileSystemWriter(folder, thread_count=1, sync_files=True)
+    # An error in a second thread of this writer would go unnoticed.
+    writer = FileSystemWriter(folder, thread_count=1, sync_files=False)
     try:
         save(mcore_to_pyt_state_dict(flat), storage_writer=writer, planner=MCoreSavePlanner(flatten_state_dict=False))
     except CheckpointException as error:
+        # torch's own, no Exception, with the failure of each rank.
         raise PrealignError([f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()]) from error
     with failing_together():
-        if is_first:
+        if rank == 0:
             save_config(CheckpointingConfig("torch_dist"), str(folder))
+    return [path.name for path in folder.glob(f"__{rank}_*")]
 
 
 def read_sharded(state: StateDict, folder: Path) -> StateDict:
@@ -97,7 +101,7 @@ class _SafePlanner(MCoreLoadPlanner):  # type: ignore[misc]
 
     def load_bytes(self, read_item: Any, value: Any) -> None:
         name = read_item.dest_index.fqn
-        self.state_dict[name] = load_plain(value, Path(name))
+        self.original_state_dict[name] = load_plain(value, Path(name))
 
 
 class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """What one rank knows or fails at, told to all: small collectives over plain values."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -9,13 +9,6 @@ import torch
 from megatron_prealign.errors import PrealignError
 
 T = TypeVar("T")
-
-
-def from_first_rank(value: T) -> T:
-    """Return rank 0's value on every rank; picklable, collective."""
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]
 
 
 def from_all_ranks(value: T) -> list[T]:
@@ -30,18 +23,31 @@ def failing_together() -> Iterator[None]:
     """Run a block that may fail on some ranks only, and fail on all; collective, so no collectives inside.
 
     Raises:
-        PrealignError: The block failed on other ranks; names them and the causes. A rank on which it failed raises its
-            own error.
+        PrealignError: The block failed somewhere; lists the causes.
     """
+    problems: list[str] = []
     failure = None
     try:
         yield
     except Exception as error:
         failure = error
-    rank = torch.distributed.get_rank()
-    causes = from_all_ranks(None if failure is None else f"rank {rank}: {failure}")
-    if failure is not None:
-        raise failure
-    problems = [cause for cause in causes if cause is not None]
+        problems = error.problems if isinstance(error, PrealignError) else [f"{type(error).__name__}: {error}"]
+    # One cause of several ranks is one problem.
+    problems = list(dict.fromkeys(problem for found in from_all_ranks(problems) for problem in found))
     if problems:
-        raise PrealignError(problems)
+        raise PrealignError(problems) from failure
+
+
+def on_first_rank(function: Callable[[], T]) -> T:
+    """Call a function on rank 0 alone and return its value on all; picklable, collective.
+
+    Raises:
+        PrealignError: It failed; raised on all ranks.
+    """
+    values: list[T | None] = [None]
+    is_first = torch.distributed.get_rank() == 0
+    with failing_together():
+        if is_first:
+            values = [function()]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]  # type: ignore[return-value]
