@@ -40,6 +40,7 @@ _METADATA: Globals = {
     "torch.serialization": frozenset({"_get_layout"}),
     "torch": _DTYPES | {"Size"},
     "pathlib": frozenset({"PosixPath"}),
+    "pathlib._local": frozenset({"PosixPath"}),
 }
 
 # The scaling state of Transformer Engine's fp8 layers: a recipe, and tensors.
@@ -124,6 +125,9 @@ def read_metadata(path: Path) -> Metadata:
     return metadata
 
 
+_TORCH_REASONS = ("WeightsUnpickler error", "Trying to load")
+
+
 def load_plain(source: Any, path: Path) -> Any:
     """Read what torch.save wrote, as long as it is made of tensors and plain values.
 
@@ -139,8 +143,9 @@ def load_plain(source: Any, path: Path) -> Any:
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        # torch adds advice to switch the safety off.
-        reason = str(error).split("WeightsUnpickler error: ")[-1].splitlines()[0]
+        # torch puts advice to switch the safety off around it.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if line.startswith(_TORCH_REASONS)), lines[0])
         raise CheckpointError(
             f"{path}: damaged, or it holds more than tensors and plain values ({reason}); use another checkpoint"
         ) from None

@@ -139,6 +139,8 @@ def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
     except CheckpointException as error:
         # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
         cause, _ = next(iter(error.failures.values()))
+        if isinstance(cause, CheckpointError):
+            raise cause from error
         raise CheckpointError(
             f"{checkpoint}: can't be loaded ({cause!r}): it is damaged or lacks a part; name another checkpoint"
         ) from error
