@@ -1,7 +1,7 @@
 """The folder of checkpoints of a run: which there are, which is newest, and how one appears at once.
 
-    <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json, tokenizer/,
-                                           manifest.json
+    <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json,
+                                           layout.json, tokenizer/, manifest.json
     <run_path>/checkpoints/latest          the name of the newest complete one
 
 A checkpoint is written under a temporary name and renamed when everything in it is on disk; only then
@@ -26,6 +26,7 @@ from megatron_prealign.lexicon.output import sync
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
+LAYOUT = "layout.json"
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
@@ -128,10 +129,22 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: state.json can't be read.
     """
+    return read_json(checkpoint / STATE)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a checkpoint's JSON files.
+
+    Raises:
+        CheckpointError: It can't be read, or is no mapping.
+    """
     try:
-        return dict(json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{checkpoint / STATE}: can't be read ({error}); use another checkpoint") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a mapping is expected, not {content!r:.40}")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
+    return content
 
 
 def begin(final: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
@@ -23,9 +24,11 @@ from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
+from megatron_prealign.platform.random_states import RandomStates, get_random_states
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
+RANDOM_STATES = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files that belong to a tokenizer beside the one that holds it."""
 
@@ -34,6 +37,20 @@ def _sharding_metadata() -> dict[str, Any]:
     # The one layout of the distributed optimizer's state that reshards over TP, PP and DP. A new
     # dictionary each time: megatron-core adds process groups to it.
     return {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def _layout(config: Config) -> dict[str, Any]:
+    """Return all that decides which rank does what: the layout within which a run continues bit for bit."""
+    axes = ("tensor", "pipeline", "virtual_pipeline")
+    sizes = {f"{axis}_model_parallel_size": getattr(config.parallel, f"{axis}_model_parallel_size") for axis in axes}
+    context_parallel = config.parallel.context_parallel_size
+    return {"world_size": torch.distributed.get_world_size(), **sizes, "context_parallel_size": context_parallel}
+
+
+def _random_states(states: RandomStates | None) -> ShardedObject:
+    """Return the place of this rank's random states in a checkpoint: each rank has its own."""
+    shape, offset = (torch.distributed.get_world_size(),), (torch.distributed.get_rank(),)
+    return ShardedObject(RANDOM_STATES, states, shape, offset)
 
 
 def _sharded_state(
@@ -56,7 +73,7 @@ def save_checkpoint(
     state: dict[str, Any],
     tokenizer_path: Path,
 ) -> Path:
-    """Save model, optimizer, counters, configuration and tokenizer; collective.
+    """Save model, optimizer, random states, counters, configuration and tokenizer; collective.
 
     Args:
         config: the resolved configuration.
@@ -74,7 +91,8 @@ def save_checkpoint(
     final = folder.step_path(config.training.run_path, state["step"])
     try:
         temporary = on_first_rank(lambda: folder.begin(final))
-        names = write_sharded(_sharded_state(chunks, optimizer, is_loading=False), temporary)
+        sharded = _sharded_state(chunks, optimizer, is_loading=False)
+        names = write_sharded({**sharded, RANDOM_STATES: _random_states(get_random_states())}, temporary)
         with failing_together():
             entries = seal_files(temporary, names)
         shards = {name: entry for part in from_all_ranks(entries) for name, entry in part.items()}
@@ -82,6 +100,7 @@ def save_checkpoint(
         def finish() -> None:
             (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
             (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            (temporary / folder.LAYOUT).write_text(json.dumps(_layout(config), indent=2) + "\n", encoding="utf-8")
             copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
             write_manifest(temporary, shards)
             folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
@@ -109,16 +128,27 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copy2(path, target / path.name)
 
 
-def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> None:
+def load_training_state(
+    checkpoint: Path, config: Config, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
+) -> RandomStates | None:
     """Load model and optimizer of a run to be continued, at any layout; collective.
+
+    Returns:
+        The random states of this rank, to be set when nothing else draws any more; none at another layout, where no
+        rank is what it was.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
         TrainingError: A weight is no finite number.
     """
-    loaded = _load(checkpoint, _sharded_state(chunks, optimizer, is_loading=True))
+    sharded = _sharded_state(chunks, optimizer, is_loading=True)
+    saved_layout = checkpoint / folder.LAYOUT
+    if saved_layout.is_file() and folder.read_json(saved_layout) == _layout(config):
+        sharded[RANDOM_STATES] = _random_states(None)
+    loaded = _load(checkpoint, sharded)
     _load_model(checkpoint, chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
+    return loaded.get(RANDOM_STATES)
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:

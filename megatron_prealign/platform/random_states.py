@@ -13,10 +13,12 @@ RandomStates = dict[str, Any]
 
 def get_random_states() -> RandomStates:
     """Return the states of Python's, numpy's, torch's and megatron-core's generators."""
-    name, words, *rest = np.random.get_state(legacy=True)
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     return {
         "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(words.astype(np.int64)), *rest],
+        "numpy": {**numpy, "state": {**numpy["state"], "key": words}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         # What differs between tensor-parallel ranks and what does not.
@@ -26,9 +28,10 @@ def get_random_states() -> RandomStates:
 
 def set_random_states(states: RandomStates) -> None:
     """Go on where `get_random_states` was called."""
-    name, words, *rest = states["numpy"]
+    numpy = states["numpy"]
+    words = numpy["state"]["key"].numpy().astype(np.uint32)
     random.setstate(states["python"])
-    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": words}})
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

@@ -25,6 +25,7 @@ from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
@@ -230,8 +231,9 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         load_weights(plan.init_from, chunks)
     chunks = wrap_data_parallel(chunks, config)
     optimizer = build_optimizer(chunks, config)
+    random_states = None
     if with_optimizer is not None:
-        load_training_state(with_optimizer, chunks, optimizer)
+        random_states = load_training_state(with_optimizer, config, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
@@ -243,6 +245,8 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config) if layout.rank == 0 else None
+    if plan.resume_from is not None and random_states is not None:
+        set_random_states(random_states)
     return Trainer(
         config=config,
         platform=platform,

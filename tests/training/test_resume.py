@@ -67,6 +67,35 @@ def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> No
                 assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)
 
 
+DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "parallel"),
+    [
+        (1, {}),
+        (2, {SHARDED: True}),
+        (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
+        (2, {"pipeline_model_parallel_size": 2}),
+    ],
+    ids=["single", "dp2", "tp2", "pp2"],
+)
+def test_dropout_goes_on_bit_for_bit(
+    world_size: int, parallel: dict[str, Any], make_values: MakeValues, tmp_path: Path
+) -> None:
+    def values(name: str, steps: int) -> Any:
+        training = {"train_steps": steps}
+        sections = {"model": DROPOUT, "schedule": {"lr_decay_steps": 4}, "training": training, "parallel": parallel}
+        return make_values("pretrain", tmp_path / name, **sections)
+
+    # Each in processes of its own: what a run draws from is seeded once a process.
+    whole, before, after = (
+        run_distributed(train_and_save_all, world_size, [values(*run)])[-1][0]
+        for run in (("whole", 4), ("parts", 2), ("parts", 4))
+    )
+    _assert_same_curve(whole, before + after, 0.0)
+
+
 def _start(values: Any) -> dict[str, Any]:
     """Return where a run stands before its first step."""
     from megatron_prealign.testing.trainers import make_trainer
