@@ -9,6 +9,7 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.room import room_problems
 from megatron_prealign.checkpoint.sharded import (
     check_model,
     check_optimizer,
@@ -82,6 +83,7 @@ def plan_run(config: Config) -> Plan:
             problems += _check_lexicon(words, resume_from)
     except PrealignError as error:
         problems += error.problems
+    problems += room_problems(config)
     if problems:
         raise ConfigError(problems)
     return Plan(config, tokenizer, words, pair_sets, resume_from, init_from)
