@@ -47,7 +47,7 @@ EXTRAS = {
     ],
     # Bakes on clusters; Slurm needs datatrove alone.
     "cluster": ["datatrove>=0.10", "ray>=2.40"],
-    "logging": ["wandb>=0.18"],
+    "logging": ["wandb>=0.18", "mlflow-skinny>=2.20"],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
         "pytest>=8.3",

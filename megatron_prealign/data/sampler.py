@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from megatron_prealign.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
-"""tokens, labels, position_ids: int64 [B, S]; loss_mask: float32 [B, S]."""
+"""tokens, labels, position_ids: int64 [B, S]; loss_mask: float32 [B, S]; loss_group: int16 [B, S]."""
 
-_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+_KEYS = ("tokens", "labels", "loss_mask", "position_ids", "loss_group")
 
 
 class SampleDataset(Protocol):
@@ -23,7 +23,7 @@ class SampleDataset(Protocol):
         """Return the number of samples."""
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """Return tokens, labels, loss_mask and position_ids, each [S]."""
+        """Return tokens, labels, loss_mask, position_ids and loss_group, each [S]."""
 
 
 def step_indices(

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from megatron_prealign.config import AlignmentConfig
 from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
@@ -25,14 +23,14 @@ class AlignInitStage:
         words: WordPasses,
         batches: Iterator[list[Batch]],
         global_batch_size: int,
-        device: torch.device,
+        language_modelling: LanguageModelling,
     ) -> None:
         """Take word passes from `words`, the microbatches of one step after the other from `batches`."""
         self._config = config
         self._words = words
         self._batches = batches
         self._global_batch_size = global_batch_size
-        self._language_modelling = LanguageModelling(device, config.lm_weight)
+        self._language_modelling = language_modelling
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw one step's words, then its sequences."""
@@ -42,7 +40,7 @@ class AlignInitStage:
         return passes
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return lm_loss, in nats a token, and the metrics of the word passes."""
+        """Return the losses of language modelling, and the metrics of the word passes."""
         if self._config.lm_weight == 0:
             return self._words.take_metrics()
-        return {"lm_loss": self._language_modelling.take_loss(), **self._words.take_metrics()}
+        return {**self._language_modelling.take_losses(), **self._words.take_metrics()}

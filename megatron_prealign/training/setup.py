@@ -28,12 +28,16 @@ from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
+from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.stage import Stage
 from megatron_prealign.training.state import TrainState, has_lost_patience
+from megatron_prealign.training.throughput import Stopwatch, Throughput
+from megatron_prealign.training.trackers import missing_packages
 from megatron_prealign.training.validation import Validator
 from megatron_prealign.training.word_pass import WordPasses
 from megatron_prealign.training.word_setup import build_word_validator, plan_words
@@ -58,7 +62,7 @@ def plan_run(config: Config) -> Plan:
     Raises:
         ConfigError: Lists everything that does not fit.
     """
-    problems = [*_path_problems(config)]
+    problems = [*_path_problems(config), *missing_packages(config.logging)]
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
@@ -240,13 +244,14 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
-    stage = _build_stage(plan, chunks, taps, layout, platform.device, state)
+    throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
+    stage = _build_stage(plan, chunks, taps, layout, platform.device, state, throughput.waiting)
     validator = _build_validator(plan, layout, platform.device)
     word_validator = None
     if taps is not None and plan.pair_sets:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
     # Last: a run that can't be built leaves no record of itself.
-    writer = _open_records(config) if layout.rank == 0 else None
+    writer = _open_records(config, state.step) if layout.rank == 0 else None
     if plan.resume_from is not None and random_states is not None:
         set_random_states(random_states)
     return Trainer(
@@ -259,16 +264,18 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         validator=validator,
         word_validator=word_validator,
         metrics=writer,
+        throughput=throughput,
+        profile=ProfileWindow(config, layout.rank),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
 
 
-def _open_records(config: Config) -> MetricsWriter:
+def _open_records(config: Config, step: int) -> MetricsWriter:
     training = config.training
     Path(training.run_path).mkdir(parents=True, exist_ok=True)
     folder.write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
-    return MetricsWriter(training.run_path, training.stage, training.train_steps, config.logging.tensorboard)
+    return MetricsWriter(config, step)
 
 
 def _cache_path(config: Config) -> Path:
@@ -282,6 +289,7 @@ def _build_stage(
     layout: Layout,
     device: torch.device,
     state: TrainState,
+    waiting: Stopwatch,
 ) -> Stage:
     config, training = plan.config, plan.config.training
     dataset = build_train_dataset(
@@ -301,10 +309,12 @@ def _build_stage(
     )
     words = None
     if plan.words is not None and taps is not None:
-        words = WordPasses(config, chunks, taps, plan.words, layout)
+        words = WordPasses(config, chunks, taps, plan.words, layout, waiting)
+    timed, languages = waiting.timed(batches), config.data.languages
     if training.stage == "pretrain" or words is None:
-        return PretrainStage(config, words, batches, device)
-    return AlignInitStage(config.alignment, words, batches, training.global_batch_size, device)
+        return PretrainStage(config, words, timed, LanguageModelling(device, languages))
+    language_modelling = LanguageModelling(device, languages, config.alignment.lm_weight)
+    return AlignInitStage(config.alignment, words, timed, training.global_batch_size, language_modelling)
 
 
 def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:
@@ -314,6 +324,7 @@ def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Valida
     datasets = build_valid_datasets(config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config))
     return Validator(
         datasets,
+        languages=config.data.languages,
         micro_batch_size=training.micro_batch_size,
         global_batch_size=training.global_batch_size,
         num_steps=training.eval_steps,

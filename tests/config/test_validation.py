@@ -191,9 +191,21 @@ ROWS = [
         {**ALIGN, "alignment.alignment_weight": 0, "alignment.lm_weight": 0},
         "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
     ),
+    Row({"logging.wandb_name": "mine"}, "--logging.wandb_name mine without --logging.wandb_project: nothing would be"),
+    Row({"logging.mlflow_tracking_uri": "file:runs"}, "--logging.mlflow_tracking_uri file:runs without --logging.mlf"),
+    Row({"logging.profile_steps": [5, 4]}, "--logging.profile_steps [5, 4] must be the first and the last step of the"),
+    Row({"logging.profile_steps": [5]}, "--logging.profile_steps [5] must be the first and the last step of the trace"),
+    Row(
+        {"logging.profile_steps": [1, 2], "logging.profile_ranks": [0, 1]},
+        "--logging.profile_ranks [1]: no such rank, they are from 0 to 0",
+        world_size=1,
+    ),
+    Row({"logging.profile_nvtx": True}, "--logging.profile_nvtx marks the steps of --logging.profile_steps on cuda: g"),
 ]
 
 ACCEPTED = [
+    Row({"logging.profile_steps": [5, 1000], "logging.profile_ranks": [0, 1], "logging.profile_nvtx": True}, ""),
+    Row({"alignment.maintain_interval": 5, "alignment.maintain_weight": 0}, ""),
     Row({}, "", world_size=1),
     Row({**ALIGN, "training.global_batch_size": 16}, "", world_size=2),
     Row(
