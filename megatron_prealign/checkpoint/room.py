@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from megatron_prealign.checkpoint.folder import all_checkpoints
+from megatron_prealign.checkpoint.folder import CHECKPOINTS, all_checkpoints
 from megatron_prealign.config import Config
 from megatron_prealign.config.parameters import count_parameters
 
@@ -26,7 +26,8 @@ def checkpoint_bytes(config: Config) -> int:
 def room_problems(config: Config) -> list[str]:
     """Return why the disk of the run can't hold the checkpoints that the run keeps, the one being written included."""
     run = Path(config.training.run_path).absolute()
-    existing = next(parent for parent in (run, *run.parents) if parent.is_dir())
+    folder = run / CHECKPOINTS
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     each, keep_last = checkpoint_bytes(config), config.checkpoint.keep_last
     num_missing = max(keep_last + 1 - len(all_checkpoints(run)), 1)
     free = shutil.disk_usage(existing).free
