@@ -68,13 +68,8 @@ class _Lock:
         self._run.mkdir(parents=True, exist_ok=True)
         # Opened once and never again: closing any descriptor of it would drop the lock.
         self._descriptor = os.open(self._run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise self._refusal() from None
-        except OSError:
-            pass  # A file system without locks.
-        if self._is_touched_elsewhere():
+        if self._is_locked_by_another() or self._is_touched_elsewhere():
+            os.close(self._descriptor)
             raise self._refusal()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": started}
@@ -87,6 +82,16 @@ class _Lock:
         self._touching.join()
         self._holder.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+    def _is_locked_by_another(self) -> bool:
+        """Lock the file, unless another process has."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # A file system without locks.
+        return False
 
     def _touch(self) -> None:
         while not self._ended.wait(TOUCH_SECONDS):
