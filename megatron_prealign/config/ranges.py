@@ -63,6 +63,7 @@ RANGES: dict[str, Range] = {
     "training.micro_batch_size": _AT_LEAST_1,
     "training.global_batch_size": _AT_LEAST_1,
     "training.seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
+    "training.exit_duration_minutes": _POSITIVE,
     "training.eval_interval": _NOT_NEGATIVE,
     "training.eval_steps": _AT_LEAST_1,
     "checkpoint.save_interval": _AT_LEAST_1,

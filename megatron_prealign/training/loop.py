@@ -18,6 +18,7 @@ from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.errors import TrainingError
 from megatron_prealign.platform import Platform
+from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.parameter_norm import parameter_norm
@@ -44,14 +45,21 @@ class Trainer:
     metrics: MetricsWriter | None
     throughput: Throughput
     profile: ProfileWindow
+    interruption: Interruption
     tokenizer_path: Path
     state: TrainState = field(default_factory=TrainState)
+    _saved_step: int = 0
 
-    def train(self) -> None:
-        """Train from `state` to the last step, or until held-out retrieval stops rising; save at the end."""
+    def train(self) -> str:
+        """Train from `state` to the last step, until held-out retrieval stops rising, or an interruption; save then.
+
+        Returns:
+            What interrupted the run; empty where it is done.
+        """
         training, logging = self.config.training, self.config.logging
+        self._saved_step = self.state.step
         self.throughput.start(self.state)
-        while not self.is_done:
+        while not self.is_done and not self.interruption.agreed(self.platform.device):
             self.profile.before_step(self.state.step + 1)
             gradient_norm = self.train_step()
             self.profile.after_step(self.state.step)
@@ -62,10 +70,13 @@ class Trainer:
             with self.throughput.pause.running():
                 if self._is_due(training.eval_interval):
                     self._validate()
-                if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
+                if self._is_due(self.config.checkpoint.save_interval):
                     self.save()
+        if self._saved_step < self.state.step:
+            self.save()
         if self.metrics is not None:
             self.metrics.close()
+        return self.interruption.cause
 
     @property
     def is_done(self) -> bool:
@@ -163,7 +174,9 @@ class Trainer:
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""
-        path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        with signals_held():
+            path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        self._saved_step = self.state.step
         if self.metrics is not None:
             self.metrics.say(f"{self.stage.name} {self.state.step:>6}  saved {path}")
         return path

@@ -25,6 +25,7 @@ from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
@@ -199,6 +200,7 @@ def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     config = plan.config
+    interruption = Interruption(config.training.exit_duration_minutes)
     state = TrainState()
     if plan.resume_from is not None:
         state = TrainState(**folder.read_state(plan.resume_from))
@@ -236,6 +238,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         metrics=writer,
         throughput=throughput,
         profile=ProfileWindow(config, layout.rank),
+        interruption=interruption,
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
