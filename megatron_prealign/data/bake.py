@@ -185,7 +185,7 @@ def _open_job(options: BakeOptions, materials: _Materials, table: SwitchTable) -
 
 def _compile(options: BakeOptions, materials: _Materials) -> SwitchTable:
     lexicon = materials.lexicon or Lexicon(options.source_language, ())
-    encoder = make_encoder(materials.tokenizer, materials.backend, is_parallel=True)
+    encoder = make_encoder(materials.tokenizer, materials.backend, is_parallel=False)
     table = compile_lexicon(lexicon, materials.tokenizer, materials.table_options, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -140,12 +139,9 @@ def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[lis
 
 def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
     """Return the ids of all words in the first form, then in the second and so on; empty where one can't be encoded."""
-    # Many forms are there already, as of nouns with capitals of their own.
-    numbers = {word: number for number, word in enumerate(dict.fromkeys(chain.from_iterable(cases)))}
-    blocks = [encode(list(numbers), spaced) for spaced in (False, True)]
-    stored = Ragged.of(*(np.concatenate(parts) for parts in zip(*((b.values, b.lengths) for b in blocks), strict=True)))
-    rows = [np.array([numbers[word] for word in case], dtype=np.int64) for case in cases]
-    return Ragged.of(*stored.take(np.concatenate([row + spaced * len(numbers) for row in rows for spaced in (0, 1)])))
+    blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
+    lengths = np.concatenate([block.lengths for block in blocks])
+    return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
 
 
 def _source_keys(

