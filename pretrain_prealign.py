@@ -57,6 +57,7 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         select_platform,
         shut_down_distributed,
     )
+    from megatron_prealign.training.guards import DivergenceError
     from megatron_prealign.training.setup import build_trainer, describe_start, plan_run
 
     plan = plan_run(config)
@@ -68,7 +69,12 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform)
     layout = initialize_model_parallel(config.parallel, config.training.seed)
-    interrupted_by = build_trainer(plan, platform, layout).train()
+    trainer = build_trainer(plan, platform, layout)
+    try:
+        interrupted_by = trainer.train()
+    except DivergenceError as error:
+        write_exit(config.training.run_path, error.exit_code, str(error))
+        raise
     exit_code = INTERRUPTED if interrupted_by else 0
     write_exit(config.training.run_path, exit_code, interrupted_by or "done")
     if interrupted_by and rank == 0:

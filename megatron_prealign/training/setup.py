@@ -25,6 +25,7 @@ from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
@@ -239,6 +240,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         throughput=throughput,
         profile=ProfileWindow(config, layout.rank),
         interruption=interruption,
+        guard=Guard(config, platform.device, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
