@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
-from megatron_prealign.errors import ConfigError, PrealignError, TrainingError
+from megatron_prealign.errors import INTERRUPTED, ConfigError, PrealignError, TrainingError
+from megatron_prealign.training.exit_note import read_exit, write_exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,11 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(loaded.config, rank, world_size, dry_run=loaded.dry_run)
     except TrainingError as error:
         print(f"error: rank {rank}: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except PrealignError as error:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def read_environment() -> tuple[int, int]:
@@ -42,7 +43,13 @@ def read_environment() -> tuple[int, int]:
 
 
 def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
-    """Check everything the configuration names, then train; with `dry_run` only print the arithmetic."""
+    """Check everything the configuration names, then train; with `dry_run` only print the arithmetic.
+
+    Returns:
+        The exit code: 0 where the run is done.
+    """
+    if not dry_run and (ended := read_exit(config.training.run_path)) is not None:
+        return ended
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.
     from megatron_prealign.checkpoint.run_lock import run_lock
     from megatron_prealign.platform import (
@@ -51,6 +58,7 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         select_platform,
         shut_down_distributed,
     )
+    from megatron_prealign.training.guards import DivergenceError
     from megatron_prealign.training.setup import build_trainer, describe_start, plan_run
 
     plan = plan_run(config)
@@ -61,11 +69,19 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         return 0
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform)
-    with run_lock(config.training.run_path):
-        layout = initialize_model_parallel(config.parallel, config.training.seed)
-        build_trainer(plan, platform, layout).train()
+    try:
+        with run_lock(config.training.run_path):
+            layout = initialize_model_parallel(config.parallel, config.training.seed)
+            interrupted_by = build_trainer(plan, platform, layout).train()
+    except DivergenceError as error:
+        write_exit(config.training.run_path, error.exit_code, str(error))
+        raise
+    exit_code = INTERRUPTED if interrupted_by else 0
+    write_exit(config.training.run_path, exit_code, interrupted_by or "done")
+    if interrupted_by and rank == 0:
+        print(f"Stopped by {interrupted_by}; the same command goes on (exit code {exit_code}).", file=sys.stderr)
     shut_down_distributed()
-    return 0
+    return exit_code
 
 
 if __name__ == "__main__":

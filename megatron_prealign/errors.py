@@ -2,9 +2,15 @@
 
 from collections.abc import Sequence
 
+INTERRUPTED = 75
+"""Exit code of a run that was told to stop, and saved: EX_TEMPFAIL, to be started again as it is."""
+
 
 class PrealignError(Exception):
     """Base of all errors caused by input rather than by a defect."""
+
+    exit_code = 2
+    """What a command line returns."""
 
     def __init__(self, problems: Sequence[str] | str) -> None:
         """Keep the problems; the message lists them all."""
@@ -31,3 +37,5 @@ class CheckpointError(PrealignError):
 
 class TrainingError(PrealignError):
     """A run that can't go on; raised on the ranks that see it, where all other errors are raised on every rank."""
+
+    exit_code = 3

@@ -178,7 +178,7 @@ def test_a_rank_that_fails_alone_says_so_itself(
     monkeypatch.setattr(pretrain_prealign, "train", fail)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert _main(values, tmp_path) == 2
+    assert _main(values, tmp_path) == 3
     assert capsys.readouterr().err == "error: rank 1: the alignment loss is not finite\n"
 
 

@@ -16,7 +16,6 @@ from megatron_prealign.alignment.gather import gather_ranks
 from megatron_prealign.alignment.injection import attach_loss
 from megatron_prealign.alignment.taps import Taps, WordMicrobatch
 from megatron_prealign.config.taps import tap_names
-from megatron_prealign.errors import TrainingError
 
 
 class AlignmentLoss:
@@ -29,20 +28,16 @@ class AlignmentLoss:
         self._temperature = temperature
         self._memory_bytes = memory_bytes
         self._scale = torch.zeros(())
-        self._losses = torch.zeros(len(weights), device=taps.device, dtype=torch.float64)
-        self._num_microbatches = 0
+        # Of the steps before, and of the last one.
+        self._losses, self._step_losses = torch.zeros(2, len(weights), device=taps.device, dtype=torch.float64)
+        self._num_microbatches = self._num_step_microbatches = 0
 
     @contextlib.contextmanager
     def attached(self, words: WordMicrobatch, scale: Tensor) -> Iterator[None]:
-        """Attach every tap's loss, times `scale` and the tap's weight, to a forward pass inside the context.
-
-        Raises:
-            TrainingError: a tap's loss is no finite number.
-        """
+        """Attach every tap's loss, times `scale` and the tap's weight, to a forward pass inside the context."""
         self._scale = scale
         with self._taps.watched(words, self._attach):
             yield
-        self._check_finite()
 
     def _attach(self, tap: int, hidden: Tensor, vectors: Tensor, words: WordMicrobatch) -> Tensor:
         if self._weights[tap] == 0:
@@ -53,28 +48,44 @@ class AlignmentLoss:
         loss = contrastive_loss(
             vectors, words.targets, self._temperature, memory_bytes=self._memory_bytes, gather=gather
         )
-        self._losses[tap] += loss.detach()
+        self._step_losses[tap] += loss.detach()
         # Data parallelism averages gradients over ranks, while the loss is a sum over them.
         return attach_loss(hidden, loss, (self._scale * self._weights[tap] * group.size()).to(loss))
 
-    def _check_finite(self) -> None:
-        if not self._losses.isfinite().all():
-            names = tap_names(self._taps.num_layers, tied=self._taps.tied)
-            wrong = [names[tap] for tap in (~self._losses.isfinite()).nonzero()[:, 0].tolist()]
-            raise TrainingError(
-                f"the alignment loss is not finite at the taps {', '.join(wrong)}: from {wrong[0]} on, hidden states "
-                "overflowed or are NaN; lower optimizer.lr, or look for damaged weights where the run started from"
-            )
+    def begin_step(self, num_microbatches: int = 0) -> None:
+        """Count the last step in, and begin another of `num_microbatches` with words."""
+        self._losses += self._step_losses
+        self._num_microbatches += self._num_step_microbatches
+        self._step_losses.zero_()
+        self._num_step_microbatches = num_microbatches
 
-    def count_microbatches(self, count: int) -> None:
-        """Note that the losses of `count` more microbatches are added up."""
-        self._num_microbatches += count
+    def drop_step(self) -> None:
+        """Forget the losses of the last step."""
+        self._step_losses.zero_()
+        self._num_step_microbatches = 0
+
+    def step_loss(self) -> Tensor:
+        """Return the sum of this rank's losses in the last step: float64 scalar."""
+        total: Tensor = self._step_losses.sum()
+        return total
+
+    def step_problems(self) -> list[str]:
+        """Return at which taps of this rank the last step's losses are not finite."""
+        names = tap_names(self._taps.num_layers, tied=self._taps.tied)
+        wrong = [names[tap] for tap in (~self._step_losses.isfinite()).nonzero()[:, 0].tolist()]
+        if not wrong:
+            return []
+        return [
+            f"the alignment loss is not finite at the taps {', '.join(wrong)}: from {wrong[0]} on, hidden states "
+            "overflowed or are NaN; look for damaged weights where the run started from"
+        ]
 
     def take_losses(self) -> dict[str, float]:
         """Return by name the loss of each tap in use, averaged over microbatches since the last call.
 
         Empty where there were none. Collective over the data-parallel and pipeline groups.
         """
+        self.begin_step()
         losses = self._losses / max(self._num_microbatches, 1)
         torch.distributed.all_reduce(losses, group=parallel_state.get_data_parallel_group())
         torch.distributed.all_reduce(losses, group=parallel_state.get_pipeline_model_parallel_group())

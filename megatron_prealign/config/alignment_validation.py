@@ -92,6 +92,12 @@ def _align_init(config: Config) -> Iterator[Problem]:
             "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
             ("alignment.alignment_weight", "alignment.lm_weight"),
         )
+    if alignment.lm_weight == 0 and config.guards.loss_spike != "ignore":
+        yield Problem(
+            f"--guards.loss_spike {config.guards.loss_spike} watches the language-modelling loss, but "
+            "--alignment.lm_weight is 0: raise it, or set loss_spike to ignore",
+            ("guards.loss_spike", "alignment.lm_weight"),
+        )
     if alignment.patience > 0 and not alignment.held_out_lexicon_paths:
         yield Problem(
             f"--alignment.patience {alignment.patience} waits for held-out retrieval, but "

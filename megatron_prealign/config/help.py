@@ -24,6 +24,12 @@ A file has one mapping a section:
     preset: tiny
   training:
     run_path: runs/first
+
+exit codes of each process (torchrun returns 1 for all but 0; <run_path>/exit.json keeps them):
+  0   finished
+  2   the configuration, data or a checkpoint was refused; nothing was trained
+  3   training can't go on: start it again only after looking into it
+  75  saved and stopped on SIGTERM, SIGUSR1 or training.exit_duration_minutes: start the same command again
 """
 
 

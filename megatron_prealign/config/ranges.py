@@ -63,11 +63,16 @@ RANGES: dict[str, Range] = {
     "training.micro_batch_size": _AT_LEAST_1,
     "training.global_batch_size": _AT_LEAST_1,
     "training.seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
+    "training.exit_duration_minutes": _POSITIVE,
     "training.eval_interval": _NOT_NEGATIVE,
     "training.eval_steps": _AT_LEAST_1,
     "checkpoint.save_interval": _AT_LEAST_1,
     "checkpoint.keep_last": (lambda value: value >= 2, "at least 2 (a save that is cut off must leave one)"),
     "checkpoint.keep_every": _NOT_NEGATIVE,
+    "guards.max_skipped_steps": _AT_LEAST_1,
+    "guards.spike_window": (lambda value: value >= 2, "at least 2 (one loss has no deviation)"),
+    "guards.spike_deviations": _POSITIVE,
+    "guards.max_rewinds": _AT_LEAST_1,
     "logging.log_interval": _AT_LEAST_1,
 }
 """By "section.field": whether a value holds, and the words for it; none is never checked."""

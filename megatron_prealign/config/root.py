@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from megatron_prealign.config.alignment import AlignmentConfig
 from megatron_prealign.config.checkpoint import CheckpointConfig
 from megatron_prealign.config.data import DataConfig
+from megatron_prealign.config.guards import GuardsConfig
 from megatron_prealign.config.logging import LoggingConfig
 from megatron_prealign.config.model import ModelConfig
 from megatron_prealign.config.optimizer import OptimizerConfig
@@ -37,6 +38,9 @@ class Config:
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The loop."""
+
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
+    """Steps that must not reach the weights."""
 
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Saving and starting points."""

@@ -41,5 +41,8 @@ class TrainingConfig:
     eval_steps: int = 10
     """Global batches a language in one validation."""
 
+    exit_duration_minutes: float | None = None
+    """Minutes from the start of the process after which it saves and exits with code 75; none = no limit."""
+
     check_invariants: bool = True
     """Check at log steps that replicated parameters are equal across ranks."""

@@ -9,6 +9,7 @@ from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.pretrain import take_lm_pass
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.step_losses import StepLosses
 from megatron_prealign.training.word_pass import WordPasses
 
 
@@ -31,6 +32,7 @@ class AlignInitStage:
         self._batches = batches
         self._global_batch_size = global_batch_size
         self._language_modelling = language_modelling
+        self.step_losses = StepLosses(language_modelling, words)
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw one step's words, then its sequences."""

@@ -30,9 +30,11 @@ class LanguageModelling:
         self._weight = weight
         # Double: a float no longer counts every position from 16 million on.
         self._sums = torch.zeros(len(languages), 2, 2, dtype=torch.float64, device=device)
+        self._step_sums = torch.zeros_like(self._sums)
 
     def make_pass(self, batches: list[Batch]) -> Pass:
         """Return the pass over one step's microbatches; collective over data-parallel ranks."""
+        self._begin_step()
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
         torch.distributed.all_reduce(num_predicted, group=parallel_state.get_data_parallel_group())
@@ -50,14 +52,27 @@ class LanguageModelling:
 
     def _loss(self, batch: Batch, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mask, group = batch["loss_mask"], batch["loss_group"]
-        self._sums += grouped_sums(losses.detach(), mask, group, len(self._languages))
+        self._step_sums += grouped_sums(losses.detach(), mask, group, len(self._languages))
         return masked_sum(losses, mask) * scale, {}
+
+    def _begin_step(self) -> None:
+        self._sums += self._step_sums
+        self._step_sums.zero_()
+
+    def step_losses(self) -> Tensor:
+        """Return the sum of this rank's losses in the last step, and their number: float64 [2]."""
+        return self._step_sums.sum(dim=(0, 1))
+
+    def drop_step(self) -> None:
+        """Forget the losses of the last step."""
+        self._step_sums.zero_()
 
     def take_losses(self) -> dict[str, Any]:
         """Return the mean losses per predicted position since the last call, in nats; collective.
 
         Named as `describe_losses` does.
         """
+        self._begin_step()
         sums = sum_over_ranks(self._sums)
         self._sums.zero_()
         return describe_losses(sums, self._languages)

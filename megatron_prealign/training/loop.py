@@ -5,7 +5,7 @@ gradients once, and updates. Everything else happens once in a while: a record, 
 """
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from megatron.core.utils import get_model_config
 
 from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import Config
-from megatron_prealign.errors import TrainingError
 from megatron_prealign.platform import Platform
+from megatron_prealign.training.guards import Guard
+from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.parameter_norm import parameter_norm
 from megatron_prealign.training.profiling import ProfileWindow
+from megatron_prealign.training.rewind import rewind
 from megatron_prealign.training.stage import Pass, Stage, max_over_ranks
 from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.throughput import Throughput
@@ -44,14 +46,22 @@ class Trainer:
     metrics: MetricsWriter | None
     throughput: Throughput
     profile: ProfileWindow
+    interruption: Interruption
+    guard: Guard
     tokenizer_path: Path
     state: TrainState = field(default_factory=TrainState)
+    _saved_step: int = 0
 
-    def train(self) -> None:
-        """Train from `state` to the last step, or until held-out retrieval stops rising; save at the end."""
+    def train(self) -> str:
+        """Train from `state` to the last step, until held-out retrieval stops rising, or an interruption; save then.
+
+        Returns:
+            What interrupted the run; empty where it is done.
+        """
         training, logging = self.config.training, self.config.logging
+        self._saved_step = self.state.step
         self.throughput.start(self.state)
-        while not self.is_done:
+        while not self.is_done and not self.interruption.agreed(self.platform.device):
             self.profile.before_step(self.state.step + 1)
             gradient_norm = self.train_step()
             self.profile.after_step(self.state.step)
@@ -62,41 +72,45 @@ class Trainer:
             with self.throughput.pause.running():
                 if self._is_due(training.eval_interval):
                     self._validate()
-                if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
+                if self._is_due(self.config.checkpoint.save_interval):
                     self.save()
         self.profile.close()
+        if self._saved_step < self.state.step:
+            self.save()
         if self.metrics is not None:
             self.metrics.close()
+        return self.interruption.cause
 
     @property
     def is_done(self) -> bool:
         """Tell whether no step is left, or stage 1 has waited `alignment.patience` validations in vain."""
         return self.state.step >= self.config.training.train_steps or has_lost_patience(self.config, self.state)
 
-    def train_step(self) -> float:
-        """Take one optimizer step and return the global gradient norm before clipping.
+    def train_step(self) -> float | None:
+        """Take one optimizer step and return the global gradient norm before clipping; none where it was skipped.
 
         Raises:
-            TrainingError: The gradient is not finite; the weights are as before.
+            DivergenceError: Too many steps had to be skipped; the weights are as before.
         """
-        try:
-            self.compute_gradients()
-        except RuntimeError as error:
-            # How megatron-core's gradient buffers say it, before the gradient reaches the weights.
-            if "in local grad norm" not in str(error):
-                raise
-            raise TrainingError(
-                f"the gradient of step {self.state.step + 1} is NaN or infinite: lower optimizer.lr or the weights "
-                "of the losses; the newest checkpoint is untouched"
-            ) from error
-        return self.update()
+        before = replace(self.state)
+        self.compute_gradients()
+        verdict = self.guard.judge(self.chunks, self.stage.step_losses, before, self.state)
+        if verdict == "apply":
+            return self.update()
+        self._advance()
+        if verdict == "rewind":
+            self.schedule = rewind(self.config, self.chunks, self.optimizer, self.state) or self.schedule
+        return None
 
     def update(self) -> float:
         """Update the parameters from the gradients in the buffers; return their norm before clipping."""
         _, gradient_norm, _ = self.optimizer.step()
+        self._advance()
+        return float(gradient_norm)
+
+    def _advance(self) -> None:
         self.schedule.step(1)
         self.state.step += 1
-        return float(gradient_norm)
 
     def compute_gradients(self) -> None:
         """Leave the step's summed and reduced gradients in the buffers."""
@@ -123,7 +137,7 @@ class Trainer:
         step = self.state.step
         return interval > 0 and (step % interval == 0 or step == self.config.training.train_steps)
 
-    def _record(self, gradient_norm: float) -> None:
+    def _record(self, gradient_norm: float | None) -> None:
         self.platform.synchronize()
         speed = self.throughput.take(self.state)
         # The slowest rank holds up all others.
@@ -143,8 +157,9 @@ class Trainer:
                     "word_tokens": self.state.word_tokens,
                     **losses,
                     "learning_rate": learning_rate,
-                    "gradient_norm": gradient_norm,
+                    **({} if gradient_norm is None else {"gradient_norm": gradient_norm}),
                     "parameter_norm": whole_norm,
+                    "skipped_steps": self.state.skipped_steps,
                     **speed,
                     **worst,
                 },
@@ -164,7 +179,9 @@ class Trainer:
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""
-        path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        with signals_held():
+            path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
+        self._saved_step = self.state.step
         if self.metrics is not None:
             self.metrics.say(f"{self.stage.name} {self.state.step:>6}  saved {path}")
         return path

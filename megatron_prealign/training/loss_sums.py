@@ -41,12 +41,12 @@ def describe_losses(sums: Tensor, languages: Sequence[str]) -> dict[str, Any]:
     """Return the mean losses in nats that `grouped_sums` [L, 2, 2] hold, without those of no position.
 
     Returns:
-        lm_loss over all positions, language_loss of each language; switched_loss and ordinary_loss where any position
-        is switched.
+        lm_loss over all positions, if there are any; language_loss of each language; switched_loss and ordinary_loss
+        where any position is switched.
     """
     sums = sums.cpu()
     total, count = sums.sum(dim=(0, 1)).tolist()
-    record: dict[str, Any] = {"lm_loss": total / max(count, 1)}
+    record: dict[str, Any] = {"lm_loss": total / count} if count else {}
     by_language = zip(languages, sums.sum(dim=1).tolist(), strict=True)
     record["language_loss"] = {language: part / number for language, (part, number) in by_language if number}
     (ordinary, num_ordinary), (switched, num_switched) = sums.sum(dim=0).tolist()

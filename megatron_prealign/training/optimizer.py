@@ -19,8 +19,8 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        # A non-finite gradient stops the run before it reaches the weights.
-        check_for_nan_in_grad=True,
+        # It would end the rank that finds one, alone and before the reduction; guards.py makes all skip the step.
+        check_for_nan_in_grad=False,
     )
     wrapped = [
         DistributedDataParallel(get_model_config(chunk), ddp, chunk, disable_bucketing=index > 0)

@@ -9,6 +9,7 @@ from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.step_losses import StepLosses
 from megatron_prealign.training.word_pass import WordPasses
 
 _DECAY: dict[str, Callable[[float], float]] = {
@@ -35,14 +36,17 @@ class PretrainStage:
         self._words = words
         self._batches = batches
         self._language_modelling = language_modelling
+        self.step_losses = StepLosses(language_modelling, words)
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw one step's words, if it is their turn, then its sequences."""
         alignment, training = self._config.alignment, self._config.training
         passes = []
-        if self._words is not None and state.step % alignment.maintain_interval == 0:
-            share = _DECAY[alignment.maintain_decay](state.step / training.train_steps)
-            passes.append(self._words.make_pass(state, alignment.maintain_weight * share))
+        if self._words is not None:
+            self._words.loss.begin_step()
+            if state.step % alignment.maintain_interval == 0:
+                share = _DECAY[alignment.maintain_decay](state.step / training.train_steps)
+                passes.append(self._words.make_pass(state, alignment.maintain_weight * share))
         passes.append(take_lm_pass(self._batches, self._language_modelling, training.global_batch_size, state))
         return passes
 

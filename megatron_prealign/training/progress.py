@@ -60,7 +60,8 @@ def _train_parts(record: Mapping[str, Any]) -> Iterator[str]:
         if name in record:
             yield f"{label} {record[name]:.4f}"
     yield f"lr {record['learning_rate']:.2e}"
-    yield f"grad {record['gradient_norm']:.3f}"
+    if "gradient_norm" in record:
+        yield f"grad {record['gradient_norm']:.3f}"
     yield f"{record['tokens_per_second']:,.0f} tok/s"
     if "mfu" in record:
         yield f"MFU {record['mfu']:.1%}"

@@ -28,6 +28,8 @@ from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.guards import Guard
+from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
@@ -226,6 +228,7 @@ def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
+    interruption = Interruption(config.training.exit_duration_minutes)
     state = TrainState()
     if plan.resume_from is not None:
         state = TrainState.read(plan.resume_from)
@@ -266,6 +269,8 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         metrics=writer,
         throughput=throughput,
         profile=ProfileWindow(config, layout.rank),
+        interruption=interruption,
+        guard=Guard(config, platform.device, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )

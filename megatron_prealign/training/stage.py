@@ -6,12 +6,15 @@ of all passes of a step add up and are reduced once.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from megatron.core import parallel_state
 
 from megatron_prealign.training.state import TrainState
+
+if TYPE_CHECKING:
+    from megatron_prealign.training.step_losses import StepLosses
 
 LossFunction = Callable[[torch.Tensor], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 ForwardStep = Callable[[Iterator[Any], torch.nn.Module], tuple[torch.Tensor, LossFunction]]
@@ -31,6 +34,7 @@ class Stage(Protocol):
     """One stage of training."""
 
     name: str
+    step_losses: "StepLosses"
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw the passes of the next optimizer step and advance `state` past their data."""

@@ -1,7 +1,7 @@
 """Where a run stands: everything about its position that a checkpoint must hold."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ class TrainState:
     """Counters of a run; those of data are totals over ranks.
 
     Attributes:
-        step: optimizer steps done.
+        step: optimizer steps done, skipped ones included.
         consumed_samples: sequences of the training set used.
         lm_tokens: tokens of those sequences.
         word_microbatches: word microbatches used by align-init.
@@ -25,6 +25,10 @@ class TrainState:
         lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.
         best_retrieval: best held-out retrieval at a validation so far, in [0, 1]; below 0 = none yet.
         validations_since_best: validations after it.
+        skipped_steps: steps whose update was left out.
+        skipped_in_a_row: of these the last, without one that was applied between them.
+        rewinds: times that the weights went back to a checkpoint.
+        recent_losses: of the last steps that were applied, where loss spikes are watched for.
     """
 
     step: int = 0
@@ -35,6 +39,10 @@ class TrainState:
     lexicon_fingerprint: str = ""
     best_retrieval: float = -1.0
     validations_since_best: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    rewinds: int = 0
+    recent_losses: list[float] = field(default_factory=list)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainState":

@@ -42,7 +42,7 @@ class WordPasses:
         self._device = taps.device
         self._count = alignment.num_word_microbatches
         weights = tap_weights(alignment.taps, taps.num_layers, tied=taps.tied)
-        self._loss = AlignmentLoss(taps, weights, alignment.temperature, alignment.similarity_memory_mib * 2**20)
+        self.loss = AlignmentLoss(taps, weights, alignment.temperature, alignment.similarity_memory_mib * 2**20)
         self._scale_loss = get_model_config(chunks[0]).grad_scale_func or (lambda loss: loss)
         self._positions = torch.zeros(2, dtype=torch.int64)
 
@@ -55,7 +55,7 @@ class WordPasses:
             )
         state.word_microbatches += self._count
         state.word_tokens += sum(batch.num_tokens for batch in batches)
-        self._loss.count_microbatches(self._count)
+        self.loss.begin_step(self._count)
         computed = sum(batch.packed.token_ids.size for batch in batches) * layout.data_parallel_size
         self._positions += torch.tensor([computed - sum(batch.num_tokens for batch in batches), computed])
         microbatches = [self._to_microbatch(batch) for batch in batches]
@@ -66,7 +66,7 @@ class WordPasses:
             words: Iterator[WordMicrobatch], chunk: torch.nn.Module
         ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]]:
             microbatch = next(words)
-            with self._loss.attached(microbatch, scale):
+            with self.loss.attached(microbatch, scale):
                 return run_words(chunk, microbatch), no_loss
 
         return Pass(forward_step, microbatches, row_length, num_rows)
@@ -86,13 +86,13 @@ class WordPasses:
 
         Losses are averaged over microbatches; empty where there were none; a collective.
         """
-        losses = self._loss.take_losses()
+        losses = self.loss.take_losses()
         if not losses:
             return {}
         padding, computed = self._positions.tolist()
         self._positions.zero_()
         return {
-            "alignment_loss": self._loss.mean(losses),
+            "alignment_loss": self.loss.mean(losses),
             "tap_loss": losses,
             "word_padding_ratio": padding / computed,
         }

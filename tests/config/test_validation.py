@@ -191,6 +191,10 @@ ROWS = [
         {**ALIGN, "alignment.alignment_weight": 0, "alignment.lm_weight": 0},
         "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
     ),
+    Row(
+        {**ALIGN, "alignment.lm_weight": 0, "guards.loss_spike": "skip"},
+        "--guards.loss_spike skip watches the language-modelling loss, but --alignment.lm_weight is 0: raise it",
+    ),
     Row({"logging.wandb_name": "mine"}, "--logging.wandb_name mine without --logging.wandb_project: nothing would be"),
     Row({"logging.mlflow_tracking_uri": "file:runs"}, "--logging.mlflow_tracking_uri file:runs without --logging.mlf"),
     Row({"logging.profile_steps": [5, 4]}, "--logging.profile_steps [5, 4] must be the first and the last step of the"),

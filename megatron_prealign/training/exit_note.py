@@ -1,0 +1,35 @@
+"""How a run ended, in <run_path>/exit.json: torchrun keeps the exit code of its processes to itself.
+
+torchrun also starts processes again that ended on purpose, since any code but 0 is a failure to it: those
+find the note and end as before. A run that crashed leaves no note.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from megatron_prealign.lexicon.output import atomic_text_file
+
+_NAME = "exit.json"
+
+
+def read_exit(run_path: str | Path) -> int | None:
+    """Return the exit code of a run that torchrun starts again though it ended on purpose; else forget its last end."""
+    path = Path(run_path) / _NAME
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if _is_first_of_host() and path.exists():
+            path.unlink(missing_ok=True)
+        return None
+    return int(json.loads(path.read_text(encoding="utf-8"))["exit_code"]) if path.exists() else None
+
+
+def write_exit(run_path: str | Path, exit_code: int, cause: str) -> None:
+    """Note how the run ended; does nothing but on the first rank of a host."""
+    path = Path(run_path) / _NAME
+    if _is_first_of_host() and path.parent.is_dir():
+        with atomic_text_file(path, overwrite=True) as stream:
+            stream.write(json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")
+
+
+def _is_first_of_host() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -1,0 +1,127 @@
+"""Guards between the gradients of a step and the weights: all ranks skip it, rewind or stop alike."""
+
+import json
+import os
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+
+from megatron_prealign.config import Config
+from megatron_prealign.errors import PrealignError
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.step_losses import StepLosses
+
+Verdict = Literal["apply", "skip", "rewind"]
+SKIPPED = "skipped.jsonl"
+
+
+class DivergenceError(PrealignError):
+    """A run that goes on would only waste time; raised on all ranks."""
+
+    exit_code = 3
+
+
+class Guard:
+    """Judges each step before its update."""
+
+    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None] | None) -> None:
+        """Write skipped steps down where there is a `say` to tell them with: on one rank."""
+        self._options = config.guards
+        self._run_path = Path(config.training.run_path)
+        self._device = device
+        self._say = say
+
+    def judge(
+        self, chunks: list[torch.nn.Module], losses: StepLosses, before: TrainState, state: TrainState
+    ) -> Verdict:
+        """Return what becomes of a step whose gradients are in the buffers; a collective.
+
+        Args:
+            chunks: wrapped model chunks.
+            losses: of the step; out of the record if it is skipped.
+            before: position in the data at which the step began.
+            state: position behind it; its counters of skipped steps and its recent losses are kept up.
+
+        Raises:
+            DivergenceError: Too many steps were skipped in a row, or the run went back too often.
+        """
+        total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
+        loss = total / max(count, 1)
+        if num_bad or not (torch.tensor([total, other]).isfinite().all()):
+            return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
+        if count and self._is_spike(loss, state):
+            return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)
+        if count and self._options.loss_spike != "ignore":
+            state.recent_losses = [*state.recent_losses, loss][-self._options.spike_window :]
+        state.skipped_in_a_row = 0
+        return "apply"
+
+    def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
+        # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
+        bad = [~torch.linalg.vector_norm(buffer, float("inf")).isfinite() for buffer in _gradients(chunks)]
+        num_bad = torch.stack(bad).sum(dtype=torch.float64).to(self._device)
+        sums = torch.cat([losses.sums(), num_bad[None]])
+        torch.distributed.all_reduce(sums)
+        values: list[float] = sums.tolist()
+        return values
+
+    def _is_spike(self, loss: float, state: TrainState) -> bool:
+        recent = state.recent_losses
+        if self._options.loss_spike == "ignore" or len(recent) < self._options.spike_window:
+            return False
+        return loss > statistics.fmean(recent) + self._options.spike_deviations * statistics.pstdev(recent)
+
+    def _skip(
+        self,
+        cause: str,
+        loss: float,
+        losses: StepLosses,
+        before: TrainState,
+        state: TrainState,
+        action: Literal["ignore", "skip", "rewind"] = "skip",
+    ) -> Verdict:
+        state.skipped_steps += 1
+        state.skipped_in_a_row += 1
+        step = before.step + 1
+        self._write_down(step, cause, loss, before, state)
+        too_often = action == "rewind" and state.rewinds >= self._options.max_rewinds
+        if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
+            problems = _from_all_ranks(losses.problems())
+            done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
+            raise DivergenceError(
+                f"step {step} was skipped because {cause}, {done}: lower optimizer.lr or the weights of the losses, or "
+                f"look at the data: {self._run_path / SKIPPED} names the samples; the newest checkpoint is untouched"
+                + "".join(f"; {problem}" for problem in problems)
+            )
+        losses.drop()
+        return "rewind" if action == "rewind" else "skip"
+
+    def _write_down(self, step: int, cause: str, loss: float, before: TrainState, state: TrainState) -> None:
+        if self._say is None:
+            return
+        self._say(f"step {step} skipped: {cause} (loss {loss:.4f})")
+        record = {
+            "step": step,
+            "cause": cause,
+            "loss": str(loss),
+            "samples": [*range(before.consumed_samples, state.consumed_samples)],
+            "word_microbatches": [*range(before.word_microbatches, state.word_microbatches)],
+        }
+        with (self._run_path / SKIPPED).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _from_all_ranks(problems: list[str]) -> list[str]:
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, problems)
+    return list(dict.fromkeys(problem for found in gathered for problem in found))
+
+
+def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:
+    """Return the flat gradient buffers of wrapped chunks."""
+    return [buffer.grad_data for chunk in chunks for buffer in cast(Any, chunk).buffers]

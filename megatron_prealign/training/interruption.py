@@ -1,0 +1,49 @@
+"""Stopping a run from outside: a signal to any rank, or the end of its time, ends all ranks after the same step."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+
+import psutil
+import torch
+
+from megatron_prealign.training.stage import max_over_ranks
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIGNALS))
+
+
+class Interruption:
+    """Notes what asks this rank to stop, and agrees on it with the others."""
+
+    def __init__(self, minutes: float | None) -> None:
+        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the process, none = no limit."""
+        self.cause = ""
+        self._noted = 0
+        self._deadline = None if minutes is None else psutil.Process().create_time() + 60 * minutes
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: object) -> None:
+        self._noted = _CAUSES.index(signal.Signals(number).name)
+
+    def agreed(self, device: torch.device) -> bool:
+        """Tell whether any rank is to stop, and keep the cause; a collective."""
+        if self._deadline is not None and not self._noted and time.time() >= self._deadline:
+            self._noted = 1
+        self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]
+        return bool(self.cause)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold the signals back from this thread, and for good from processes that are started inside.
+
+    A signal to the whole process group must not end the helpers of a save.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,26 @@
+"""Going back to the weights of a checkpoint while the data goes on."""
+
+import torch
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+from megatron_prealign.checkpoint.sharded import load_training_state
+from megatron_prealign.checkpoint.verification import agree_on_checkpoint
+from megatron_prealign.config import Config
+from megatron_prealign.training.optimizer import build_schedule
+from megatron_prealign.training.state import TrainState
+
+
+def rewind(
+    config: Config, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer, state: TrainState
+) -> OptimizerParamScheduler | None:
+    """Load the run's newest checkpoint, if it has one, and count it; return the schedule that goes on; collective."""
+    checkpoint = agree_on_checkpoint(config.training.run_path, config.checkpoint.verify)
+    if checkpoint is None:
+        return None
+    load_training_state(checkpoint, config, chunks, optimizer)
+    state.rewinds += 1
+    # The rates came back with the optimizer, too.
+    schedule = build_schedule(optimizer, config)
+    schedule.step(state.step)
+    return schedule
