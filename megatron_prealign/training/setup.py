@@ -242,7 +242,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     optimizer = build_optimizer(chunks, config)
     random_states = None
     if with_optimizer is not None:
-        random_states = load_training_state(with_optimizer, config, chunks, optimizer)
+        random_states = load_training_state(with_optimizer, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
