@@ -283,8 +283,8 @@ def _is_none(value: object) -> bool:
 
 
 def _is_sequence(hint: object) -> bool:
-    """Say whether a field takes several values."""
-    return typing.get_origin(hint) in (tuple, list)
+    """Say whether a field takes several values, or none of them."""
+    return any(typing.get_origin(kind) in (tuple, list) for kind in (hint, *typing.get_args(hint)))
 
 
 def _accepts(hint: object, kind: type) -> bool:
