@@ -229,7 +229,9 @@ def compare(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
         "peak_memory_vs_hf": round(ours.peak_bytes / huggingface.peak_bytes, 4),
         "data_wait_share": round(sum(ours.waited) / sum(ours.seconds), 5),
         "largest_loss_difference": max(
-            abs(loss - other) for way in (bare, huggingface) for loss, other in zip(ours.losses, way.losses, strict=True)
+            abs(loss - other)
+            for way in (bare, huggingface)
+            for loss, other in zip(ours.losses, way.losses, strict=True)
         ),
         "step_seconds": {name: [round(seconds, 4) for seconds in way.seconds] for name, way in ways.items()},
         "peak_bytes": {name: way.peak_bytes for name, way in ways.items()},
@@ -247,7 +249,11 @@ def tabulate(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
         way = run_ways(["ours"], folder, threads, repeats)["ours"]
         seconds = median(way.seconds)
         table.add_row(
-            str(num_layers), f"{seq_length:,}", f"{seconds:.2f}", f"{4096 / seconds:,.0f}", f"{way.peak_bytes / 1e6:,.0f}"
+            str(num_layers),
+            f"{seq_length:,}",
+            f"{seconds:.2f}",
+            f"{4096 / seconds:,.0f}",
+            f"{way.peak_bytes / 1e6:,.0f}",
         )
         rows.append(
             {

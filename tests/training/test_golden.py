@@ -45,9 +45,7 @@ def _run(configurations: list[Values]) -> list[dict[str, Any]]:
     return [{"environment": _environment(), "curves": {name: c for name, c in curve.items() if c}} for curve in curves]
 
 
-def test_curves_are_the_recorded_ones(
-    make_values: MakeValues, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_curves_are_the_recorded_ones(make_values: MakeValues, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     configurations = [
         make_values(stage, tmp_path / stage, model=UNTIED, schedule=SCHEDULE, training={"train_steps": NUM_STEPS})
         for stage in ("align_init", "pretrain")
