@@ -70,6 +70,12 @@ def _overlap(config: Config) -> Iterator[Problem]:
             f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out",
             (params, "parallel.use_distributed_optimizer"),
         )
+    if parallel.overlap_param_gather and reads_words(config):
+        yield Problem(
+            f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the output "
+            "layer, too: leave it out where words are read",
+            (params, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
+        )
     if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:
         yield Problem(f"--{params} needs --{grads}: turn both on or off", (params, grads))
 
@@ -119,7 +125,11 @@ def _recompute(config: Config) -> Iterator[Problem]:
 
 
 def _rampup(config: Config) -> Iterator[Problem]:
-    name, rampup, full = "training.rampup_batch_size", config.training.rampup_batch_size, config.training.global_batch_size
+    name, rampup, full = (
+        "training.rampup_batch_size",
+        config.training.rampup_batch_size,
+        config.training.global_batch_size,
+    )
     if rampup is None:
         return
     start, increment, samples = rampup

@@ -30,9 +30,7 @@ def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
 def model_parallel_size(config: Config) -> int:
     """Return the number of ranks that work on the same sequences."""
     parallel = config.parallel
-    return (
-        parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
-    )
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def _ranges(config: Config) -> Iterator[Problem]:
@@ -198,9 +196,10 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
         layout += f" x {parallel.context_parallel_size} context"
         axes += ("parallel.context_parallel_size",)
     if world_size % model_parallel:
+        lower = " or ".join(f"--{axis}" for axis in axes)
         yield Problem(
             f"the world size {world_size} is not divisible by {model_parallel} = {layout} parallel ranks: start a "
-            f"multiple of {model_parallel} (torchrun --nproc-per-node) or lower {' or '.join(f'--{axis}' for axis in axes)}",
+            f"multiple of {model_parallel} (torchrun --nproc-per-node) or lower {lower}",
             axes,
         )
         return

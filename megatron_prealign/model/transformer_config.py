@@ -4,10 +4,11 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_prealign.config import Config
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform.capabilities import has_gradient_accumulation_fusion
 
-PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def gelu_tanh(hidden: torch.Tensor) -> torch.Tensor:
@@ -21,11 +22,20 @@ def leave_empty(weight: torch.Tensor) -> torch.Tensor:
 
 
 def build_transformer_config(config: Config, device: str) -> TransformerConfig:
-    """Return megatron-core's TransformerConfig for this run."""
+    """Return megatron-core's TransformerConfig for this run.
+
+    Raises:
+        ConfigError: fp8, or Transformer Engine by name, where it can't run.
+    """
     model, parallel, training = config.model, config.parallel, config.training
     traits = model.traits
     dtype = PARAMS_DTYPE[training.precision]
     implementation, _ = select_implementation(model, device)
+    if training.fp8 != "none" and implementation == "local":
+        raise ConfigError(
+            f"training.fp8 {training.fp8} needs Transformer Engine layers, which need a GPU and the package "
+            "transformer-engine (pip install 'megatron-prealign[gpu]'); use none here"
+        )
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     recompute = None if training.recompute == "none" else training.recompute
     return TransformerConfig(
@@ -54,9 +64,12 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=training.precision == "bf16",
+        fp16=training.precision == "fp16",
+        fp8=None if training.fp8 == "none" else training.fp8,
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         # Interleaving with batched point-to-point calls and two stages gives wrong gradients without
         # an error; overlapped, unbatched calls are right.
@@ -74,5 +87,5 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         attention_softmax_in_fp32=True,
         recompute_granularity=recompute,
         recompute_method="uniform" if recompute == "full" else None,
-        recompute_num_layers=1 if recompute == "full" else None,
+        recompute_num_layers=training.recompute_num_layers if recompute == "full" else None,
     )

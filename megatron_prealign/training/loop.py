@@ -5,6 +5,7 @@ gradients once, and updates. Everything else happens once in a while: a record, 
 """
 
 import contextlib
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from megatron_prealign.errors import TrainingError
 from megatron_prealign.platform import Platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.stage import Pass, Stage
 from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.validation import Validator, run_schedule
@@ -92,11 +94,14 @@ class Trainer:
         return self.update()
 
     def update(self) -> float:
-        """Update the parameters from the gradients in the buffers; return their norm before clipping."""
+        """Update the parameters from the gradients in the buffers; return their norm before clipping.
+
+        Where fp16 overflowed, the norm is infinite and the parameters stay: the loss scale falls instead.
+        """
         _, gradient_norm, _ = self.optimizer.step()
         self.schedule.step(1)
         self.state.step += 1
-        return float(gradient_norm)
+        return math.inf if gradient_norm is None else float(gradient_norm)
 
     def compute_gradients(self) -> None:
         """Leave the step's summed and reduced gradients in the buffers."""
@@ -127,6 +132,7 @@ class Trainer:
         learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
         losses = self.stage.take_metrics()
         if self.config.training.check_invariants:
+            gather_parameters(self.chunks)
             check_replicas(self.chunks)
         if self.metrics is not None:
             self.metrics.write(
@@ -158,6 +164,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""
+        gather_parameters(self.chunks)
         path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
         if self.metrics is not None:
             print(f"{self.stage.name} {self.state.step:>6}  saved {path}", file=sys.stderr, flush=True)

@@ -42,8 +42,8 @@ class Stage(Protocol):
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum [n] over data-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
+    """Sum [n] over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
     total = values.clone()
-    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
     return total
