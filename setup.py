@@ -25,6 +25,7 @@ CORE = [
     "pydantic>=2.10",
     "tyro>=1.0,<2",
     "pyyaml>=6.0",
+    "orjson>=3.10",
     "backports.zstd>=1.0",  # .zst input; unlike zstandard it tells where a file is cut short
     "rich>=13.7",
     "psutil>=5.9",  # megatron-core's sharded checkpoints import it without declaring it
@@ -46,7 +47,7 @@ EXTRAS = {
     ],
     # Bakes on clusters; Slurm needs datatrove alone.
     "cluster": ["datatrove>=0.10", "ray>=2.40"],
-    "logging": ["wandb>=0.18"],
+    "logging": ["wandb>=0.18", "mlflow-skinny>=2.20"],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
         "pytest>=8.3",

@@ -6,6 +6,9 @@
 The text is real, in 24 languages (benchmarks/samples.py), repeated up to the size asked for; the lexicon has 100,000
 entries of FreeDict's English-German, the ratio is 0.05. Every way runs in processes of its own on two cores, in
 turns, from the first import to the last byte; medians are compared. The last line is one JSON object.
+
+`pool` is Megatron's way (benchmarks/bake_ways.py); `giga_plain` reads the lines as we do and encodes them with
+gigatoken in batches, and `giga_file` leaves the reading to gigatoken too, which then holds corpus and ids in memory.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -85,17 +89,20 @@ def ways(folder: Path) -> dict[str, list[str]]:
         "hf": [*bake, "--backend", "reference", "--output-prefix"],
         "giga": [*bake, "--backend", "gigatoken", "--output-prefix"],
         "giga_plain": [*plain, "giga_plain", corpus, tokenizer],
+        "giga_file": [*plain, "giga_file", corpus, tokenizer],
     }
 
 
 def time_ways(folder: Path, repetitions: int) -> dict[str, float]:
     """Return the median seconds of each way; they take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in ways(folder)}
+    # Modules compiled once stay so, as for everyone; some containers switch that off.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for _ in range(repetitions):
         for name, command in ways(folder).items():
             with tempfile.TemporaryDirectory(dir=folder) as output:
                 started = time.perf_counter()
-                subprocess.run([*command, f"{output}/data"], check=True, capture_output=True)
+                subprocess.run([*command, f"{output}/data"], check=True, capture_output=True, env=environment)
                 seconds[name].append(time.perf_counter() - started)
             print(f"{name:>10} {seconds[name][-1]:7.1f} s", flush=True)
     return {name: median(values) for name, values in seconds.items()}
@@ -151,11 +158,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "hf_vs_pool": seconds["pool"] / seconds["hf"],
         "giga_vs_pool": seconds["pool"] / seconds["giga"],
         "giga_vs_giga_plain": seconds["giga_plain"] / seconds["giga"],
+        "giga_vs_giga_file": seconds["giga_file"] / seconds["giga"],
         "switch_mtokens_per_s": switch_speed(arguments.folder, arguments.repetitions),
         "bytes_vs_plain": bytes_ratio(arguments.folder),
         "seconds": seconds,
         "megabytes": arguments.megabytes,
         "repetitions": arguments.repetitions,
+        "versions": {name: version(name) for name in ("megatron-core", "tokenizers", "gigatoken", "numpy", "orjson")},
     }
     print(json.dumps(result))
     return 0

@@ -3,6 +3,7 @@
 python -m benchmarks.bake_ways pool CORPUS TOKENIZER PREFIX
 """
 
+import itertools
 import json
 import multiprocessing
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 NUM_WORKERS = 2
+BATCH_DOCUMENTS = 2048
 
 
 class _Encoder:
@@ -43,7 +45,23 @@ def pool(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
 
 
 def giga_plain(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
-    """Let gigatoken read and encode the file with all threads, and write its ids: nothing else."""
+    """Read JSON, encode streamed batches with all of gigatoken's threads, and write the ids: nothing else."""
+    import gigatoken
+    import numpy as np
+
+    from megatron_prealign.data.indexed import IndexedWriter
+
+    tokenizer = gigatoken.Tokenizer(str(tokenizer_path / "tokenizer.json"))
+    with corpus.open("rb") as stream, IndexedWriter(f"{prefix}.bin", f"{prefix}.idx", np.uint16) as writer:
+        while texts := [json.loads(line)["text"] for line in itertools.islice(stream, BATCH_DOCUMENTS)]:
+            layout = tokenizer.encode_batch(texts, parallel=True).layout
+            ids, lengths = np.asarray(layout.content.data), np.diff(np.asarray(layout.offsets))
+            writer.add_documents(ids, lengths, np.ones(len(lengths), dtype=np.int64))
+        writer.close()
+
+
+def giga_file(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
+    """Let gigatoken itself read the whole file into memory and encode it, and write the ids; no Python a document."""
     import gigatoken
     import numpy as np
 
@@ -60,7 +78,7 @@ def giga_plain(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run one way."""
     way, *paths = arguments
-    {"pool": pool, "giga_plain": giga_plain}[way](*map(Path, paths))
+    {"pool": pool, "giga_plain": giga_plain, "giga_file": giga_file}[way](*map(Path, paths))
 
 
 if __name__ == "__main__":

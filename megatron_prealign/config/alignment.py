@@ -61,7 +61,7 @@ class AlignmentConfig:
     """Steps between alignment losses in stage 2; 0 = none."""
 
     maintain_weight: float = 0.5
-    """Weight of the alignment loss in stage 2, at its start."""
+    """Weight of the alignment loss in stage 2, at its start; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
     """How that weight falls to zero over stage 2."""

@@ -11,7 +11,8 @@ from megatron_prealign.errors import ConfigError
 
 def has_alignment_loss(config: Config) -> bool:
     """Tell whether the run has an alignment loss: stage 1, or stage 2 that maintains it."""
-    return config.training.stage == "align_init" or config.alignment.maintain_interval > 0
+    alignment = config.alignment
+    return config.training.stage == "align_init" or (alignment.maintain_interval > 0 and alignment.maintain_weight > 0)
 
 
 def measures_retrieval(config: Config) -> bool:

@@ -60,3 +60,8 @@ class DataConfig:
 
     cache_path: str | None = None
     """Folder of the sample-index cache; none = <run_path>/cache."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages of the blend, in the order it names them."""
+        return tuple(dict.fromkeys(entry.language for entry in self.blend))

@@ -72,8 +72,8 @@ def _overlap(config: Config) -> Iterator[Problem]:
         )
     if parallel.overlap_param_gather and reads_words(config):
         yield Problem(
-            f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the output "
-            "layer, too: leave it out where words are read",
+            f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the "
+            "output layer, too: leave it out where words are read",
             (params, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
         )
     if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:

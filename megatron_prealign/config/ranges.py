@@ -56,7 +56,7 @@ RANGES: dict[str, Range] = {
     "alignment.eval_word_pairs": _NOT_NEGATIVE,
     "alignment.patience": _NOT_NEGATIVE,
     "alignment.maintain_interval": _NOT_NEGATIVE,
-    "alignment.maintain_weight": _POSITIVE,
+    "alignment.maintain_weight": _WEIGHT,
     "training.train_steps": _AT_LEAST_1,
     "training.micro_batch_size": _AT_LEAST_1,
     "training.global_batch_size": _AT_LEAST_1,

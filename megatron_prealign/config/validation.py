@@ -5,6 +5,7 @@ from pathlib import Path
 
 from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
 from megatron_prealign.config.layout_validation import check_layout, check_rampup_batches
+from megatron_prealign.config.logging_validation import check_logging
 from megatron_prealign.config.problem import Problem
 from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.config.root import Config
@@ -24,6 +25,7 @@ def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
     """Do what `find_problems` does, and name the fields each problem follows from."""
     problems = [problem for find in _CHECKS for problem in find(config)]
     problems.extend(_world(config, world_size))
+    problems.extend(check_logging(config, world_size))
     return problems
 
 

@@ -26,7 +26,7 @@ from megatron_prealign.data.codeswitch import SwitchCounts
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
-from megatron_prealign.data.executors import bake_locally
+from megatron_prealign.data.executors import LocalWorkers
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.data.job import Job, JobSettings
@@ -51,7 +51,6 @@ class _Materials:
     pieces: list[Piece]
     tokenizer: Tokenizer
     lexicon: Lexicon | None
-    table: SwitchTable
     table_options: TableOptions
     backend: Backend
     bos_id: int | None
@@ -74,20 +73,24 @@ def bake(
     """
     started = time.time()
     materials = _prepare(options, log)
-    options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(options.work_folder):
-        shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
-        job = _open_job(options, materials)
-        try:
-            _run_tasks(options, job, show_progress)
-            return _finish(options, materials, job, started)
-        except BaseException as error:
-            left = len(job.unfinished())
-            if left == len(job.pieces) or (not left and isinstance(error, DataError)):
-                shutil.rmtree(job.folder)  # nothing to go on with
-            else:
-                log(f"{len(job.pieces) - left} of {len(job.pieces)} pieces are finished; --resume goes on from there")
-            raise
+    tasks = 1 if options.executor == "ray" else options.num_workers
+    with LocalWorkers(tasks, len(materials.pieces), materials.tokenizer.path, materials.backend) as workers:
+        table = _compile(options, materials)
+        options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(options.work_folder):
+            shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
+            job = _open_job(options, materials, table)
+            try:
+                _run_tasks(options, job, workers, show_progress)
+                return _finish(options, materials, job, started)
+            except BaseException as error:
+                left = len(job.unfinished())
+                if left == len(job.pieces) or (not left and isinstance(error, DataError)):
+                    shutil.rmtree(job.folder)  # nothing to go on with
+                else:
+                    finished = f"{len(job.pieces) - left} of {len(job.pieces)} pieces are finished"
+                    log(f"{finished}; --resume goes on from there")
+                raise
 
 
 def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
@@ -113,9 +116,8 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     pieces = cut_into_pieces(paths)
     words = [entry.word for entry in lexicon.entries[:_PROBED_WORDS]] if lexicon else []
     backend = _choose_backend(options, pieces, words, tokenizer, log)
-    table = _compile(options, tokenizer, lexicon, backend, how)
     begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
-    return _Materials(pieces, tokenizer, lexicon, table, how, backend, tokenizer.bos_id if begins else None)
+    return _Materials(pieces, tokenizer, lexicon, how, backend, tokenizer.bos_id if begins else None)
 
 
 def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
@@ -155,7 +157,7 @@ def _locked(work_folder: Path) -> Iterator[None]:
             Path(stream.name).unlink()
 
 
-def _open_job(options: BakeOptions, materials: _Materials) -> Job:
+def _open_job(options: BakeOptions, materials: _Materials, table: SwitchTable) -> Job:
     tokenizer, lexicon = materials.tokenizer, materials.lexicon
     settings = JobSettings(
         tokenizer_path=str(tokenizer.path.absolute()),
@@ -175,17 +177,16 @@ def _open_job(options: BakeOptions, materials: _Materials) -> Job:
         options.work_folder,
         settings,
         materials.pieces,
-        materials.table,
+        table,
         resume=options.resume,
         overwrite=options.overwrite,
     )
 
 
-def _compile(
-    options: BakeOptions, tokenizer: Tokenizer, lexicon: Lexicon | None, backend: Backend, how: TableOptions
-) -> SwitchTable:
-    encoder = make_encoder(tokenizer, backend, is_parallel=True)
-    table = compile_lexicon(lexicon or Lexicon(options.source_language, ()), tokenizer, how, encoder)
+def _compile(options: BakeOptions, materials: _Materials) -> SwitchTable:
+    lexicon = materials.lexicon or Lexicon(options.source_language, ())
+    encoder = make_encoder(materials.tokenizer, materials.backend, is_parallel=False)
+    table = compile_lexicon(lexicon, materials.tokenizer, materials.table_options, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
         raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
@@ -220,7 +221,7 @@ def _choose_backend(
     return "reference"
 
 
-def _run_tasks(options: BakeOptions, job: Job, show_progress: bool) -> None:
+def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, show_progress: bool) -> None:
     with BakeProgress(sum(piece.size for piece in job.pieces), show=show_progress) as progress:
         documents = tokens = consumed = 0
 
@@ -236,7 +237,7 @@ def _run_tasks(options: BakeOptions, job: Job, show_progress: bool) -> None:
 
             bake_on_ray(job, options.num_workers, options.cluster)
         else:
-            bake_locally(job, options.num_workers, count)
+            workers.bake(job, count)
 
 
 def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
@@ -248,8 +249,9 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
     from megatron_prealign.data.clusters import submit_to_slurm
 
     materials = _prepare(options, log)
+    table = _compile(options, materials)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
-    job = _open_job(options, materials)
+    job = _open_job(options, materials, table)
     return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from megatron_prealign.data.codeswitch import SwitchCounts, Switched, codeswitch
 from megatron_prealign.data.documents import TextBatch, locate, read_texts
 from megatron_prealign.data.draws import document_keys, mix
-from megatron_prealign.data.encoding import EncodedDocuments, encode_documents, make_encoder
+from megatron_prealign.data.encoding import Backend, EncodedDocuments, Encoder, encode_documents, make_encoder
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.data.job import Job
 from megatron_prealign.data.sentences import SentenceSplitter
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
 from megatron_prealign.lexicon.problems import NUM_SHOWN, Problems
@@ -27,30 +28,44 @@ class Stopped(Exception):  # noqa: N818 - no error: another piece failed
     """The bake has ended for another reason; the piece is left unfinished."""
 
 
+def load_encoder(tokenizer_path: Path, backend: Backend, is_parallel: bool) -> tuple[Tokenizer, Encoder]:
+    """Load a tokenizer and what encodes with it.
+
+    Args:
+        tokenizer_path: As `load_tokenizer` takes it.
+        backend: The library that encodes.
+        is_parallel: Whether it may use threads.
+    """
+    tokenizer = load_tokenizer(tokenizer_path)
+    return tokenizer, make_encoder(tokenizer, backend, is_parallel)
+
+
 class PieceBaker:
     """Bakes pieces of one job, in one process."""
 
-    def __init__(self, job: Job, is_parallel: bool = False, is_stopped: Callable[[], bool] = lambda: False) -> None:
-        """Load tokenizer and lexicon.
+    def __init__(
+        self, job: Job, tokenizer: Tokenizer, encoder: Encoder, is_stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Map the lexicon.
 
         Args:
             job: Whose pieces.
-            is_parallel: Whether the tokenizer may use threads.
+            tokenizer: The job's tokenizer.
+            encoder: Gives its ids.
             is_stopped: Asked at every batch whether to give up.
 
         Raises:
             DataError: If the tokenizer is not the one that the job was begun with.
         """
         settings = job.settings
-        tokenizer = load_tokenizer(settings.tokenizer_path)
         if tokenizer.fingerprint != settings.tokenizer_fingerprint:
             raise DataError(f"{tokenizer.path}: changed since the bake began; start again with --overwrite")
         self._job = job
         self._is_stopped = is_stopped
         self._vocab_size = tokenizer.vocab_size
-        self._encoder = make_encoder(tokenizer, settings.backend, is_parallel)
+        self._encoder = encoder
         self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
-        self._table = job.table()
+        self._table = job.table(WordEncoder(tokenizer, encoder))
 
     def __call__(self, number: int) -> int:
         """Bake a piece unless its shard is there; return the piece's number.
@@ -132,7 +147,8 @@ def bake_share(folder: Path, rank: int, world_size: int) -> None:
     job = Job.load(folder)
     number = rank
     try:
-        baker = PieceBaker(job)
+        loaded = load_encoder(Path(job.settings.tokenizer_path), job.settings.backend, is_parallel=False)
+        baker = PieceBaker(job, *loaded)
         for number in range(rank, len(job.pieces), world_size):
             baker(number)
     except (DataError, OSError) as error:

@@ -188,6 +188,7 @@ def _build(
         eod_mask_loss=data.eod_mask_loss,
         create_attention_mask=False,
         label_mode=data.label_mode,
+        language_numbers={entry.prefix: data.languages.index(entry.language) for entry in data.blend},
     )
     config.split_matrix = _split_matrix(data, split)
     # A size of 0 for the splits left out satisfies the builder's arithmetic; None means one epoch.

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.draws import Counter, document_keys, draw, stream_keys
-from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, spread
+from megatron_prealign.data.ragged import spread
+from megatron_prealign.data.switch_table import SwitchTable
+from megatron_prealign.data.word_forms import NUM_FORMS
 from megatron_prealign.data.words import find_eligible, find_words, token_flags
 
 

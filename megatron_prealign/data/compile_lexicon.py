@@ -1,8 +1,4 @@
-"""Compiling a lexicon for one tokenizer: from words to the flat arrays of a switch table, a few array operations long.
-
-Words are encoded thousands at a time, a line each, and the ids are cut at the line breaks: no library call, object or
-loop iteration is spent on a single word.
-"""
+"""Compiling a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.data.encoding import Encoder, ReferenceEncoder
-from megatron_prealign.data.switch_table import NUM_FORMS, Ragged, SwitchTable, WeightedChoice, same_spans, spread
+from megatron_prealign.data.encoding import Encoder
+from megatron_prealign.data.ragged import Ragged, same_spans
+from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice
+from megatron_prealign.data.target_forms import TargetForms, TargetWords
 from megatron_prealign.data.token_classes import classify_vocabulary, is_letters
 from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.data.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
 from megatron_prealign.data.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
-
-_WORDS_PER_TEXT = 512
-# Languages in which i and ı are two letters, with the capitals İ and I.
-_DOTTED_I = frozenset(("tr", "tur", "az", "aze"))
+from megatron_prealign.lexicon.collector import paused_collector
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class TableOptions:
         }
 
 
+@paused_collector()
 def compile_lexicon(
     lexicon: Lexicon, tokenizer: Tokenizer, options: TableOptions | None = None, encoder: Encoder | None = None
 ) -> SwitchTable:
@@ -63,7 +60,7 @@ def compile_lexicon(
         encoder: A quicker one that gives the tokenizer's ids; None for its own library.
     """
     options = options or TableOptions()
-    encoder = encoder or ReferenceEncoder(tokenizer)
+    encode = WordEncoder(tokenizer, encoder)
     words_of_letters = [number for number, entry in enumerate(lexicon.entries) if is_letters(entry.word)]
     excluded = options.excluded_words
     numbers = [number for number in words_of_letters if lexicon.entries[number].word.casefold() not in excluded]
@@ -72,22 +69,19 @@ def compile_lexicon(
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
     languages = np.array([language_numbers[pair.language] for pair in pairs], dtype=np.int32)
     owners = np.repeat(np.arange(len(entries)), [len(entry.translations) for entry in entries])
-    is_spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
-    cases = _cases([pair.word for pair in pairs], [pair.language for pair in pairs], options.case_transfer)
-    targets = _encode_forms(tokenizer, encoder, cases, is_spaced[languages])
-    # An empty row of the form as written means that the word can't be written at all.
-    is_usable = targets.lengths.reshape(-1, NUM_FORMS).min(axis=1, initial=1) > 0
+    spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
+    dotted = np.array([has_dotted_i(language) for language in lexicon.languages], dtype=bool)
+    is_usable = _are_usable(tokenizer, encode, [pair.word for pair in pairs], spaced[languages])
     weights = np.array([pair.weight for pair in pairs], dtype=np.float64)
     order, groups = _rank_pairs(owners, languages, weights, is_usable, options.max_translations)
     owners, languages, weights = owners[order], languages[order], weights[order]
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
     usable, num_languages = np.unique(owners[begins], return_counts=True)
-    words = [entries[owner].word for owner in usable]
-    source_cases = _cases(words, [lexicon.source_language] * len(words), options.case_transfer)
-    keys = _source_keys(tokenizer, encoder, source_cases, np.array(numbers, dtype=np.int32)[usable])
+    cases = _cases([entries[owner].word for owner in usable], lexicon.source_language, options.case_transfer)
+    keys = _source_keys(tokenizer, encode, cases, np.array(numbers, dtype=np.int32)[usable])
     num_entries = len(np.unique(keys["key_groups"]))
-    rows, row_lengths = targets.take(spread(order * NUM_FORMS, np.full(len(order), NUM_FORMS)))
+    words = TargetWords.of([pairs[number].word for number in order], spaced[languages], dotted[languages])
     return SwitchTable(
         vocabulary=classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids),
         languages=lexicon.languages,
@@ -95,15 +89,28 @@ def compile_lexicon(
         skipped={
             "source not one word": len(lexicon) - len(words_of_letters),
             "source excluded": len(words_of_letters) - len(entries),
-            "source not encodable": len(words) - num_entries,
+            "source not encodable": len(usable) - num_entries,
             "translation not encodable": len(pairs) - int(is_usable.sum()),
         },
         **keys,
         by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
         by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
         pair_languages=languages,
-        targets=Ragged(rows, np.concatenate(([0], np.cumsum(row_lengths)))),
+        targets=TargetForms(words, encode),
     )
+
+
+def _are_usable(
+    tokenizer: Tokenizer, encode: WordEncoder, words: Sequence[str], is_spaced: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Tell which translations the tokenizer can write, in every place where they may stand: bool [words]."""
+    if tokenizer.encodes_any_text:
+        return np.ones(len(words), dtype=bool)
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    rows = np.array([numbers[word] for word in words], dtype=np.int64)
+    behind_none, behind_space = (encode(list(numbers), spaced).lengths[rows] > 0 for spaced in (False, True))
+    usable: NDArray[np.bool_] = behind_none & (behind_space | ~is_spaced)
+    return usable
 
 
 def _rank_pairs(
@@ -124,130 +131,51 @@ def _rank_pairs(
     return order[ranks < max_translations], groups[ranks < max_translations]
 
 
+def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[list[str]]:
+    """Return the words as written and, with case transfer, Capitalised and in CAPITALS by the language's rules."""
+    dotted = has_dotted_i(language)
+    return [[in_case(word, case, dotted) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
+
+
+def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
+    """Return the ids of all words in the first form, then in the second and so on; empty where one can't be encoded."""
+    blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
+    lengths = np.concatenate([block.lengths for block in blocks])
+    return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
+
+
 def _source_keys(
-    tokenizer: Tokenizer, encoder: Encoder, cases: Sequence[Sequence[str]], entries: NDArray[np.int32]
+    tokenizer: Tokenizer, encode: WordEncoder, cases: Sequence[Sequence[str]], entries: NDArray[np.int32]
 ) -> dict[str, Any]:
     """Return the key fields of a SwitchTable; a form as written wins over one derived from another word."""
-    forms = _encode_forms(tokenizer, encoder, cases, np.ones(len(entries), dtype=bool))
-    by_form = np.arange(NUM_FORMS * len(entries)).reshape(-1, NUM_FORMS).T.reshape(-1)
-    by_form = by_form[forms.lengths[by_form] > 0]
-    hashes = hash_words(forms.values, forms.offsets[by_form], forms.lengths[by_form])
+    forms = _encode_forms(encode, cases)
+    values, starts, all_lengths = forms.values, forms.offsets, forms.lengths
+    by_form = np.flatnonzero(all_lengths)
+    hashes = hash_words(values, starts[by_form], all_lengths[by_form])
     order = np.argsort(hashes, kind="stable")
     rows, hashes = by_form[order], hashes[order]
     # Of equal forms the first one stays; equal hashes alone prove nothing.
     runs = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
     heads = rows[np.repeat(runs, np.diff(runs, append=len(rows)))]
-    is_equal = (rows != heads) & (forms.lengths[rows] == forms.lengths[heads])
-    starts = forms.offsets[:-1]
+    is_equal = (rows != heads) & (all_lengths[rows] == all_lengths[heads])
     is_equal[is_equal] = same_spans(
-        forms.values, starts[rows[is_equal]], forms.values, starts[heads[is_equal]], forms.lengths[rows[is_equal]]
+        values, starts[rows[is_equal]], values, starts[heads[is_equal]], all_lengths[rows[is_equal]]
     )
     rows, hashes = rows[~is_equal], hashes[~is_equal]
-    values, lengths = forms.take(rows)
+    keys = Ragged.of(*forms.take(rows))
     # Four buckets a key: most hold none or one, so a look-up costs one or two comparisons.
     bits = max(2, (4 * len(rows)).bit_length())
     leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    is_single = np.flatnonzero(lengths == 1)
+    is_single = np.flatnonzero(keys.lengths == 1)
     single_keys = np.full(tokenizer.vocab_size, -1, dtype=np.int32)
-    single_keys[values[offsets[is_single]]] = is_single
-    groups = rows // NUM_FORMS
+    single_keys[keys.values[keys.offsets[is_single]]] = is_single
+    kinds, groups = np.divmod(rows, max(1, len(entries)))
     return {
         "key_hashes": hashes,
-        "key_tokens": Ragged(values, offsets),
+        "key_tokens": keys,
         "key_entries": entries[groups],
         "key_groups": groups.astype(np.int32),
-        "key_forms": (rows % NUM_FORMS).astype(np.int8),
+        "key_forms": kinds.astype(np.int8),
         "single_keys": single_keys,
-        "buckets": np.searchsorted(leading, np.arange((1 << bits) + 1)),
+        "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
     }
-
-
-def _cases(words: Sequence[str], languages: Sequence[str], case_transfer: bool) -> list[list[str]]:
-    """Return the words as written and, with case transfer, Capitalised and in CAPITALS by their languages' rules."""
-    if not case_transfer:
-        return [list(words)]
-    has_dotted_i = {language: language.partition("-")[0] in _DOTTED_I for language in set(languages)}
-    # The only letters whose capitals depend on the language.
-    dotted = [
-        word.replace("i", "İ") if has_dotted_i[language] else word
-        for word, language in zip(words, languages, strict=True)
-    ]
-    capitalised = [
-        (dotted_word if word[:1] == "i" else word)[:1].title() + word[1:]
-        for word, dotted_word in zip(words, dotted, strict=True)
-    ]
-    return [list(words), capitalised, [word.upper() for word in dotted]]
-
-
-def _encode_forms(
-    tokenizer: Tokenizer, encoder: Encoder, cases: Sequence[Sequence[str]], is_spaced: NDArray[np.bool_]
-) -> Ragged:
-    """Return the ids of each word's forms: row = NUM_FORMS * word + form, empty where it can't be encoded.
-
-    A language without spaces has no form behind a space: 银行 replaces the word and its space.
-    """
-    blocks = [_encode_words(tokenizer, encoder, case, spaced) for case in cases for spaced in (False, True)]
-    values = np.concatenate([block.values for block in blocks])
-    lengths = np.concatenate([block.lengths for block in blocks])
-    num_words = len(is_spaced)
-    word, form = np.divmod(np.arange(NUM_FORMS * num_words), NUM_FORMS)
-    behind_space = (form % 2) & is_spaced[word]
-    as_written = behind_space * num_words + word
-    row = as_written + (form // 2) * 2 * num_words * (len(cases) > 1)
-    # A vocabulary may lack a capital: the form as written stands in.
-    row = np.where(lengths[row] > 0, row, as_written)
-    values, lengths = Ragged(values, np.concatenate(([0], np.cumsum(lengths)))).take(row)
-    return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
-
-
-def _encode_words(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], spaced: bool) -> Ragged:
-    """Return the ids of each word as `Tokenizer.encode_word` gives them; none if one of them is special."""
-    rows = _encode_lines(tokenizer, encoder, words, spaced)
-    begins_spaced = np.array([data[:1] == b" " for data in tokenizer.token_bytes])
-    lengths = rows.lengths.copy()
-    is_right = lengths > 0
-    is_right[is_right] = begins_spaced[rows.values[rows.offsets[:-1][is_right]]] == spaced
-    values = rows.values
-    if not is_right.all():
-        wrong = np.flatnonzero(~is_right)
-        again = tokenizer.encode_words([words[i] for i in wrong], spaced)
-        kept, _ = rows.take(np.flatnonzero(is_right))
-        lengths[wrong] = [len(ids) for ids in again]
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        values = np.empty(int(offsets[-1]), dtype=np.int32)
-        is_old = np.repeat(is_right, lengths)
-        values[is_old] = kept
-        values[~is_old] = [index for ids in again for index in ids]
-    is_special = np.zeros(tokenizer.vocab_size, dtype=bool)
-    is_special[list(tokenizer.special_ids)] = True
-    spoilt = np.bincount(np.repeat(np.arange(len(words)), lengths), is_special[values], len(words)) > 0
-    values = values[~np.repeat(spoilt, lengths)]
-    lengths[spoilt] = 0
-    return Ragged(values, np.concatenate(([0], np.cumsum(lengths))))
-
-
-def _encode_lines(tokenizer: Tokenizer, encoder: Encoder, words: Sequence[str], spaced: bool) -> Ragged:
-    """Return what follows each line break of texts with a word a line; all empty where those can't be told."""
-    nothing = Ragged(np.empty(0, dtype=np.int32), np.zeros(len(words) + 1, dtype=np.int64))
-    break_ids = tokenizer.encode("\n")
-    if not words or not break_ids:
-        return nothing
-    before = "\n " if spaced else "\n"
-    texts = [
-        before + before.join(words[start : start + _WORDS_PER_TEXT]) for start in range(0, len(words), _WORDS_PER_TEXT)
-    ]
-    ids, lengths = encoder.encode(texts)
-    is_break = ids == break_ids[-1]
-    breaks = np.flatnonzero(is_break)
-    if len(breaks) != len(words) or sum(text.count("\n") for text in texts) != len(words):
-        return nothing
-    # What a library puts before the first line break of a text belongs to no word.
-    text_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-    first_breaks = breaks[::_WORDS_PER_TEXT]
-    prefix_lengths = first_breaks - text_starts
-    is_word = ~is_break
-    is_word[spread(text_starts, prefix_lengths)] = False
-    ends = np.cumsum(is_word)
-    offsets = np.append(ends[breaks], ends[-1])
-    return Ragged(ids[is_word], offsets)

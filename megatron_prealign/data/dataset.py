@@ -6,8 +6,8 @@ Legend: ``S`` sequence length, ``T`` tokens of one epoch.
 import bisect
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
-from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records
+from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records, original_word_positions
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
 
@@ -31,6 +31,8 @@ class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
 
     label_mode: LabelMode = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
+    language_numbers: Mapping[str, int] = field(default_factory=dict)
+    """Number of the language of each prefix; 0 where it is not named."""
 
 
 class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
@@ -75,6 +77,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         self._switches = IndexedDataset(f"{dataset_path}.switch") if manifest.has_switches else None
         super().__init__(indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config)
         self._position_ids = torch.arange(config.sequence_length)
+        self._language_number = config.language_numbers.get(dataset_path, 0)
 
     def __getitem__(self, idx: int | None) -> dict[str, torch.Tensor]:
         """Return one sample.
@@ -84,8 +87,10 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
 
         Returns:
             tokens, labels and position_ids: int64 [S]; loss_mask: float32 [S]. Ignored labels are 0 with mask 0.
+            loss_group: int16 [S], which loss a position is reported under: twice the number of the language, plus 1
+            where the label is a switch's original word.
         """
-        tokens, labels = self.streams(0 if idx is None else int(idx))
+        tokens, labels, is_original = self.streams(0 if idx is None else int(idx))
         inputs, targets = tokens[:-1], labels[1:]
         counted = targets != IGNORE
         if self.config.eod_mask_loss:
@@ -97,16 +102,25 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             "labels": torch.from_numpy(np.where(targets == IGNORE, 0, targets)),
             "loss_mask": torch.from_numpy(counted.astype(np.float32)),
             "position_ids": self._position_ids.clone(),
+            "loss_group": torch.from_numpy((2 * self._language_number + is_original[1:]).astype(np.int16)),
         }
 
-    def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the token and the unshifted label stream of a sample, both int64 [S + 1]."""
-        tokens, labels = [], []
+    def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+        """Return the token and the unshifted label stream of a sample, and where labels are a switch's original word.
+
+        Returns:
+            int64, int64 and bool, each [S + 1].
+        """
+        tokens, labels, is_original = [], [], np.zeros(self.config.sequence_length + 1, dtype=np.bool_)
+        done = 0
         for sequence, start, length in self._pieces(idx):
             piece, records = self._read(sequence, start, length)
             tokens.append(piece)
             labels.append(apply_switch_records(piece, records, self.config.label_mode, offset=start))
-        return np.concatenate(tokens), np.concatenate(labels)
+            if self.config.label_mode == "input-only":
+                is_original[done + original_word_positions(records, length, offset=start)] = True
+            done += length
+        return np.concatenate(tokens), np.concatenate(labels), is_original
 
     def _pieces(self, idx: int) -> Iterator[tuple[int, int, int]]:
         """Yield (sequence, first token, number of tokens) of the documents that a sample is cut from."""

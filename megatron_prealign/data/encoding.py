@@ -50,7 +50,7 @@ class GigatokenEncoder(Encoder):
             ImportError: If gigatoken is not installed.
             Exception: Whatever gigatoken raises for a tokenizer that it does not support.
         """
-        import gigatoken  # deferred: it is optional, and brings awkward arrays with it
+        import gigatoken  # deferred: it is optional
 
         load = gigatoken.Tokenizer if tokenizer.path.suffix == ".json" else gigatoken.Tokenizer.from_sentencepiece
         self._backend: Any = load(str(tokenizer.path))
@@ -72,7 +72,11 @@ class GigatokenEncoder(Encoder):
     def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         if not texts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
-        layout = self._backend.encode_batch(list(texts), parallel=self._is_parallel).layout
+        if not self._is_parallel:
+            # Nearly as fast, and it spares the import of awkward arrays: a third of a second for every process.
+            rows = [self._backend.encode(text) for text in texts]
+            return np.concatenate(rows).astype(np.int32), np.fromiter(map(len, rows), np.int64, len(rows))
+        layout = self._backend.encode_batch(list(texts), parallel=True).layout
         offsets = np.asarray(layout.offsets)
         ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
         return ids.astype(np.int32), np.diff(offsets).astype(np.int64)

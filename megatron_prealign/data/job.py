@@ -20,6 +20,7 @@ import numpy as np
 from megatron_prealign.data.encoding import Backend
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.switch_table import SwitchTable
+from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_text_file
 
@@ -99,9 +100,9 @@ class Job:
         pieces = tuple(Piece(Path(path), *rest) for path, *rest, _ in description["pieces"])
         return cls(folder, JobSettings(**description["settings"], on_error=description["on_error"]), pieces)
 
-    def table(self) -> SwitchTable:
+    def table(self, encode: WordEncoder) -> SwitchTable:
         """Return the compiled lexicon; its arrays are mapped, so the workers of a machine share them."""
-        return SwitchTable.load(self.folder / "table")
+        return SwitchTable.load(self.folder / "table", encode)
 
     def shard_prefix(self, number: int) -> Path:
         """Return the path of a piece's shard without `.bin`."""

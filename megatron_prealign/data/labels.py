@@ -16,6 +16,18 @@ LabelMode = Literal["input-only", "vanilla", "no-predict"]
 """What a switched position predicts: the original word, the switched text, or nothing."""
 
 
+def original_word_positions(records: NDArray[Any], num_tokens: int, offset: int = 0) -> NDArray[np.int64]:
+    """Return the positions whose label, input-only, is the first subword of a switch's original word: int64 [n].
+
+    Args:
+        records: int [N, 4], relative to the whole sequence.
+        num_tokens: length of the slice that begins at the sequence's token `offset`.
+        offset: tokens.
+    """
+    starts = records[:, 0].astype(np.int64) - offset
+    return starts[(starts >= 0) & (starts < num_tokens)]
+
+
 def apply_switch_records(
     tokens: NDArray[Any], records: NDArray[Any], mode: LabelMode, offset: int = 0
 ) -> NDArray[np.int64]:

@@ -14,30 +14,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.ragged import Ragged, same_spans
+from megatron_prealign.data.target_forms import TargetForms, TargetWords
+from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.data.words import hash_words
-
-NUM_FORMS = 6
-"""Forms of a word: 2 * case + spaced, for case as written, Capitalised, CAPITALS, behind no space or behind one."""
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Rows of different lengths in one array."""
-
-    values: NDArray[Any]
-    """All rows back to back."""
-    offsets: NDArray[np.int64]
-    """Where each row begins and ends: [rows + 1]."""
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Length of each row."""
-        return np.diff(self.offsets)
-
-    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Return the values of some rows back to back, and the length of each."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        return self.values[spread(self.offsets[rows], lengths)], lengths
 
 
 @dataclass(frozen=True)
@@ -99,8 +79,8 @@ class SwitchTable:
     """Language of an entry to one of its translations in it."""
     pair_languages: NDArray[np.int32]
     """Language of each translation."""
-    targets: Ragged
-    """Token ids of each form of each translation: row = NUM_FORMS * translation + form."""
+    targets: TargetForms
+    """Token ids of each form of each translation."""
 
     def save(self, folder: Path) -> None:
         """Write a new folder with an array a file, which `load` can map."""
@@ -108,7 +88,8 @@ class SwitchTable:
         plain: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            parts = vars(value) if isinstance(value, Ragged | WeightedChoice) else {"": value}
+            value = value.words if isinstance(value, TargetForms) else value
+            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | TargetWords) else {"": value}
             for part, array in parts.items():
                 if isinstance(array, np.ndarray):
                     np.save(folder / f"{item.name}.{part}.npy", array, allow_pickle=False)
@@ -117,8 +98,13 @@ class SwitchTable:
         (folder / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Map the arrays of a folder that `save` wrote."""
+    def load(cls, folder: Path, encode: WordEncoder) -> Self:
+        """Map the arrays of a folder that `save` wrote.
+
+        Args:
+            folder: Where.
+            encode: Gives the ids of words under the tokenizer that the table was compiled for.
+        """
         values: dict[str, Any] = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
         values["languages"] = tuple(values["languages"])
         parts: dict[str, dict[str, Any]] = {}
@@ -129,11 +115,11 @@ class SwitchTable:
             "by_language": WeightedChoice,
             "by_translation": WeightedChoice,
             "key_tokens": Ragged,
-            "targets": Ragged,
+            "targets": TargetWords,
         }
         for name, arrays in parts.items():
             values[name] = kinds[name](**arrays) if name in kinds else arrays[""]
-        return cls(**values)
+        return cls(**values | {"targets": TargetForms(values["targets"], encode)})
 
     @cached_property
     def longest_key(self) -> int:
@@ -190,27 +176,3 @@ class SwitchTable:
         same: NDArray[np.bool_] = self.key_tokens.offsets[keys + 1] - key_starts == lengths
         same[same] = same_spans(self.key_tokens.values, key_starts[same], tokens, starts[same], lengths[same])
         return same
-
-
-def same_spans(
-    left: NDArray[Any],
-    left_starts: NDArray[np.int64],
-    right: NDArray[Any],
-    right_starts: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-) -> NDArray[np.bool_]:
-    """Tell of each pair of spans whether they hold the same: bool [N]."""
-    same = np.ones(len(lengths), dtype=bool)
-    position = 0
-    while len(active := np.flatnonzero(same & (lengths > position))):
-        same[active] = left[left_starts[active] + position] == right[right_starts[active] + position]
-        position += 1
-    return same
-
-
-def spread(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the integers of all ranges `start .. start + length - 1`, one range after the other."""
-    ends = np.cumsum(lengths)
-    total = int(ends[-1]) if len(ends) else 0
-    values: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
-    return values

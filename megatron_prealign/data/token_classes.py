@@ -59,15 +59,22 @@ def classify_vocabulary(token_bytes: Sequence[bytes], special_ids: Collection[in
     """
     boundary = _WHITE | _EITHER_SIDE
     special = frozenset(special_ids)
-    flags = [
-        boundary if index in special or not data else _classify_token(data) for index, data in enumerate(token_bytes)
-    ]
+    letters, spaced = map(_classify_token, (b"a", b" a"))
+
+    def classify(data: bytes) -> int:
+        # Most tokens are letters alone, and those are alike.
+        text = data.decode("utf-8", errors="replace")
+        if (text.isalpha() or (text[:1] == " " and text[1:].isalpha())) and not _has_tainting_string(text):
+            return letters if text[:1] != " " else spaced
+        return _classify_token(data)
+
+    flags = [boundary if index in special or not data else classify(data) for index, data in enumerate(token_bytes)]
     return np.array(flags, dtype=np.uint16)
 
 
 def is_letters(text: str) -> bool:
     """Tell whether a text is one word: letters and marks, nothing else."""
-    return bool(text) and all(_kind(character) == "l" for character in text)
+    return text.isalpha() or (bool(text) and all(_kind(character) == "l" for character in text))
 
 
 def _classify_token(data: bytes) -> int:
@@ -85,9 +92,13 @@ def _classify_token(data: bytes) -> int:
         flags |= Token.LETTERS
     elif characters[0] == " " and set(kinds[1:]) == {"l"} and len(text) == len(data):
         flags |= Token.SPACED
-    if _TAINTING & set(characters) or any(string in characters for string in _TAINTING_STRINGS):
+    if _TAINTING & set(characters) or _has_tainting_string(characters):
         flags |= Token.TAINTS
     return flags
+
+
+def _has_tainting_string(text: str) -> bool:
+    return any(string in text for string in _TAINTING_STRINGS)
 
 
 def _boundary_flags(kinds: str, characters: str) -> int:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.collector import paused_collector
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
 # What a word is encoded behind, so that it is split as inside running text. No pre-tokenizer joins these to a letter;
 # a digit is tried where the normaliser turns line breaks into spaces.
 _ANCHORS = ("\n", "0")
+# The library keeps the ids of the first 10,000 different words; a text of several languages has many more.
+_CACHED_WORDS = 1 << 18
 _SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -45,6 +48,8 @@ class Tokenizer(ABC):
 
     adds_bos: bool
     """Whether the tokenizer by itself begins a document with `bos_id`."""
+    encodes_any_text: bool
+    """Whether every text that is not empty has ids, none of them of an unknown token; False where that is not known."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -116,6 +121,8 @@ class HuggingFaceTokenizer(Tokenizer):
         # Stored truncation would cut documents silently; stored padding would add tokens.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if resize := getattr(self._tokenizer.model, "_resize_cache", None):  # Unigram and BPE have it
+            resize(_CACHED_WORDS)
         self._tokenizer.encode_special_tokens = True
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:
@@ -133,6 +140,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_id = self._named_id("bos_token", _BOS_TOKENS, vocabulary)
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
+        self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -226,6 +234,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.eod_id = _non_negative(processor.eos_id())
         self.bos_id = _non_negative(processor.bos_id())
         self.adds_bos = False  # the library does so only when it is asked to
+        self.encodes_any_text = False  # normalisers drop characters
         self.added_tokens = tuple(
             processor.id_to_piece(i) for i in everything if processor.is_control(i) or processor.is_unknown(i)
         )
@@ -249,6 +258,7 @@ class SentencePieceTokenizer(Tokenizer):
         return text
 
 
+@paused_collector()
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Load a tokenizer.
 
@@ -287,6 +297,17 @@ def _byte_level_bytes(token: str) -> bytes:
         return bytes(_BYTE_OF[character] for character in token)
     except KeyError:  # an entry that no text can produce, such as a placeholder
         return token.encode("utf-8")
+
+
+def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> bool:
+    """Tell whether a tokenizer.json drops nothing of a text and has a token for each byte."""
+    splits = json.dumps(definition.get("pre_tokenizer"))
+    return (
+        (definition.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
+        and '"ByteLevel"' in splits
+        and '"Removed"' not in splits
+        and _BYTE_OF.keys() <= vocabulary.keys()
+    )
 
 
 def _metaspace_bytes(token: str) -> bytes:

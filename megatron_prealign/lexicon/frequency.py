@@ -1,7 +1,6 @@
 """How frequent words are in running text (wordfreq), to rank the translations of a word."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon.languages import is_traditional_chinese, primary_language, uses_spaces
@@ -48,7 +47,7 @@ def _ranked(translations: tuple[Translation, ...], frequencies: dict[str, Freque
     # Six digits are more than the lists know, and short in the file; no weight may round to zero.
     shares = [(t, float(f"{weight / totals[t.language]:.6g}")) for t, weight in weighted]
     shares.sort(key=lambda item: (item[0].language, -item[1]))
-    return [replace(translation, weight=share) for translation, share in shares]
+    return [translation._replace(weight=share) for translation, share in shares]
 
 
 def _frequency(language: str) -> Frequency | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon.output import atomic_text_file
@@ -12,8 +13,7 @@ from megatron_prealign.lexicon.output import atomic_text_file
 TSV_COLUMNS = ("source", "translation", "language", "weight")
 
 
-@dataclass(frozen=True)
-class Translation:
+class Translation(NamedTuple):
     """One translation of a source word."""
 
     word: str
@@ -26,8 +26,7 @@ class Translation:
     """Relative chance to be drawn among the translations of its word; positive, any unit."""
 
 
-@dataclass(frozen=True)
-class LexiconEntry:
+class LexiconEntry(NamedTuple):
     """A source word with all its translations."""
 
     word: str

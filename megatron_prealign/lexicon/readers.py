@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.cedict import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_edict
+from megatron_prealign.lexicon.collector import paused_collector
 from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
 from megatron_prealign.lexicon.ding import parse_ding
 from megatron_prealign.lexicon.languages import normalize_language, primary_language
@@ -20,7 +21,15 @@ from megatron_prealign.lexicon.reading import (
     numbered_lines,
     read_bytes,
 )
-from megatron_prealign.lexicon.tables import Columns, header_columns, parse_jsonl, parse_muse, parse_row, split_row
+from megatron_prealign.lexicon.tables import (
+    Columns,
+    header_columns,
+    parse_jsonl,
+    parse_muse,
+    parse_row,
+    read_clean_columns,
+    split_row,
+)
 
 LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
 FORMATS: tuple[str, ...] = get_args(LexiconFormat)
@@ -39,6 +48,7 @@ _BOM = b"\xef\xbb\xbf"
 _SNIFFED = 1 << 16  # bytes; licences stand in comments before the first entry
 
 
+@paused_collector()
 def read_lexicon(
     paths: Sequence[str | Path],
     source_language: str,
@@ -119,6 +129,8 @@ def read_pairs(
             problems.add(f"{path}: a dictionary of {natives[0]} and en; name these two languages")
             return []
         languages, reverse = named
+    if chosen == "tsv" and not reverse and (clean := _read_clean_table(data, languages)):
+        return clean
     lines = list(numbered_lines(path, data, problems, _encoding(data) if chosen == "edict" else "utf-8"))
     parse = _PARSERS.get(chosen)
     if parse is None:
@@ -188,15 +200,28 @@ def _read(
 def _parse_lines(
     path: Path,
     lines: Iterable[tuple[int, str]],
-    parse: Callable[[str, Languages], Iterator[Pair]],
+    parse: Callable[[str, Languages], Iterable[Pair]],
     languages: Languages,
     problems: Problems,
 ) -> Iterator[Pair]:
     for number, line in lines:
         try:
-            yield from list(parse(line, languages))  # all pairs of a line or none
+            yield from tuple(parse(line, languages))  # all pairs of a line or none
         except LineError as error:
             problems.add(f"{path}:{number}: {error}")
+
+
+def _read_clean_table(data: bytes, languages: Languages) -> list[Pair] | None:
+    """Return the pairs of a table without a flaw; None for any other, whose lines want a closer look."""
+    try:
+        text = data.removeprefix(_BOM).decode()
+    except UnicodeDecodeError:
+        return None
+    first, _, rest = text.partition("\n")
+    columns = header_columns(first.split("\t"))
+    if columns and not set(columns) <= set(TSV_COLUMNS):
+        return None
+    return read_clean_columns(rest if columns else text, columns or TSV_COLUMNS, languages)
 
 
 def _read_table(
@@ -215,12 +240,14 @@ def _read_table(
         problems.add(f"{path}:1: unknown columns {sorted(unknown)}; the columns are {', '.join(TSV_COLUMNS)}")
         return []
     order = columns or TSV_COLUMNS
+    places = {name: place for place, name in enumerate(order)}
 
-    def parse(line: str, given: Languages) -> Iterator[Pair]:
-        for word, translation in parse_row(split_row(line, separator), order, given):
-            if reverse and translation.language != languages.source:
-                raise LineError(f"its translation is {translation.language}, to be turned round to {languages.source}")
-            yield word, translation
+    def parse(line: str, given: Languages) -> Sequence[Pair]:
+        pair = parse_row(split_row(line, separator), places, given)
+        language = pair[1].language
+        if reverse and language != languages.source:
+            raise LineError(f"its translation is {language}, to be turned round to {languages.source}")
+        return (pair,)
 
     rows = lines[1:] if columns else lines
     if not languages.targets and "language" in order and not reverse:

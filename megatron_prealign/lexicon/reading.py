@@ -51,7 +51,12 @@ class Languages:
 
 
 @lru_cache(maxsize=1024)
-def _tag(language: str) -> str:
+def language_tag(language: str) -> str:
+    """Return a language tag normalised.
+
+    Raises:
+        LineError: it is none.
+    """
     tag = normalize_language(language)
     if not is_language(tag):
         raise LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
@@ -94,7 +99,7 @@ def make_pair(source: str, translation: str, language: str, weight: float = 1.0)
     Raises:
         LineError: the language, the weight or a word can't be right.
     """
-    tag = _tag(language)
+    tag = language_tag(language)
     if not (math.isfinite(weight) and weight > 0):
         raise LineError(f"the weight is {weight}; weights are positive and finite")
     return _word(source, "source word"), Translation(_word(translation, "translation"), tag, weight)
@@ -102,7 +107,9 @@ def make_pair(source: str, translation: str, language: str, weight: float = 1.0)
 
 def _word(text: str, role: str) -> str:
     """Strip and normalise a word."""
-    word = unicodedata.normalize("NFC", text.strip(" \t"))
+    word = text.strip(" \t")
+    if not word.isascii():
+        word = unicodedata.normalize("NFC", word)
     if not word:
         raise LineError(f"the {role} is empty")
     if word.isprintable() and "\ufffd" not in word:  # quick; the characters below are not printable

@@ -2,9 +2,13 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping
+from itertools import chain
 
-from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
+from megatron_prealign.lexicon.lexicon import Translation
+from megatron_prealign.lexicon.reading import Languages, LineError, Pair, language_tag, make_pair
 
 Columns = tuple[str, ...]
 
@@ -30,23 +34,72 @@ def header_columns(fields: list[str]) -> Columns | None:
     return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
 
 
-def parse_row(fields: list[str], columns: Columns, languages: Languages) -> Iterator[Pair]:
-    """Yield the pair of `source, translation[, language[, weight]]`.
+def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages) -> Pair:
+    """Return the pair of `source, translation[, language[, weight]]`.
+
+    Args:
+        fields: of one row.
+        places: of the columns in a row, by their names.
+        languages: of the lexicon.
 
     Raises:
         LineError: too few or too many columns, or a field that can't be right.
     """
-    if not 2 <= len(fields) <= len(columns):
-        raise LineError(f"{len(fields)} columns, expected {' '.join(columns)} (at least the first two)")
-    row = dict(zip(columns, fields, strict=False))
-    if not {"source", "translation"} <= row.keys():
+    num_fields = len(fields)
+    if not 2 <= num_fields <= len(places):
+        raise LineError(f"{num_fields} columns, expected {' '.join(places)} (at least the first two)")
+    if max(places["source"], places["translation"]) >= num_fields:
         raise LineError("the row ends before its source and translation columns")
-    language = row.get("language", "").strip()
+    language, weight = _field(fields, places.get("language")), _field(fields, places.get("weight"))
     try:
-        weight = float(row["weight"]) if row.get("weight", "").strip() else 1.0
+        number = float(weight) if weight else 1.0
     except ValueError:
-        raise LineError(f"the weight {row['weight']!r} is not a number") from None
-    yield make_pair(row["source"], row["translation"], language or languages.single_target(), weight)
+        raise LineError(f"the weight {weight!r} is not a number") from None
+    source, translation = fields[places["source"]], fields[places["translation"]]
+    return make_pair(source, translation, language or languages.single_target(), number)
+
+
+def _field(fields: list[str], place: int | None) -> str:
+    return fields[place].strip() if place is not None and place < len(fields) else ""
+
+
+def read_clean_columns(text: str, columns: Columns, languages: Languages) -> list[Pair] | None:
+    """Return the pairs of tab-separated rows as `parse_row` does, column by column: three times as fast.
+
+    Args:
+        text: the rows, without a header.
+        columns: names of the columns, in their order.
+        languages: of the lexicon.
+
+    Returns:
+        None where a row has a flaw, or something to be normalised.
+    """
+    lines = text.removesuffix("\n").split("\n")
+    width = lines[0].count("\t") + 1
+    flat = "\t".join(lines).split("\t")
+    if any(line.count("\t") + 1 != width for line in lines) or width > len(columns) or not all(flat):
+        return None
+    given = {name: flat[place::width] for place, name in enumerate(columns[:width])}
+    try:
+        tags = {tag: language_tag(tag) for tag in set(given.get("language") or [languages.single_target()])}
+        weights = list(map(float, given.get("weight") or ["1"] * len(lines)))
+    except (ValueError, LineError):
+        return None
+    if not {"source", "translation"} <= given.keys():
+        return None
+    sources, translations = given["source"], given["translation"]
+    words = "\n".join(chain(sources, translations))
+    is_clean = (
+        words.replace("\n", "").isprintable()
+        and "\ufffd" not in words
+        and not any(edge in f"\n{words}\n" for edge in ("\n ", " \n"))
+        and unicodedata.is_normalized("NFC", words)
+        and all(0 < weight < math.inf for weight in weights)
+    )
+    if not is_clean:
+        return None
+    tagged = map(tags.__getitem__, given.get("language") or [*tags] * len(lines))
+    return list(zip(sources, map(Translation, translations, tagged, weights), strict=True))
 
 
 def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:

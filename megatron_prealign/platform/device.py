@@ -9,6 +9,7 @@ import torch
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu
+from megatron_prealign.platform.peak_flops import peak_flops
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Platform:
         if self.name == "cuda":
             return int(torch.cuda.max_memory_allocated(self.device))
         return int(psutil.Process().memory_info().rss)
+
+    def peak_flops(self) -> float | None:
+        """Return the dense 16-bit FLOP/s of the GPU at its peak; none on cpu, or where it is not known."""
+        return peak_flops(torch.cuda.get_device_name(self.device)) if self.name == "cuda" else None
 
     def activate(self) -> None:
         """Make this the device that megatron-core uses in this process."""

@@ -90,4 +90,4 @@ def validate(values: Values) -> dict[str, float]:
     """Return the validation loss of each language before training."""
     trainer = make_trainer(values)
     assert trainer.validator is not None, "training.eval_interval is 0"
-    return trainer.validator.run(trainer.chunks)
+    return trainer.validator.run(trainer.chunks)["loss"]

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from megatron_prealign.config import Config
 from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
@@ -24,14 +22,14 @@ class AlignInitStage:
         config: Config,
         words: WordPasses,
         batches: Iterator[list[Batch]],
-        device: torch.device,
+        language_modelling: LanguageModelling,
     ) -> None:
         """Take word passes from `words`, the microbatches of one step after the other from `batches`."""
         self._config = config.alignment
         self._training = config.training
         self._words = words
         self._batches = batches
-        self._language_modelling = LanguageModelling(device, config.alignment.lm_weight)
+        self._language_modelling = language_modelling
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw one step's words, then its sequences."""
@@ -41,7 +39,7 @@ class AlignInitStage:
         return passes
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return lm_loss, in nats a token, and the metrics of the word passes."""
+        """Return the losses of language modelling, and the metrics of the word passes."""
         if self._config.lm_weight == 0:
             return self._words.take_metrics()
-        return {"lm_loss": self._language_modelling.take_loss(), **self._words.take_metrics()}
+        return {**self._language_modelling.take_losses(), **self._words.take_metrics()}

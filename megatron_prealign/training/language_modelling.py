@@ -3,8 +3,9 @@
 Shapes: B sequences of a microbatch, S tokens a sequence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -12,12 +13,8 @@ from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 from megatron_prealign.data.sampler import Batch
+from megatron_prealign.training.loss_sums import describe_losses, grouped_sums, masked_sum
 from megatron_prealign.training.stage import Pass, sum_over_ranks
-
-
-def masked_sum(losses: Tensor, loss_mask: Tensor) -> Tensor:
-    """Sum the losses [B, S] of predicted positions, in fp32: scalar."""
-    return (losses.float() * loss_mask).sum()
 
 
 class LanguageModelling:
@@ -27,11 +24,13 @@ class LanguageModelling:
     and its gradients do not depend on how the batch is split.
     """
 
-    def __init__(self, device: torch.device, weight: float = 1.0) -> None:
-        """Weight the loss beside others of the same step."""
+    def __init__(self, device: torch.device, languages: Sequence[str], weight: float = 1.0) -> None:
+        """Report the loss of each language of the data, in its order; weight it beside others of the same step."""
         self._device = device
+        self._languages = languages
         self._weight = weight
-        self._totals = torch.zeros(2, device=device)
+        # Double: a float no longer counts every position from 16 million on.
+        self._sums = torch.zeros(len(languages), 2, 2, dtype=torch.float64, device=device)
 
     def make_pass(self, batches: list[Batch]) -> Pass:
         """Return the pass over one step's microbatches; collective over data-parallel ranks."""
@@ -52,15 +51,18 @@ class LanguageModelling:
     ) -> tuple[Tensor, "partial[tuple[Tensor, dict[str, Tensor]]]"]:
         batch = next(batches)
         output = chunk(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
-        return output, partial(self._loss, batch["loss_mask"], scale)
+        return output, partial(self._loss, batch, scale)
 
-    def _loss(self, loss_mask: Tensor, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        total = masked_sum(losses, loss_mask)
-        self._totals += torch.stack([total.detach(), loss_mask.sum()])
-        return total * scale, {}
+    def _loss(self, batch: Batch, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        mask, group = batch["loss_mask"], batch["loss_group"]
+        self._sums += grouped_sums(losses.detach(), mask, group, len(self._languages))
+        return masked_sum(losses, mask) * scale, {}
 
-    def take_loss(self) -> float:
-        """Return the mean loss per predicted position since the last call, in nats; collective."""
-        total, count = sum_over_ranks(self._totals).tolist()
-        self._totals.zero_()
-        return float(total / max(count, 1))
+    def take_losses(self) -> dict[str, Any]:
+        """Return the mean losses per predicted position since the last call, in nats; collective.
+
+        Named as `describe_losses` does.
+        """
+        sums = sum_over_ranks(self._sums)
+        self._sums.zero_()
+        return describe_losses(sums, self._languages)

@@ -6,8 +6,6 @@ gradients once, and updates. Everything else happens once in a while: a record, 
 
 import contextlib
 import math
-import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,11 @@ from megatron_prealign.platform import Platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import gather_parameters
-from megatron_prealign.training.stage import Pass, Stage
+from megatron_prealign.training.parameter_norm import parameter_norm
+from megatron_prealign.training.profiling import ProfileWindow
+from megatron_prealign.training.stage import Pass, Stage, max_over_ranks
 from megatron_prealign.training.state import TrainState, has_lost_patience
+from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.validation import Validator, run_schedule
 from megatron_prealign.training.word_validation import WordValidator, held_out_retrieval
 
@@ -43,30 +44,28 @@ class Trainer:
     validator: Validator | None
     word_validator: WordValidator | None
     metrics: MetricsWriter | None
+    throughput: Throughput
+    profile: ProfileWindow
     tokenizer_path: Path
     state: TrainState = field(default_factory=TrainState)
 
     def train(self) -> None:
         """Train from `state` to the last step, or until held-out retrieval stops rising; save at the end."""
         training, logging = self.config.training, self.config.logging
-        mark, mark_tokens, mark_step = time.monotonic(), self.state.tokens, self.state.step
+        self.throughput.start(self.state)
         while not self.is_done:
+            self.profile.before_step(self.state.step + 1)
             gradient_norm = self.train_step()
+            self.profile.after_step(self.state.step)
+            if self.metrics is not None:
+                self.metrics.advance(self.state.step)
             if self._is_due(logging.log_interval):
-                self.platform.synchronize()
-                elapsed = max(time.monotonic() - mark, 1e-9)
-                self._record(
-                    gradient_norm,
-                    tokens_per_second=(self.state.tokens - mark_tokens) / elapsed,
-                    step_seconds=elapsed / (self.state.step - mark_step),
-                )
-                mark, mark_tokens, mark_step = time.monotonic(), self.state.tokens, self.state.step
-            paused = time.monotonic()
-            if self._is_due(training.eval_interval):
-                self._validate()
-            if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
-                self.save()
-            mark += time.monotonic() - paused
+                self._record(gradient_norm)
+            with self.throughput.pause.running():
+                if self._is_due(training.eval_interval):
+                    self._validate()
+                if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
+                    self.save()
         if self.metrics is not None:
             self.metrics.close()
 
@@ -128,11 +127,17 @@ class Trainer:
         step = self.state.step
         return interval > 0 and (step % interval == 0 or step == self.config.training.train_steps)
 
-    def _record(self, gradient_norm: float, *, tokens_per_second: float, step_seconds: float) -> None:
+    def _record(self, gradient_norm: float) -> None:
+        self.platform.synchronize()
+        speed = self.throughput.take(self.state)
+        # The slowest rank holds up all others.
+        worst = {"data_wait_share": speed["data_wait_share"], "memory_bytes": float(self.platform.memory_bytes())}
         learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
         losses = self.stage.take_metrics()
+        gather_parameters(self.chunks)
+        whole_norm = parameter_norm(self.chunks)
+        worst = max_over_ranks(worst, self.platform.device)
         if self.config.training.check_invariants:
-            gather_parameters(self.chunks)
             check_replicas(self.chunks)
         if self.metrics is not None:
             self.metrics.write(
@@ -144,16 +149,16 @@ class Trainer:
                     **losses,
                     "learning_rate": learning_rate,
                     "gradient_norm": gradient_norm,
-                    "tokens_per_second": tokens_per_second,
-                    "step_seconds": step_seconds,
-                    "memory_bytes": self.platform.memory_bytes(),
+                    "parameter_norm": whole_norm,
+                    **speed,
+                    **worst,
                 },
             )
 
     def _validate(self) -> None:
         record: dict[str, Any] = {}
         if self.validator is not None:
-            record["loss"] = self.validator.run(self.chunks)
+            record |= self.validator.run(self.chunks)
         if self.word_validator is not None:
             record["retrieval"] = self.word_validator.run(self.chunks)
             held_out = held_out_retrieval(record["retrieval"])
@@ -167,5 +172,5 @@ class Trainer:
         gather_parameters(self.chunks)
         path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
         if self.metrics is not None:
-            print(f"{self.stage.name} {self.state.step:>6}  saved {path}", file=sys.stderr, flush=True)
+            self.metrics.say(f"{self.stage.name} {self.state.step:>6}  saved {path}")
         return path

@@ -58,8 +58,8 @@ def overlaps(config: Config, device: torch.device) -> tuple[bool, bool]:
 def gather_parameters(chunks: list[torch.nn.Module]) -> None:
     """Bring parameters up to date where they are otherwise gathered by the next forward pass; collective."""
     for chunk in chunks:
-        if chunk.ddp_config.overlap_param_gather:
-            chunk.start_param_sync(force_sync=True)
+        if chunk.ddp_config.overlap_param_gather:  # type: ignore[union-attr]
+            chunk.start_param_sync(force_sync=True)  # type: ignore[operator]
 
 
 def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:

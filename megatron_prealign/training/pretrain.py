@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.config.rampup import global_batch_size_at
 from megatron_prealign.data.sampler import Batch
@@ -27,13 +25,17 @@ class PretrainStage:
     name = "pretrain"
 
     def __init__(
-        self, config: Config, words: WordPasses | None, batches: Iterator[list[Batch]], device: torch.device
+        self,
+        config: Config,
+        words: WordPasses | None,
+        batches: Iterator[list[Batch]],
+        language_modelling: LanguageModelling,
     ) -> None:
         """Read the microbatches of one step after the other from `batches`; without `words` no alignment."""
         self._config = config
         self._words = words
         self._batches = batches
-        self._language_modelling = LanguageModelling(device)
+        self._language_modelling = language_modelling
 
     def next_passes(self, state: TrainState) -> list[Pass]:
         """Draw one step's words, if it is their turn, then its sequences."""
@@ -46,9 +48,9 @@ class PretrainStage:
         return passes
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return lm_loss, in nats a token, and the metrics of the word passes, if there were any."""
+        """Return the losses of language modelling, and the metrics of the word passes, if there were any."""
         words = {} if self._words is None else self._words.take_metrics()
-        return {"lm_loss": self._language_modelling.take_loss(), **words}
+        return {**self._language_modelling.take_losses(), **words}
 
 
 def take_lm_pass(

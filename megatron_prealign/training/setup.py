@@ -29,12 +29,16 @@ from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
+from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.stage import Stage
 from megatron_prealign.training.state import TrainState, has_lost_patience
+from megatron_prealign.training.throughput import Stopwatch, Throughput
+from megatron_prealign.training.trackers import missing_packages
 from megatron_prealign.training.validation import Validator
 from megatron_prealign.training.word_pass import WordPasses
 from megatron_prealign.training.word_setup import build_word_validator, plan_words
@@ -59,7 +63,7 @@ def plan_run(config: Config) -> Plan:
     Raises:
         ConfigError: Lists everything that does not fit.
     """
-    problems = [*_path_problems(config)]
+    problems = [*_path_problems(config), *missing_packages(config.logging)]
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, size_problems = _resolve_vocab_size(config, tokenizer)
     problems += size_problems
@@ -217,7 +221,8 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
-    stage = _build_stage(plan, chunks, taps, layout, platform.device, state)
+    throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
+    stage = _build_stage(plan, chunks, taps, layout, platform.device, state, throughput.waiting)
     validator = _build_validator(plan, layout, platform.device)
     word_validator = None
     if taps is not None and plan.pair_sets:
@@ -225,7 +230,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     if layout.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
-    writer = _open_records(config) if layout.rank == 0 else None
+    writer = _open_records(config, state.step) if layout.rank == 0 else None
     return Trainer(
         config=config,
         platform=platform,
@@ -236,16 +241,18 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         validator=validator,
         word_validator=word_validator,
         metrics=writer,
+        throughput=throughput,
+        profile=ProfileWindow(config, layout.rank),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
 
 
-def _open_records(config: Config) -> MetricsWriter:
+def _open_records(config: Config, step: int) -> MetricsWriter:
     training = config.training
     Path(training.run_path).mkdir(parents=True, exist_ok=True)
     folder.write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
-    return MetricsWriter(training.run_path, training.stage, training.train_steps, config.logging.tensorboard)
+    return MetricsWriter(config, step)
 
 
 def _cache_path(config: Config) -> Path:
@@ -259,6 +266,7 @@ def _build_stage(
     layout: Layout,
     device: torch.device,
     state: TrainState,
+    waiting: Stopwatch,
 ) -> Stage:
     config, training = plan.config, plan.config.training
     dataset = build_train_dataset(
@@ -279,10 +287,12 @@ def _build_stage(
     )
     words = None
     if plan.words is not None and taps is not None:
-        words = WordPasses(config, chunks, taps, plan.words, layout)
+        words = WordPasses(config, chunks, taps, plan.words, layout, waiting)
+    timed, languages = waiting.timed(batches), config.data.languages
     if training.stage == "pretrain" or words is None:
-        return PretrainStage(config, words, batches, device)
-    return AlignInitStage(config, words, batches, device)
+        return PretrainStage(config, words, timed, LanguageModelling(device, languages))
+    language_modelling = LanguageModelling(device, languages, config.alignment.lm_weight)
+    return AlignInitStage(config, words, timed, language_modelling)
 
 
 def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:
@@ -292,6 +302,7 @@ def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Valida
     datasets = build_valid_datasets(config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config))
     return Validator(
         datasets,
+        languages=config.data.languages,
         micro_batch_size=training.micro_batch_size,
         global_batch_size=training.global_batch_size,
         num_steps=training.eval_steps,

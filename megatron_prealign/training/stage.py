@@ -41,8 +41,15 @@ class Stage(Protocol):
         ...
 
 
+def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Return the greatest of each value on any rank; a collective."""
+    greatest = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
+    return dict(zip(values, greatest.tolist(), strict=True))
+
+
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum [n] over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
+    """Sum values over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
     total = values.clone()
     torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())

@@ -1,5 +1,7 @@
-"""Validation loss of each language."""
+"""Validation losses of each language."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,14 +34,19 @@ class Validator:
         self,
         datasets: dict[str, SampleDataset],
         *,
+        languages: Sequence[str],
         micro_batch_size: int,
         global_batch_size: int,
         num_steps: int,
         layout: Layout,
         device: torch.device,
     ) -> None:
-        """Take at most `num_steps` global batches of each language, from the start."""
+        """Take at most `num_steps` global batches of each language, from the start.
+
+        Samples number their language as in `languages`.
+        """
         self._datasets = datasets
+        self._languages = languages
         self._num_steps = num_steps
         self._device = device
         self._loader: dict[str, Any] = {
@@ -51,18 +58,25 @@ class Validator:
         }
 
     @torch.no_grad()
-    def run(self, chunks: list[torch.nn.Module]) -> dict[str, float]:
-        """Return the mean loss per predicted position of each language, in nats; collective."""
+    def run(self, chunks: list[torch.nn.Module]) -> dict[str, dict[str, float]]:
+        """Return the mean losses per predicted position by language, in nats; collective.
+
+        Returns:
+            loss, and where there are switched positions switched_loss and ordinary_loss.
+        """
         for chunk in chunks:
             chunk.eval()
-        losses = {}
+        found: dict[str, dict[str, float]] = defaultdict(dict)
         for language, dataset in self._datasets.items():
-            language_modelling = LanguageModelling(self._device)
+            language_modelling = LanguageModelling(self._device, self._languages)
             loader = StepLoader(dataset, **self._loader)
             for _, batches in zip(range(self._num_steps), loader, strict=False):
                 run_schedule(chunks, language_modelling.make_pass(batches), forward_only=True)
             loader.close()
-            losses[language] = language_modelling.take_loss()
+            losses = language_modelling.take_losses()
+            for key, name in (("loss", "lm_loss"), ("switched_loss",) * 2, ("ordinary_loss",) * 2):
+                if name in losses:
+                    found[key][language] = losses[name]
         for chunk in chunks:
             chunk.train()
-        return losses
+        return dict(found)

@@ -19,18 +19,26 @@ from megatron_prealign.model import hidden_states_only, segment_mask
 from megatron_prealign.platform import Layout
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.throughput import Stopwatch
 
 
 class WordPasses:
     """Makes passes over the lexicon's words, and averages their losses."""
 
     def __init__(
-        self, config: Config, chunks: list[torch.nn.Module], taps: Taps, words: WordBatches, layout: Layout
+        self,
+        config: Config,
+        chunks: list[torch.nn.Module],
+        taps: Taps,
+        words: WordBatches,
+        layout: Layout,
+        waiting: Stopwatch,
     ) -> None:
-        """Read the word microbatches of this data-parallel rank from `words`."""
+        """Read the word microbatches of this data-parallel rank from `words`, timed by `waiting`."""
         alignment = config.alignment
         self._words = words
         self._layout = layout
+        self._waiting = waiting
         self._device = taps.device
         self._count = alignment.num_word_microbatches
         weights = tap_weights(alignment.taps, taps.num_layers, tied=taps.tied)
@@ -41,9 +49,10 @@ class WordPasses:
     def make_pass(self, state: TrainState, weight: float) -> Pass:
         """Return one step's pass, its loss times `weight`, and advance `state` past its words."""
         layout = self._layout
-        batches = self._words.batches(
-            state.word_microbatches, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
-        )
+        with self._waiting.running():
+            batches = self._words.batches(
+                state.word_microbatches, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
+            )
         state.word_microbatches += self._count
         state.word_tokens += sum(batch.num_tokens for batch in batches)
         self._loss.count_microbatches(self._count)

@@ -18,14 +18,13 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
-from megatron_prealign.data import bake as bake_module
 from megatron_prealign.data import documents as documents_module
 from megatron_prealign.data import inputs as inputs_module
 from megatron_prealign.data.bake import bake
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.codeswitch import codeswitch
 from megatron_prealign.data.compile_lexicon import compile_lexicon
-from megatron_prealign.data.executors import bake_locally
+from megatron_prealign.data.executors import LocalWorkers
 from megatron_prealign.data.job import Job
 from megatron_prealign.data.labels import apply_switch_records
 from megatron_prealign.data.manifest import Manifest, check_manifest, read_manifest
@@ -290,16 +289,18 @@ def test_an_interrupted_overwrite_leaves_no_manifest_of_mixed_files(
 
 
 def test_a_dead_worker_ends_the_bake(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill_a_worker(job: Job, num_workers: int, on_finished: Callable[[int], None]) -> None:
+    bake_all = LocalWorkers.bake
+
+    def kill_a_worker(workers: LocalWorkers, job: Job, on_finished: Callable[[int], None]) -> None:
         def then_kill(number: int) -> None:
             worker = multiprocessing.active_children()[0]
             assert worker.pid is not None
             os.kill(worker.pid, signal.SIGKILL)
 
-        bake_locally(job, num_workers, then_kill)
+        bake_all(workers, job, then_kill)
 
     monkeypatch.setattr(inputs_module, "_MIN_PIECE_BYTES", 5_000)
-    monkeypatch.setattr(bake_module, "bake_locally", kill_a_worker)
+    monkeypatch.setattr(LocalWorkers, "bake", kill_a_worker)
     with pytest.raises(DataError, match="a worker process died"):
         run(options, num_workers=2)
     assert contents(options["output_prefix"].parent) == {}

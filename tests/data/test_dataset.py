@@ -54,6 +54,11 @@ def reference_labels(tokens: np.ndarray, records: np.ndarray, mode: str) -> list
     return labels
 
 
+def reference_originals(tokens: np.ndarray, records: np.ndarray, mode: str) -> np.ndarray:
+    """Where the label is a switch's original word."""
+    return np.isin(np.arange(len(tokens)), records[:, 0]) & (mode == "input-only")
+
+
 @pytest.fixture(scope="module")
 def documents() -> list[tuple[np.ndarray, np.ndarray]]:
     documents = random_documents(np.random.default_rng(0), 60, VOCAB_SIZE, longest=50)
@@ -72,10 +77,12 @@ def test_samples_equal_slices_of_the_packed_stream(
     prefix: str, documents: list[tuple[np.ndarray, np.ndarray]], mode: str, eod_mask_loss: bool
 ) -> None:
     num_tokens = sum(len(tokens) for tokens, _ in documents)
-    dataset = open_dataset(prefix, 2 * num_tokens // LENGTH + 1, label_mode=mode, eod_mask_loss=eod_mask_loss)
+    options = {"label_mode": mode, "eod_mask_loss": eod_mask_loss, "language_numbers": {"other": 1, prefix: 2}}
+    dataset = open_dataset(prefix, 2 * num_tokens // LENGTH + 1, **options)
     order = dataset.document_index.tolist()
     stream = np.concatenate([documents[index][0] for index in order])
     labels = np.concatenate([reference_labels(*documents[index], mode) for index in order]).astype(int)
+    originals = np.concatenate([reference_originals(*documents[index], mode) for index in order])
     assert len(dataset) == (len(stream) - 1) // LENGTH
     assert len(order) == 3 * len(documents), "two epochs hold one sample less"
     num_ignored = 0
@@ -87,6 +94,7 @@ def test_samples_equal_slices_of_the_packed_stream(
         assert sample["tokens"].tolist() == inputs.tolist()
         assert sample["labels"].tolist() == np.where(targets == -100, 0, targets).tolist()
         assert sample["loss_mask"].tolist() == counted.tolist()
+        assert sample["loss_group"].tolist() == (2 * 2 + originals[begin + 1 : begin + 1 + LENGTH]).tolist()
         num_ignored += int((targets == -100).sum())
     assert (num_ignored > 0) == (mode != "vanilla")
     assert {key: value.dtype for key, value in sample.items()} == {
@@ -94,6 +102,7 @@ def test_samples_equal_slices_of_the_packed_stream(
         "labels": torch.int64,
         "loss_mask": torch.float32,
         "position_ids": torch.int64,
+        "loss_group": torch.int16,
     }
     assert sample["position_ids"].tolist() == list(range(LENGTH))
 

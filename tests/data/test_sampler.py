@@ -24,7 +24,8 @@ class Numbers:
         if not 0 <= idx < self.length:
             raise IndexError(idx)
         tokens = torch.full((3,), idx)
-        return {"tokens": tokens, "labels": tokens, "loss_mask": torch.ones(3), "position_ids": torch.arange(3)}
+        fixed = {"loss_mask": torch.ones(3), "position_ids": torch.arange(3), "loss_group": torch.zeros(3)}
+        return {"tokens": tokens, "labels": tokens, **fixed}
 
 
 class Damaged(Numbers):

@@ -9,8 +9,10 @@ import pytest
 from megatron_prealign.data import compile_lexicon as compile_module
 from megatron_prealign.data import switch_table
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
-from megatron_prealign.data.switch_table import NUM_FORMS, SwitchTable, WeightedChoice, spread
+from megatron_prealign.data.ragged import spread
+from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice
 from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.data.word_forms import NUM_FORMS, WordEncoder
 from megatron_prealign.lexicon import Lexicon, Translation
 
 PAIRS = [("bank", "Ufer", "de"), ("bank", "银行", "zh"), ("statement", "Aussage", "de"), ("polish", "polieren", "de")]
@@ -182,15 +184,28 @@ def test_turkish_has_capitals_of_its_own(bpe: Tokenizer) -> None:
     assert look_up_key(table, bpe.encode_word("Isim", True)) == -1
 
 
-def test_a_saved_table_is_the_same(tmp_path: Path, table: SwitchTable) -> None:
+def test_forms_are_the_same_in_whatever_order_they_are_drawn(tokenizer: Tokenizer) -> None:
+    words = ["Ufer", "银行", "ist", "polnisch", "École"]
+    pairs = [("bank", word, "zh" if word == "银行" else "tr" if word == "ist" else "de") for word in words]
+    one, other = (compile_lexicon(make_lexicon(pairs), tokenizer).targets for _ in range(2))
+    forms = np.random.default_rng(5).integers(0, NUM_FORMS * len(words), 400)
+    at_once, lengths = one.take(forms)
+    by_one = [other.take(forms[i : i + 1])[0].tolist() for i in range(len(forms))]
+    assert at_once.tolist() == [index for ids in by_one for index in ids] and (lengths > 0).all()
+    assert lengths.tolist() == list(map(len, by_one))
+
+
+def test_a_saved_table_is_the_same(tmp_path: Path, tokenizer: Tokenizer, table: SwitchTable) -> None:
     table.save(tmp_path / "table")
-    loaded = SwitchTable.load(tmp_path / "table")
+    loaded = SwitchTable.load(tmp_path / "table", WordEncoder(tokenizer))
     for name in ("languages", "num_entries", "skipped"):
         assert getattr(loaded, name) == getattr(table, name)
     for name in ("vocabulary", "key_hashes", "key_entries", "key_groups", "key_forms", "single_keys", "buckets"):
         assert np.array_equal(getattr(loaded, name), getattr(table, name))
-    for name in ("key_tokens", "targets"):
-        assert np.array_equal(getattr(loaded, name).values, getattr(table, name).values)
-        assert np.array_equal(getattr(loaded, name).offsets, getattr(table, name).offsets)
+    assert np.array_equal(loaded.key_tokens.values, table.key_tokens.values)
+    assert np.array_equal(loaded.key_tokens.offsets, table.key_tokens.offsets)
+    everything = np.arange(NUM_FORMS * len(table.targets.words))
+    for one, other in zip(loaded.targets.take(everything), table.targets.take(everything), strict=True):
+        assert np.array_equal(one, other)
     for name in ("by_language", "by_translation"):
         assert np.array_equal(getattr(loaded, name).cumulative, getattr(table, name).cumulative)

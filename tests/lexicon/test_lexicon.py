@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def test_fingerprint_covers_everything(lexicon: Lexicon) -> None:
         Lexicon.from_pairs("en", PAIRS[:-1]),
         *(
             Lexicon.from_pairs("en", [(word, changed), *PAIRS[1:]])
-            for changed in (replace(first, word="B"), replace(first, language="nl"), replace(first, weight=2.5))
+            for changed in (first._replace(word="B"), first._replace(language="nl"), first._replace(weight=2.5))
         ),
     ]
     fingerprints = {other.fingerprint for other in [lexicon, *others]}

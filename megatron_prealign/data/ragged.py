@@ -1,0 +1,56 @@
+"""Rows of different lengths in flat arrays."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths in one array."""
+
+    values: NDArray[Any]
+    """All rows back to back."""
+    offsets: NDArray[np.int64]
+    """Where each row begins and ends: [rows + 1]."""
+
+    @classmethod
+    def of(cls, values: NDArray[Any], lengths: NDArray[np.int64]) -> Self:
+        """Take all rows back to back and the length of each."""
+        return cls(values, np.concatenate(([0], np.cumsum(lengths))))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of each row."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return the values of some rows back to back, and the length of each."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return self.values[spread(self.offsets[rows], lengths)], lengths
+
+
+def same_spans(
+    left: NDArray[Any],
+    left_starts: NDArray[np.int64],
+    right: NDArray[Any],
+    right_starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Tell of each pair of spans whether they hold the same: bool [N]."""
+    same = np.ones(len(lengths), dtype=bool)
+    position = 0
+    while len(active := np.flatnonzero(same & (lengths > position))):
+        same[active] = left[left_starts[active] + position] == right[right_starts[active] + position]
+        position += 1
+    return same
+
+
+def spread(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the integers of all ranges `start .. start + length - 1`, one range after the other."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    values: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return values

@@ -1,0 +1,49 @@
+"""A window of steps under a profiler, on chosen ranks."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_prealign.config import Config
+
+
+class ProfileWindow:
+    """Traces the steps from the first to the last of `logging.profile_steps`; else costs a comparison a step."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        """Trace on this rank if it is chosen."""
+        logging = config.logging
+        chosen = bool(logging.profile_steps) and rank in logging.profile_ranks
+        self._first, self._last = logging.profile_steps if chosen else (-1, -1)
+        self._nvtx = logging.profile_nvtx
+        self._folder = Path(config.training.run_path) / "profile"
+        self._rank = rank
+        self._stack: ExitStack | None = None
+
+    def before_step(self, step: int) -> None:
+        """Begin where `step` is the first of the window; a run continued inside it traces the rest."""
+        if self._stack is None and self._first <= step <= self._last:
+            self._first = step
+            self._stack = ExitStack()
+            if self._nvtx:
+                # nsys profile --capture-range=cudaProfilerApi waits for this.
+                self._stack.enter_context(torch.cuda.profiler.profile())
+                self._stack.enter_context(torch.autograd.profiler.emit_nvtx())  # type: ignore[no-untyped-call]
+            else:
+                self._stack.enter_context(torch.profiler.profile(on_trace_ready=self._write))
+
+    def after_step(self, step: int) -> None:
+        """End where `step` is the last of the window."""
+        if self._stack is not None and step >= self._last:
+            self._stack.close()
+            self._stack = None
+            self._first = self._last = -1
+
+    def _write(self, profiler: Any) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"steps_{self._first}-{self._last}_rank_{self._rank}.json.gz"
+        temporary = self._folder / f"tmp.{name}"
+        profiler.export_chrome_trace(str(temporary))
+        temporary.replace(self._folder / name)

@@ -1,0 +1,95 @@
+"""How fast a run goes: tokens and floating-point operations over time, and time that was not spent training."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from megatron_prealign.config import Config
+from megatron_prealign.config.flops import count_flops_per_token, count_word_flops_per_token
+from megatron_prealign.training.state import TrainState
+
+Item = TypeVar("Item")
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside it, used as a context."""
+
+    def __init__(self) -> None:
+        """Start at 0 seconds."""
+        self.seconds = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time inside the context."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - start
+
+    def take(self) -> float:
+        """Return the seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+    def timed(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items, and count the time that each is waited for."""
+        while True:
+            with self.running():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
+
+@dataclass
+class Throughput:
+    """Measures from one record to the next.
+
+    Attributes:
+        config: sizes of the model and of sequences, the vocabulary resolved.
+        world_size: ranks.
+        peak_flops: dense 16-bit FLOP/s of one GPU; none where it is not known.
+        waiting: runs while this rank waits for data.
+        pause: runs while the run does something else than train.
+    """
+
+    config: Config
+    world_size: int
+    peak_flops: float | None
+    waiting: Stopwatch = field(default_factory=Stopwatch)
+    pause: Stopwatch = field(default_factory=Stopwatch)
+    _start: float = 0.0
+    _counted: tuple[int, int, int] = (0, 0, 0)
+
+    def start(self, state: TrainState) -> None:
+        """Begin to measure from here."""
+        self.waiting.take()
+        self.pause.take()
+        self._start = time.monotonic()
+        self._counted = (state.step, state.lm_tokens, state.word_tokens)
+
+    def take(self, state: TrainState) -> dict[str, float]:
+        """Return the fields of a record on the time since the last call or `start`, and begin anew."""
+        paused, waited = self.pause.seconds, self.waiting.seconds
+        seconds = max(time.monotonic() - self._start - paused, 1e-9)
+        counts = (state.step, state.lm_tokens, state.word_tokens)
+        steps, lm_tokens, word_tokens = (now - before for now, before in zip(counts, self._counted, strict=True))
+        model, seq_length = self.config.model, self.config.data.seq_length
+        flops = lm_tokens * count_flops_per_token(model, seq_length)
+        flops += word_tokens * count_word_flops_per_token(model)
+        flops_per_second = flops / seconds / self.world_size
+        record = {
+            "tokens_per_second": (lm_tokens + word_tokens) / seconds,
+            "step_seconds": seconds / max(steps, 1),
+            "pause_seconds": paused,
+            "data_wait_share": waited / seconds,
+            "teraflops_per_rank": flops_per_second / 1e12,
+        }
+        if self.peak_flops is not None:
+            record["mfu"] = flops_per_second / self.peak_flops
+        self.start(state)
+        return record
