@@ -14,6 +14,7 @@ from megatron_prealign.model.parameters import named_global_parameters, unshard
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.loop import Trainer
+from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.setup import build_trainer, plan_run
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -67,6 +68,7 @@ def run_steps(values: Values, num_steps: int) -> dict[str, Any]:
             gradients = full_gradients(trainer.chunks)
         norm = trainer.update()
         steps.append({**trainer.stage.take_metrics(), "gradient_norm": norm})
+    gather_parameters(trainer.chunks)
     check_replicas(trainer.chunks)
     return {"steps": steps, "gradients": gradients, "consumed_samples": trainer.state.consumed_samples}
 

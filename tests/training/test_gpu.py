@@ -23,7 +23,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pp2-interleaved": (2, {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}),
     "tp2-pp2-dp2": (8, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
 }
-needs_transformer_engine = pytest.mark.skipif(not has_transformer_engine(), reason="needs Transformer Engine")
+needs_engine = pytest.mark.skipif(not has_transformer_engine(), reason="needs Transformer Engine")
 
 
 def _run(
@@ -65,9 +65,7 @@ def test_nccl_equals_the_cpu(layout: str, on_cpu: Any, make_values: MakeValues, 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize(
-    "implementation", ["local", pytest.param("transformer_engine", marks=needs_transformer_engine)]
-)
+@pytest.mark.parametrize("implementation", ["local", pytest.param("transformer_engine", marks=needs_engine)])
 def test_half_precision_stays_near(
     implementation: str, precision: str, on_cpu: Any, make_values: MakeValues, tmp_path: Path
 ) -> None:
@@ -75,7 +73,7 @@ def test_half_precision_stays_near(
     _assert_near(on_cpu, result, 2e-2)
 
 
-@needs_transformer_engine
+@needs_engine
 def test_fp8_stays_near(on_cpu: Any, make_values: MakeValues, tmp_path: Path) -> None:
     if torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("needs a GPU with fp8: Ada, Hopper or newer")
