@@ -68,14 +68,20 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
 
 
 def _run(
-    make_values: MakeValues, folder: Path, world_size: int, parallel: Any, training: Any, cases: Collection[str]
+    make_values: MakeValues,
+    folder: Path,
+    world_size: int,
+    parallel: Any,
+    training: Any,
+    cases: Collection[str],
+    num_steps: int = 2,
 ) -> dict[str, dict[str, Any]]:
     configurations = []
     for name in cases:
         stage, model, alignment = ALL_CASES[name]
         overrides = {"model": model, "alignment": alignment, "parallel": parallel, "training": training}
         configurations.append(make_values(stage, folder / name, **overrides))
-    results = run_distributed(run_all_steps, world_size, configurations, 2)
+    results = run_distributed(run_all_steps, world_size, configurations, num_steps)
     return dict(zip(cases, results[0], strict=True))
 
 
@@ -133,9 +139,11 @@ def test_half_precision_stays_near_fp32(
     layout: str, precision: str, single: dict[str, dict[str, Any]], make_values: MakeValues, tmp_path: Path
 ) -> None:
     world_size, parallel, _ = LAYOUTS[layout]
-    for case, result in _run(make_values, tmp_path, world_size, parallel, {"precision": precision}, CASES).items():
+    cases = CASES if precision == "bf16" else ["pretrain-untied", "align-init-tied"]  # CPUs compute fp16 slowly
+    results = _run(make_values, tmp_path, world_size, parallel, {"precision": precision}, cases, num_steps=1)
+    for case, result in results.items():
         # Words and sums are taken in fp32, so that what differs is the rounding of hidden states: 2^-9 each in bf16.
         wanted, got = single[case]["steps"][0], result["steps"][0]
-        for name in ("lm_loss", "alignment_loss"):
+        for name, tolerance in (("lm_loss", 5e-3), ("alignment_loss", 5e-3), ("gradient_norm", 2e-2)):
             if name in wanted:
-                assert got[name] == pytest.approx(wanted[name], rel=5e-3), (case, name)
+                assert got[name] == pytest.approx(wanted[name], rel=tolerance), (case, name)

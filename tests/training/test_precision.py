@@ -9,7 +9,9 @@ from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
 from tests.workspace import MakeValues
 
-FP16 = {"precision": "fp16"}
+# CPUs compute it slowly.
+SMALL = {"model": {"num_layers": 2}, "data": {"seq_length": 16}}
+FP16 = {"precision": "fp16", "global_batch_size": 1}
 
 
 def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
@@ -29,8 +31,9 @@ def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeVa
     # 2^24 times the loss passes 65,504 in a few of the gradients, some powers of two less in none.
     optimizer = {"initial_loss_scale": 2.0**24}
     for stage in ("pretrain", "align_init"):
-        values = make_values(stage, tmp_path / stage, optimizer=optimizer, training={**FP16, "train_steps": 30})
-        steps = run_distributed(_overflow, 1, values, 16)[0]
+        training = {**FP16, "train_steps": 20}
+        values = make_values(stage, tmp_path / stage, optimizer=optimizer, training=training, **SMALL)
+        steps = run_distributed(_overflow, 1, values, 12)[0]
         overflown = [norm == float("inf") for norm, _, _ in steps]
         assert overflown[0], steps
         assert not overflown[-1], steps
@@ -56,6 +59,7 @@ def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -
                 optimizer=optimizer,
                 training={**FP16, "train_steps": end},
                 schedule={"lr_decay_steps": 6},
+                **SMALL,
             )
             records[name] += run_distributed(train_and_save_all, 1, [values])[0][0]
     assert records["parts"] == records["whole"]
