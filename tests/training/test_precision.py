@@ -28,19 +28,20 @@ def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
 
 
 def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeValues, tmp_path: Path) -> None:
-    # 2^24 times the loss passes 65,504 in a few of the gradients, some powers of two less in none.
-    optimizer = {"initial_loss_scale": 2.0**24}
+    # 2^21 times the mean over 16 positions passes 65,504 at the logits of the labels; small word vectors have gradients
+    # that need a scale some powers of two lower still.
+    optimizer = {"initial_loss_scale": 2.0**21}
     for stage in ("pretrain", "align_init"):
         training = {**FP16, "train_steps": 20}
         values = make_values(stage, tmp_path / stage, optimizer=optimizer, training=training, **SMALL)
-        steps = run_distributed(_overflow, 1, values, 12)[0]
+        steps = run_distributed(_overflow, 1, values, 16)[0]
         overflown = [norm == float("inf") for norm, _, _ in steps]
         assert overflown[0], steps
         assert not overflown[-1], steps
         assert [moved for _, _, moved in steps] == [not is_over for is_over in overflown]
         # megatron-core bears one overflow, then halves at each.
         num_overflown = sum(overflown)
-        assert steps[-1][1] == 2.0 ** (24 - num_overflown + 1)
+        assert steps[-1][1] == 2.0 ** (21 - num_overflown + 1)
 
 
 def _scale(values: Any) -> float:
@@ -50,7 +51,7 @@ def _scale(values: Any) -> float:
 def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -> None:
     optimizer = {"initial_loss_scale": 64.0, "loss_scale_window": 2}
     records = {}
-    for name, ends in (("whole", [6]), ("parts", [3, 6])):
+    for name, ends in (("whole", [4]), ("parts", [3, 4])):
         records[name] = []
         for end in ends:
             values = make_values(
@@ -58,9 +59,9 @@ def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -
                 tmp_path / name,
                 optimizer=optimizer,
                 training={**FP16, "train_steps": end},
-                schedule={"lr_decay_steps": 6},
+                schedule={"lr_decay_steps": 4},
                 **SMALL,
             )
             records[name] += run_distributed(train_and_save_all, 1, [values])[0][0]
     assert records["parts"] == records["whole"]
-    assert run_distributed(_scale, 1, values)[0] == 64.0 * 2**3
+    assert run_distributed(_scale, 1, values)[0] == 64.0 * 2**2
