@@ -15,7 +15,7 @@ FP16 = {"precision": "fp16", "global_batch_size": 1}
 
 
 def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
-    """Return of each step the norm, the scale after it, and whether a weight moved."""
+    """Return of each step up to the first good one the norm, the scale after it, and whether a weight moved."""
     trainer = make_trainer(values)
     trainer.schedule.step(1)
     steps = []
@@ -24,6 +24,8 @@ def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
         norm = trainer.train_step()
         moved = [not torch.equal(a, b) for a, b in zip(before, trainer.chunks[0].parameters(), strict=True)]
         steps.append((norm, float(trainer.optimizer.get_loss_scale()), any(moved)))
+        if norm < float("inf"):
+            break
     return steps
 
 
