@@ -235,8 +235,9 @@ def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
     """
     checkpoint = resolve_checkpoint(path)
     saved = load_resolved(checkpoint / folder.CONFIG)
-    training = dataclasses.replace(saved.training, precision="fp32", recompute="none", device="cpu")
-    config = dataclasses.replace(saved, parallel=ParallelConfig(), training=training)
+    training = dataclasses.replace(saved.training, precision="fp32", fp8="none", recompute="none", device="cpu")
+    local = dataclasses.replace(saved.model, transformer_impl="local")
+    config = dataclasses.replace(saved, model=local, parallel=ParallelConfig(), training=training)
     platform = select_platform("cpu")
     initialize_distributed(platform)
     initialize_model_parallel(config.parallel, config.training.seed)

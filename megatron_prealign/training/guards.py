@@ -33,6 +33,7 @@ class Guard:
         self._run_path = Path(config.training.run_path)
         self._device = device
         self._say = say
+        self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(
         self, chunks: list[torch.nn.Module], losses: StepLosses, before: TrainState, state: TrainState
@@ -50,7 +51,8 @@ class Guard:
         """
         total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
         loss = total / max(count, 1)
-        if num_bad or not (torch.tensor([total, other]).isfinite().all()):
+        # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale.
+        if (num_bad and not self._is_loss_scaled) or not (torch.tensor([total, other]).isfinite().all()):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
         if count and self._is_spike(loss, state):
             return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)

@@ -18,7 +18,7 @@ def rewind(
     checkpoint = agree_on_checkpoint(config.training.run_path, config.checkpoint.verify)
     if checkpoint is None:
         return None
-    load_training_state(checkpoint, config, chunks, optimizer)
+    load_training_state(checkpoint, chunks, optimizer)
     state.rewinds += 1
     # The rates came back with the optimizer, too.
     schedule = build_schedule(optimizer, config)
