@@ -44,6 +44,7 @@ def read_environment() -> tuple[int, int]:
 def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
     """Check everything the configuration names, then train; with `dry_run` only print the arithmetic."""
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.
+    from megatron_prealign.checkpoint.run_lock import run_lock
     from megatron_prealign.platform import (
         initialize_distributed,
         initialize_model_parallel,
@@ -60,8 +61,9 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         return 0
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform)
-    layout = initialize_model_parallel(config.parallel, config.training.seed)
-    build_trainer(plan, platform, layout).train()
+    with run_lock(config.training.run_path):
+        layout = initialize_model_parallel(config.parallel, config.training.seed)
+        build_trainer(plan, platform, layout).train()
     shut_down_distributed()
     return 0
 

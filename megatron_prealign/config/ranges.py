@@ -67,6 +67,7 @@ RANGES: dict[str, Range] = {
     "training.eval_steps": _AT_LEAST_1,
     "checkpoint.save_interval": _AT_LEAST_1,
     "checkpoint.keep_last": (lambda value: value >= 2, "at least 2 (a save that is cut off must leave one)"),
+    "checkpoint.keep_every": _NOT_NEGATIVE,
     "logging.log_interval": _AT_LEAST_1,
 }
 """By "section.field": whether a value holds, and the words for it; none is never checked."""

@@ -64,6 +64,7 @@ class Trainer:
                     self._validate()
                 if self._is_due(self.config.checkpoint.save_interval) or self.is_done:
                     self.save()
+        self.profile.close()
         if self.metrics is not None:
             self.metrics.close()
 
