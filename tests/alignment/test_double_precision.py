@@ -38,7 +38,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.training.state import TrainState
     from megatron_prealign.training.validation import run_schedule
     from megatron_prealign.training.throughput import Stopwatch
-from megatron_prealign.training.word_pass import WordPasses
+    from megatron_prealign.training.word_pass import WordPasses
 
     trainer = make_trainer(values)
     trainer.save()
