@@ -36,8 +36,8 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.setup import plan_run
     from megatron_prealign.training.state import TrainState
-    from megatron_prealign.training.validation import run_schedule
     from megatron_prealign.training.throughput import Stopwatch
+    from megatron_prealign.training.validation import run_schedule
     from megatron_prealign.training.word_pass import WordPasses
 
     trainer = make_trainer(values)
