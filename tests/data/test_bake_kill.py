@@ -130,7 +130,7 @@ def check_ended(process: subprocess.Popen[bytes], folder: Path) -> str:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_a_killed_worker_and_an_interrupt_end_the_bake_with_a_message(folder: Path) -> None:
-    (folder / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes() * 8)
+    (folder / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes() * 24)  # the bake must last longer than a look
     process = wait_for_a_piece(folder)
     worker = next(
         pid for pid in processes_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()

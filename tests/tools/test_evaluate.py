@@ -79,7 +79,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
     assert shown.err.startswith("error: ")
     for problem in (
         "--text en: write it as LANGUAGE=PATH",
-        "missing.jsonl: can't be read",
+        "missing.jsonl: no such input file",
         "blank.jsonl: all its documents are empty",
         "de.jsonl:1: no text under the key 'text'",
         "bad.tsv:2: ",
