@@ -24,3 +24,6 @@ class ParallelConfig:
 
     use_distributed_optimizer: bool = False
     """Shard optimizer states over data-parallel ranks (ZeRO-1)."""
+
+    distributed_timeout_minutes: float = 30.0
+    """Minutes that a rank waits for another before it ends with an error; building an index must not take longer."""

@@ -36,6 +36,7 @@ RANGES: dict[str, Range] = {
         "1 (the words of align-init are too short to split, and attention runs over whole sequences; for long ones "
         "use --parallel.sequence_parallel or --training.recompute full)",
     ),
+    "parallel.distributed_timeout_minutes": _POSITIVE,
     "optimizer.lr": _POSITIVE,
     "optimizer.min_lr": _NOT_NEGATIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,

@@ -17,7 +17,7 @@ def read_exit(run_path: str | Path) -> int | None:
     """Return the exit code of a run that torchrun starts again though it ended on purpose; else forget its last end."""
     path = Path(run_path) / _NAME
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        if _is_first_of_host():
+        if _is_first_of_host() and path.exists():
             path.unlink(missing_ok=True)
         return None
     return int(json.loads(path.read_text(encoding="utf-8"))["exit_code"]) if path.exists() else None
