@@ -25,6 +25,7 @@ from megatron_prealign.data.bake_options import BakeOptions, option_problems, ta
 from megatron_prealign.data.codeswitch import SwitchCounts
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
+from megatron_prealign.data.encode_piece import EncodingSettings
 from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
 from megatron_prealign.data.executors import LocalWorkers
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
@@ -38,6 +39,7 @@ from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
 
 _PROBE_BYTES = 200_000
 _PROBED_PIECES = 20
@@ -50,10 +52,8 @@ class _Materials:
 
     pieces: list[Piece]
     tokenizer: Tokenizer
-    lexicon: Lexicon | None
     table_options: TableOptions
-    backend: Backend
-    bos_id: int | None
+    encoding: EncodingSettings
 
 
 def bake(
@@ -73,16 +73,17 @@ def bake(
     """
     started = time.time()
     materials = _prepare(options, log)
-    tasks = 1 if options.executor == "ray" else options.num_workers
-    with LocalWorkers(tasks, len(materials.pieces), materials.tokenizer.path, materials.backend) as workers:
-        table = _compile(options, materials)
+    num_workers = 1 if options.executor == "ray" else options.num_workers
+    with LocalWorkers(num_workers, materials.encoding, materials.pieces, is_ahead=not options.resume) as workers:
+        lexicon = _read_lexicon(options)
+        table = _compile(options, materials, lexicon)
         options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
         with _locked(options.work_folder):
             shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
-            job = _open_job(options, materials, table)
+            job = _open_job(options, materials, lexicon, table)
             try:
                 _run_tasks(options, job, workers, show_progress)
-                return _finish(options, materials, job, started)
+                return _finish(options, materials, lexicon, job, started)
             except BaseException as error:
                 left = len(job.unfinished())
                 if left == len(job.pieces) or (not left and isinstance(error, DataError)):
@@ -96,28 +97,40 @@ def bake(
 def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     paths, problems, notes = expand_inputs(options.input_paths, options.json_key)
     problems += option_problems(options)
-    tokenizer = lexicon = None
+    tokenizer = None
     with _collected(problems):
         tokenizer = load_tokenizer(options.tokenizer_path)
     if tokenizer:
         problems += _special_token_problems(options, tokenizer)
-    if options.lexicon_paths:
-        with _collected(problems):
-            lexicon = read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
     if options.sentence_language:
         with _collected(problems):
             SentenceSplitter(options.sentence_language)
     with _collected(problems):
         how = table_options(options)
     if problems or tokenizer is None:
+        with _collected(problems):
+            _read_lexicon(options)
         raise DataError(problems)
     for note in notes:
         log(note)
     pieces = cut_into_pieces(paths)
-    words = [entry.word for entry in lexicon.entries[:_PROBED_WORDS]] if lexicon else []
-    backend = _choose_backend(options, pieces, words, tokenizer, log)
     begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
-    return _Materials(pieces, tokenizer, lexicon, how, backend, tokenizer.bos_id if begins else None)
+    encoding = EncodingSettings(
+        tokenizer_path=str(tokenizer.path.absolute()),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        backend=_choose_backend(options, pieces, tokenizer, log),
+        json_key=options.json_key,
+        bos_id=tokenizer.bos_id if begins else None,
+        eod_id=tokenizer.eod_id if options.append_eod else None,
+        sentence_language=options.sentence_language,
+    )
+    return _Materials(pieces, tokenizer, how, encoding)
+
+
+def _read_lexicon(options: BakeOptions) -> Lexicon:
+    if not options.lexicon_paths:
+        return Lexicon(options.source_language, ())
+    return read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
 
 
 def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
@@ -157,19 +170,12 @@ def _locked(work_folder: Path) -> Iterator[None]:
             Path(stream.name).unlink()
 
 
-def _open_job(options: BakeOptions, materials: _Materials, table: SwitchTable) -> Job:
-    tokenizer, lexicon = materials.tokenizer, materials.lexicon
+def _open_job(options: BakeOptions, materials: _Materials, lexicon: Lexicon, table: SwitchTable) -> Job:
     settings = JobSettings(
-        tokenizer_path=str(tokenizer.path.absolute()),
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        lexicon_fingerprint=lexicon.fingerprint if lexicon else None,
-        backend=materials.backend,
-        json_key=options.json_key,
+        **asdict(materials.encoding),
+        lexicon_fingerprint=lexicon.fingerprint if options.lexicon_paths else None,
         ratio=options.codeswitch_ratio,
         seed=options.seed,
-        bos_id=materials.bos_id,
-        eod_id=tokenizer.eod_id if options.append_eod else None,
-        sentence_language=options.sentence_language,
         table_options=materials.table_options.describe(),
         on_error=options.on_error,
     )
@@ -183,9 +189,8 @@ def _open_job(options: BakeOptions, materials: _Materials, table: SwitchTable) -
     )
 
 
-def _compile(options: BakeOptions, materials: _Materials) -> SwitchTable:
-    lexicon = materials.lexicon or Lexicon(options.source_language, ())
-    encoder = make_encoder(materials.tokenizer, materials.backend, is_parallel=False)
+def _compile(options: BakeOptions, materials: _Materials, lexicon: Lexicon) -> SwitchTable:
+    encoder = make_encoder(materials.tokenizer, materials.encoding.backend, is_parallel=False)
     table = compile_lexicon(lexicon, materials.tokenizer, materials.table_options, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
@@ -196,7 +201,6 @@ def _compile(options: BakeOptions, materials: _Materials) -> SwitchTable:
 def _choose_backend(
     options: BakeOptions,
     pieces: Sequence[Piece],
-    words: Sequence[str],
     tokenizer: Tokenizer,
     log: Callable[[str], None],
 ) -> Backend:
@@ -211,7 +215,7 @@ def _choose_backend(
             (batch.texts for batch in read_texts(piece, options.json_key)), _PROBE_BYTES // _PROBED_PIECES
         )
     ]
-    reason = probe_gigatoken(tokenizer, [*probe, "\n".join(words)])
+    reason = probe_gigatoken(tokenizer, [*probe, *map(_beginning, options.lexicon_paths)])
     if reason is None:
         log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
         return "gigatoken"
@@ -219,6 +223,14 @@ def _choose_backend(
         raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
     log(f"the tokenizer's own library encodes, not gigatoken: {reason}")
     return "reference"
+
+
+def _beginning(path: Path) -> str:
+    """Return some text of a dictionary, whatever its format; nothing where it can't be read."""
+    try:
+        return read_bytes(path)[:_PROBE_BYTES].decode(errors="ignore")
+    except UNREADABLE:
+        return ""
 
 
 def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, show_progress: bool) -> None:
@@ -249,9 +261,10 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
     from megatron_prealign.data.clusters import submit_to_slurm
 
     materials = _prepare(options, log)
-    table = _compile(options, materials)
+    lexicon = _read_lexicon(options)
+    table = _compile(options, materials, lexicon)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
-    job = _open_job(options, materials, table)
+    job = _open_job(options, materials, lexicon, table)
     return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
 
 
@@ -267,13 +280,13 @@ class Finish:
         bake(self._options, show_progress=False, log=print)
 
 
-def _finish(options: BakeOptions, materials: _Materials, job: Job, started: float) -> Manifest:
+def _finish(options: BakeOptions, materials: _Materials, lexicon: Lexicon, job: Job, started: float) -> Manifest:
     """Append the shards to one dataset, publish it, and remove the work folder."""
     prefix = options.dataset_prefix
     staged = job.folder / prefix.name
     files, counts, skipped = _merge(options, materials.tokenizer, job, staged)
     provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
-    manifest = Manifest(_content(options, materials, files, counts), provenance)
+    manifest = Manifest(_content(materials.tokenizer, lexicon, job.settings, files, counts), provenance)
     job.may_replace()
     publish(staged, prefix, manifest)
     # A folder that is half removed would look like a bake to go on with.
@@ -318,22 +331,25 @@ def _merge(
 
 
 def _content(
-    options: BakeOptions, materials: _Materials, files: dict[str, WrittenFile], counts: dict[str, Any]
+    tokenizer: Tokenizer,
+    lexicon: Lexicon,
+    settings: JobSettings,
+    files: dict[str, WrittenFile],
+    counts: dict[str, Any],
 ) -> dict[str, Any]:
-    tokenizer, lexicon = materials.tokenizer, materials.lexicon
     return {
         "format_version": FORMAT_VERSION,
         "files": {suffix: asdict(written) for suffix, written in files.items()},
         "dtype": optimal_dtype(tokenizer.vocab_size).name,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "vocab_size": tokenizer.vocab_size,
-        "bos_id": materials.bos_id,
-        "eod_id": tokenizer.eod_id if options.append_eod else None,
-        "lexicon_fingerprint": lexicon.fingerprint if lexicon else None,
-        "lexicon_entries": len(lexicon) if lexicon else 0,
-        "codeswitch_ratio": options.codeswitch_ratio,
-        **materials.table_options.describe(),
-        "seed": options.seed,
+        "bos_id": settings.bos_id,
+        "eod_id": settings.eod_id,
+        "lexicon_fingerprint": settings.lexicon_fingerprint,
+        "lexicon_entries": len(lexicon),
+        "codeswitch_ratio": settings.ratio,
+        **settings.table_options,
+        "seed": settings.seed,
         "counts": counts,
     }
 

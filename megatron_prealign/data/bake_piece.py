@@ -1,7 +1,7 @@
 """One piece of the bake: a part of the input in, a shard out. This is what every worker runs, wherever it is."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from megatron_prealign.data.codeswitch import SwitchCounts, Switched, codeswitch
-from megatron_prealign.data.documents import TextBatch, locate, read_texts
+from megatron_prealign.data.documents import TextBatch, locate
 from megatron_prealign.data.draws import document_keys, mix
-from megatron_prealign.data.encoding import Backend, EncodedDocuments, Encoder, encode_documents, make_encoder
+from megatron_prealign.data.encode_piece import PieceEncoder
+from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.data.job import Job
-from megatron_prealign.data.sentences import SentenceSplitter
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
@@ -24,51 +23,27 @@ from megatron_prealign.lexicon.problems import NUM_SHOWN, Problems
 RECORD_INTS = 4
 
 
-class Stopped(Exception):  # noqa: N818 - no error: another piece failed
-    """The bake has ended for another reason; the piece is left unfinished."""
-
-
-def load_encoder(tokenizer_path: Path, backend: Backend, is_parallel: bool) -> tuple[Tokenizer, Encoder]:
-    """Load a tokenizer and what encodes with it.
-
-    Args:
-        tokenizer_path: As `load_tokenizer` takes it.
-        backend: The library that encodes.
-        is_parallel: Whether it may use threads.
-    """
-    tokenizer = load_tokenizer(tokenizer_path)
-    return tokenizer, make_encoder(tokenizer, backend, is_parallel)
-
-
 class PieceBaker:
     """Bakes pieces of one job, in one process."""
 
-    def __init__(
-        self, job: Job, tokenizer: Tokenizer, encoder: Encoder, is_stopped: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, job: Job, encoder: PieceEncoder) -> None:
         """Map the lexicon.
 
         Args:
             job: Whose pieces.
-            tokenizer: The job's tokenizer.
-            encoder: Gives its ids.
-            is_stopped: Asked at every batch whether to give up.
-
-        Raises:
-            DataError: If the tokenizer is not the one that the job was begun with.
+            encoder: Made of the job's settings.
         """
-        settings = job.settings
-        if tokenizer.fingerprint != settings.tokenizer_fingerprint:
-            raise DataError(f"{tokenizer.path}: changed since the bake began; start again with --overwrite")
         self._job = job
-        self._is_stopped = is_stopped
-        self._vocab_size = tokenizer.vocab_size
         self._encoder = encoder
-        self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
-        self._table = job.table(WordEncoder(tokenizer, encoder))
+        self._vocab_size = encoder.tokenizer.vocab_size
+        self._table = job.table(WordEncoder(encoder.tokenizer, encoder.encoder))
 
-    def __call__(self, number: int) -> int:
+    def __call__(self, number: int, ahead: Sequence[EncodedDocuments] | None = None) -> int:
         """Bake a piece unless its shard is there; return the piece's number.
+
+        Args:
+            number: Which piece.
+            ahead: What `PieceEncoder.encode_ahead` made of it, if it was asked.
 
         Raises:
             DataError: If the file can't be read, or a line is unusable and the job does not skip those.
@@ -90,7 +65,7 @@ class PieceBaker:
                 IndexedWriter(bin_path, idx_path, dtype, self._vocab_size - 1) as tokens,
                 IndexedWriter(switch_bin_path, switch_idx_path, np.int32) as switches,
             ):
-                for encoded in self._encode(number, skipped):
+                for encoded in ahead if ahead is not None else self._encode(number, skipped):
                     switched = self._switch(encoded)
                     counts.add(switched.counts)
                     lengths = np.diff(switched.offsets)
@@ -105,14 +80,10 @@ class PieceBaker:
         return number
 
     def _encode(self, number: int, skipped: Problems) -> Iterator[EncodedDocuments]:
-        settings = self._job.settings
-        piece = self._job.pieces[number]
-        for batch in read_texts(piece, settings.json_key):
-            if self._is_stopped():
-                raise Stopped
+        for batch, encoded in self._encoder.batches(self._job.pieces[number]):
             if batch.bad_lines:
                 self._note(number, batch, skipped)
-            yield encode_documents(batch.texts, self._encoder, self._splitter, settings.bos_id, settings.eod_id)
+            yield encoded
 
     def _note(self, number: int, batch: TextBatch, skipped: Problems) -> None:
         room = NUM_SHOWN - len(skipped.shown)
@@ -128,7 +99,7 @@ class PieceBaker:
         settings = self._job.settings
         offsets = np.concatenate(([0], np.cumsum(encoded.sequence_lengths)))
         keys = None
-        if self._splitter:
+        if settings.sentence_language:
             # A sentence is addressed by its document and its place there: equal sentences draw independently.
             filled = encoded.sequences_per_document[encoded.sequences_per_document > 0]
             starts = np.cumsum(filled) - filled
@@ -147,8 +118,7 @@ def bake_share(folder: Path, rank: int, world_size: int) -> None:
     job = Job.load(folder)
     number = rank
     try:
-        loaded = load_encoder(Path(job.settings.tokenizer_path), job.settings.backend, is_parallel=False)
-        baker = PieceBaker(job, *loaded)
+        baker = PieceBaker(job, PieceEncoder(job.settings))
         for number in range(rank, len(job.pieces), world_size):
             baker(number)
     except (DataError, OSError) as error:

@@ -6,43 +6,49 @@ Local runs use `concurrent.futures`: datatrove's local executor waits for ever w
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
+from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Self
 
-from megatron_prealign.data.bake_piece import PieceBaker, load_encoder
-from megatron_prealign.data.encoding import Backend, Encoder, limit_threads
+from megatron_prealign.data.bake_piece import PieceBaker
+from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
+from megatron_prealign.data.encoding import EncodedDocuments, limit_threads
+from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
+
+# Text whose ids are kept in memory until the lexicon is compiled; they take about half as much.
+_BYTES_AHEAD = 128 << 20
 
 
 class LocalWorkers:
-    """Processes of this machine that bake; they load the tokenizer while the lexicon is still being compiled.
+    """Processes of this machine that bake; they begin to encode while the lexicon is still being compiled.
 
     Workers that outnumber the pieces become threads of the tokenizer; with one process it is this one.
     """
 
-    def __init__(self, num_workers: int, num_pieces: int, tokenizer_path: Path, backend: Backend) -> None:
+    def __init__(self, num_workers: int, settings: EncodingSettings, pieces: Sequence[Piece], is_ahead: bool) -> None:
         """Start the processes.
 
         Args:
             num_workers: How many cores to use.
-            num_pieces: How many pieces there are at most.
-            tokenizer_path: What the text is encoded with.
-            backend: The library that encodes.
+            settings: How to encode.
+            pieces: All that may have to be baked.
+            is_ahead: Whether to encode the first of them at once.
         """
-        num_processes = max(1, min(num_workers, num_pieces))
+        num_processes = max(1, min(num_workers, len(pieces)))
         num_threads = num_workers // num_processes
-        self._load = partial(load_encoder, tokenizer_path, backend, num_threads > 1)
+        self._load = partial(PieceEncoder, settings, num_threads > 1)
         self._pool: ProcessPoolExecutor | None = None
+        self._ahead: list[Future[list[EncodedDocuments] | None]] = []
         if num_processes == 1:
             return
         # spawn: a fork after the tokenizer's threads have started can deadlock.
@@ -50,8 +56,9 @@ class LocalWorkers:
         self._stop = context.Event()
         arguments = (self._stop, num_threads, self._load)
         self._pool = ProcessPoolExecutor(num_processes, context, _start_worker, arguments)
-        for _ in range(num_processes):
-            self._pool.submit(_do_nothing)  # a process starts when there is something to do
+        sizes = accumulate(piece.size for piece in pieces)
+        early = [piece for piece, size in zip(pieces, sizes, strict=True) if is_ahead and size <= _BYTES_AHEAD]
+        self._ahead = [self._pool.submit(_encode_in_worker, piece) for piece in early]
 
     def __enter__(self) -> Self:
         """Return the workers."""
@@ -76,20 +83,29 @@ class LocalWorkers:
         """
         numbers = job.unfinished()
         if self._pool is None:
-            baker = PieceBaker(job, *self._load())
+            baker = PieceBaker(job, self._load())
             for number in numbers:
                 on_finished(baker(number))
             return
         try:
             with self, _plain_tracebacks():
-                futures = [self._pool.submit(_bake_in_worker, job.folder, number) for number in numbers]
-                for future in as_completed(futures):
-                    on_finished(future.result())
+                ahead, pool = self._take_ahead(), self._pool
+                tasks = [
+                    pool.submit(_bake_in_worker, job.folder, number, ahead.pop(number, None)) for number in numbers
+                ]
+                for task in as_completed(tasks):
+                    on_finished(task.result())
         except BrokenProcessPool:
             raise DataError(
                 "a worker process died (killed, or out of memory). Give the job more memory or fewer --workers and "
                 "continue with --resume"
             ) from None
+
+    def _take_ahead(self) -> dict[int, list[EncodedDocuments] | None]:
+        """Return what is encoded already, by piece; what no worker has begun with is encoded when it is baked."""
+        begun = {number: future for number, future in enumerate(self._ahead) if not future.cancel()}
+        self._ahead = []
+        return {number: future.result() for number, future in begun.items()}
 
 
 @contextmanager
@@ -102,17 +118,15 @@ def _plain_tracebacks() -> Iterator[None]:
         raise
 
 
-# Of this worker process.
-_stop: Event
-_loaded: tuple[Tokenizer, Encoder]
+_encoder: PieceEncoder  # of this worker process
 
 
-def _start_worker(stop: Event, num_threads: int, load: Callable[[], tuple[Tokenizer, Encoder]]) -> None:
-    global _stop, _loaded
+def _start_worker(stop: Event, num_threads: int, load: Callable[..., PieceEncoder]) -> None:
+    global _encoder
     limit_threads(num_threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    _stop, _loaded = stop, load()
+    _encoder = load(is_stopped=stop.is_set)
 
 
 def _die_with_parent() -> None:
@@ -123,14 +137,14 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _do_nothing() -> None:
-    pass
+def _encode_in_worker(piece: Piece) -> list[EncodedDocuments] | None:
+    return _encoder.encode_ahead(piece)
 
 
-def _bake_in_worker(folder: Path, number: int) -> int:
-    return _baker(folder)(number)
+def _bake_in_worker(folder: Path, number: int, ahead: list[EncodedDocuments] | None) -> int:
+    return _baker(folder)(number, ahead)
 
 
 @lru_cache(maxsize=1)
 def _baker(folder: Path) -> PieceBaker:
-    return PieceBaker(Job.load(folder), *_loaded, _stop.is_set)
+    return PieceBaker(Job.load(folder), _encoder)

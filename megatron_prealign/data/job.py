@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from megatron_prealign.data.encoding import Backend
+from megatron_prealign.data.encode_piece import EncodingSettings
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.word_forms import WordEncoder
@@ -28,19 +28,12 @@ OnError = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
-class JobSettings:
+class JobSettings(EncodingSettings):
     """All that the bytes of a shard depend on besides its piece, and what to do about unusable lines."""
 
-    tokenizer_path: str
-    tokenizer_fingerprint: str
     lexicon_fingerprint: str | None
-    backend: Backend
-    json_key: str
     ratio: float
     seed: int
-    bos_id: int | None
-    eod_id: int | None
-    sentence_language: str | None
     table_options: dict[str, Any]
     """What else the compiled lexicon depends on."""
     on_error: OnError = "fail"

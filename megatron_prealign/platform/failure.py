@@ -7,7 +7,7 @@ import time
 import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-HOLD_SECONDS = 5.0
+HOLD_SECONDS = 2.0
 """How long a rank that lost contact waits with its own traceback; torchrun ends it before that where it can."""
 
 

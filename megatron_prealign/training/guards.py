@@ -11,6 +11,7 @@ import torch
 
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
+from megatron_prealign.platform.agreement import from_all_ranks
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
 
@@ -89,7 +90,7 @@ class Guard:
         self._write_down(step, cause, loss, before, state)
         too_often = action == "rewind" and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
-            problems = _from_all_ranks(losses.problems())
+            problems = dict.fromkeys(problem for found in from_all_ranks(losses.problems()) for problem in found)
             done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
             raise DivergenceError(
                 f"step {step} was skipped because {cause}, {done}: lower optimizer.lr or the weights of the losses, or "
@@ -114,12 +115,6 @@ class Guard:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def _from_all_ranks(problems: list[str]) -> list[str]:
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, problems)
-    return list(dict.fromkeys(problem for found in gathered for problem in found))
 
 
 def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,6 +232,23 @@ def test_a_bad_line_ends_the_bake_or_is_counted(tmp_path: Path, options: dict[st
     bad.write_text('{"text": "fine"}\n', encoding="utf-8")
     clean = run(options, input_paths=paths, output_prefix=tmp_path / "clean" / "en")
     assert clean.content["files"] == resumed.content["files"]
+
+
+def test_pieces_encoded_ahead_are_baked_from_that(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run(options)
+    monkeypatch.setattr(inputs_module, "_MIN_PIECE_BYTES", 5_000)
+    given: list[int] = []
+    take_ahead = LocalWorkers._take_ahead
+
+    def taken(workers: LocalWorkers) -> dict[int, Any]:
+        wait(workers._ahead)  # every piece, however quick the lexicon is compiled
+        ahead = take_ahead(workers)
+        given.extend(number for number, encoded in ahead.items() if encoded)
+        return ahead
+
+    monkeypatch.setattr(LocalWorkers, "_take_ahead", taken)
+    both = run(options, output_prefix=options["output_prefix"].parent / "both", num_workers=2)
+    assert len(given) > 2 and both.content["files"] == alone.content["files"]
 
 
 def test_a_bake_is_resumed_with_its_own_settings_only(options: dict[str, Any], corpus: list[Path]) -> None:

@@ -1,9 +1,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.lexicon import Lexicon, Translation, read_lexicon
+from megatron_prealign.lexicon import readers as readers_module
+from megatron_prealign.lexicon.reading import Languages
 
 
 def read(tmp_path: Path, name: str, content: str | bytes, target: str | None = None, **options: str) -> Lexicon:
@@ -146,6 +150,44 @@ def test_missing_target_language_is_one_problem_a_file(tmp_path: Path, name: str
 def test_unknown_column(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.tsv:1: unknown columns \['score'\]"):
         read(tmp_path, "a.tsv", "source\ttranslation\tscore\nbank\tBank\t2\n", "de")
+
+
+FIELDS = st.sampled_from(
+    ["bank", "Ufer", " Bank", "ice cream", "", "é", "e\u0301", "\u00a0", "\ufffd", "de", "1.0", "0"]
+)
+ROWS = st.lists(st.lists(FIELDS, min_size=1, max_size=5), min_size=1, max_size=4)
+HEADERS = st.sampled_from(["", "source\ttranslation\n", "translation\tsource\tlanguage\n", "source\tlanguage\n"])
+
+
+@given(
+    header=HEADERS,
+    rows=ROWS,
+    end=st.sampled_from(["\n", "\r\n", "", "\n\n"]),
+    target=st.sampled_from([None, "de", "de,fr"]),
+)
+@example(header="", rows=[["bank", "Ufer", "de", "1.0"], ["é", "Bank", "de", "0.5"]], end="\n", target=None)
+def test_columns_at_once_give_what_rows_give(
+    tmp_path_factory: pytest.TempPathFactory, header: str, rows: list[list[str]], end: str, target: str | None
+) -> None:
+    path = tmp_path_factory.mktemp("table") / "a.tsv"
+    path.write_bytes((header + end.join("\t".join(row) for row in rows) + end).encode())
+
+    def outcome() -> list[tuple[str, Translation]] | str:
+        try:
+            return list(read_lexicon([path], "en", target).pairs())
+        except DataError as error:
+            return str(error)
+
+    at_once = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers_module, "_read_clean_table", lambda data, languages: None)
+        assert outcome() == at_once
+
+
+def test_a_clean_table_is_read_at_once(tmp_path: Path) -> None:
+    data = "source\ttranslation\nbank\tUfer\nisère\tIsère\n".encode()
+    pairs = readers_module._read_clean_table(data, Languages("en", ("de",)))
+    assert pairs == [("bank", Translation("Ufer", "de")), ("isère", Translation("Isère", "de"))]
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "source\ttranslation\n"])

@@ -11,6 +11,7 @@ from megatron_prealign.checkpoint.huggingface.logits import check_logits, checkp
 from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, megatron_shapes, weight_rows
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.checkpoint.huggingface.weights import FolderTensors
+from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.checkpoint.sharded import copy_tokenizer
 from megatron_prealign.checkpoint.tensors import write_tensors
 from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
@@ -72,6 +73,7 @@ def import_folder(
         (temporary / checkpoint_folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / checkpoint_folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizer.path, temporary / checkpoint_folder.TOKENIZER)
+        write_manifest(temporary, {})
         if verify:
             check_logits(source, lambda ids: checkpoint_logits(temporary, ids), model)
     return config

@@ -1,0 +1,80 @@
+"""The first half of a piece's way: text in, token ids out. It needs no lexicon: it can begin while that is compiled."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from megatron_prealign.data.documents import TextBatch, read_texts
+from megatron_prealign.data.encoding import Backend, EncodedDocuments, encode_documents, make_encoder
+from megatron_prealign.data.indexed import optimal_dtype
+from megatron_prealign.data.inputs import Piece
+from megatron_prealign.data.sentences import SentenceSplitter
+from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.errors import DataError
+
+
+class Stopped(Exception):  # noqa: N818 - no error: another piece failed
+    """The bake has ended for another reason; the piece is left unfinished."""
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """All that the ids of a text depend on."""
+
+    tokenizer_path: str
+    tokenizer_fingerprint: str
+    backend: Backend
+    json_key: str
+    bos_id: int | None
+    eod_id: int | None
+    sentence_language: str | None
+
+
+class PieceEncoder:
+    """Reads and encodes pieces, in one process."""
+
+    def __init__(
+        self,
+        settings: EncodingSettings,
+        is_parallel: bool = False,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Load the tokenizer.
+
+        Args:
+            settings: How to encode.
+            is_parallel: Whether the tokenizer may use threads.
+            is_stopped: Asked at every batch whether to give up.
+        """
+        self.settings = settings
+        self.tokenizer = load_tokenizer(settings.tokenizer_path)
+        self.encoder = make_encoder(self.tokenizer, settings.backend, is_parallel)
+        self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
+        self._is_stopped = is_stopped
+
+    def batches(self, piece: Piece) -> Iterator[tuple[TextBatch, EncodedDocuments]]:
+        """Yield a piece batch by batch, text and ids.
+
+        Raises:
+            DataError: If the tokenizer is not the one that the bake was begun with, or the file can't be read.
+            Stopped: If asked to.
+        """
+        settings = self.settings
+        if self.tokenizer.fingerprint != settings.tokenizer_fingerprint:
+            raise DataError(f"{self.tokenizer.path}: changed since the bake began; start again with --overwrite")
+        for batch in read_texts(piece, settings.json_key):
+            if self._is_stopped():
+                raise Stopped
+            yield batch, encode_documents(batch.texts, self.encoder, self._splitter, settings.bos_id, settings.eod_id)
+
+    def encode_ahead(self, piece: Piece) -> list[EncodedDocuments] | None:
+        """Return the ids of a whole piece; None where anything is wrong with it, to be said when it is baked."""
+        dtype = optimal_dtype(self.tokenizer.vocab_size)
+        encoded = []
+        try:
+            for batch, documents in self.batches(piece):
+                if batch.bad_lines:
+                    return None
+                encoded.append(replace(documents, tokens=documents.tokens.astype(dtype)))
+        except (DataError, Stopped):
+            return None
+        return encoded
