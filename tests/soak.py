@@ -25,7 +25,8 @@ import psutil
 
 from tests.launching import ROOT
 
-KEPT = {"cache", "checkpoints", "config.yaml", "exit.json", "metrics.discarded.jsonl", "metrics.jsonl", "tensorboard"}
+KEPT = {"cache", "checkpoints", "config.yaml", "exit.json", "metrics.discarded.jsonl", "metrics.jsonl"}
+KEPT |= {"run.lock", "tensorboard"}
 """What a run leaves in its folder."""
 
 MAX_MEMORY_GROWTH = 1.05

@@ -1,6 +1,7 @@
 """Guards between the gradients of a step and the weights: all ranks skip it, rewind or stop alike."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from megatron.core.utils import get_model_config
 
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
@@ -28,11 +30,10 @@ class DivergenceError(PrealignError):
 class Guard:
     """Judges each step before its update."""
 
-    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None] | None) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None] | None) -> None:
         """Write skipped steps down where there is a `say` to tell them with: on one rank."""
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
-        self._device = device
         self._say = say
 
     def judge(
@@ -51,7 +52,7 @@ class Guard:
         """
         total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
         loss = total / max(count, 1)
-        if num_bad or not (torch.tensor([total, other]).isfinite().all()):
+        if num_bad or not (math.isfinite(total) and math.isfinite(other)):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
         if count and self._is_spike(loss, state):
             return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)
@@ -62,9 +63,13 @@ class Guard:
 
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
-        bad = [~torch.linalg.vector_norm(buffer, float("inf")).isfinite() for buffer in _gradients(chunks)]
-        num_bad = torch.stack(bad).sum(dtype=torch.float64).to(self._device)
-        sums = torch.cat([losses.sums(), num_bad[None]])
+        # fp16 overflows now and then by design: its loss scaler skips such a step itself.
+        watched = [] if get_model_config(chunks[0]).fp16 else _gradients(chunks)
+        sums = losses.sums()
+        num_bad = sums.new_zeros(1)
+        for buffer in watched:
+            num_bad += ~torch.linalg.vector_norm(buffer, float("inf")).isfinite()
+        sums = torch.cat([sums, num_bad])
         torch.distributed.all_reduce(sums)
         values: list[float] = sums.tolist()
         return values

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.utils import unwrap_model
+from megatron.core.utils import get_model_config, unwrap_model
 
 from megatron_prealign.errors import TrainingError
 from megatron_prealign.model.parameters import EMBEDDING, is_sharded, named_global_parameters
@@ -65,7 +65,9 @@ def check_gradients(chunks: list[torch.nn.Module]) -> None:
     gradients: dict[str, torch.Tensor] = {name: cast(Any, parameter).main_grad for name, parameter in named}
     largest = {name: torch.linalg.vector_norm(gradient, float("inf")) for name, gradient in gradients.items()}
     problems = [f"{name} has no gradient" for name, size in largest.items() if size == 0]
-    problems += [f"the gradient of {name} is not finite" for name, size in largest.items() if not size.isfinite()]
+    # fp16 overflows now and then by design: its loss scaler skips such a step.
+    if not get_model_config(chunks[0]).fp16:
+        problems += [f"the gradient of {name} is not finite" for name, size in largest.items() if not size.isfinite()]
     if problems:
         raise InvariantError(problems)
 
