@@ -12,6 +12,8 @@ from datetime import timedelta
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+# Ranks that import from a slow disk come late; that is no hanging yet.
+_LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
 
 
@@ -21,8 +23,9 @@ def join_store(timeout: timedelta) -> tuple[Store, int, int]:
     Collective.
 
     Raises:
-        TimeoutError: A rank did not come.
+        TimeoutError: A rank did not come within the timeout, or ten minutes if that is shorter.
     """
+    timeout = max(timeout, _LEAST_WAIT)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     start = _welcome_all(store, world_size, timeout) if rank == 0 else _be_welcomed(store, rank)
     return PrefixStore(start, store), rank, world_size

@@ -22,7 +22,7 @@ def test_two_hosts_train_as_one_also_when_their_link_was_cut(
     across: str, make_values: MakeValues, tmp_path: Path
 ) -> None:
     overrides: dict[str, Any] = {
-        "parallel": {"tensor_model_parallel_size": 2, "distributed_timeout_minutes": 0.25},
+        "parallel": {"tensor_model_parallel_size": 2, "distributed_timeout_minutes": 0.4},
         "data": {"cache_path": str(tmp_path / "cache")},
         "training": {"train_steps": 40},
         "logging": {"log_interval": 1},
