@@ -47,7 +47,12 @@ EXTRAS = {
     ],
     # Bakes on clusters; Slurm needs datatrove alone.
     "cluster": ["datatrove>=0.10", "ray>=2.40"],
-    "logging": ["wandb>=0.18", "mlflow-skinny>=2.20"],
+    "logging": [
+        "wandb>=0.31",  # gives up on a server that is away at the end of a run (finish_timeout)
+        "mlflow-skinny>=3.17",
+        "sqlalchemy>=2.0",  # MLflow's stores in a file
+        "alembic>=1.13",
+    ],
     "eval": ["lm-eval>=0.4.5"],
     "dev": [
         "pytest>=8.3",
@@ -64,6 +69,10 @@ EXTRAS = {
         "openai>=1.40",
         "pyarrow>=15",
         "gigatoken>=0.10",
+        "wandb>=0.31",
+        "mlflow-skinny>=3.17",
+        "sqlalchemy>=2.0",
+        "alembic>=1.13",
     ],
 }
 

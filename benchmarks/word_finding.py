@@ -4,24 +4,35 @@
 
 The reference reads the text: of every run of characters without white space, brackets, quotes and closing punctuation
 at its ends go; what is left is a word that may be switched if it is letters and nothing else, and the run has no sign
-of URLs, e-mail addresses or code. It is blind to tokens, as the bake is blind to text. Only for languages with spaces.
-The last line is one JSON object: for each file words of the reference, precision and recall.
+of URLs, e-mail addresses or code. It is blind to tokens, as the bake is blind to text.
+
+Where the language puts no spaces between words, the words are those of a lexicon, and the reference takes the longest
+match, character by character:
+
+    python -m benchmarks.word_finding --tokenizer-model data/tokenizer zh.jsonl --lexicon zh-en.tsv --language zh
+
+The last line is one JSON object: for each file words of the reference, precision, recall, and the share of the words
+that token boundaries begin and end.
 """
 
 import argparse
 import json
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from megatron_prealign.data.compile_lexicon import compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.inputs import cut_into_pieces
+from megatron_prealign.data.matching import find_matches
 from megatron_prealign.data.token_classes import classify_vocabulary, is_letters
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.words import find_eligible, find_words, token_flags
+from megatron_prealign.data.words import Words, find_eligible, find_words, token_flags
+from megatron_prealign.lexicon import read_lexicon
 
 _TAINTS = frozenset("@\\_=<>{}|~^#$`/&%+*")
 _ENDS = ("Ps", "Pe", "Pi", "Pf")
@@ -70,40 +81,81 @@ def _may_stand_behind(character: str) -> bool:
     return character in "\"'.,;:!?…–—" or category in _ENDS or (category == "Po" and not character.isascii())
 
 
-def words_of_tokens(texts: Sequence[str], tokenizer: Tokenizer) -> list[set[tuple[int, int]]]:
-    """Return the same for each text, as the bake finds it on token ids."""
-    encoded = tokenizer.encode_batch(texts)
-    tokens = np.array([index for ids in encoded for index in ids], dtype=np.int64)
-    offsets = np.concatenate(([0], np.cumsum([len(ids) for ids in encoded])))
-    flags = token_flags(classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids), tokens, offsets)
-    words = find_words(flags, offsets)
-    eligible = np.flatnonzero(find_eligible(flags, offsets, words, np.arange(len(words))))
-    sizes = np.array([len(data) for data in tokenizer.token_bytes])
-    ends = np.concatenate(([0], np.cumsum(sizes[tokens])))
-    # Counted from the end: SentencePiece puts a space in front of a text.
-    bases = [int(ends[stop]) - len(text.encode()) for stop, text in zip(offsets[1:], texts, strict=True)]
-    found: list[set[tuple[int, int]]] = [set() for _ in texts]
-    for word in eligible.tolist():
-        start, stop, document = int(words.starts[word]), int(words.stops[word]), int(words.documents[word])
-        first = int(ends[start]) + (tokenizer.token_bytes[tokens[start]][:1] == b" ")
-        base = bases[document]
-        found[document].add((first - base, int(ends[stop]) - base))
+def matches_of_text(text: str, lexicon: Collection[str], longest: int) -> set[tuple[int, int]]:
+    """Return the same of the words of a lexicon, the longest that begins at each character first."""
+    found = set()
+    position = 0
+    while position < len(text):
+        sizes = range(min(longest, len(text) - position), 0, -1)
+        size = next((size for size in sizes if text[position : position + size] in lexicon), 0)
+        if size and not _is_tainted(text, position):
+            first = len(text[:position].encode())
+            found.add((first, first + len(text[position : position + size].encode())))
+        position += size or 1
     return found
 
 
-def measure(path: Path, tokenizer: Tokenizer, num_documents: int) -> tuple[dict[str, float], list[str]]:
-    """Return the reference's words, precision and recall on a file, and examples of what the two disagree on."""
-    texts = [text for piece in cut_into_pieces([path]) for batch in read_texts(piece, "text") for text in batch.texts]
-    texts = texts[:num_documents]
-    expected = correct = found = 0
+def _is_tainted(text: str, position: int) -> bool:
+    start = max(text.rfind(white, 0, position) for white in " \n\t\u3000") + 1
+    chunk = text[start:].split(maxsplit=1)[0]
+    return bool(_TAINTS & set(chunk)) or "www" in chunk
+
+
+class Tokens:
+    """Some texts as tokens, and the bytes of each text where a token begins or ends."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer) -> None:
+        """Encode them."""
+        encoded = tokenizer.encode_batch(texts)
+        self.ids = np.array([index for ids in encoded for index in ids], dtype=np.int64)
+        self.offsets = np.concatenate(([0], np.cumsum([len(ids) for ids in encoded])))
+        self._begins_spaced = np.array([data[:1] == b" " for data in tokenizer.token_bytes])
+        sizes = np.array([len(data) for data in tokenizer.token_bytes])
+        ends = np.concatenate(([0], np.cumsum(sizes[self.ids])))
+        # Counted from the end: SentencePiece puts a space in front of a text.
+        bases = ends[self.offsets[1:]] - [len(text.encode()) for text in texts]
+        self._ends = ends
+        self._bases = bases
+
+    def spans(self, words: Words) -> list[set[tuple[int, int]]]:
+        """Return (first byte, byte behind the last) of words in each text."""
+        firsts = self._ends[words.starts] + self._begins_spaced[self.ids[words.starts]] - self._bases[words.documents]
+        stops = self._ends[words.stops] - self._bases[words.documents]
+        found: list[set[tuple[int, int]]] = [set() for _ in self._bases]
+        for document, first, stop in zip(words.documents.tolist(), firsts.tolist(), stops.tolist(), strict=True):
+            found[document].add((first, stop))
+        return found
+
+    def boundaries(self, document: int) -> set[int]:
+        """Return the bytes at which tokens of a text begin, behind their space, and end."""
+        first, stop = self.offsets[document : document + 2]
+        ends = self._ends[first : stop + 1] - self._bases[document]
+        return {*ends.tolist(), *(ends[:-1] + self._begins_spaced[self.ids[first:stop]]).tolist()}
+
+
+def eligible_words(tokens: Tokens, tokenizer: Tokenizer) -> Words:
+    """Return the words that may be switched, as the bake finds them on token ids."""
+    vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
+    flags = token_flags(vocabulary, tokens.ids, tokens.offsets)
+    words = find_words(flags, tokens.offsets)
+    return words.take(np.flatnonzero(find_eligible(flags, tokens.offsets, words)))
+
+
+def measure(
+    texts: Sequence[str], tokens: Tokens, expected: Sequence[set[tuple[int, int]]], words: Words
+) -> tuple[dict[str, float], list[str]]:
+    """Return the reference's words, precision, recall and share at boundaries, and examples of disagreement."""
+    total = correct = found = bounded = 0
     examples: list[str] = []
-    for text, words in zip(texts, words_of_tokens(texts, tokenizer), strict=True):
-        reference = words_of_text(text)
-        expected, correct, found = expected + len(reference), correct + len(reference & words), found + len(words)
+    for number, (text, reference, spans) in enumerate(zip(texts, expected, tokens.spans(words), strict=True)):
+        total, correct, found = total + len(reference), correct + len(reference & spans), found + len(spans)
+        boundaries = tokens.boundaries(number)
+        bounded += sum(first in boundaries and stop in boundaries for first, stop in reference)
         raw = text.encode()
-        for sign, spans in (("+", words - reference), ("-", reference - words)):
-            examples += [f"{sign} {raw[max(a - 12, 0) : b + 12].decode(errors='replace')!r}" for a, b in sorted(spans)]
-    return {"words": expected, "precision": correct / found, "recall": correct / expected}, examples
+        for sign, missed in (("+", spans - reference), ("-", reference - spans)):
+            examples += [f"{sign} {raw[max(a - 12, 0) : b + 12].decode(errors='replace')!r}" for a, b in sorted(missed)]
+    shares = {"precision": correct / found, "recall": correct / total, "at_token_boundaries": bounded / total}
+    return {"words": total, **shares}, examples
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,11 +165,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer-model", type=Path, required=True, help="the bake's tokenizer")
     parser.add_argument("--documents", type=int, default=2000, help="documents of each file")
     parser.add_argument("--examples", type=int, default=0, help="disagreements to show (+ found, - missed)")
+    parser.add_argument("--lexicon", type=Path, help="for languages without spaces: source words in its first column")
+    parser.add_argument("--language", default="zh", help="source language of the lexicon")
     arguments = parser.parse_args(argv)
     tokenizer = load_tokenizer(arguments.tokenizer_model)
+    lexicon = read_lexicon([arguments.lexicon], arguments.language) if arguments.lexicon else None
+    table = compile_lexicon(lexicon, tokenizer) if lexicon else None
     results = {}
     for path in arguments.input:
-        results[path.name], examples = measure(path, tokenizer, arguments.documents)
+        batches = (batch for piece in cut_into_pieces([path]) for batch in read_texts(piece, "text"))
+        texts = list(islice((text for batch in batches for text in batch.texts), arguments.documents))
+        tokens = Tokens(texts, tokenizer)
+        if lexicon and table:
+            entries = {lexicon.entries[number].word for number in table.key_entries}
+            longest = max(map(len, entries))
+            expected = [matches_of_text(text, entries, longest) for text in texts]
+            words = find_matches(table, tokens.ids, tokens.offsets).spans
+        else:
+            expected = [words_of_text(text) for text in texts]
+            words = eligible_words(tokens, tokenizer)
+        results[path.name], examples = measure(texts, tokens, expected, words)
         step = max(1, len(examples) // max(arguments.examples, 1))
         print("\n".join(examples[::step][: arguments.examples]), file=sys.stderr)
     print(json.dumps(results))

@@ -2,8 +2,8 @@
 
 python tools/plot_run.py runs/own/align_init --output runs/own/align_init.html
 
-Reads metrics.jsonl and config.yaml of each folder. The page needs no other file: losses, learning rate, gradient norm,
-speed, and the retrieval of words by their translations at every tap. Steps that a continued run took twice count once.
+Reads metrics.jsonl and config.yaml of each folder. The page needs no other file: losses, of each language and at
+switched positions too, retrieval of words by their translations at every tap, learning rate, norms, speed and memory.
 """
 
 import argparse

@@ -23,7 +23,7 @@ class LoggingConfig:
     """MLflow experiment that gets the records; none = no MLflow."""
 
     mlflow_tracking_uri: str | None = None
-    """Server or store of MLflow, like http://host:5000 or file:runs/mlflow; none = MLflow's own choice."""
+    """Server or store of MLflow, like http://host:5000 or sqlite:///runs/mlflow.db; none = MLflow's own choice."""
 
     profile_steps: tuple[int, ...] = ()
     """First and last step that torch.profiler traces into <run_path>/profile; none = no trace."""

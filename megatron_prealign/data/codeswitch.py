@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.draws import Counter, document_keys, draw, stream_keys
+from megatron_prealign.data.matching import find_matches
 from megatron_prealign.data.ragged import spread
 from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.word_forms import NUM_FORMS
-from megatron_prealign.data.words import find_eligible, find_words, token_flags
 
 
 @dataclass
@@ -23,9 +23,9 @@ class SwitchCounts:
     """What a code-switch met and did; addable."""
 
     words: int = 0
-    """Runs of letters."""
+    """Runs of letters; tokens of letters where the language puts no spaces between words."""
     covered: int = 0
-    """Eligible words that the lexicon has."""
+    """Eligible words that the lexicon has; an entry of several words counts as one."""
     switched: int = 0
     """Words replaced."""
     switched_tokens: int = 0
@@ -81,26 +81,22 @@ def codeswitch(
     Returns:
         The documents with their switch records.
     """
-    flags = token_flags(table.vocabulary, tokens, offsets)
-    words = find_words(flags, offsets)
-    lengths = words.stops - words.starts
-    found = table.find(tokens, words.starts, lengths)
-    covered = np.flatnonzero(found >= 0)
-    covered = covered[find_eligible(flags, offsets, words, covered)]
-    counts = SwitchCounts(words=len(words), covered=len(covered))
+    matches = find_matches(table, tokens, offsets)
+    spans = matches.spans
+    counts = SwitchCounts(words=matches.num_atoms, covered=len(spans))
 
     document_streams = stream_keys(seed, epoch, document_keys(tokens, offsets) if keys is None else keys)
-    streams, indices = document_streams[words.documents[covered]], words.indices[covered]
-    chosen = draw(streams, indices, Counter.SWITCH) < ratio
-    switched, streams, indices = covered[chosen], streams[chosen], indices[chosen]
-    matched = found[switched]
+    streams, indices = document_streams[spans.documents], spans.indices
+    switched = np.flatnonzero(draw(streams, indices, Counter.SWITCH) < ratio)
+    streams, indices, matched = streams[switched], indices[switched], matches.keys[switched]
     languages = table.by_language.choose(
         table.key_groups[matched].astype(np.int64), draw(streams, indices, Counter.LANGUAGE)
     )
     pairs = table.by_translation.choose(languages, draw(streams, indices, Counter.TRANSLATION))
     replacement, new_lengths = table.targets.take(pairs * NUM_FORMS + table.key_forms[matched])
 
-    starts, old_lengths, documents = words.starts[switched], lengths[switched], words.documents[switched]
+    starts, documents = spans.starts[switched], spans.documents[switched]
+    old_lengths = spans.stops[switched] - starts
     growth = np.cumsum(new_lengths - old_lengths)
     new_starts = starts + growth - (new_lengths - old_lengths)
     record_counts = np.bincount(documents, minlength=len(offsets) - 1)

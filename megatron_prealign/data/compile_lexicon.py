@@ -1,6 +1,6 @@
 """Compiling a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -9,15 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.encoding import Encoder
+from megatron_prealign.data.phrases import Phrases
 from megatron_prealign.data.ragged import Ragged, same_spans
 from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice
 from megatron_prealign.data.target_forms import TargetForms, TargetWords
-from megatron_prealign.data.token_classes import classify_vocabulary, is_letters
+from megatron_prealign.data.token_classes import Token, classify_vocabulary, is_letters
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
 from megatron_prealign.data.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 from megatron_prealign.lexicon.collector import paused_collector
+from megatron_prealign.lexicon.languages import script_fits
+
+# Longer entries of a dictionary are explanations.
+_MAX_WORDS = 5
+# Tokens of a word, where words are not spaced.
+_MAX_ATOMS = 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def compile_lexicon(
 ) -> SwitchTable:
     """Compile a lexicon for a tokenizer.
 
-    An entry is skipped if it is not one word of letters, a translation if the tokenizer can't write it.
+    An entry is skipped if it is not of letters, or of more than 5 words; a translation if the tokenizer can't write it.
 
     Args:
         lexicon: Source words with translations.
@@ -61,9 +68,8 @@ def compile_lexicon(
     """
     options = options or TableOptions()
     encode = WordEncoder(tokenizer, encoder)
-    words_of_letters = [number for number, entry in enumerate(lexicon.entries) if is_letters(entry.word)]
-    excluded = options.excluded_words
-    numbers = [number for number in words_of_letters if lexicon.entries[number].word.casefold() not in excluded]
+    is_spaced = uses_spaces(lexicon.source_language)
+    words_of_letters, numbers = _usable_sources(lexicon, options.excluded_words, is_spaced)
     entries = [lexicon.entries[number] for number in numbers]
     pairs = [translation for entry in entries for translation in entry.translations]
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
@@ -79,15 +85,18 @@ def compile_lexicon(
     language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
     usable, num_languages = np.unique(owners[begins], return_counts=True)
     cases = _cases([entries[owner].word for owner in usable], lexicon.source_language, options.case_transfer)
-    keys = _source_keys(tokenizer, encode, cases, np.array(numbers, dtype=np.int32)[usable])
+    vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
+    entry_numbers = np.array(numbers, dtype=np.int32)[usable]
+    keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
     words = TargetWords.of([pairs[number].word for number in order], spaced[languages], dotted[languages])
     return SwitchTable(
-        vocabulary=classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids),
+        vocabulary=vocabulary,
+        is_spaced=is_spaced,
         languages=lexicon.languages,
         num_entries=num_entries,
         skipped={
-            "source not one word": len(lexicon) - len(words_of_letters),
+            "source not of letters": len(lexicon) - len(words_of_letters),
             "source excluded": len(words_of_letters) - len(entries),
             "source not encodable": len(usable) - num_entries,
             "translation not encodable": len(pairs) - int(is_usable.sum()),
@@ -137,6 +146,20 @@ def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[lis
     return [[in_case(word, case, dotted) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
 
 
+def _usable_sources(lexicon: Lexicon, excluded: Collection[str], is_spaced: bool) -> tuple[list[int], list[int]]:
+    """Return the numbers of the entries that are of letters, and of those that are not excluded either."""
+    language = lexicon.source_language
+    of_letters = [number for number, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
+    return of_letters, [number for number in of_letters if lexicon.entries[number].word.casefold() not in excluded]
+
+
+def _is_source(word: str, language: str, is_spaced: bool) -> bool:
+    if is_spaced:
+        return word.isalpha() or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
+    # A foreign word among its letters would be found inside of longer ones.
+    return is_letters(word) and script_fits(word, language)
+
+
 def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
     """Return the ids of all words in the first form, then in the second and so on; empty where one can't be encoded."""
     blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
@@ -145,10 +168,9 @@ def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged
 
 
 def _source_keys(
-    tokenizer: Tokenizer, encode: WordEncoder, cases: Sequence[Sequence[str]], entries: NDArray[np.int32]
+    forms: Ragged, entries: NDArray[np.int32], vocabulary: NDArray[np.uint16], is_spaced: bool
 ) -> dict[str, Any]:
     """Return the key fields of a SwitchTable; a form as written wins over one derived from another word."""
-    forms = _encode_forms(encode, cases)
     values, starts, all_lengths = forms.values, forms.offsets, forms.lengths
     by_form = np.flatnonzero(all_lengths)
     hashes = hash_words(values, starts[by_form], all_lengths[by_form])
@@ -167,7 +189,7 @@ def _source_keys(
     bits = max(2, (4 * len(rows)).bit_length())
     leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
     is_single = np.flatnonzero(keys.lengths == 1)
-    single_keys = np.full(tokenizer.vocab_size, -1, dtype=np.int32)
+    single_keys = np.full(len(vocabulary), -1, dtype=np.int32)
     single_keys[keys.values[keys.offsets[is_single]]] = is_single
     kinds, groups = np.divmod(rows, max(1, len(entries)))
     return {
@@ -177,5 +199,22 @@ def _source_keys(
         "key_groups": groups.astype(np.int32),
         "key_forms": kinds.astype(np.int8),
         "single_keys": single_keys,
+        "phrases": _phrases(keys, vocabulary, is_spaced),
         "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
     }
+
+
+def _phrases(keys: Ragged, vocabulary: NDArray[np.uint16], is_spaced: bool) -> Phrases:
+    """Return what is known of source forms of several words, or of several tokens where words are not spaced."""
+    rows = np.repeat(np.arange(len(keys.lengths)), keys.lengths)
+    is_first = np.zeros(len(rows), dtype=bool)
+    is_first[keys.offsets[:-1]] = True
+    begins = ~is_first
+    if is_spaced:
+        begins &= (vocabulary[keys.values] & np.uint16(Token.SPACED | Token.LONE_SPACE)) != 0
+    places = np.flatnonzero(begins)
+    long, places_of_seconds, num_others = np.unique(rows[places], return_index=True, return_counts=True)
+    seconds = keys.values[places[places_of_seconds]]
+    is_findable = num_others < _MAX_ATOMS
+    firsts = keys.values[keys.offsets[long]]
+    return Phrases.of(1 + num_others[is_findable], firsts[is_findable], seconds[is_findable])

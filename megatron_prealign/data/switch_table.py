@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.phrases import Phrases
 from megatron_prealign.data.ragged import Ragged, same_spans
 from megatron_prealign.data.target_forms import TargetForms, TargetWords
 from megatron_prealign.data.word_forms import WordEncoder
@@ -53,6 +54,8 @@ class SwitchTable:
 
     vocabulary: NDArray[np.uint16]
     """Classes of the tokens."""
+    is_spaced: bool
+    """Whether the source language puts spaces between words."""
     languages: tuple[str, ...]
     """Target languages, sorted."""
     num_entries: int
@@ -71,6 +74,8 @@ class SwitchTable:
     """Which of the forms it is."""
     single_keys: NDArray[np.int32]
     """Source form that is just this token, or -1: [V]. Most words of a text are one token."""
+    phrases: Phrases
+    """What is known of source forms of several words, or of several tokens where words are not spaced."""
     buckets: NDArray[np.int64]
     """Where the keys with each value of the leading bits of the hash begin: [2**bits + 1]."""
     by_language: WeightedChoice
@@ -89,7 +94,7 @@ class SwitchTable:
         for item in fields(self):
             value = getattr(self, item.name)
             value = value.words if isinstance(value, TargetForms) else value
-            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | TargetWords) else {"": value}
+            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | TargetWords | Phrases) else {"": value}
             for part, array in parts.items():
                 if isinstance(array, np.ndarray):
                     np.save(folder / f"{item.name}.{part}.npy", array, allow_pickle=False)
@@ -115,6 +120,7 @@ class SwitchTable:
             "by_language": WeightedChoice,
             "by_translation": WeightedChoice,
             "key_tokens": Ragged,
+            "phrases": Phrases,
             "targets": TargetWords,
         }
         for name, arrays in parts.items():

@@ -39,6 +39,8 @@ class Token(IntEnum):
     STARTS_STICKY = 2048
     ENDS_STICKY = 4096
     """A letter, digit or sign at an end that makes punctuation next to it part of an expression."""
+    STARTS_MARK = 8192
+    """A mark that belongs to the letter before, as the vowels of Thai do."""
 
 
 _WHITE = Token.STARTS_WHITE | Token.ENDS_WHITE
@@ -86,6 +88,8 @@ def _classify_token(data: bytes) -> int:
     if len(text) < len(data):  # the character before is not whole: nothing is known of that side
         flags &= ~(Token.STARTS_WHITE | Token.STARTS_STICKY | Token.CLOSES | Token.CLOSES_OUTSIDE)
         flags &= ~Token.OPENS_OUTSIDE
+    if unicodedata.category(characters[0])[0] == "M" and len(text) == len(data):
+        flags |= Token.STARTS_MARK
     if characters == " " and len(text) == len(data):
         flags |= Token.LONE_SPACE
     elif set(kinds) == {"l"}:

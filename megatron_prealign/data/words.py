@@ -37,6 +37,12 @@ class Words:
         """Return the number of words."""
         return len(self.starts)
 
+    def take(self, numbers: NDArray[np.int64], sizes: NDArray[np.int64] | int = 1) -> "Words":
+        """Return spans of words: from each number on so many of them, which follow each other."""
+        return Words(
+            self.starts[numbers], self.stops[numbers + sizes - 1], self.documents[numbers], self.indices[numbers]
+        )
+
 
 def token_flags(vocabulary: NDArray[np.uint16], tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Return the classes of the tokens of a text: uint16 [T]; inner bytes become like what they continue.
@@ -90,32 +96,53 @@ def find_words(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
     return Words(starts - takes_space, stops, documents, indices)
 
 
-def find_eligible(
-    flags: NDArray[np.uint16], offsets: NDArray[np.int64], words: Words, chosen: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Tell which of some words may be switched.
+def find_letter_tokens(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
+    """Return each token that spells letters as a word of its own; for languages that put no spaces between words.
 
     Args:
         flags: uint16 [T] of `token_flags`.
         offsets: int64 [D + 1].
-        words: What `find_words` found.
-        chosen: int64 [N], the words to look at.
+    """
+    starts = np.flatnonzero(_has(flags, _WORD))
+    bounds = np.searchsorted(starts, offsets)
+    documents = np.repeat(np.arange(len(offsets) - 1), np.diff(bounds))
+    return Words(starts, starts + 1, documents, np.arange(len(starts)) - bounds[:-1][documents])
+
+
+def find_eligible(
+    flags: NDArray[np.uint16], offsets: NDArray[np.int64], words: Words, in_runs: bool = False
+) -> NDArray[np.bool_]:
+    """Tell which words may be switched.
+
+    Args:
+        flags: uint16 [T] of `token_flags`.
+        offsets: int64 [D + 1].
+        words: Words, or spans of words, [N].
+        in_runs: Whether letters may stand on both sides, as where words are not spaced.
 
     Returns:
         bool [N].
     """
-    starts, stops, documents = words.starts[chosen], words.stops[chosen], words.documents[chosen]
+    starts, stops, documents = words.starts, words.stops, words.documents
     first, end = offsets[documents], offsets[documents + 1]
     spaced = _has(flags[starts], Token.SPACED | Token.LONE_SPACE)
-    opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
-    closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)
+    if in_runs:
+        # Letters and any punctuation may be next to a word, signs and digits may not.
+        before, behind = (flags[np.clip(neighbours, 0, len(flags) - 1)] for neighbours in (starts - 1, stops))
+        opened = (starts == first) | spaced | _has(before, _WORD) | ~_has(before, Token.ENDS_STICKY)
+        closed = (stops == end) | _has(behind, _WORD) | ~_has(behind, Token.STARTS_STICKY)
+        closed &= (stops == end) | ~_has(behind, Token.STARTS_MARK)
+    else:
+        opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
+        closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)
     eligible: NDArray[np.bool_] = opened & closed
     tainted = np.flatnonzero(_has(flags, Token.TAINTS))
     if len(tainted):
         chunks = _chunks(flags, offsets)
-        tainted_chunks = np.zeros(int(chunks[-1]) + 1, dtype=bool)
-        tainted_chunks[chunks[tainted]] = True
-        eligible &= ~tainted_chunks[chunks[stops - 1]]
+        tainted_chunks = np.zeros(int(chunks[-1]) + 2, dtype=np.int32)
+        tainted_chunks[chunks[tainted] + 1] = 1
+        before = np.cumsum(tainted_chunks)
+        eligible &= before[chunks[stops - 1] + 1] == before[chunks[starts]]
     return eligible
 
 

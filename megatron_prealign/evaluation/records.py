@@ -1,7 +1,7 @@
 """Records of a run: what metrics.jsonl says, checked line by line, and curves out of it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -13,13 +13,17 @@ KINDS = ("train", "valid")
 
 
 def read_records(path: Path, problems: list[str]) -> list[Record]:
-    """Read metrics.jsonl as it stands; add what is wrong with it to problems as path:line."""
+    """Read metrics.jsonl as it stands, but for a last line that is not whole yet.
+
+    What is wrong with it is added to problems as path:line.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
         problems.append(f"{path}: {reason}; name the folder of a run that has written records")
         return []
+    lines = text[: text.rfind("\n") + 1].splitlines()
     if not lines:
         problems.append(f"{path}: empty; wait for the run's first record (logging.log_interval)")
     records = []
@@ -47,21 +51,6 @@ def _fault(record: Any) -> str | None:
     counts = {name: record.get(name) for name in ("step", "tokens")}
     wrong = [name for name, value in counts.items() if not isinstance(value, int) or value < 0]
     return f"no whole number under {' and '.join(wrong)}" if wrong else None
-
-
-def last_records(records: Sequence[Record]) -> list[Record]:
-    """Keep what counts of a run that was continued from a checkpoint: the last record of each step.
-
-    What an interrupted part wrote behind that checkpoint is dropped, steps that were never taken again too.
-    """
-    kept: list[Record] = []
-    first_step: dict[str, int] = {}
-    for record in reversed(records):
-        kind = record["kind"]
-        if kind not in first_step or record["step"] < first_step[kind]:
-            first_step[kind] = record["step"]
-            kept.append(record)
-    return kept[::-1]
 
 
 def series(

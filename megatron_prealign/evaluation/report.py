@@ -15,7 +15,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.records import last_records, read_records
+from megatron_prealign.evaluation.records import read_records
 
 LANGUAGE_NAMES = {"en": "English", "clone": "English-Clone"}
 
@@ -81,7 +81,7 @@ def join_stages(stages: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, An
     joined: list[dict[str, Any]] = []
     seen = 0
     for records in stages:
-        joined += [{**record, "tokens": record["tokens"] + seen} for record in last_records(records)]
+        joined += [{**record, "tokens": record["tokens"] + seen} for record in records]
         seen = max((record["tokens"] for record in joined), default=0)
     return joined
 

@@ -8,7 +8,7 @@ from megatron_prealign.config.loading import load_resolved
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.page import html_figure, html_folded, html_page, html_table
-from megatron_prealign.evaluation.records import METRICS, Record, last_records, read_records
+from megatron_prealign.evaluation.records import METRICS, Record, read_records
 from megatron_prealign.evaluation.report import LANGUAGE_NAMES, PAIR_SETS
 from megatron_prealign.evaluation.run_plots import (
     MAX_RUNS,
@@ -16,6 +16,7 @@ from megatron_prealign.evaluation.run_plots import (
     Measure,
     TrainingRun,
     has_score,
+    plot_by_run,
     plot_measures,
     plot_retrieval_by_tap,
     plot_tap_losses,
@@ -25,10 +26,22 @@ LOSSES = (
     Measure("language-modelling loss", "train", ("lm_loss",)),
     Measure("alignment loss, mean over taps", "train", ("alignment_loss",)),
 )
-PROGRESS = (
+POSITIONS = (
+    Measure("training loss, ordinary positions", "train", ("ordinary_loss",)),
+    Measure("training loss, switched positions", "train", ("switched_loss",)),
+)
+OPTIMIZER = (
     Measure("learning rate", "train", ("learning_rate",), ".2e"),
     Measure("gradient norm before clipping", "train", ("gradient_norm",), ".3g", logarithmic=True),
-    Measure("tokens a second", "train", ("tokens_per_second",), ",.0f"),
+    Measure("parameter norm", "train", ("parameter_norm",), ".4g"),
+)
+SPEED = (
+    Measure("tokens a second", "train", ("tokens_per_second",), ",.0f", from_zero=True),
+    Measure("TFLOP/s a rank", "train", ("teraflops_per_rank",), ".3g", from_zero=True),
+    Measure("MFU", "train", ("mfu",), ".1%", from_zero=True),
+    Measure("share of time waiting for data", "train", ("data_wait_share",), ".2%", from_zero=True),
+    Measure("seconds of validations and checkpoints", "train", ("pause_seconds",), ".2f", from_zero=True),
+    Measure("memory of the fullest rank, GiB", "train", ("memory_bytes",), ".2f", from_zero=True, unit=2**30),
 )
 
 
@@ -58,7 +71,7 @@ def _read_run(path: Path, name: str, problems: list[str]) -> TrainingRun | None:
     if not path.is_dir():
         problems.append(f"{path}: no such folder; name the training.run_path of a run")
         return None
-    records = last_records(read_records(path / METRICS, problems))
+    records = read_records(path / METRICS, problems)
     config_path = path / "config.yaml"
     try:
         model = load_resolved(config_path).model
@@ -73,11 +86,9 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     """Return the HTML of a page with the curves of all runs and their last values."""
     stages = {run.name: f"{run.records[-1]['stage']}, step {run.records[-1]['step']:,}" for run in runs}
     lead = "; ".join(f"{name}: {stage}" for name, stage in stages.items())
-    languages = list(dict.fromkeys(lang for run in runs for record in run.records for lang in record.get("loss", {})))
-    validation = [
-        Measure(f"validation loss, {LANGUAGE_NAMES.get(language, language)}", "valid", ("loss", language))
-        for language in languages
-    ]
+    by_language = _by_language(runs, "train", "language_loss", "training loss")
+    validation = _by_language(runs, "valid", "loss", "validation loss")
+    validation += _by_language(runs, "valid", "switched_loss", "validation loss, switched positions")
     word_sets = list(dict.fromkeys(word_set for run in runs for word_set in run.word_sets))
     retrieval = [
         Measure(
@@ -88,12 +99,16 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
         )
         for word_set, pair in word_sets
     ]
-    parts = [_last_values(runs, [*LOSSES, *validation, *retrieval, *PROGRESS])]
+    parts = [_last_values(runs, [*LOSSES, *by_language, *POSITIONS, *validation, *retrieval, *OPTIMIZER, *SPEED])]
+    parts += _measure_section(
+        runs, "Training loss", (*LOSSES, *by_language), "Means over the steps since the record before, in nats."
+    )
+    parts += _losses_by_position(runs)
     for heading, measures, caption in (
-        ("Training loss", LOSSES, "Means over the steps since the record before, in nats."),
         ("Validation loss", validation, "On the held-out part of each language's data, in nats a token."),
         ("Word retrieval, mean over taps", retrieval, _RETRIEVAL_CAPTION),
-        ("Optimizer and speed", PROGRESS, "At the step of each record; the speed since the record before."),
+        ("Optimizer", OPTIMIZER, "At the step of each record."),
+        ("Speed and memory", SPEED, "Since the record before; FLOP/s are those that the model needs."),
     ):
         parts += _measure_section(runs, heading, measures, caption)
     parts += _tap_losses(runs)
@@ -102,6 +117,13 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     parts += ["<h2>How it was run</h2>", html_folded({f"{run.name}: config.yaml": run.config for run in runs})]
     title = f"Training run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} training runs"
     return html_page(title, lead, parts)
+
+
+def _by_language(runs: Sequence[TrainingRun], kind: str, name: str, title: str) -> list[Measure]:
+    """Return a measure for each language that records of a kind have under a name."""
+    records = [record for run in runs for record in run.records if record["kind"] == kind]
+    languages = dict.fromkeys(language for record in records for language in record.get(name, {}))
+    return [Measure(f"{title}, {LANGUAGE_NAMES.get(lang, lang)}", kind, (name, lang)) for lang in languages]
 
 
 _RETRIEVAL_CAPTION = (
@@ -128,6 +150,17 @@ def _last_values(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> st
             cells = ("-" if value is None else f"{value:{measure.format}}" for value in values)
             rows.append((measure.title, *cells))
     return html_table(["at the last record", *(run.name for run in runs)], rows)
+
+
+def _losses_by_position(runs: Sequence[TrainingRun]) -> Iterator[str]:
+    measured = [run for run in runs if POSITIONS[1].last(run) is not None]
+    if measured:
+        yield "<h2>Switched against ordinary positions</h2>"
+        yield html_figure(
+            plot_by_run(measured, POSITIONS, "training loss"),
+            "Training loss at switched and at ordinary positions over steps, a panel for each run.",
+            "At a switched position the input goes on with a translation; predicted is the original word. In nats.",
+        )
 
 
 def _tap_losses(runs: Sequence[TrainingRun]) -> Iterator[str]:

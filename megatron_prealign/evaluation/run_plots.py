@@ -68,10 +68,17 @@ class Measure:
     """Whether its axis is logarithmic."""
     from_zero: bool = False
     """Whether its axis begins at 0."""
+    unit: float = 1.0
+    """What one of its records' numbers is divided by."""
+
+    def curve(self, run: TrainingRun) -> tuple[list[int], list[float]]:
+        """Return its steps and values in a run."""
+        steps, values = series(run.records, self.kind, *self.names)
+        return steps, [value / self.unit for value in values]
 
     def last(self, run: TrainingRun) -> float | None:
         """Return its last value in a run; none where the run never measured it."""
-        values = series(run.records, self.kind, *self.names)[1]
+        values = self.curve(run)[1]
         return values[-1] if values else None
 
 
@@ -82,7 +89,7 @@ def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> s
     def draw(axes: "Axes", title: str) -> None:
         measure = by_title[title]
         for run, style in zip(runs, RUN_STYLES, strict=False):
-            steps, values = series(run.records, measure.kind, *measure.names)
+            steps, values = measure.curve(run)
             if steps:
                 # Training records are many: markers would hide their line.
                 marker = style["marker"] if measure.kind == "valid" else None
@@ -103,6 +110,18 @@ def plot_tap_losses(runs: Sequence[TrainingRun]) -> str:
         curves = {tap: series(run.records, "train", "tap_loss", tap) for tap in run.taps}
         _draw_taps(axes, run.taps, curves)
         axes.set(title=name, xlabel="step", ylabel="alignment loss")
+
+    return draw_panels(list(by_name), draw)
+
+
+def plot_by_run(runs: Sequence[TrainingRun], measures: Sequence[Measure], label: str) -> str:
+    """Plot measures of one kind against each other over steps, a panel for each run, and return the SVG."""
+    by_name = {run.name: run for run in runs}
+
+    def draw(axes: "Axes", name: str) -> None:
+        for measure, style in zip(measures, RUN_STYLES, strict=False):
+            axes.plot(*measure.curve(by_name[name]), **{**style, "marker": None}, label=measure.title, linewidth=1.6)
+        axes.set(title=name, xlabel="step", ylabel=label)
 
     return draw_panels(list(by_name), draw)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from megatron_prealign.errors import ConfigError, DataError
-from megatron_prealign.lexicon.languages import expected_scripts, one_letter_is_a_word, script_of
+from megatron_prealign.lexicon.languages import one_letter_is_a_word, script_fits
 from megatron_prealign.lexicon.lexicon import Lexicon, Translation
 
 # Inside a word these join letters (l'eau, mother-in-law, Persian compounds with a zero-width non-joiner).
@@ -116,15 +116,7 @@ def _is_identity(word: str, language: str, translation: Translation) -> bool:
 
 
 def _has_wrong_script(word: str, language: str, translation: Translation) -> bool:
-    return not (_script_fits(word, language) and _script_fits(translation.word, translation.language))
-
-
-def _script_fits(word: str, language: str) -> bool:
-    scripts = expected_scripts(language)
-    if scripts is None:
-        return True
-    # Modifier letters such as the turned comma of Uzbek belong to no script.
-    return all(script_of(character) in (*scripts, "MODIFIER") for character in word if character.isalpha())
+    return not (script_fits(word, language) and script_fits(translation.word, translation.language))
 
 
 def _has_non_letters(word: str, language: str, translation: Translation) -> bool:

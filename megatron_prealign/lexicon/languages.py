@@ -70,6 +70,15 @@ def script_of(character: str) -> str:
     return unicodedata.name(character, "").partition(" ")[0]
 
 
+def script_fits(word: str, language: str) -> bool:
+    """Tell whether all letters of a word are of a script of its language; any word of an unknown language does."""
+    scripts = expected_scripts(language)
+    if scripts is None:
+        return True
+    # Modifier letters such as the turned comma of Uzbek belong to no script.
+    return all(script_of(character) in (*scripts, "MODIFIER") for character in word if character.isalpha())
+
+
 def one_letter_is_a_word(language: str) -> bool:
     """Tell whether single letters are ordinary words: scripts without spaces, and Korean syllables."""
     return not uses_spaces(language) or primary_language(language) in ("ko", "kor")

@@ -4,6 +4,8 @@ import re
 
 _PEAK_TERAFLOPS: tuple[tuple[str, float], ...] = (
     # NVIDIA, from the data sheets; a figure with sparsity is halved.
+    ("GB300", 2500),
+    ("B300", 2250),
     ("GB200", 2500),
     ("B200", 2250),
     ("B100", 1750),

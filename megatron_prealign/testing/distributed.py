@@ -41,7 +41,7 @@ def run_distributed(
     processes, readers = start_ranks(function, world_size, *args)
     try:
         results = _collect(readers, timeout_seconds)
-        # Left to end by themselves: killed, they would leave the checkpoint writer's helper process behind.
+        # Left to end by themselves, with whatever they still have to close.
         for process in processes:
             process.join(GRACE_SECONDS)
         return results

@@ -74,6 +74,7 @@ class Trainer:
                     self._validate()
                 if self._is_due(self.config.checkpoint.save_interval):
                     self.save()
+        self.profile.close()
         if self._saved_step < self.state.step:
             self.save()
         if self.metrics is not None:

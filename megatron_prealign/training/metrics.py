@@ -1,14 +1,14 @@
 """Where the numbers of a run go: metrics.jsonl, trackers, and a person's eyes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_prealign.config import Config
 from megatron_prealign.training.progress import RunProgress
 from megatron_prealign.training.record_file import RecordFile
-from megatron_prealign.training.trackers import Tracker, open_trackers
+from megatron_prealign.training.trackers import open_trackers
 
 Record = dict[str, Any]
 
@@ -17,35 +17,38 @@ class MetricsWriter:
     """Writes records; made on one rank only."""
 
     def __init__(self, config: Config, step: int) -> None:
-        """Open the files and trackers of a run that goes on after `step`.
-
-        Raises:
-            ConfigError: a tracker that can't be opened.
-        """
+        """Open the files and trackers of a run that goes on after `step`."""
         training = config.training
         run_path = Path(training.run_path)
         run_path.mkdir(parents=True, exist_ok=True)
         self._common = {"stage": training.stage, "steps": training.train_steps}
+        self._first_step = step
         self._start = time.monotonic()
-        self._trackers: Sequence[Tracker] = open_trackers(config, step)
         self._file = RecordFile(run_path, step)
         self._progress = RunProgress(training.stage, training.train_steps, step)
         # What a stage or a checkpoint has to say goes through here, so that it does not tear the bar.
         self.advance, self.say = self._progress.advance, self._progress.say
+        self._trackers = open_trackers(config, step, self.say)
 
     def write(self, kind: str, record: Record) -> None:
         """Write one record with its step, and show it."""
-        seconds = round(time.monotonic() - self._start, 3)
-        whole = {"kind": kind, **self._common, **record, "seconds": seconds}
+        seconds = time.monotonic() - self._start
+        whole = {"kind": kind, **self._common, **record, "seconds": round(seconds, 3)}
+        if kind == "train":
+            # Validations and checkpoints count: over a long run they come as often as before.
+            steps_left, steps_done = whole["steps"] - record["step"], record["step"] - self._first_step
+            whole["seconds_left"] = round(seconds * steps_left / steps_done, 3)
         self._file.write(whole)
-        numbers = {f"{kind}/{name}": value for name, value in scalars(record)}
+        numbers = {f"{kind}/{name}": value for name, value in scalars(whole)}
         for tracker in self._trackers:
-            try:
-                tracker.log(numbers, record["step"])
-            except Exception as error:  # whatever it is: a tracker that fails must not end a run
-                self._trackers = [other for other in self._trackers if other is not tracker]
-                self.say(f"{tracker.name} gets no more records: {error}")
+            tracker.log(numbers, record["step"])
         self._progress.show(whole)
+
+    def go_back(self, step: int) -> None:
+        """Go on after an earlier step; records of later ones move away."""
+        self._file.go_back(step)
+        self._first_step, self._start = step, time.monotonic()
+        self.advance(step)
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -56,9 +59,9 @@ class MetricsWriter:
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
-    """Yield a record's numbers as flat names; lists and mappings become one name an element."""
+    """Yield a record's numbers as flat names, without what says where it stands; each element has a name of its own."""
     for name, value in record.items():
-        if name != "step":
+        if name not in ("step", "steps"):
             yield from _flatten(name, value)
 
 
@@ -68,5 +71,5 @@ def _flatten(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _flatten(f"{name}/{key}", item)
     elif isinstance(value, list):
         yield from _flatten(name, dict(enumerate(value)))
-    elif value is not None:
+    elif isinstance(value, int | float):
         yield name, float(value)

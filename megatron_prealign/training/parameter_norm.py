@@ -17,6 +17,7 @@ def parameter_norm(chunks: list[torch.nn.Module]) -> float:
     ]
     total = torch.zeros((), dtype=torch.float64, device=next(chunks[0].parameters()).device)
     if own:
-        total += torch.stack(torch._foreach_norm(own)).double().square().sum()
+        # Of 16-bit parameters too, whose own norms would have three digits.
+        total += torch.stack(torch._foreach_norm(own, dtype=torch.float32)).double().square().sum()
     torch.distributed.all_reduce(total, group=parallel_state.get_model_parallel_group())
     return float(total.sqrt())

@@ -21,11 +21,12 @@ class ProfileWindow:
         self._folder = Path(config.training.run_path) / "profile"
         self._rank = rank
         self._stack: ExitStack | None = None
+        self._traced = (0, 0)
 
     def before_step(self, step: int) -> None:
         """Begin where `step` is the first of the window; a run continued inside it traces the rest."""
         if self._stack is None and self._first <= step <= self._last:
-            self._first = step
+            self._traced = (step, step)
             self._stack = ExitStack()
             if self._nvtx:
                 # nsys profile --capture-range=cudaProfilerApi waits for this.
@@ -36,14 +37,20 @@ class ProfileWindow:
 
     def after_step(self, step: int) -> None:
         """End where `step` is the last of the window."""
-        if self._stack is not None and step >= self._last:
+        self._traced = (self._traced[0], step)
+        if step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        """End the trace, if one runs; a run may end before the window does."""
+        if self._stack is not None:
             self._stack.close()
             self._stack = None
-            self._first = self._last = -1
 
     def _write(self, profiler: Any) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"steps_{self._first}-{self._last}_rank_{self._rank}.json.gz"
+        first, last = self._traced
+        name = f"steps_{first}-{last}_rank_{self._rank}.json.gz"
         temporary = self._folder / f"tmp.{name}"
         profiler.export_chrome_trace(str(temporary))
         temporary.replace(self._folder / name)

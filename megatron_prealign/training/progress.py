@@ -1,7 +1,6 @@
 """How a run stands, for a person: a live bar on a terminal, a line for each record in a log."""
 
 import atexit
-import sys
 from collections.abc import Iterator, Mapping
 from statistics import mean
 from typing import Any
@@ -40,11 +39,8 @@ class RunProgress:
             self.say(progress_line(record))
 
     def say(self, line: str) -> None:
-        """Show a line, above the bar where there is one."""
-        if self._bar is not None:
-            self._console.print(line, markup=False, highlight=False)
-        else:
-            print(line, file=sys.stderr, flush=True)
+        """Show a line as it is, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -69,8 +65,17 @@ def _train_parts(record: Mapping[str, Any]) -> Iterator[str]:
     yield f"{record['tokens_per_second']:,.0f} tok/s"
     if "mfu" in record:
         yield f"MFU {record['mfu']:.1%}"
-    minutes, seconds = divmod(round((record["steps"] - record["step"]) * record["step_seconds"]), 60)
-    yield f"left {minutes}m{seconds:02d}s"
+    yield f"left {_duration(record['seconds_left'])}"
+
+
+def _duration(seconds: float) -> str:
+    """Write a duration in its two greatest units."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02d}h"
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
 def _valid_parts(record: Mapping[str, Any]) -> Iterator[str]:

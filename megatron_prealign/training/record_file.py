@@ -1,10 +1,12 @@
 """metrics.jsonl of a run, in which every step stands once, also where a run went back to an earlier one."""
 
-import json
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from megatron_prealign.lexicon.output import atomic_text_file, sync
+import orjson
+
+from megatron_prealign.lexicon.output import atomic_file, sync
 
 RECORDS = "metrics.jsonl"
 DISCARDED = "metrics.discarded.jsonl"
@@ -19,8 +21,8 @@ class RecordFile:
         self._file = self._open(step)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record."""
-        self._file.write(json.dumps(record) + "\n")
+        """Append a record; what is not finite becomes null, which every reader of JSON knows."""
+        self._file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         self._file.flush()
 
     def go_back(self, step: int) -> None:
@@ -32,30 +34,25 @@ class RecordFile:
         """Close the file."""
         self._file.close()
 
-    def _open(self, step: int) -> TextIO:
+    def _open(self, step: int) -> BufferedWriter:
         path, discarded_path = self._run_path / RECORDS, self._run_path / DISCARDED
         if path.exists():
-            kept, discarded = _part(path.read_text(encoding="utf-8", errors="replace").splitlines(), step)
+            kept: list[bytes] = []
+            discarded: list[bytes] = []
+            for line in path.read_bytes().splitlines(keepends=True):
+                (kept if _is_record_until(line, step) else discarded).append(line)
             if discarded:
-                with discarded_path.open("a", encoding="utf-8") as stream:
-                    stream.writelines(f"{line}\n" for line in discarded)
+                with discarded_path.open("ab") as stream:
+                    stream.writelines(line.rstrip(b"\n") + b"\n" for line in discarded)
                 sync(discarded_path)
-                with atomic_text_file(path, overwrite=True) as stream:
-                    stream.writelines(f"{line}\n" for line in kept)
-        return path.open("a", encoding="utf-8")
+                with atomic_file(path, overwrite=True) as temporary:
+                    temporary.write_bytes(b"".join(kept))
+        return path.open("ab")
 
 
-def _part(lines: list[str], step: int) -> tuple[list[str], list[str]]:
-    """Part the records up to a step from those behind it, and from what a killed run left of a line."""
-    kept: list[str] = []
-    discarded: list[str] = []
-    for line in lines:
-        (kept if _is_record_until(line, step) else discarded).append(line)
-    return kept, discarded
-
-
-def _is_record_until(line: str, step: int) -> bool:
+def _is_record_until(line: bytes, step: int) -> bool:
+    """Tell whether a line is a whole record, not what a killed run left of one, of a step up to `step`."""
     try:
-        return bool(json.loads(line)["step"] <= step)
+        return line.endswith(b"\n") and bool(orjson.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):
         return False

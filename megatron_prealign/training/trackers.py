@@ -1,14 +1,14 @@
 """Services that draw a run's numbers: TensorBoard, Weights & Biases, MLflow.
 
-A run that is continued goes on in the same run of the service, whose id stands in <run_path>/trackers.json.
+A run that is continued goes on in the same run of the service, whose id stands in <run_path>/wandb_id.txt or
+<run_path>/mlflow_id.txt.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 import yaml
@@ -16,24 +16,10 @@ import yaml
 from megatron_prealign.checkpoint.folder import write_atomically
 from megatron_prealign.config import Config, dump_config
 from megatron_prealign.config.logging import LoggingConfig
-from megatron_prealign.errors import ConfigError
+from megatron_prealign.training.tracker_thread import Tracker, TrackerThread
 
-IDS = "trackers.json"
 _MOST_PARAMETERS = 100  # MLflow takes no more at once
-
-
-class Tracker(Protocol):
-    """One service."""
-
-    name: str
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
-        ...
-
-    def close(self) -> None:
-        """Send what is left and end the run."""
-        ...
+_FINISH_SECONDS = 45.0  # within what a thread is waited for
 
 
 def missing_packages(logging: LoggingConfig) -> list[str]:
@@ -49,12 +35,8 @@ def missing_packages(logging: LoggingConfig) -> list[str]:
     ]
 
 
-def open_trackers(config: Config, step: int) -> list[Tracker]:
-    """Open every tracker that the configuration asks for, for a run that goes on after `step`.
-
-    Raises:
-        ConfigError: one that can't be opened, with what its library says.
-    """
+def open_trackers(config: Config, step: int, say: Callable[[str], None]) -> list[TrackerThread]:
+    """Open every tracker that the configuration asks for, for a run that goes on after `step`; `say` shows a line."""
     logging = config.logging
     wanted: dict[str, Callable[[], Tracker]] = {}
     if logging.tensorboard:
@@ -63,28 +45,29 @@ def open_trackers(config: Config, step: int) -> list[Tracker]:
         wanted["W&B"] = lambda: WeightsAndBiases(config)
     if logging.mlflow_experiment is not None:
         wanted["MLflow"] = lambda: MLflow(config)
-    opened = []
-    for name, open_one in wanted.items():
-        try:
-            opened.append(open_one())
-        except Exception as error:  # each library has its own kinds
-            raise ConfigError(f"{name} can't be opened: {error}; mend it, or leave it out of logging") from error
-    return opened
+    return [TrackerThread(name, open_one, say) for name, open_one in wanted.items()]
 
 
 class TensorBoard:
     """Event files in <run_path>/tensorboard."""
 
-    name = "TensorBoard"
-
     def __init__(self, run_path: Path, step: int) -> None:
-        """Open the folder; later steps of an interrupted run are taken back."""
+        """Open the folder; what an interrupted run wrote of later steps is taken back."""
+        self._folder = run_path / "tensorboard"
+        self._open(step + 1)
+
+    def _open(self, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=step + 1)
+        self._writer = SummaryWriter(str(self._folder), purge_step=first_step)
+        self._step = first_step
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
+        """Take the numbers of one record; where the run went back, later steps are taken back too."""
+        if step < self._step:
+            self._writer.close()
+            self._open(step)
+        self._step = step
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 
@@ -95,8 +78,6 @@ class TensorBoard:
 
 class WeightsAndBiases:
     """A run of a W&B project; offline with WANDB_MODE=offline. Of a step taken twice W&B keeps the first."""
-
-    name = "W&B"
 
     def __init__(self, config: Config) -> None:
         """Begin a run, or go on with the one whose id is kept."""
@@ -110,8 +91,8 @@ class WeightsAndBiases:
             resume="allow",
             dir=run_path,
             config=_plain(config),
-            # Its copy of the terminal would fight with the progress bar.
-            settings=wandb.Settings(console="off"),
+            # Its copy of the terminal would fight with the progress bar; a server that is away must not keep GPUs.
+            settings=wandb.Settings(console="off", finish_timeout=_FINISH_SECONDS),
         )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -126,15 +107,12 @@ class WeightsAndBiases:
 class MLflow:
     """A run of an MLflow experiment, on a server or in a file store."""
 
-    name = "MLflow"
-
     def __init__(self, config: Config) -> None:
         """Begin a run, or go on with the one whose id is kept."""
         from mlflow import MlflowClient
 
         run_path, logging = Path(config.training.run_path), config.logging
         self._client = MlflowClient(logging.mlflow_tracking_uri)
-        self._pending: Any = None
 
         def create() -> str:
             name = str(logging.mlflow_experiment)
@@ -158,17 +136,15 @@ class MLflow:
             self._client.log_batch(self._run_id, params=new[start : start + _MOST_PARAMETERS])
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record; a thread sends them."""
+        """Take the numbers of one record."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
-        self._pending = self._client.log_batch(self._run_id, metrics=metrics, synchronous=False)
+        self._client.log_batch(self._run_id, metrics=metrics)
 
     def close(self) -> None:
         """Send what is left and end the run."""
-        if self._pending is not None:
-            self._pending.wait()
         self._client.set_terminated(self._run_id)
 
 
@@ -179,9 +155,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def _kept_id(run_path: Path, service: str, create: Callable[[], str]) -> str:
     """Return the id that the service knows the run by; the first time it is created and kept."""
-    path = run_path / IDS
-    ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if service not in ids:
-        ids[service] = create()
-        write_atomically(path, json.dumps(ids) + "\n")
-    return ids[service]
+    path = run_path / f"{service}_id.txt"
+    if not path.exists():
+        write_atomically(path, create() + "\n")
+    return path.read_text(encoding="utf-8").strip()

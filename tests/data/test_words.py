@@ -30,7 +30,7 @@ def analyse(tokenizer: Tokenizer, texts: list[str]) -> tuple[np.ndarray, Words, 
     tokens, offsets = pack(tokenizer.encode_batch(texts))
     flags = token_flags(classes(tokenizer), tokens, offsets)
     words = find_words(flags, offsets)
-    return tokens, words, find_eligible(flags, offsets, words, np.arange(len(words)))
+    return tokens, words, find_eligible(flags, offsets, words)
 
 
 def spell(tokenizer: Tokenizer, tokens: np.ndarray, words: Words) -> list[str]:
@@ -99,7 +99,7 @@ def test_special_tokens_bound_words_and_are_never_part_of_one(bpe: Tokenizer) ->
     flags = token_flags(classes(bpe), tokens, offsets)
     words = find_words(flags, offsets)
     assert spell(bpe, tokens, words) == ["the", " bank", "bank"]
-    assert find_eligible(flags, offsets, words, np.arange(3)).all()
+    assert find_eligible(flags, offsets, words).all()
 
 
 def test_word_hashes_tell_order_and_length_apart() -> None:

@@ -1,4 +1,4 @@
-"""Records of a run: what is no record, which of repeated steps count, curves out of them."""
+"""Records of a run: what is no record, curves out of them."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.evaluation.records import last_records, read_records, series
+from megatron_prealign.evaluation.records import read_records, series
 
 
 def train(step: int, loss: float = 1.0) -> dict[str, Any]:
@@ -49,20 +49,12 @@ def test_a_file_without_records_is_a_problem(tmp_path: Path, content: bytes | No
     assert reason in problems[0]
 
 
-def test_the_last_record_of_a_step_counts() -> None:
-    first = [train(1), train(2, 2.0), valid(2, loss={"en": 2.0}), train(3, 3.0)]
-    again = [train(2, 0.2), valid(2, loss={"en": 0.2}), train(3, 0.3), train(4)]
-    assert last_records(first + again) == [train(1), *again]
-
-
-def test_what_was_never_taken_again_after_a_checkpoint_is_dropped() -> None:
-    # Killed after step 40, continued from step 10, and not yet as far.
-    first, again = [train(step) for step in (10, 20, 30, 40)], [train(20, 0.2)]
-    assert last_records(first + again) == [train(10), train(20, 0.2)]
-
-
-def test_records_of_one_kind_do_not_hide_the_other() -> None:
-    assert last_records([valid(10), train(5), train(10)]) == [valid(10), train(5), train(10)]
+def test_a_last_line_that_is_not_whole_yet_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(train(1)) + '\n{"kind": "train", "st')
+    problems: list[str] = []
+    assert read_records(path, problems) == [train(1)]
+    assert not problems
 
 
 def test_series_follow_one_measure() -> None:

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.records import series
 from megatron_prealign.evaluation.report import Run, compare, join_stages, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
 from megatron_prealign.evaluation.report_plots import plot_losses, tap_names
@@ -55,13 +54,6 @@ def runs(num_seeds: int = 1) -> list[Run]:
 def test_stages_are_joined_where_the_one_before_ended() -> None:
     joined = join_stages([metrics("align_init", [50, 100]), metrics("pretrain", [200, 400])])
     assert [record["tokens"] for record in joined if record["kind"] == "valid"] == [50, 100, 300, 500]
-
-
-def test_records_written_twice_by_a_resumed_run_count_once() -> None:
-    first, again = metrics("pretrain", [100, 200]), metrics("pretrain", [200, 300])
-    again[0]["lm_loss"] = 1.5
-    run = Run("joint", 1, tuple(join_stages([first + again])), {})
-    assert series(run.metrics, "train", "lm_loss", axis="tokens") == ([100, 200, 300], [7.0, 1.5, 5.0])
 
 
 def test_comparison_holds_perplexities_and_mean_retrieval() -> None:

@@ -91,12 +91,16 @@ class Run:
             self.processes[rank].kill()
             self.processes[rank].join()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all ranks that still run."""
+        for process in self.processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
+
     def lose(self, rank: int) -> None:
         """Kill one rank, and end the others as torchrun does."""
         self.kill(rank)
-        for process in self.processes:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, signal.SIGTERM)
+        self.send(signal.SIGTERM)
         self.wait(END_SECONDS)
 
 

@@ -16,6 +16,7 @@ from megatron_prealign.platform.peak_flops import peak_flops
         ("NVIDIA H200", 989),
         ("NVIDIA GH200 480GB", 989),
         ("NVIDIA B200", 2250),
+        ("NVIDIA B300 SXM6 AC", 2250),
         ("NVIDIA GB200", 2500),
         ("NVIDIA L40S", 362),
         ("Tesla V100-SXM2-32GB", 125),

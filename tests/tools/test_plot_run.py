@@ -57,13 +57,27 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
         "Word retrieval, mean over taps",
         "align_init: retrieval en-de, trained words",
         "align_init: retrieval en-de, held-out words",
-        "Optimizer and speed",
+        "Optimizer",
+        "Speed and memory",
+        "Switched against ordinary positions",
     ):
         assert f"<h2>{heading}</h2>" in text, heading
     assert "pretrain: retrieval" not in text
-    assert text.count('role="img"') == text.count("<svg") == 7
+    assert text.count('role="img"') == text.count("<svg") == 9
     assert not re.search(r"<(script|link|img)\b|\bsrc=|url\(http", text)
     assert "stage: align_init" in text
+
+    for measure in (
+        "training loss, English",
+        "validation loss, switched positions, English",
+        "parameter norm",
+        "share of time waiting for data",
+        "TFLOP/s a rank",
+    ):
+        assert f"<th scope='row'>{measure}</th>" in text, measure
+    memory = [read_runs([runs / name])[0].records[-2]["memory_bytes"] / 2**30 for name in ("align_init", "pretrain")]
+    cells = "".join(f"<td>{gibibytes:.2f}</td>" for gibibytes in memory)
+    assert f"<th scope='row'>memory of the fullest rank, GiB</th>{cells}" in text
 
     last = [json.loads(line) for line in (runs / "align_init" / "metrics.jsonl").read_text().splitlines()][-1]
     scores = last["retrieval"]["held_out"]["en-de"]
@@ -79,15 +93,13 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_steps_that_were_taken_twice_count_once(runs: Path) -> None:
-    lines = [json.loads(line) for line in (runs / "align_init" / "metrics.jsonl").read_text().splitlines()]
-    steps = [record["step"] for record in lines if record["kind"] == "train"]
-    assert steps == [1, 2, 3, 4]
+def test_steps_that_were_taken_twice_stand_once(runs: Path) -> None:
+    places = [(kind, step) for step in range(1, NUM_STEPS + 1) for kind in ("train", "valid")]
     (run,) = read_runs([runs / "align_init"])
-    assert [(record["kind"], record["step"]) for record in run.records] == [
-        (kind, step) for step in range(1, NUM_STEPS + 1) for kind in ("train", "valid")
-    ]
-    assert run.records[-1] == lines[-1]
+    assert [(record["kind"], record["step"]) for record in run.records] == places
+    lines = (runs / "align_init" / "metrics.discarded.jsonl").read_text().splitlines()
+    discarded = [json.loads(line) for line in lines]
+    assert [(record["kind"], record["step"]) for record in discarded] == places[4:]
 
 
 def test_each_tap_has_its_curve(runs: Path) -> None:

@@ -4,16 +4,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.evaluation.records import read_records
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from megatron_prealign.training.metrics import scalars
-from tests.data.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
@@ -25,19 +22,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 # What depends on time, what is no number, and retrieval, which has tests of its own.
 OTHERS = {"tokens_per_second", "step_seconds", "pause_seconds", "data_wait_share", "teraflops_per_rank"}
-OTHERS |= {"memory_bytes", "seconds", "kind", "stage", "retrieval"}
-
-
-@pytest.fixture(scope="module")
-def blend(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Three datasets of two languages, the one of which has no switches."""
-    folder, tokenizer = tmp_path_factory.mktemp("blend"), load_tokenizer(workspace / "tok")
-    entries = []
-    for number, (language, ratio) in enumerate([("en", 0.3), ("de", 0.0), ("en", 0.5)]):
-        documents = random_documents(np.random.default_rng(number), 80, tokenizer.vocab_size, 100, ratio)
-        prefix = write_baked(folder / str(number), documents, tokenizer.vocab_size, tokenizer.fingerprint)
-        entries.append({"prefix": prefix, "language": language})
-    return entries
+OTHERS |= {"memory_bytes", "seconds", "seconds_left", "kind", "stage", "retrieval"}
 
 
 def _train(values: Any) -> None:
@@ -52,11 +37,16 @@ def _records(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def make_blended(make_values: MakeValues, blend: list[dict[str, Any]]) -> MakeValues:
+def make_blended(make_values: MakeValues, two_languages: list[dict[str, Any]]) -> MakeValues:
     def make(run: Path, parallel: dict[str, Any]) -> dict[str, dict[str, Any]]:
         training = {"train_steps": 2, "eval_interval": 2, "eval_steps": 2}
         return make_values(
-            "pretrain", run, data={"blend": blend}, parallel=parallel, training=training, logging={"log_interval": 1}
+            "pretrain",
+            run,
+            data={"blend": two_languages},
+            parallel=parallel,
+            training=training,
+            logging={"log_interval": 1},
         )
 
     return make

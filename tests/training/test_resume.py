@@ -70,16 +70,8 @@ def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> No
 DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
 
 
-@pytest.mark.parametrize(
-    ("world_size", "parallel"),
-    [
-        (1, {}),
-        (2, {SHARDED: True}),
-        (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
-        (2, {"pipeline_model_parallel_size": 2}),
-    ],
-    ids=["single", "dp2", "tp2", "pp2"],
-)
+# Killed runs with dropout, of tests/faults, are at the other layouts.
+@pytest.mark.parametrize(("world_size", "parallel"), [(1, {}), (2, {SHARDED: True})], ids=["single", "dp2"])
 def test_dropout_goes_on_bit_for_bit(
     world_size: int, parallel: dict[str, Any], make_values: MakeValues, tmp_path: Path
 ) -> None:
