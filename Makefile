@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 SEEDS ?= 1
+RUNS ?= 100
 VENV := .venv
 BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean data-samples
+.PHONY: help demo test test-faults test-matrix lint format clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -17,6 +18,12 @@ demo: $(VENV)/.done  ## joint training against PreAlign on English and English-C
 
 test: $(VENV)/.done  ## all tests
 	$(BIN)/python -u -m pytest
+
+test-faults: $(VENV)/.done  ## 100 runs killed at random instants, disks filled, checkpoints damaged; RUNS=n for another number
+	PREALIGN_FAULT_RUNS=$(RUNS) $(BIN)/python -u -m pytest tests/faults
+
+test-matrix: $(VENV)/.done  ## runs saved at each of seven layouts, continued at each of them
+	$(BIN)/python -u -m pytest -m exhaustive tests/training/test_resume_matrix.py
 
 lint: $(VENV)/.done  ## ruff and mypy
 	$(BIN)/ruff check $(CHECKED)

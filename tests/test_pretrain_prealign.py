@@ -12,6 +12,7 @@ import yaml
 
 import pretrain_prealign
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.config import config_from_dict, dump_config
 from megatron_prealign.errors import TrainingError
 from tests.data.baked import random_documents, write_baked
@@ -79,6 +80,7 @@ def _save_checkpoint(run_path: Path, values: dict[str, Any], step: int) -> None:
     (temporary / "metadata.json").write_text("{}")
     (temporary / folder.STATE).write_text(f'{{"step": {step}}}')
     (temporary / folder.CONFIG).write_text(dump_config(config_from_dict(values)))
+    write_manifest(temporary, {})
     folder.commit(temporary, folder.step_path(run_path, step), 2)
 
 
@@ -94,6 +96,26 @@ def test_continuing_with_other_data_or_too_few_steps(
         assert field in error
     assert _main(values, tmp_path, "--training.train_steps", "4", "--dry-run") == 0
     assert "Nothing to do" in capsys.readouterr().err
+
+
+def test_checkpoints_that_are_damaged_or_foreign(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _save_checkpoint(tmp_path / "stage1", {"model": {**values["model"], "vocab_size": 300}}, step=1)
+    checkpoint = folder.step_path(tmp_path / "stage1", 1)
+    (checkpoint / folder.CONFIG).write_text("model: {}\n")
+    start = ("--checkpoint.init_from", str(tmp_path / "stage1"))
+    assert f"{checkpoint / folder.CONFIG}: 10 bytes, the manifest says" in _refused(values, tmp_path, capsys, *start)
+    (checkpoint / folder.CONFIG).write_text("modules: {size: 3}\n")
+    error = _refused(values, tmp_path, capsys, *start, "--checkpoint.verify", "false")
+    assert f"{checkpoint / folder.CONFIG}" in error
+    assert "modules" in error
+    _save_checkpoint(tmp_path / "used", {**values, "model": {**values["model"], "vocab_size": 300}}, step=1)
+    (folder.step_path(tmp_path / "used", 1) / folder.STATE).write_text('{"step": "1", "epoch": 3}')
+    options = ["--training.run_path", str(tmp_path / "used"), "--checkpoint.verify", "false"]
+    assert "not the counters of this program: step (Input should be a valid integer), epoch" in _refused(
+        values, tmp_path, capsys, *options
+    )
 
 
 def test_run_folder_below_a_file(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """The folder of checkpoints of a run: which there are, which is newest, and how one appears at once.
 
-    <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json, tokenizer/
+    <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json,
+                                           layout.json, tokenizer/, manifest.json
     <run_path>/checkpoints/latest          the name of the newest complete one
 
 A checkpoint is written under a temporary name and renamed when everything in it is on disk; only then
@@ -9,20 +10,31 @@ complete checkpoint in place.
 """
 
 import json
+import os
+import re
+import secrets
 import shutil
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, quick_problems
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.lexicon.output import sync
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 STATE = "state.json"
+LAYOUT = "layout.json"
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
 _PREFIX = "step_"
+_FINAL = re.compile(rf"{_PREFIX}(\d+)")
+
+Check = Callable[[Path], list[str]]
+"""From a checkpoint to what is wrong with it; nothing = it is sound."""
 
 
 def step_path(run_path: str | Path, step: int) -> Path:
@@ -30,48 +42,85 @@ def step_path(run_path: str | Path, step: int) -> Path:
     return Path(run_path) / CHECKPOINTS / f"{_PREFIX}{step:07d}"
 
 
-def is_complete(path: Path) -> bool:
-    """Tell whether a folder is a complete checkpoint under its final name."""
-    return path.suffix != TEMPORARY and all((path / name).is_file() for name in ("metadata.json", STATE, CONFIG))
+def step_of(checkpoint: Path) -> int:
+    """Return the step that a checkpoint's name says."""
+    match = _FINAL.fullmatch(checkpoint.name)
+    assert match is not None, checkpoint
+    return int(match[1])
 
 
-def complete_checkpoints(run_path: str | Path) -> list[Path]:
-    """Return a run's complete checkpoints, oldest first."""
-    return sorted(path for path in (Path(run_path) / CHECKPOINTS).glob(f"{_PREFIX}*") if is_complete(path))
+def missing_parts(path: Path) -> list[str]:
+    """Return which of a checkpoint's necessary files are missing; all that is looked at without verification."""
+    return [f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()]
 
 
-def newest_checkpoint(run_path: str | Path) -> Path | None:
-    """Return a run's newest complete checkpoint, none where the run has no checkpoint folder yet.
+def check_for(verify: bool) -> Check:
+    """Return what is looked at before a checkpoint is opened: sizes against its manifest, or only that it is there."""
+    return quick_problems if verify else missing_parts
+
+
+def all_checkpoints(run_path: str | Path) -> list[Path]:
+    """Return a run's checkpoints under their final names, oldest first, sound or not."""
+    found = [path for path in (Path(run_path) / CHECKPOINTS).glob(f"{_PREFIX}*") if _FINAL.fullmatch(path.name)]
+    return sorted(found, key=step_of)
+
+
+def newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
+    """Return the last sound one of some checkpoints, none of none; warn on rank 0 of later ones that are not.
+
+    Args:
+        checkpoints: oldest first.
+        check: what is wrong with one.
 
     Raises:
-        CheckpointError: There are checkpoints, but none is complete; starting afresh would bury them.
+        CheckpointError: None of them is sound; starting afresh would bury them.
     """
-    complete = complete_checkpoints(run_path)
-    if complete:
-        return complete[-1]
-    found = [path for path in (Path(run_path) / CHECKPOINTS).glob(f"{_PREFIX}*") if path.suffix != TEMPORARY]
-    if found:
-        raise CheckpointError(
-            f"{found[0].parent}: no checkpoint in it is complete; delete the folder to start afresh, or restore one"
-        )
+    passed_over: list[str] = []
+    for path in reversed(checkpoints):
+        problems = check(path)
+        if not problems:
+            if passed_over and os.environ.get("RANK", "0") == "0":
+                lines = [*passed_over, f"the one before is used: {path}"]
+                print("\n".join(f"WARNING: {line}" for line in lines), file=sys.stderr, flush=True)
+            return path
+        passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
+    if passed_over:
+        fix = "none is left that can be used, and a fresh start would bury them: restore one, or move them away"
+        raise CheckpointError([*passed_over, fix])
     return None
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
-    """Return the checkpoint that a step folder or a run folder (its newest) names.
+def newest_checkpoint(run_path: str | Path, check: Check = all_problems) -> Path | None:
+    """Return a run's newest sound checkpoint, none where it has none yet; warn of newer ones that are not.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There are checkpoints, but none is sound.
+    """
+    return newest_sound(all_checkpoints(run_path), check)
+
+
+def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
+    """Return the checkpoint that a step folder or a run folder (its newest sound one) names.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
     """
     path = Path(path)
-    if is_complete(path):
+    if is_checkpoint(path):
+        if problems := check(path):
+            raise CheckpointError(problems)
         return path
-    newest = newest_checkpoint(path) if path.is_dir() else None
+    newest = newest_checkpoint(path, check) if path.is_dir() else None
     if newest is None:
         raise CheckpointError(
             f"{path}: no checkpoint here; name a run folder (holding {CHECKPOINTS}/) or one of its step folders"
         )
     return newest
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell a checkpoint, damaged perhaps, from a run folder."""
+    return (path / STATE).exists() or (path / MANIFEST).exists()
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -80,40 +129,63 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: state.json can't be read.
     """
+    return read_json(checkpoint / STATE)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one of a checkpoint's JSON files.
+
+    Raises:
+        CheckpointError: It can't be read, or is no mapping.
+    """
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a mapping is expected, not {content!r:.40}")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / STATE}: can't be read ({error}); use another checkpoint") from None
-    return dict(state)
+        raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
+    return content
 
 
 def begin(final: Path) -> Path:
-    """Create the empty temporary folder of a checkpoint and return it."""
-    temporary = final.with_name(final.name + TEMPORARY)
-    if temporary.exists():
-        shutil.rmtree(temporary)
+    """Create the empty temporary folder of a checkpoint, under a name of its own, and return it.
+
+    Whatever earlier saves left behind goes first: it may be what fills the disk. A rank of a killed run that still
+    writes can't meet the new name.
+    """
+    sweep(final.parent)
+    temporary = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMPORARY}")
     temporary.mkdir(parents=True)
     return temporary
 
 
-def commit(temporary: Path, final: Path, keep_last: int) -> None:
-    """Give a written checkpoint its final name, point `latest` at it and prune older ones."""
-    for path in temporary.rglob("*"):
-        sync(path)
-    sync(temporary)
+def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) -> None:
+    """Give a checkpoint that is whole and on the disk its final name, point `latest` at it and prune older ones.
+
+    Args:
+        temporary: folder with all files of the checkpoint, manifest included.
+        final: its name to be.
+        keep_last: newest checkpoints kept, this one included.
+        keep_every: those of steps divisible by it are kept too; 0 = none.
+    """
     if final.exists():
-        # A run that passed this step before, from an older checkpoint: the newer replaces it.
-        replaced = final.with_name(final.name + ".old" + TEMPORARY)
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
+        # Damaged or given up, or the run would not have passed this step again; the one it went on from stays.
+        final.rename(final.with_name(final.name + ".old" + TEMPORARY))
     temporary.rename(final)
     sync(final.parent)
     write_atomically(final.parent / LATEST, final.name + "\n")
-    run_path = final.parent.parent
-    for stale in complete_checkpoints(run_path)[:-keep_last]:
-        # Renamed first: a half-deleted folder must not look like a checkpoint.
-        stale.rename(stale.with_name(stale.name + TEMPORARY))
-    for leftover in final.parent.glob(f"{_PREFIX}*{TEMPORARY}"):
+    # What lies beyond this step is of a course that was given up, and no substitute for an older one of this course.
+    course = [path for path in all_checkpoints(final.parent.parent) if step_of(path) <= step_of(final)]
+    for stale in course[:-keep_last]:
+        if keep_every == 0 or step_of(stale) % keep_every:
+            # Renamed first: a half-deleted folder must not look like a checkpoint.
+            stale.rename(stale.with_name(stale.name + TEMPORARY))
+    sweep(final.parent)
+
+
+def sweep(checkpoints: Path) -> None:
+    """Delete what saves and prunings that were cut off left behind."""
+    for leftover in checkpoints.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 

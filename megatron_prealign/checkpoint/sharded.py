@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
+from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
+from megatron_prealign.checkpoint.safe_pickle import check_extra_states
+from megatron_prealign.checkpoint.torch_dist import read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.errors import CheckpointError, TrainingError
+from megatron_prealign.errors import CheckpointError, PrealignError, TrainingError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
+from megatron_prealign.platform.random_states import RandomStates, get_random_states
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
+RANDOM_STATES = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files that belong to a tokenizer beside the one that holds it."""
 
@@ -31,6 +37,20 @@ def _sharding_metadata() -> dict[str, Any]:
     # The one layout of the distributed optimizer's state that reshards over TP, PP and DP. A new
     # dictionary each time: megatron-core adds process groups to it.
     return {"distrib_optim_sharding_type": "fully_reshardable"}
+
+
+def _layout(config: Config) -> dict[str, Any]:
+    """Return all that decides which rank does what: the layout within which a run continues bit for bit."""
+    axes = ("tensor", "pipeline", "virtual_pipeline")
+    sizes = {f"{axis}_model_parallel_size": getattr(config.parallel, f"{axis}_model_parallel_size") for axis in axes}
+    context_parallel = config.parallel.context_parallel_size
+    return {"world_size": torch.distributed.get_world_size(), **sizes, "context_parallel_size": context_parallel}
+
+
+def _random_states(states: RandomStates | None) -> ShardedObject:
+    """Return the place of this rank's random states in a checkpoint: each rank has its own."""
+    shape, offset = (torch.distributed.get_world_size(),), (torch.distributed.get_rank(),)
+    return ShardedObject(RANDOM_STATES, states, shape, offset)
 
 
 def _sharded_state(
@@ -53,7 +73,7 @@ def save_checkpoint(
     state: dict[str, Any],
     tokenizer_path: Path,
 ) -> Path:
-    """Save model, optimizer, counters, configuration and tokenizer; collective.
+    """Save model, optimizer, random states, counters, configuration and tokenizer; collective.
 
     Args:
         config: the resolved configuration.
@@ -64,21 +84,33 @@ def save_checkpoint(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        CheckpointError: A rank could not write; raised on all. Earlier checkpoints are untouched.
     """
     final = folder.step_path(config.training.run_path, state["step"])
-    temporary = final.with_name(final.name + folder.TEMPORARY)
-    is_writer = torch.distributed.get_rank() == 0
-    if is_writer:
-        folder.begin(final)
-    torch.distributed.barrier()
-    dist_checkpointing.save(_sharded_state(chunks, optimizer, is_loading=False), str(temporary))
-    torch.distributed.barrier()
-    if is_writer:
-        (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
-        (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
-        folder.commit(temporary, final, config.checkpoint.keep_last)
-    torch.distributed.barrier()
+    try:
+        temporary = on_first_rank(lambda: folder.begin(final))
+        sharded = _sharded_state(chunks, optimizer, is_loading=False)
+        names = write_sharded({**sharded, RANDOM_STATES: _random_states(get_random_states())}, temporary)
+        with failing_together():
+            entries = seal_files(temporary, names)
+        shards = {name: entry for part in from_all_ranks(entries) for name, entry in part.items()}
+
+        def finish() -> None:
+            (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
+            (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            (temporary / folder.LAYOUT).write_text(json.dumps(_layout(config), indent=2) + "\n", encoding="utf-8")
+            copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
+            write_manifest(temporary, shards)
+            folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
+
+        on_first_rank(finish)
+    except PrealignError as error:
+        if torch.distributed.get_rank() == 0:
+            folder.sweep(final.parent)
+        fix = "earlier checkpoints are untouched: mend it and start the same command again to continue from the newest"
+        raise CheckpointError([*(f"{final} could not be saved: {cause}" for cause in error.problems), fix]) from error
     return final
 
 
@@ -96,16 +128,27 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copy2(path, target / path.name)
 
 
-def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> None:
+def load_training_state(
+    checkpoint: Path, config: Config, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
+) -> RandomStates | None:
     """Load model and optimizer of a run to be continued, at any layout; collective.
+
+    Returns:
+        The random states of this rank, to be set when nothing else draws any more; none at another layout, where no
+        rank is what it was.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
         TrainingError: A weight is no finite number.
     """
-    loaded = _load(checkpoint, _sharded_state(chunks, optimizer, is_loading=True))
+    sharded = _sharded_state(chunks, optimizer, is_loading=True)
+    saved_layout = checkpoint / folder.LAYOUT
+    if saved_layout.is_file() and folder.read_json(saved_layout) == _layout(config):
+        sharded[RANDOM_STATES] = _random_states(None)
+    loaded = _load(checkpoint, sharded)
     _load_model(checkpoint, chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
+    return loaded.get(RANDOM_STATES)
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
@@ -120,10 +163,14 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
 
 def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = dist_checkpointing.load(sharded, str(checkpoint))
+        loaded = read_sharded(sharded, checkpoint)
+    except CheckpointError:
+        raise
     except CheckpointException as error:
         # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
         cause, _ = next(iter(error.failures.values()))
+        if isinstance(cause, CheckpointError):
+            raise cause from error
         raise CheckpointError(
             f"{checkpoint}: can't be loaded ({cause!r}): it is damaged or lacks a part; name another checkpoint"
         ) from error
@@ -136,6 +183,7 @@ def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
 def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
     damaged = []
     for index, chunk in enumerate(unwrap_model(chunks)):
+        check_extra_states(loaded[f"model{index}"], checkpoint)
         chunk.load_state_dict(loaded[f"model{index}"])
         damaged += [name for name, parameter in named_global_parameters(chunk) if not parameter.isfinite().all()]
     if damaged:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.huggingface.mapping import megatron_shapes
+from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.checkpoint.new_rows import NewRows
 from megatron_prealign.checkpoint.sharded import copy_tokenizer
 from megatron_prealign.checkpoint.tensors import write_tensors
@@ -94,6 +95,7 @@ def write_start(
         (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizer.path, temporary / folder.TOKENIZER)
+        write_manifest(temporary, {})
         if verify is not None:
             verify(temporary)
     return Start(config, new_rows)

@@ -8,7 +8,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
@@ -36,38 +35,11 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.utils import _create_file_view
 
 from megatron_prealign.checkpoint.names import checkpoint_key, is_stacked, names_under
+from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.errors import CheckpointError
 
 _MODEL_KEYS = ("embedding.", "decoder.", "output_layer.")
 _LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
-
-# All that the metadata of a torch_dist checkpoint is made of: plain records, and functions that look a name up.
-_SAFE_GLOBALS = {
-    "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-        "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.planner": {"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"},
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size", "bfloat16", "float16", "float32", "float64", "int32", "int64", "uint8", "bool"},
-    "pathlib": {"PosixPath"},
-}
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """Reads the metadata file, which torch writes as a pickle, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name not in _SAFE_GLOBALS.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint's metadata needs")
-        return super().find_class(module, name)
 
 
 class CheckpointTensors(Mapping[str, Tensor]):
@@ -83,7 +55,7 @@ class CheckpointTensors(Mapping[str, Tensor]):
             CheckpointError: it can't be read, or holds what a table of contents does not need.
         """
         self.path = checkpoint
-        self._metadata = _read_metadata(checkpoint / ".metadata")
+        self._metadata = read_metadata(checkpoint / ".metadata")
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._places: dict[str, tuple[str, int | None]] = {}
         for key, stored in self._metadata.state_dict_metadata.items():
@@ -151,20 +123,6 @@ def _join(parts: Sequence[Tensor], items: Sequence[ReadItem], sizes: Sequence[in
     for part, item in zip(parts, items, strict=True):
         narrow_tensor_by_index(whole, item.dest_offsets, item.lengths).copy_(part)
     return whole
-
-
-def _read_metadata(path: Path) -> Metadata:
-    try:
-        with path.open("rb") as file:
-            metadata = _SafeUnpickler(file).load()
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a torch_dist checkpoint") from None
-    except Exception as error:
-        # Damaged pickles raise errors of many types.
-        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint: {error}") from None
-    if not isinstance(metadata, Metadata):
-        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint")
-    return metadata
 
 
 class _LazySavePlanner(DefaultSavePlanner):

@@ -13,6 +13,12 @@ class CheckpointConfig:
     keep_last: int = 2
     """Newest checkpoints kept; at least 2."""
 
+    keep_every: int = 0
+    """Checkpoints of steps divisible by this are kept too; 0 = none."""
+
+    verify: bool = True
+    """Compare every file with the checkpoint's manifest before it is used, and fall back to the newest sound one."""
+
     resume: bool = True
     """Continue from the run's newest checkpoint where there is one; false refuses a run folder in use."""
 

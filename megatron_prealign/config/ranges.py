@@ -68,6 +68,7 @@ RANGES: dict[str, Range] = {
     "training.eval_steps": _AT_LEAST_1,
     "checkpoint.save_interval": _AT_LEAST_1,
     "checkpoint.keep_last": (lambda value: value >= 2, "at least 2 (a save that is cut off must leave one)"),
+    "checkpoint.keep_every": _NOT_NEGATIVE,
     "guards.max_skipped_steps": _AT_LEAST_1,
     "guards.spike_window": (lambda value: value >= 2, "at least 2 (one loss has no deviation)"),
     "guards.spike_deviations": _POSITIVE,

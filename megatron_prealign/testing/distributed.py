@@ -38,6 +38,27 @@ def run_distributed(
     Raises:
         RuntimeError: A rank failed, died or ran out of time; carries the first traceback.
     """
+    processes, readers = start_ranks(function, world_size, *args)
+    try:
+        results = _collect(readers, timeout_seconds)
+        # Left to end by themselves, with whatever they still have to close.
+        for process in processes:
+            process.join(GRACE_SECONDS)
+        return results
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def start_ranks(
+    function: Callable[..., Any], world_size: int, *args: Any
+) -> tuple[list[BaseProcess], list[Connection]]:
+    """Start `function(*args)` on `world_size` ranks, as `run_distributed` does, and return at once.
+
+    Returns:
+        The processes, and where each rank's outcome can be read; the caller ends both.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     port = _free_port()
@@ -53,16 +74,7 @@ def run_distributed(
         writer.close()
         readers.append(reader)
         processes.append(process)
-    try:
-        results = _collect(readers, timeout_seconds)
-        # Left to end by themselves: killed, they would leave the checkpoint writer's helper process behind.
-        for process in processes:
-            process.join(GRACE_SECONDS)
-        return results
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    return processes, readers
 
 
 def _collect(readers: list[Connection], timeout_seconds: float) -> list[Any]:

@@ -4,8 +4,8 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
-from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.sharded import load_training_state
+from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.training.optimizer import build_schedule
 from megatron_prealign.training.state import TrainState
@@ -15,10 +15,11 @@ def rewind(
     config: Config, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer, state: TrainState
 ) -> OptimizerParamScheduler | None:
     """Load the run's newest checkpoint, if it has one, and count it; return the schedule that goes on; collective."""
-    checkpoint = folder.newest_checkpoint(config.training.run_path)
+    checkpoint = agree_on_checkpoint(config.training.run_path, config.checkpoint.verify)
     if checkpoint is None:
         return None
-    load_training_state(checkpoint, chunks, optimizer)
+    # Not its random states: what is drawn next belongs to the data that comes next.
+    load_training_state(checkpoint, config, chunks, optimizer)
     state.rewinds += 1
     # The rates came back with the optimizer, too.
     schedule = build_schedule(optimizer, config)

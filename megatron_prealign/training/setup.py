@@ -9,6 +9,7 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.room import room_problems
 from megatron_prealign.checkpoint.sharded import (
     check_model,
     check_optimizer,
@@ -16,6 +17,7 @@ from megatron_prealign.checkpoint.sharded import (
     load_weights,
     resolve_checkpoint,
 )
+from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
 from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
 from megatron_prealign.data.sampler import StepLoader
@@ -24,6 +26,7 @@ from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption
@@ -63,8 +66,8 @@ def plan_run(config: Config) -> Plan:
     """
     problems = [*_path_problems(config), *missing_packages(config.logging)]
     tokenizer = load_tokenizer(config.data.tokenizer_path)
-    config, size_problems = _resolve_vocab_size(config, tokenizer)
-    problems += size_problems
+    config, quick_problems = _resolve_vocab_size(config, tokenizer)
+    problems += quick_problems
     problems += check_blend(config.data.blend, tokenizer)
     resume_from = init_from = None
     words: WordBatches | None = None
@@ -72,11 +75,9 @@ def plan_run(config: Config) -> Plan:
     try:
         resume_from = _find_resume(config)
         if resume_from is not None:
-            problems += check_model(config, resume_from)
-            problems += check_optimizer(config, resume_from)
-            problems += _check_position(config, resume_from)
+            problems += _resume_problems(config, resume_from)
         elif config.checkpoint.init_from is not None:
-            init_from = resolve_checkpoint(config.checkpoint.init_from)
+            init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
             problems += check_model(config, init_from)
             if config.checkpoint.init_optimizer:
                 problems += check_optimizer(config, init_from)
@@ -88,6 +89,7 @@ def plan_run(config: Config) -> Plan:
             problems += _check_lexicon(words, resume_from)
     except PrealignError as error:
         problems += error.problems
+    problems += room_problems(config)
     if problems:
         raise ConfigError(problems)
     return Plan(config, tokenizer, words, pair_sets, resume_from, init_from)
@@ -101,7 +103,7 @@ def describe_start(plan: Plan) -> str:
 
 def _describe_weights(plan: Plan) -> str:
     if plan.resume_from is not None:
-        state, steps = TrainState(**folder.read_state(plan.resume_from)), plan.config.training.train_steps
+        state, steps = TrainState.read(plan.resume_from), plan.config.training.train_steps
         step = state.step
         if has_lost_patience(plan.config, state):
             return (
@@ -152,13 +154,38 @@ def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, l
 
 
 def _find_resume(config: Config) -> Path | None:
-    newest = folder.newest_checkpoint(config.training.run_path)
-    if newest is not None and not config.checkpoint.resume:
-        raise ConfigError(
-            f"training.run_path {config.training.run_path} already holds {newest.name} and checkpoint.resume is false; "
-            "name another folder, or resume"
-        )
-    return newest
+    return folder.newest_checkpoint(config.training.run_path, folder.check_for(config.checkpoint.verify))
+
+
+def _resume_problems(config: Config, checkpoint: Path) -> list[str]:
+    """Return why a run can't go on from a checkpoint of its folder."""
+    if not config.checkpoint.resume:
+        return [
+            f"training.run_path {config.training.run_path} already holds {checkpoint.name} and checkpoint.resume is "
+            "false; name another folder, or resume"
+        ]
+    checks = (check_model, check_optimizer, _check_position)
+    return [problem for check in checks for problem in check(config, checkpoint)]
+
+
+def _settle_start(plan: Plan) -> Plan:
+    """Return the plan with the checkpoint that all ranks agree on, every file of it verified; collective.
+
+    Raises:
+        PrealignError: No checkpoint is sound, or the one that was fallen back to does not fit.
+    """
+    options = plan.config.checkpoint
+    newest = agree_on_checkpoint(plan.config.training.run_path, options.verify)
+    if newest is None:
+        init_from = plan.init_from and agree_on_checkpoint(plan.init_from, options.verify)
+        return dataclasses.replace(plan, resume_from=None, init_from=init_from)
+    if newest != plan.resume_from:
+        problems = _resume_problems(plan.config, newest)
+        if plan.words is not None:
+            problems += _check_lexicon(plan.words, newest)
+        if problems:
+            raise ConfigError(problems)
+    return dataclasses.replace(plan, resume_from=newest, init_from=None)
 
 
 def _check_position(config: Config, checkpoint: Path) -> list[str]:
@@ -178,7 +205,7 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
         )
         if there != here
     ]
-    step = folder.read_state(checkpoint)["step"]
+    step = TrainState.read(checkpoint).step
     if step > config.training.train_steps:
         problems.append(
             f"training.train_steps {config.training.train_steps}: {checkpoint} is already past it; raise it, or name "
@@ -189,7 +216,7 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
 
 def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
     """Return why a continued run can't go on in its lexicon: which words come next counts on all of it."""
-    saved = TrainState(**folder.read_state(checkpoint)).lexicon_fingerprint
+    saved = TrainState.read(checkpoint).lexicon_fingerprint
     if saved in ("", words.fingerprint):
         return []
     return [
@@ -200,11 +227,11 @@ def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
 
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
-    config = plan.config
+    plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
     state = TrainState()
     if plan.resume_from is not None:
-        state = TrainState(**folder.read_state(plan.resume_from))
+        state = TrainState.read(plan.resume_from)
     if plan.words is not None:
         state.lexicon_fingerprint = plan.words.fingerprint
     chunks = build_model_chunks(config, platform.device)
@@ -213,8 +240,9 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         load_weights(plan.init_from, chunks)
     chunks = wrap_data_parallel(chunks, config)
     optimizer = build_optimizer(chunks, config)
+    random_states = None
     if with_optimizer is not None:
-        load_training_state(with_optimizer, chunks, optimizer)
+        random_states = load_training_state(with_optimizer, config, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
@@ -227,6 +255,8 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config, state.step) if layout.rank == 0 else None
+    if plan.resume_from is not None and random_states is not None:
+        set_random_states(random_states)
     return Trainer(
         config=config,
         platform=platform,

@@ -1,9 +1,15 @@
 """Where a run stands: everything about its position that a checkpoint must hold."""
 
+import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config
+from megatron_prealign.errors import CheckpointError
 
 
 @dataclass
@@ -37,6 +43,22 @@ class TrainState:
     skipped_in_a_row: int = 0
     rewinds: int = 0
     recent_losses: list[float] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "TrainState":
+        """Read the counters stored in a checkpoint; those that it lacks stand at their start.
+
+        Raises:
+            CheckpointError: They can't be read, or are not those of this program.
+        """
+        stored = json.dumps(folder.read_state(checkpoint))
+        try:
+            return TypeAdapter(cls).validate_json(stored, strict=True, extra="forbid")
+        except ValidationError as error:
+            fields = ", ".join(f"{detail['loc'][0]} ({detail['msg']})" for detail in error.errors())
+            raise CheckpointError(
+                f"{checkpoint / folder.STATE}: not the counters of this program: {fields}; use another checkpoint"
+            ) from None
 
     def note_retrieval(self, held_out: float) -> None:
         """Count a validation's held-out retrieval, in [0, 1]."""

@@ -91,7 +91,6 @@ def test_killed_at_any_instant_it_ends_as_if_undisturbed(values: dict[str, dict[
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
         while process.poll() is None and not _has_record(run, step):
             time.sleep(0.005)
-        # The whole group: a checkpoint's writer has helpers, which would outlive it.
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "ended by itself"
     subprocess.run(command, env=environment, check=True, capture_output=True)

@@ -56,8 +56,7 @@ def test_sigterm_twice_to_every_process_during_a_save(make_values: MakeValues, t
     values = make_values("pretrain", run, **overrides)
     # A restart after a deliberate end would train on: SIGTERM and the note must keep torchrun from it.
     process = start(values, tmp_path / "first.log", "--standalone", "--max-restarts", "2")
-    temporary = run / "checkpoints" / "step_0000002.tmp"
-    wait_until(temporary.exists, process)
+    wait_until(lambda: [*(run / "checkpoints").glob("step_0000002.*tmp")], process)
     os.killpg(process.pid, signal.SIGTERM)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait() == 1

@@ -1,11 +1,15 @@
 """A run continued from a checkpoint, at its own layout or another, continues the same curve."""
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_prealign.checkpoint import folder
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import run_all_steps, train_and_save_all
@@ -61,6 +65,27 @@ def _assert_same_curve(whole: Records, records: Records, tolerance: float) -> No
             # How much padding there is depends on how the words are dealt out to data-parallel ranks.
             if name != "word_padding_ratio":
                 assert record[name] == pytest.approx(value, rel=tolerance, abs=0), (step, name)
+
+
+DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+
+
+# Killed runs with dropout, of tests/faults, are at the other layouts.
+@pytest.mark.parametrize(("world_size", "parallel"), [(1, {}), (2, {SHARDED: True})], ids=["single", "dp2"])
+def test_dropout_goes_on_bit_for_bit(
+    world_size: int, parallel: dict[str, Any], make_values: MakeValues, tmp_path: Path
+) -> None:
+    def values(name: str, steps: int) -> Any:
+        training = {"train_steps": steps}
+        sections = {"model": DROPOUT, "schedule": {"lr_decay_steps": 4}, "training": training, "parallel": parallel}
+        return make_values("pretrain", tmp_path / name, **sections)
+
+    # Each in processes of its own: what a run draws from is seeded once a process.
+    whole, before, after = (
+        run_distributed(train_and_save_all, world_size, [values(*run)])[-1][0]
+        for run in (("whole", 4), ("parts", 2), ("parts", 4))
+    )
+    _assert_same_curve(whole, before + after, 0.0)
 
 
 def _start(values: Any) -> dict[str, Any]:
@@ -158,11 +183,14 @@ def _save_nan(values: Any) -> None:
 def test_a_start_from_damaged_weights_names_what_is_damaged(make_values: MakeValues, tmp_path: Path) -> None:
     damaged, poisoned = tmp_path / "damaged", tmp_path / "poisoned"
     run_distributed(train_and_save_all, 1, [make_values("pretrain", damaged, training={"train_steps": 1})])
-    for shard in damaged.rglob("*.distcp"):
-        shard.write_bytes(shard.read_bytes()[:100])
+    (shard,) = damaged.rglob("*.distcp")
+    shard.write_bytes(shard.read_bytes()[:100])
     run_distributed(_save_nan, 1, make_values("pretrain", poisoned))
     for start, expected in (
-        (damaged, f"CheckpointError: {damaged}/checkpoints/step_0000001: can't be loaded ("),
+        (
+            damaged,
+            f"ConfigError: 2 problems:\n  - {shard.parent} is passed over: {shard}: 100 bytes, the manifest says ",
+        ),
         (
             poisoned,
             f"TrainingError: {poisoned}/checkpoints/step_0000000: decoder.layers.1.mlp.linear_fc1.weight hold NaN",
@@ -171,3 +199,39 @@ def test_a_start_from_damaged_weights_names_what_is_damaged(make_values: MakeVal
         values = make_values("align_init", tmp_path / "run", checkpoint={"init_from": str(start)})
         assert run_distributed(_start_error, 1, values)[0].startswith(expected)
         assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def _start_point(values: Any) -> tuple[int, str]:
+    """Return the step that a run starts from, and what this rank says about it."""
+    from megatron_prealign.testing.trainers import make_trainer
+
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        trainer = make_trainer(values)
+    return trainer.state.step, said.getvalue()
+
+
+def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values: MakeValues, tmp_path: Path) -> None:
+    run, layout = tmp_path / "run", {"tensor_model_parallel_size": 2}
+    for steps in (1, 2):
+        values = make_values("pretrain", run, parallel=layout, training={"train_steps": steps})
+        run_distributed(train_and_save_all, 2, [values])
+    older, newer = folder.all_checkpoints(run)
+    files = [path for path in newer.rglob("*") if path.is_file() and path.name != "manifest.json"]
+    assert {path.name for path in files} >= {"__0_0.distcp", "__1_0.distcp", "common.pt", ".metadata", folder.STATE}
+    for path in files:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        first, second = run_distributed(_start_point, 2, values)
+        assert (first[0], second[0]) == (1, 1), path
+        assert f"WARNING: {newer} is passed over: {path}: its content does not have the hash" in first[1]
+        assert first[1].count("passed over") == 1
+        assert "WARNING" not in second[1]
+        path.write_bytes(content)
+    shutil.rmtree(older)
+    shard = newer / "__0_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    errors = run_distributed(_start_error, 2, values)
+    assert all("none is left that can be used" in error for error in errors)
+    # At one's own risk: what was flipped is padding.
+    unchecked = make_values("pretrain", run, parallel=layout, checkpoint={"verify": False})
+    assert run_distributed(_start_point, 2, unchecked)[0][0] == 2

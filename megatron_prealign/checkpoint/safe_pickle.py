@@ -1,0 +1,172 @@
+"""The pickles inside a torch_dist checkpoint, read so that nothing in them can run code.
+
+torch writes the table of contents as a pickle and reads it back with `pickle.load`; Transformer Engine does the same
+with the scaling state of fp8. Whoever can write such a file runs what they like on the machine that reads it.
+"""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata
+
+from megatron_prealign.errors import CheckpointError
+
+Globals = Mapping[str, frozenset[str]]
+"""Names that a pickle may look up, by module."""
+
+_DTYPES = frozenset({"bfloat16", "float16", "float32", "float64", "int32", "int64", "uint8", "bool"})
+
+# All that the metadata of a torch_dist checkpoint is made of: plain records, and functions that look a name up.
+_METADATA: Globals = {
+    "torch.distributed.checkpoint.metadata": frozenset(
+        {
+            "BytesStorageMetadata",
+            "ChunkStorageMetadata",
+            "Metadata",
+            "MetadataIndex",
+            "StorageMeta",
+            "TensorProperties",
+            "TensorStorageMetadata",
+            "_MEM_FORMAT_ENCODING",
+        }
+    ),
+    "torch.distributed.checkpoint.planner": frozenset({"SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"}),
+    "torch.distributed.checkpoint.filesystem": frozenset({"_StorageInfo"}),
+    "torch.serialization": frozenset({"_get_layout"}),
+    "torch": _DTYPES | {"Size"},
+    "pathlib": frozenset({"PosixPath"}),
+    "pathlib._local": frozenset({"PosixPath"}),
+}
+
+# The scaling state of Transformer Engine's fp8 layers: a recipe, and tensors.
+_FP8_STATE: Globals = {
+    "transformer_engine.common.recipe": frozenset(
+        {
+            "DelayedScaling",
+            "Float8BlockScaling",
+            "Float8CurrentScaling",
+            "Format",
+            "MMParams",
+            "MXFP8BlockScaling",
+            "NVFP4BlockScaling",
+            "QParams",
+            "_FormatHelper",
+            "_OverrideLinearPrecision",
+        }
+    ),
+    "torch._utils": frozenset({"_rebuild_tensor_v2"}),
+    "torch.storage": frozenset({"_load_from_bytes"}),
+    "torch": _DTYPES | {"Size"},
+    "collections": frozenset({"OrderedDict"}),
+}
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Makes what is on a list and nothing else."""
+
+    def __init__(self, file: Any, allowed: Globals) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name not in self._allowed.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place there")
+        return self._look_up(module, name)
+
+    def _look_up(self, module: str, name: str) -> Any:
+        return super().find_class(module, name)
+
+
+class _Scanner(_SafeUnpickler):
+    """Goes through a pickle without making anything of it."""
+
+    def _look_up(self, module: str, name: str) -> Any:
+        return _load_plain if name == "_load_from_bytes" else _Anything
+
+
+class _Anything:
+    """Stands for an object of any class."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Anything":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take any state."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Take any item."""
+
+
+def _load_plain(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Read the table of contents of a torch_dist checkpoint.
+
+    Raises:
+        CheckpointError: It can't be read, or holds what a table of contents does not need.
+    """
+    try:
+        with path.open("rb") as file:
+            metadata = _SafeUnpickler(file, _METADATA).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a torch_dist checkpoint") from None
+    except Exception as error:
+        # Damaged pickles raise errors of many types.
+        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint: {error}") from None
+    if not isinstance(metadata, Metadata):
+        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint")
+    return metadata
+
+
+_TORCH_REASONS = ("WeightsUnpickler error", "Trying to load")
+
+
+def load_plain(source: Any, path: Path) -> Any:
+    """Read what torch.save wrote, as long as it is made of tensors and plain values.
+
+    Args:
+        source: file, or path to one.
+        path: what an error names.
+
+    Raises:
+        CheckpointError: It is damaged, or holds other things.
+    """
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # torch puts advice to switch the safety off around it.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if line.startswith(_TORCH_REASONS)), lines[0])
+        raise CheckpointError(
+            f"{path}: damaged, or it holds more than tensors and plain values ({reason}); use another checkpoint"
+        ) from None
+
+
+def check_extra_states(state: Mapping[str, Any], checkpoint: Path) -> None:
+    """Refuse extra states of layers that hold anything but an fp8 recipe and tensors: their owner unpickles them.
+
+    Args:
+        state: state dict of a model, as loaded.
+        checkpoint: what an error names.
+
+    Raises:
+        CheckpointError: There are such states.
+    """
+    problems = []
+    for name, value in state.items():
+        if name.endswith("_extra_state") and isinstance(value, Tensor) and value.numel():
+            try:
+                _Scanner(io.BytesIO(value.cpu().numpy().tobytes()), _FP8_STATE).load()
+            except Exception as error:
+                problems.append(f"{checkpoint}: {name} is no scaling state of fp8: {error}; use another checkpoint")
+    if problems:
+        raise CheckpointError(problems)

@@ -1,0 +1,124 @@
+"""megatron-core's torch_dist files, written by this process alone and read without running what is in them.
+
+megatron-core's own strategies write through helper processes, which outlive a trainer that is killed and may still
+write into the folder of its successor; and they read with pickle. The files are the same.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreLoadPlanner,
+    MCoreSavePlanner,
+    TorchDistLoadShardedStrategy,
+    _replace_sharded_keys_with_state_dict_keys,
+    _replace_state_dict_keys_with_sharded_keys,
+    _restore_dict_types,
+    _unwrap_pyt_sharded_tensor,
+    mcore_to_pyt_state_dict,
+)
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from megatron_prealign.checkpoint.safe_pickle import load_plain, read_metadata
+from megatron_prealign.errors import PrealignError
+from megatron_prealign.platform.agreement import failing_together
+
+StateDict = dict[str, Any]
+
+
+def write_sharded(state: StateDict, folder: Path) -> list[str]:
+    """Write a sharded state dict into an empty folder, one file a rank; collective.
+
+    Returns:
+        The names of the files that this rank wrote and nobody brought to the disk yet.
+
+    Raises:
+        PrealignError: A rank could not write; raised on all, with the causes.
+    """
+    sharded, common = save_preprocess(state)
+    rank = torch.distributed.get_rank()
+    with failing_together():
+        if rank == 0:
+            torch.save(common, folder / COMMON_STATE_FNAME)
+    flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded, keep_only_main_replica=True)
+    # An error in a second thread of this writer would go unnoticed.
+    writer = FileSystemWriter(folder, thread_count=1, sync_files=False)
+    try:
+        save(mcore_to_pyt_state_dict(flat), storage_writer=writer, planner=MCoreSavePlanner(flatten_state_dict=False))
+    except CheckpointException as error:
+        # torch's own, no Exception, with the failure of each rank.
+        raise PrealignError([f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()]) from error
+    with failing_together():
+        if rank == 0:
+            save_config(CheckpointingConfig("torch_dist"), str(folder))
+    return [path.name for path in folder.glob(f"__{rank}_*")]
+
+
+def read_sharded(state: StateDict, folder: Path) -> StateDict:
+    """Read a sharded state dict; collective.
+
+    Raises:
+        CheckpointException: The files don't hold what is asked for; and a dozen errors of megatron-core.
+    """
+    loaded: StateDict = dist_checkpointing.load(
+        state, str(folder), sharded_strategy=_SafeLoadStrategy(), common_strategy=_SafeCommonStrategy()
+    )
+    return loaded
+
+
+class _SafeCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]
+    """Reads what is equal on all ranks, as long as it is plain."""
+
+    def load_common(self, checkpoint_dir: str | Path) -> StateDict:
+        path = Path(checkpoint_dir) / COMMON_STATE_FNAME
+        common: StateDict = load_plain(path, path)
+        return common
+
+
+class _SafeReader(FileSystemReader):
+    """Reads the table of contents through a list of allowed names."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        metadata = read_metadata(Path(self.path) / ".metadata")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _SafePlanner(MCoreLoadPlanner):  # type: ignore[misc]
+    """Reads objects beside the tensors as long as they are plain."""
+
+    def load_bytes(self, read_item: Any, value: Any) -> None:
+        name = read_item.dest_index.fqn
+        self.original_state_dict[name] = load_plain(value, Path(name))
+
+
+class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
+    """megatron-core's reading of torch_dist, with the safe reader and planner in its places."""
+
+    def load(self, sharded_state_dict: StateDict, checkpoint_dir: str | Path) -> StateDict:
+        tensors = [value for value in nested_values(sharded_state_dict) if isinstance(value, ShardedTensor)]
+        planner = _SafePlanner(
+            shapes_validation_sharded_tensors=[tensor for tensor in tensors if not tensor.allow_shape_mismatch],
+            allow_shape_mismatch_sharded_tensors={
+                tensor.key: tensor for tensor in tensors if tensor.allow_shape_mismatch
+            },
+        )
+        flat, flat_mapping, rename_mapping = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
+        torch_state = mcore_to_pyt_state_dict(flat, is_loading=True)
+        load(torch_state, storage_reader=_SafeReader(checkpoint_dir), planner=planner)
+        unwrapped = {name: _unwrap_pyt_sharded_tensor(value) for name, value in torch_state.items()}
+        result: StateDict = _replace_sharded_keys_with_state_dict_keys(unwrapped, flat_mapping, rename_mapping)
+        _restore_dict_types(result, sharded_state_dict)
+        return result
