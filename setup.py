@@ -53,7 +53,7 @@ EXTRAS = {
         "sqlalchemy>=2.0",  # MLflow's stores in a file
         "alembic>=1.13",
     ],
-    "eval": ["lm-eval>=0.4.5"],
+    "eval": ["lm-eval[hf]>=0.4.5"],
     "dev": [
         "pytest>=8.3",
         "pytest-timeout>=2.3",

@@ -88,7 +88,9 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--seed", type=int, default=1, help="seed of the choice of words that are held out")
     output.add_argument("--output", type=Path, required=True, help="TSV file of the lexicon")
     output.add_argument("--output-held-out", type=Path, help="TSV file of the words that are held out")
-    output.add_argument("--corpus", type=Path, nargs="+", default=[], help="text to measure the coverage of")
+    output.add_argument(
+        "--corpus", type=Path, nargs="+", default=[], help="text, files or folders, to measure the coverage of"
+    )
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     output.add_argument("--report", type=Path, help="JSON file of the report")
     output.add_argument("--overwrite", action="store_true", help="replace existing outputs")

@@ -1,16 +1,21 @@
-"""Convert checkpoints to Hugging Face folders and back; CPU only.
+"""Convert checkpoints to Hugging Face folders, and folders and Megatron-LM's checkpoints to ours; CPU only.
 
 python tools/convert_checkpoint.py to-hf --checkpoint runs/pretrain --output exported
 python tools/convert_checkpoint.py from-hf --model exported --output imported
+python tools/convert_checkpoint.py from-megatron-lm --checkpoint megatron --tokenizer tok --output imported
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import DataError, PrealignError
+
+if TYPE_CHECKING:
+    from megatron_prealign.checkpoint.new_rows import Growth
+    from megatron_prealign.checkpoint.start import Start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,13 +49,46 @@ def _parser() -> argparse.ArgumentParser:
     from_hf.add_argument("--model", type=Path, required=True, help="folder with config.json, safetensors and tokenizer")
     from_hf.add_argument("--output", type=Path, required=True, help="checkpoint to make, for checkpoint.init_from")
     from_hf.add_argument("--tokenizer", type=Path, help="tokenizer to train with; left out = the folder's own")
-    from_hf.add_argument(
+    _add_vocabulary(from_hf)
+    from_megatron_lm = _command(
+        commands,
+        "from-megatron-lm",
+        _from_megatron_lm,
+        "write a torch_dist checkpoint of Megatron-LM as a checkpoint to start a run from",
+    )
+    from_megatron_lm.add_argument(
+        "--checkpoint", type=Path, required=True, help="folder of an iteration, or the one above it (the newest)"
+    )
+    from_megatron_lm.add_argument(
+        "--output", type=Path, required=True, help="checkpoint to make, for checkpoint.init_from"
+    )
+    from_megatron_lm.add_argument("--tokenizer", type=Path, required=True, help="tokenizer to train with")
+    from_megatron_lm.add_argument(
+        "--old-tokenizer", type=Path, help="the one it was trained with; left out = the same; with --new-rows"
+    )
+    _add_vocabulary(from_megatron_lm)
+    return parser
+
+
+def _add_vocabulary(command: argparse.ArgumentParser) -> None:
+    """Add the options of both imports that say what becomes of the vocabulary."""
+    command.add_argument(
         "--make-vocab-size-divisible-by",
         type=int,
         default=128,
         help="multiple to which the embedding rows are padded; a multiple of every tensor-parallel size to come",
     )
-    return parser
+    command.add_argument(
+        "--new-rows",
+        choices=("mean", "zero", "lexicon"),
+        help="make rows for the ids that --tokenizer has and the model does not know: the mean of the old rows, zero, "
+        "or the mean of the rows of a translation",
+    )
+    command.add_argument(
+        "--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries of --new-rows lexicon"
+    )
+    command.add_argument("--source-language", default="en", help="language of the lexicon's source words")
+    command.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
 
 
 def _command(
@@ -64,7 +102,7 @@ def _command(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--no-verify", action="store_true", help="leave out the self-check of logits and tokenizer")
+    parser.add_argument("--no-verify", action="store_true", help="leave out the self-check")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
 
@@ -95,18 +133,57 @@ def _to_hf(options: argparse.Namespace) -> None:
 def _from_hf(options: argparse.Namespace) -> None:
     from megatron_prealign.checkpoint.huggingface import import_folder
 
-    config = import_folder(
+    start = import_folder(
         options.model,
         options.output,
         tokenizer_path=options.tokenizer,
-        make_vocab_size_divisible_by=options.make_vocab_size_divisible_by,
-        verify=not options.no_verify,
-        overwrite=options.overwrite,
+        **_start_options(options),
     )
+    _report_start(options.output, start)
+
+
+def _from_megatron_lm(options: argparse.Namespace) -> None:
+    from megatron_prealign.checkpoint.megatron_lm import import_megatron_lm
+
+    start = import_megatron_lm(
+        options.checkpoint,
+        options.output,
+        tokenizer_path=options.tokenizer,
+        old_tokenizer_path=options.old_tokenizer,
+        **_start_options(options),
+    )
+    _report_start(options.output, start)
+
+
+def _start_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what both imports take."""
+    return {
+        "growth": _growth(options),
+        "make_vocab_size_divisible_by": options.make_vocab_size_divisible_by,
+        "verify": not options.no_verify,
+        "overwrite": options.overwrite,
+    }
+
+
+def _growth(options: argparse.Namespace) -> "Growth | None":
+    from megatron_prealign.checkpoint.new_rows import Growth
+
+    if (options.new_rows == "lexicon") != bool(options.lexicon):
+        raise DataError("--new-rows lexicon and --lexicon FILE go together: give both or neither")
+    if options.new_rows is None:
+        return None
+    return Growth(options.new_rows, tuple(options.lexicon), options.source_language, options.target_language)
+
+
+def _report_start(output: Path, start: "Start") -> None:
+    """Say what was written and how a run starts from it."""
+    config = start.config
+    if start.new_rows is not None:
+        print(start.new_rows.describe(), file=sys.stderr)
     print(
-        f"done: {options.output}: {config.model.architecture}, {config.model.num_layers} layers, "
-        f"{config.training.precision}; start from it with --config {options.output / 'config.yaml'} "
-        f"--config YOURS.yaml --checkpoint.init_from {options.output}",
+        f"done: {output}: {config.model.architecture}, {config.model.num_layers} layers, "
+        f"{config.training.precision}; start from it with --config {output / 'config.yaml'} "
+        f"--config YOURS.yaml --checkpoint.init_from {output}",
         file=sys.stderr,
     )
 

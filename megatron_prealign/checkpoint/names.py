@@ -37,9 +37,20 @@ def checkpoint_key(name: str) -> tuple[str, int | None]:
     return _ALL_LAYERS + inside, int(match[1])
 
 
-def layer_names(key: str, num_layers: int) -> list[str]:
-    """Return the names, in the local layer spec, of the weights under a key; the inverse of `checkpoint_key`."""
-    if not key.startswith(_ALL_LAYERS):
-        return [key]
+def is_stacked(key: str) -> bool:
+    """Tell whether the first axis of what lies under a key of a checkpoint is that of the layers."""
+    return key.startswith(_ALL_LAYERS) and _LAYER.match(key) is None
+
+
+def names_under(key: str, num_layers: int) -> list[str]:
+    """Return the names, in the local layer spec, of the weights under a key; the inverse of `checkpoint_key`.
+
+    Args:
+        key: megatron-core keeps all layers under one key, or, where they differ or its user wants so, each under its
+            own.
+        num_layers: layers under the key, where it is stacked.
+    """
+    if not is_stacked(key):
+        return [local_name(key)]
     inside = local_name(key.removeprefix(_ALL_LAYERS))
     return [f"{_ALL_LAYERS}{layer}.{inside}" for layer in range(num_layers)]

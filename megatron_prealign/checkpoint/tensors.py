@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.utils import _create_file_view
 
-from megatron_prealign.checkpoint.names import checkpoint_key, layer_names
+from megatron_prealign.checkpoint.names import checkpoint_key, is_stacked, names_under
 from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.errors import CheckpointError
 
@@ -57,11 +57,14 @@ class CheckpointTensors(Mapping[str, Tensor]):
         self.path = checkpoint
         self._metadata = read_metadata(checkpoint / ".metadata")
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._places: dict[str, tuple[str, int | None]] = {}
         for key, stored in self._metadata.state_dict_metadata.items():
             if isinstance(stored, TensorStorageMetadata) and key.startswith(_MODEL_KEYS):
-                names = layer_names(key, stored.size[0])
-                shape = tuple(stored.size[1:] if key != names[0] else stored.size)
-                self.shapes.update(dict.fromkeys(names, shape))
+                stacked = is_stacked(key)
+                num_layers, *shape = stored.size if stacked else (1, *stored.size)
+                for layer, name in enumerate(names_under(key, num_layers)):
+                    self.shapes[name] = tuple(shape)
+                    self._places[name] = (key, layer if stacked else None)
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names."""
@@ -82,7 +85,7 @@ class CheckpointTensors(Mapping[str, Tensor]):
         Raises:
             CheckpointError: it is damaged or incomplete.
         """
-        key, layer = checkpoint_key(name)
+        key, layer = self._places[name]
         shape, stored = self.shapes[name], self._stored(name)
         offsets, sizes = (0,) * len(shape), shape
         if layer is not None:
@@ -107,7 +110,7 @@ class CheckpointTensors(Mapping[str, Tensor]):
         return narrow_tensor_by_index(piece, item.storage_offsets, item.lengths)
 
     def _stored(self, name: str) -> TensorStorageMetadata:
-        stored = self._metadata.state_dict_metadata[checkpoint_key(name)[0]]
+        stored = self._metadata.state_dict_metadata[self._places[name][0]]
         assert isinstance(stored, TensorStorageMetadata)
         return stored
 

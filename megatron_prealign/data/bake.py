@@ -81,9 +81,11 @@ def bake(
         with _locked(options.work_folder):
             shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
             job = _open_job(options, materials, lexicon, table)
+            num_entries = len(lexicon)
+            del lexicon, table  # hundreds of megabytes, which the job's folder now holds for the workers
             try:
                 _run_tasks(options, job, workers, show_progress)
-                return _finish(options, materials, lexicon, job, started)
+                return _finish(options, materials, num_entries, job, started)
             except BaseException as error:
                 left = len(job.unfinished())
                 if left == len(job.pieces) or (not left and isinstance(error, DataError)):
@@ -280,13 +282,13 @@ class Finish:
         bake(self._options, show_progress=False, log=print)
 
 
-def _finish(options: BakeOptions, materials: _Materials, lexicon: Lexicon, job: Job, started: float) -> Manifest:
+def _finish(options: BakeOptions, materials: _Materials, num_entries: int, job: Job, started: float) -> Manifest:
     """Append the shards to one dataset, publish it, and remove the work folder."""
     prefix = options.dataset_prefix
     staged = job.folder / prefix.name
     files, counts, skipped = _merge(options, materials.tokenizer, job, staged)
     provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
-    manifest = Manifest(_content(materials.tokenizer, lexicon, job.settings, files, counts), provenance)
+    manifest = Manifest(_content(materials.tokenizer, num_entries, job.settings, files, counts), provenance)
     job.may_replace()
     publish(staged, prefix, manifest)
     # A folder that is half removed would look like a bake to go on with.
@@ -332,7 +334,7 @@ def _merge(
 
 def _content(
     tokenizer: Tokenizer,
-    lexicon: Lexicon,
+    num_entries: int,
     settings: JobSettings,
     files: dict[str, WrittenFile],
     counts: dict[str, Any],
@@ -346,7 +348,7 @@ def _content(
         "bos_id": settings.bos_id,
         "eod_id": settings.eod_id,
         "lexicon_fingerprint": settings.lexicon_fingerprint,
-        "lexicon_entries": len(lexicon),
+        "lexicon_entries": num_entries,
         "codeswitch_ratio": settings.ratio,
         **settings.table_options,
         "seed": settings.seed,

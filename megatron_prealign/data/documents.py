@@ -4,19 +4,22 @@ datatrove's readers do not do here: they skip lines that are not JSON and docume
 line number, drop empty documents, which Megatron keeps, and read a file from its beginning to its end only.
 """
 
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import orjson
 
-from megatron_prealign.data.inputs import JSON_SUFFIXES, PARQUET_SUFFIX, Piece, text_suffix
+from megatron_prealign.data.inputs import Piece
 from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.corpus_files import (
+    JSON_SUFFIXES,
+    PARQUET_SUFFIX,
+    open_corpus,
+    reading_errors,
+    text_suffix,
+)
 
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 4096
@@ -47,7 +50,7 @@ def read_texts(piece: Piece, json_key: str) -> Iterator[TextBatch]:
             yield from _parquet_batches(piece, json_key)
         else:
             yield from _line_batches(piece, json_key)
-    except _reading_errors() as error:
+    except reading_errors() as error:
         raise DataError(f"{piece.path}: can't be read to its end ({error})") from None
 
 
@@ -91,7 +94,7 @@ def _line_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
 
 def _lines(piece: Piece) -> Iterator[bytes]:
     """Yield the lines that begin in a piece; of one that is too long just more bytes than are allowed."""
-    with _open(piece.path) as stream:
+    with open_corpus(piece.path) as stream:
         room: float = float("inf")
         if text_suffix(piece.path) == piece.path.suffix.lower():
             room = piece.stop - piece.start
@@ -113,18 +116,6 @@ def _skip_line(stream: IO[bytes]) -> int:
         if part.endswith(b"\n"):
             break
     return passed
-
-
-def _open(path: Path) -> IO[bytes]:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        return cast(IO[bytes], io.BufferedReader(gzip.open(path), BATCH_BYTES))
-    if suffix == ".zst":
-        from backports import zstd  # deferred: most corpora do not need it
-
-        # Unlike zstandard's readers this one goes on behind the first frame, and tells where a file is cut short.
-        return cast(IO[bytes], io.BufferedReader(zstd.open(path), BATCH_BYTES))
-    return path.open("rb")
 
 
 def _text_of_json(line: bytes, json_key: str) -> str:
@@ -180,21 +171,3 @@ def _parquet_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
                     batch.bad_lines.append((number, str(error)))
                 number += 1
             yield batch
-
-
-def _reading_errors() -> tuple[type[Exception], ...]:
-    """Return what the libraries in use raise for damaged files."""
-    errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
-    try:
-        from backports import zstd
-
-        errors.append(zstd.ZstdError)
-    except ImportError:
-        pass
-    try:
-        from pyarrow import lib
-
-        errors.append(lib.ArrowException)
-    except ImportError:
-        pass
-    return tuple(errors)

@@ -82,12 +82,12 @@ class LocalWorkers:
             DataError: If a piece can't be baked, or a worker dies; the other workers have ended by then.
         """
         numbers = job.unfinished()
-        if self._pool is None:
-            baker = PieceBaker(job, self._load())
-            for number in numbers:
-                on_finished(baker(number))
-            return
         try:
+            if self._pool is None:
+                baker = PieceBaker(job, self._load())
+                for number in numbers:
+                    on_finished(baker(number))
+                return
             with self, _plain_tracebacks():
                 ahead, pool = self._take_ahead(), self._pool
                 tasks = [
@@ -95,7 +95,7 @@ class LocalWorkers:
                 ]
                 for task in as_completed(tasks):
                     on_finished(task.result())
-        except BrokenProcessPool:
+        except (BrokenProcessPool, MemoryError):
             raise DataError(
                 "a worker process died (killed, or out of memory). Give the job more memory or fewer --workers and "
                 "continue with --resume"

@@ -5,19 +5,18 @@ whole compressed file, which can't be entered in the middle. Pieces are a functi
 stay finished whatever the number of workers of the next run.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import has_magic, iglob
 from pathlib import Path
 
 from megatron_prealign.errors import DataError
-
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
-TEXT_SUFFIXES = (".txt",)
-PARQUET_SUFFIX = ".parquet"
-COMPRESSION_SUFFIXES = (".gz", ".zst")
-KNOWN_KINDS = f"{', '.join(JSON_SUFFIXES + TEXT_SUFFIXES)}, each also with .gz or .zst, and {PARQUET_SUFFIX}"
+from megatron_prealign.lexicon.corpus_files import (
+    COMPRESSION_SUFFIXES,
+    KNOWN_KINDS,
+    PARQUET_SUFFIX,
+    find_files,
+    is_known,
+)
 
 # Small enough that a few files keep many workers busy, large enough that a terabyte is some thousand pieces.
 _MIN_PIECE_BYTES = 8 << 20
@@ -46,28 +45,9 @@ def expand_inputs(names: Sequence[str | Path], json_key: str) -> tuple[list[Path
         names: Files, folders and globs, in the order they are to be baked in.
         json_key: The column that parquet files must have.
     """
-    paths: list[Path] = []
-    problems = [] if names else ["no input; name at least one file, folder or glob with --input"]
-    notes: list[str] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = _visible_files(path)
-            known = [file for file in found if _is_known(file)]
-            paths += known
-            if not known:
-                problems.append(f"{path}: the folder holds no file of a known kind; known are {KNOWN_KINDS}")
-            elif skipped := [str(file.relative_to(path)) for file in found if not _is_known(file)]:
-                notes.append(f"{path}: {len(skipped)} files of other kinds passed over ({', '.join(skipped[:5])})")
-        elif path.exists():
-            paths.append(path)
-        elif has_magic(str(name)):
-            matches = sorted((Path(match) for match in iglob(str(name), recursive=True)), key=_natural)
-            paths += [match for match in matches if match.is_file()]
-            if not matches:
-                problems.append(f"{name}: no file matches")
-        else:
-            problems.append(f"{path}: no such input file")
+    paths, problems, notes = find_files(names)
+    if not names:
+        problems.append("no input; name at least one file, folder or glob with --input")
     problems += [problem for path in dict.fromkeys(paths) if (problem := _file_problem(path, json_key))]
     return paths, problems, notes
 
@@ -94,34 +74,10 @@ def cut_into_pieces(paths: Sequence[Path]) -> list[Piece]:
     return pieces
 
 
-def text_suffix(path: Path) -> str:
-    """Return the suffix in lower case, below that of a compression if there is one."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in COMPRESSION_SUFFIXES:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def _is_known(path: Path) -> bool:
-    return text_suffix(path) in JSON_SUFFIXES + TEXT_SUFFIXES or path.suffix.lower() == PARQUET_SUFFIX
-
-
-def _visible_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(visible, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key by which shard-2 comes before shard-10; the text itself breaks ties such as 1 and 01."""
-    parts = re.split(r"([0-9]+)", str(path))
-    return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-1, str(path))]
-
-
 def _file_problem(path: Path, json_key: str) -> str | None:
     if not path.is_file():
         return f"{path}: not a file"
-    if not _is_known(path):
+    if not is_known(path):
         return f"{path}: unknown kind of file; known are {KNOWN_KINDS}"
     if path.suffix.lower() == PARQUET_SUFFIX:
         return _parquet_problem(path, json_key)

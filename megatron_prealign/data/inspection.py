@@ -1,6 +1,7 @@
 """Looking at a baked document: its text with every switched word marked, and its input against its labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,17 +75,27 @@ class DatasetInspector:
         """Return the pieces of each sequence of a document.
 
         Raises:
-            DataError: If there is no such document.
+            DataError: If there is no such document, or it is damaged.
         """
-        return [self._pieces(sequence) for sequence in self._sequences(document)]
+        with self._sound_data():
+            return [self._pieces(sequence) for sequence in self._sequences(document)]
 
     def rows(self, document: int) -> list[list[Row]]:
         """Return each position of each sequence of a document, with the labels of input-only code-switching.
 
         Raises:
-            DataError: If there is no such document.
+            DataError: If there is no such document, or it is damaged.
         """
-        return [self._rows(sequence) for sequence in self._sequences(document)]
+        with self._sound_data():
+            return [self._rows(sequence) for sequence in self._sequences(document)]
+
+    @contextmanager
+    def _sound_data(self) -> Iterator[None]:
+        """Turn what ids and records outside their ranges lead to into an error; to look is not to verify all first."""
+        try:
+            yield
+        except (IndexError, ValueError) as error:
+            raise DataError(f"{self.prefix}: damaged ({error}); tools/verify_dataset.py says where") from None
 
     def _sequences(self, document: int) -> range:
         if not 0 <= document < self.num_documents:

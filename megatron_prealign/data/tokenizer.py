@@ -21,8 +21,6 @@ _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
 # What a word is encoded behind, so that it is split as inside running text. No pre-tokenizer joins these to a letter;
 # a digit is tried where the normaliser turns line breaks into spaces.
 _ANCHORS = ("\n", "0")
-# The library keeps the ids of the first 10,000 different words; a text of several languages has many more.
-_CACHED_WORDS = 1 << 18
 _SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -121,8 +119,6 @@ class HuggingFaceTokenizer(Tokenizer):
         # Stored truncation would cut documents silently; stored padding would add tokens.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        if resize := getattr(self._tokenizer.model, "_resize_cache", None):  # Unigram and BPE have it
-            resize(_CACHED_WORDS)
         self._tokenizer.encode_special_tokens = True
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:

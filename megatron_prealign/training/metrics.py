@@ -44,12 +44,6 @@ class MetricsWriter:
             tracker.log(numbers, record["step"])
         self._progress.show(whole)
 
-    def go_back(self, step: int) -> None:
-        """Go on after an earlier step; records of later ones move away."""
-        self._file.go_back(step)
-        self._first_step, self._start = step, time.monotonic()
-        self.advance(step)
-
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()

@@ -53,21 +53,12 @@ class TensorBoard:
 
     def __init__(self, run_path: Path, step: int) -> None:
         """Open the folder; what an interrupted run wrote of later steps is taken back."""
-        self._folder = run_path / "tensorboard"
-        self._open(step + 1)
-
-    def _open(self, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder), purge_step=first_step)
-        self._step = first_step
+        self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=step + 1)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record; where the run went back, later steps are taken back too."""
-        if step < self._step:
-            self._writer.close()
-            self._open(step)
-        self._step = step
+        """Take the numbers of one record."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 

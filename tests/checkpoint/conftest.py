@@ -2,11 +2,21 @@
 
 import json
 import pydoc_data.topics
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tokenizers
+import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from megatron_prealign.config import ParallelConfig
+from megatron_prealign.platform import (
+    initialize_distributed,
+    initialize_model_parallel,
+    select_platform,
+    shut_down_distributed,
+)
 
 END_OF_DOCUMENT = "<|endoftext|>"
 
@@ -40,3 +50,13 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory, prose: list[str]) -> Pa
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[torch.device]:
+    """Make this process a group of one; its device."""
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    initialize_model_parallel(ParallelConfig(), seed=1)
+    yield platform.device
+    shut_down_distributed()

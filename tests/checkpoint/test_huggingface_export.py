@@ -1,7 +1,6 @@
 """The exported folder: equal logits, readable by transformers, complete, atomic, and checked before it appears."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,60 +11,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_prealign.checkpoint.huggingface import export_folder, export_model
-from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig
+from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.model import PrealignGPTModel, build_model_chunks
-from megatron_prealign.platform import (
-    initialize_distributed,
-    initialize_model_parallel,
-    select_platform,
-    shut_down_distributed,
-)
+from tests.checkpoint.models import LLAMA, build, make_config
 
-LLAMA = ModelConfig(
-    architecture="llama",
-    num_layers=2,
-    hidden_size=32,
-    num_attention_heads=4,
-    num_query_groups=2,
-    ffn_hidden_size=48,
-    max_position_embeddings=64,
-    vocab_size=501,
-    make_vocab_size_divisible_by=16,
-    rotary_base=50000.0,
-    # Large weights, so that a wrong layout moves logits far.
-    init_method_std=0.2,
-)
 UNTIED_LLAMA = replace(LLAMA, untie_embeddings_and_output_weights=True, num_query_groups=1)
 GPT_NEOX = replace(LLAMA, architecture="gpt_neox", num_query_groups=None, rotary_percent=0.5)
 QWEN2 = replace(UNTIED_LLAMA, architecture="qwen2", num_query_groups=2)
 QWEN3 = replace(LLAMA, architecture="qwen3", kv_channels=12)
 UNTIED_GPT_NEOX = replace(GPT_NEOX, untie_embeddings_and_output_weights=True)
-
-
-def make_config(model: ModelConfig) -> Config:
-    return Config(model=model, data=DataConfig(seq_length=48), training=TrainingConfig(device="cpu"))
-
-
-@pytest.fixture(scope="module")
-def one_rank() -> Iterator[torch.device]:
-    platform = select_platform("cpu")
-    initialize_distributed(platform)
-    initialize_model_parallel(Config().parallel, seed=1)
-    yield platform.device
-    shut_down_distributed()
-
-
-def build(config: Config, device: torch.device) -> PrealignGPTModel:
-    """Build a Megatron model whose biases and norms differ from their initial zeros and ones."""
-    (model,) = build_model_chunks(config, device)
-    assert isinstance(model, PrealignGPTModel)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
 
 
 @pytest.mark.parametrize("model_config", [LLAMA, UNTIED_LLAMA, QWEN2, QWEN3, GPT_NEOX, UNTIED_GPT_NEOX])

@@ -14,6 +14,7 @@ from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError, DataError
+from tests.checkpoint.languages import lines_of_ten_languages
 
 FOREIGN = (
     "Die Straße über den Fluß — naïve Größe",
@@ -69,6 +70,16 @@ def test_sentencepiece_of_mistral_becomes_a_fast_tokenizer(prose: list[str], tmp
     check_tokenizer(source, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.decode(tokenizer(FOREIGN[1], add_special_tokens=False)["input_ids"]) == FOREIGN[1]
+
+
+@pytest.mark.parametrize("kind", ["byte-level BPE", "SentencePiece"])
+def test_a_thousand_lines_of_ten_languages_keep_their_ids(kind: str, bpe_folder: Path, tmp_path: Path) -> None:
+    mistral = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
+    source = bpe_folder if kind == "byte-level BPE" else mistral
+    exported(source, tmp_path / "out")
+    texts = lines_of_ten_languages()
+    assert len(texts) == 1000
+    assert_same_ids(source, tmp_path / "out", texts)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])

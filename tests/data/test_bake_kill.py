@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,14 @@ def processes_of(session: int) -> list[int]:
     return found
 
 
+def wait_for_workers(parent: subprocess.Popen[bytes]) -> None:
+    """Check that workers end with their parent."""
+    deadline = time.monotonic() + 20
+    while processes_of(parent.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def is_publishing(path: Path) -> bool:
     """Tell whether a bake has come to giving its files their names, one after the other."""
     return path.exists() and bool(json.loads(path.read_text(encoding="utf-8"))["overwrite"])
@@ -93,15 +102,60 @@ def test_killed_at_random_instants_and_resumed(folder: Path) -> None:
             if not is_publishing(folder / f".{name}_text_document.bake" / "job.json"):
                 assert not any(Path(f"{folder}/{name}_text_document{suffix}").exists() for suffix in SUFFIXES)
             options = ("--resume",)
-            deadline = time.monotonic() + 20
-            while processes_of(process.pid):  # the workers end with their parent
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_for_workers(process)
         else:
             code = subprocess.run(command(folder, name, *options), cwd=ROOT, capture_output=True).returncode
         assert code == 0, process.stderr and process.stderr.read()
         assert read_manifest(folder / f"{name}_text_document").content == whole.content
         assert verify(folder / f"{name}_text_document") == []
+
+
+def wait_for_a_piece(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a bake; return when its first piece is finished."""
+    process = start(command(folder, "stopped"))
+    while not list(folder.glob(".stopped_text_document.bake/shards/*.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def check_ended(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """Check that all processes of a bake have ended and that it left no dataset; return what it said."""
+    error = process.communicate(timeout=60)[1].decode()
+    wait_for_workers(process)
+    assert not any(Path(f"{folder}/stopped_text_document{suffix}").exists() for suffix in SUFFIXES)
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_killed_worker_and_an_interrupt_end_the_bake_with_a_message(folder: Path) -> None:
+    (folder / "a.jsonl").write_bytes((folder / "a.jsonl").read_bytes() * 8)
+    process = wait_for_a_piece(folder)
+    worker = next(
+        pid for pid in processes_of(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(worker, signal.SIGKILL)
+    assert "a worker process died" in check_ended(process, folder)
+    assert process.returncode == 2
+    shutil.rmtree(folder / ".stopped_text_document.bake")
+    process = wait_for_a_piece(folder)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl+C does
+    error = check_ended(process, folder)
+    assert process.returncode == 130 and "error: interrupted" in error and "--resume goes on from there" in error
+    assert subprocess.run(command(folder, "stopped", "--resume"), cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="limits memory as Linux does")
+def test_memory_that_runs_out_ends_the_bake(folder: Path) -> None:
+    small = "import resource; resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000)); "
+    arguments = command(folder, "stopped")
+    arguments[arguments.index("-c") + 1] = small + arguments[arguments.index("-c") + 1]
+    long = json.dumps({"text": "words and words " * 350_000})
+    (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text(encoding="utf-8") + long + "\n", encoding="utf-8")
+    process = start(arguments)
+    assert "out of memory" in check_ended(process, folder)
+    assert process.returncode == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

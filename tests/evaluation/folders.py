@@ -16,7 +16,8 @@ PROSE = [text for _, text in sorted(pydoc_data.topics.topics.items())]
 
 
 @cache
-def _tokenizer_json(is_qwen: bool) -> str:
+def tokenizer_json(is_qwen: bool = False, vocab_size: int = 700) -> str:
+    """Train a tokenizer; a larger one begins with the ids of a smaller one."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if is_qwen:
@@ -26,7 +27,7 @@ def _tokenizer_json(is_qwen: bool) -> str:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=700,
+        vocab_size=vocab_size,
         special_tokens=["<|endoftext|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -61,9 +62,21 @@ def make_folder(
             if parameter.dim() == 1:
                 parameter += 0.2 * torch.randn(parameter.shape)
     model.save_pretrained(path)
-    content = json.loads(_tokenizer_json(model_type == "qwen2"))
+    content = json.loads(tokenizer_json(model_type == "qwen2"))
     if not has_eod:
         content["added_tokens"] = []
         content["model"]["vocab"]["unused"] = content["model"]["vocab"].pop("<|endoftext|>")
     (path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def make_ending(folder: Path) -> None:
+    """Change an untied model so that it ends every text at once, whatever is in it."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        # Equal embeddings make equal hidden states; one row of the output layer points their way.
+        embeddings = model.get_input_embeddings().weight
+        embeddings.copy_(embeddings[1].clone().expand_as(embeddings))
+        hidden = model(torch.ones(1, 1, dtype=torch.long), output_hidden_states=True).hidden_states[-1][0, 0]
+        model.get_output_embeddings().weight[model.config.eos_token_id] = 3 * hidden / hidden.norm()
+    model.save_pretrained(folder)

@@ -1,6 +1,8 @@
+import gzip
 from pathlib import Path
 
 import pytest
+from backports import zstd
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.corpus import read_documents
@@ -33,7 +35,11 @@ def test_jsonl_and_text_files_stream_in_order(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a\\ud800"}', "surrogate"),
         ("a.txt", b"fine\nB\xe4r", r"a\.txt:2: not UTF-8 at byte 1"),
         ("a.txt", b"\n  \n", r"a\.txt: holds no document"),
-        ("a.txt", None, r"a\.txt: can't be read"),
+        ("a.txt", None, r"a\.txt: no such input file"),
+        ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: (JSON nested too deeply|not JSON)"),
+        ("a.jsonl.zst", zstd.compress(b'{"text": "x"}' * 99)[:-9], r"a\.jsonl\.zst: can't be read to its end"),
+        ("a.txt.gz", b"no gzip", r"a\.txt\.gz: can't be read to its end"),
+        ("a.parquet", b"PAR1", r"a\.parquet: parquet is read by the bake alone"),
     ],
 )
 def test_what_cannot_be_read_is_a_problem(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
@@ -43,3 +49,14 @@ def test_what_cannot_be_read_is_a_problem(tmp_path: Path, name: str, content: by
     list(read_documents([tmp_path / name], "text", problems))
     with pytest.raises(DataError, match=reason):
         problems.raise_if_any()
+
+
+def test_folders_and_packed_files(tmp_path: Path) -> None:
+    (tmp_path / "part-10.txt").write_text("three\n", encoding="utf-8")
+    (tmp_path / "part-9.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}\n'))
+    (tmp_path / "part-8.jsonl.zst").write_bytes(zstd.compress(b'{"text": "one"}\n'))
+    (tmp_path / "README.md").touch()
+    problems = Problems()
+    documents = [*read_documents([tmp_path], "text", problems), *read_documents([f"{tmp_path}/*.gz"], "text", problems)]
+    problems.raise_if_any()
+    assert [document.text for document in documents] == ["one", "two", "three", "two"]

@@ -56,7 +56,7 @@ def test_held_out_words_are_in_no_other_file(muse: Path) -> None:
         (("--max-length", "0"), "at least 1"),
         (("--min-languages", "0"), "at least 1"),
         (("--min-languages", "2"), "no word is left"),
-        (("--corpus", "absent.txt"), "absent.txt: can't be read"),
+        (("--corpus", "absent.txt"), "absent.txt: no such input file"),
         (("--report", "clean.tsv", "--output", "clean.tsv"), "different names"),
     ],
 )

@@ -138,7 +138,7 @@ def test_settings_of_another_class_are_replaced(folder: Path, tmp_path: Path) ->
         (["--min-count", "1000000"], "no word is left"),
         (["--max-words", "1"], "would be held out"),
         (["--tokenizer", "none"], "none: can't be read"),
-        (["--input", "none.jsonl"], "none.jsonl: can't be read"),
+        (["--input", "none.jsonl"], "none.jsonl: no such input file"),
         (["--json-key", "text"], "a.jsonl:1: no text under the key 'text'"),
         (["--output-lexicon", "no/such/folder.tsv"], "its folder does not exist"),
     ],

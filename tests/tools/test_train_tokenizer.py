@@ -133,7 +133,7 @@ def test_sample_repeats_documents_at_the_rate() -> None:
     [
         (["--input", "en"], "write LANG=PATH"),
         (["--input", "en="], "write LANG=PATH"),
-        (["--input", "fr=none.jsonl"], "none.jsonl: can't be read"),
+        (["--input", "fr=none.jsonl"], "none.jsonl: no such input file"),
         (["--json-key", "body"], "en.jsonl:1: no text under the key 'body'"),
         (["--temperature", "2"], "temperature is 2.0"),
         (["--vocab-size", "256"], "need 257"),

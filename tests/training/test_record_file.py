@@ -42,17 +42,6 @@ def test_records_behind_the_resumed_step_move_away(tmp_path: Path) -> None:
     assert _read(tmp_path / DISCARDED) == _both([15, 20], "a") + _both([15], "b")
 
 
-def test_a_run_that_goes_back_continues_from_there(tmp_path: Path) -> None:
-    records = RecordFile(tmp_path, 0)
-    for step in (5, 10, 15):
-        records.write({"kind": "train", "step": step, "run": "before"})
-    records.go_back(8)
-    records.write({"kind": "train", "step": 10, "run": "after"})
-    records.close()
-    assert _read(tmp_path / RECORDS) == [("train", 5, "before"), ("train", 10, "after")]
-    assert _read(tmp_path / DISCARDED) == [("train", 10, "before"), ("train", 15, "before")]
-
-
 def test_half_a_line_of_a_killed_run_moves_away(tmp_path: Path) -> None:
     _write(tmp_path, 0, [5], "a")
     # The second is whole but for its end of line, behind which the next record would stand.

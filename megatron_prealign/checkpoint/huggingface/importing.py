@@ -1,23 +1,21 @@
 """A Hugging Face folder as a checkpoint that stage 1 or stage 2 starts from, at any layout."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from megatron_prealign.checkpoint import folder as checkpoint_folder
 from megatron_prealign.checkpoint.huggingface.import_config import model_section
 from megatron_prealign.checkpoint.huggingface.logits import check_logits, checkpoint_logits
-from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, megatron_shapes, weight_rows
+from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, weight_rows
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.checkpoint.huggingface.weights import FolderTensors
-from megatron_prealign.checkpoint.manifest import write_manifest
-from megatron_prealign.checkpoint.sharded import copy_tokenizer
-from megatron_prealign.checkpoint.tensors import write_tensors
-from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
+from megatron_prealign.checkpoint.new_rows import Growth, NewRows, fit_tokenizer
+from megatron_prealign.checkpoint.start import Origin, Start, write_start
+from megatron_prealign.config import ModelConfig
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError
-from megatron_prealign.lexicon.output import atomic_folder, output_problems
+from megatron_prealign.lexicon.output import output_problems
 
 _TIED_COPIES = ("lm_head.weight", "embed_out.weight")
 
@@ -27,23 +25,22 @@ def import_folder(
     output: Path,
     *,
     tokenizer_path: Path | None = None,
+    growth: Growth | None = None,
     make_vocab_size_divisible_by: int = 128,
     verify: bool = True,
     overwrite: bool = False,
-) -> Config:
+) -> Start:
     """Write a Hugging Face folder as a checkpoint; one weight is in memory at once.
 
     Args:
         source: folder with config.json, safetensors and a tokenizer.
         output: checkpoint to make; `checkpoint.init_from` takes it.
         tokenizer_path: tokenizer to train with; none = the folder's own.
+        growth: how rows for ids that the model does not know are made; none where there are none.
         make_vocab_size_divisible_by: multiple to which the embedding rows are padded; a multiple of every
             tensor-parallel size that will be used.
-        verify: compare logits of the checkpoint with the folder's.
+        verify: compare logits of the checkpoint with the folder's, for the ids that both know.
         overwrite: replace an existing output.
-
-    Returns:
-        The checkpoint's configuration: the folder's model section, its tokenizer, and defaults.
 
     Raises:
         CheckpointError: the folder can't be continued here, or the self-check failed; every reason is listed, and
@@ -51,39 +48,23 @@ def import_folder(
         DataError: no usable tokenizer, or an output that can't be written.
     """
     problems = output_problems(output, overwrite)
-    model, weights, tokenizer = _open(source, tokenizer_path, make_vocab_size_divisible_by, problems)
+    model, weights, tokenizer, new_rows = _open(source, tokenizer_path, growth, make_vocab_size_divisible_by, problems)
     dtype = torch.bfloat16 if set(weights.dtypes.values()) == {torch.bfloat16} else torch.float32
     sizes, rows = Sizes.of(model), {row.megatron: row for row in weight_rows(model)}
-    config = Config(
-        model=model,
-        data=DataConfig(
-            tokenizer_path=str(output / checkpoint_folder.TOKENIZER / tokenizer.path.name),
-            seq_length=min(DataConfig().seq_length, model.max_position_embeddings),
-        ),
-        training=TrainingConfig(precision="bf16" if dtype is torch.bfloat16 else "fp32"),
-    )
-    with atomic_folder(output, overwrite) as temporary:
-        write_tensors(
-            temporary,
-            megatron_shapes(model),
-            model.num_layers,
-            dtype,
-            lambda name: rows[name].merge(weights, sizes).to(dtype),
-        )
-        (temporary / checkpoint_folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
-        (temporary / checkpoint_folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
-        copy_tokenizer(tokenizer.path, temporary / checkpoint_folder.TOKENIZER)
-        write_manifest(temporary, {})
-        if verify:
-            check_logits(source, lambda ids: checkpoint_logits(temporary, ids), model)
-    return config
+    known = model if new_rows is None else replace(model, vocab_size=new_rows.num_old)
+
+    def check(checkpoint: Path) -> None:
+        check_logits(source, lambda ids: checkpoint_logits(checkpoint, ids), known)
+
+    origin = Origin(model, dtype, lambda name: rows[name].merge(weights, sizes))
+    return write_start(output, origin, tokenizer, new_rows, overwrite=overwrite, verify=check if verify else None)
 
 
 def _open(
-    source: Path, tokenizer_path: Path | None, multiple: int, problems: list[str]
-) -> tuple[ModelConfig, FolderTensors, Tokenizer]:
+    source: Path, tokenizer_path: Path | None, growth: Growth | None, multiple: int, problems: list[str]
+) -> tuple[ModelConfig, FolderTensors, Tokenizer, NewRows | None]:
     """Open all parts of a folder and check that they fit together; raise every problem at once."""
-    model, weights, tokenizer = None, None, None
+    model, weights, tokenizer, new_rows = None, None, None, None
     try:
         model = model_section(source, multiple)
     except PrealignError as error:
@@ -99,10 +80,10 @@ def _open(
     if model is not None and weights is not None:
         problems += _weight_problems(weights, model)
     if model is not None and tokenizer is not None:
-        problems += _tokenizer_problems(tokenizer, source, model)
+        new_rows = fit_tokenizer(tokenizer, _own_tokenizer(source), model, growth, problems)
     if problems or model is None or weights is None or tokenizer is None:
         raise CheckpointError(problems)
-    return model, weights, tokenizer
+    return model, weights, tokenizer, new_rows
 
 
 def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
@@ -121,23 +102,9 @@ def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
     return problems
 
 
-def _tokenizer_problems(tokenizer: Tokenizer, source: Path, model: ModelConfig) -> list[str]:
-    assert model.vocab_size is not None
-    if tokenizer.vocab_size > model.vocab_size:
-        return [
-            f"{tokenizer.path}: {tokenizer.vocab_size} ids, but the model has {model.vocab_size} embedding rows: "
-            "name the tokenizer it was trained with"
-        ]
+def _own_tokenizer(source: Path) -> Tokenizer | None:
+    """Return the tokenizer that lies beside the model, none where there is none."""
     try:
-        own = load_tokenizer(source)
+        return load_tokenizer(source)
     except PrealignError:
-        return []
-    pairs = zip(own.token_bytes, tokenizer.token_bytes, strict=False)
-    differing = [index for index, (there, here) in enumerate(pairs) if there != here]
-    if not differing:
-        return []
-    first = differing[0]
-    return [
-        f"{tokenizer.path}: {len(differing)} ids stand for other text than in the folder's own tokenizer, first "
-        f"{first}: {tokenizer.token_bytes[first]!r} for {own.token_bytes[first]!r}; the embeddings would mean nothing"
-    ]
+        return None

@@ -1,0 +1,70 @@
+"""What a file of torch.save says, without running any of it.
+
+A pickle names classes and functions and has them called. Here nothing that it names is imported: a stand-in takes its
+place, which does nothing and keeps the state that it is given. So plain values come out as they are, an object as its
+attributes, and code that somebody put there is never found.
+"""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from megatron_prealign.errors import CheckpointError
+
+_CONTENT = "data.pkl"
+
+
+class Opaque:
+    """Stands for an object of a class that was not imported, or for the result of a call that was not made."""
+
+    attributes: dict[str, Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> "Opaque":
+        """Take any arguments."""
+        made = object.__new__(cls)
+        made.attributes = {}
+        return made
+
+    def __call__(self, *_: Any, **__: Any) -> "Opaque":
+        """Stand for the result of another call: a method is looked up by one, and called by a second."""
+        return Opaque()
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes of a plain object."""
+        self.attributes = state if isinstance(state, dict) else {}
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Take an item of a dictionary's kind."""
+
+    def append(self, value: Any) -> None:
+        """Take an item of a list's kind."""
+
+    def extend(self, values: Any) -> None:
+        """Take items of a list's kind."""
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return Opaque
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Leave out the content of a tensor."""
+
+
+def read_plain(path: Path) -> Any:
+    """Return the content of a file written by torch.save; of tensors and other objects only what stands for them.
+
+    Raises:
+        CheckpointError: it is missing, or no such file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(f"/{_CONTENT}"))
+            with archive.open(name) as file:
+                return _Reader(file).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    except Exception as error:
+        # Damaged archives and pickles raise errors of many types.
+        raise CheckpointError(f"{path}: not a file of torch.save ({error!r})") from None

@@ -1,0 +1,101 @@
+"""A checkpoint of weights alone, which a run starts from: what imports of other formats write."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.huggingface.mapping import megatron_shapes
+from megatron_prealign.checkpoint.manifest import write_manifest
+from megatron_prealign.checkpoint.new_rows import NewRows
+from megatron_prealign.checkpoint.sharded import copy_tokenizer
+from megatron_prealign.checkpoint.tensors import write_tensors
+from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
+from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.lexicon.output import atomic_folder
+
+VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A model of another format."""
+
+    model: ModelConfig
+    """Its model section, vocab_size set."""
+
+    dtype: torch.dtype
+    """Of the checkpoint to write: float32 or bfloat16."""
+
+    read: Callable[[str], Tensor]
+    """From a weight's name in the local layer spec to the weight at TP1 PP1; a vocabulary weight has at least
+    vocab_size rows."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was written."""
+
+    config: Config
+    """The model section, the tokenizer, and defaults."""
+
+    new_rows: NewRows | None
+    """Rows that were made up for ids the model did not know."""
+
+
+def write_start(
+    output: Path,
+    origin: Origin,
+    tokenizer: Tokenizer,
+    new_rows: NewRows | None,
+    *,
+    overwrite: bool,
+    verify: Callable[[Path], None] | None = None,
+) -> Start:
+    """Write a checkpoint that `checkpoint.init_from` takes; one weight is in memory at once.
+
+    Args:
+        output: checkpoint to make.
+        origin: the model.
+        tokenizer: to go on with.
+        new_rows: rows of ids that the model has not seen; none where there are none.
+        overwrite: replace an existing output.
+        verify: called with the written checkpoint before it takes its name; an error leaves nothing behind.
+
+    Raises:
+        CheckpointError: a weight can't be read, or what `verify` raises.
+        DataError: an output that can't be written.
+    """
+    old_size = int(origin.model.vocab_size or 0)
+    model = replace(origin.model, vocab_size=max(old_size, new_rows.num_tokens if new_rows else 0))
+    config = Config(
+        model=model,
+        data=DataConfig(
+            tokenizer_path=str(output / folder.TOKENIZER / tokenizer.path.name),
+            seq_length=min(DataConfig().seq_length, model.max_position_embeddings),
+        ),
+        training=TrainingConfig(precision="bf16" if origin.dtype is torch.bfloat16 else "fp32"),
+    )
+
+    def read(name: str) -> Tensor:
+        weight = origin.read(name)
+        if name in VOCABULARY_WEIGHTS:
+            rows = weight[:old_size]
+            rows = rows if new_rows is None else new_rows.fill(rows)
+            # Padding rows are masked: they never train, and zero is as good as anything.
+            weight = torch.cat([rows, rows.new_zeros(model.padded_vocab_size - len(rows), rows.shape[1])])
+        return weight.to(origin.dtype)
+
+    with atomic_folder(output, overwrite) as temporary:
+        write_tensors(temporary, megatron_shapes(model), model.num_layers, origin.dtype, read)
+        (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
+        (temporary / folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
+        copy_tokenizer(tokenizer.path, temporary / folder.TOKENIZER)
+        write_manifest(temporary, {})
+        if verify is not None:
+            verify(temporary)
+    return Start(config, new_rows)

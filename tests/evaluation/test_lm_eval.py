@@ -1,0 +1,96 @@
+"""lm-evaluation-harness on an exported folder, offline: a multiple-choice task in the shape of XCOPA, in a file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from megatron_prealign.checkpoint.huggingface import export_checkpoint, import_folder
+from megatron_prealign.platform import shut_down_distributed
+from tests.evaluation.folders import make_folder
+
+# Premise, question, choices, label: as XCOPA has them.
+DOCUMENTS = [
+    ("The man turned on the tap.", "effect", "The toilet filled with water.", "Water flowed from the spout.", 1),
+    ("The girl found a bug in her cereal.", "effect", "She poured milk in the bowl.", "She lost her appetite.", 1),
+    ("The pond froze over.", "cause", "The winter was cold.", "The ducks had flown away.", 0),
+    ("Der Mann fiel hin.", "cause", "Er rutschte auf dem Eis aus.", "Er trank ein Glas Wasser.", 0),
+    ("Das Licht ging aus.", "effect", "Wir zündeten eine Kerze an.", "Wir wuschen das Auto.", 0),
+    ("Il a plu toute la nuit.", "effect", "Le soleil a brûlé l'herbe.", "La rue est inondée.", 1),
+    ("那个女孩很饿。", "effect", "她吃了一碗面。", "她卖了她的车。", 0),
+    ("Он опоздал на поезд.", "cause", "Он проспал.", "Он купил новую книгу.", 0),
+]
+JOINT = {"cause": "because", "effect": "therefore"}
+TASK = """task: local_xcopa
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {path}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{premise[:-1]}}}} {{{{'because' if question == 'cause' else 'therefore'}}}}"
+doc_to_choice: "{{{{[choice1, choice2]}}}}"
+doc_to_target: label
+metric_list:
+  - metric: acc
+"""
+
+
+def expected_accuracy(folder: Path) -> float:
+    """Return the share of documents whose right choice is the likelier continuation."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    num_right = 0
+    for premise, question, *choices, label in DOCUMENTS:
+        scores = []
+        for choice in choices:
+            context = f"{premise[:-1]} {JOINT[question]}"
+            start = len(tokenizer(context)["input_ids"])
+            ids = torch.tensor(tokenizer(f"{context} {choice}")["input_ids"])
+            with torch.inference_mode():
+                predicted = model(ids[None]).logits[0].log_softmax(-1)
+            scores.append(float(predicted[:-1].gather(1, ids[1:, None])[start - 1 :].sum()))
+        num_right += scores.index(max(scores)) == label
+    return num_right / len(DOCUMENTS)
+
+
+@pytest.mark.slow
+def test_the_harness_scores_an_exported_folder_offline(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
+    source = make_folder(tmp_path / "source", num_key_value_heads=2, max_position_embeddings=256)
+    import_folder(source, tmp_path / "checkpoint")
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported")
+    shut_down_distributed()
+    fields = ("premise", "question", "choice1", "choice2", "label")
+    lines = [json.dumps(dict(zip(fields, document, strict=True))) for document in DOCUMENTS]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "documents.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    task = TASK.format(path=tmp_path / "task" / "documents.jsonl")
+    (tmp_path / "task" / "local_xcopa.yaml").write_text(task, encoding="utf-8")
+
+    options = {
+        "model": "hf",
+        "model_args": f"pretrained={tmp_path / 'exported'},dtype=float32",
+        "tasks": "local_xcopa",
+        "include_path": tmp_path / "task",
+        "device": "cpu",
+        "batch_size": 4,
+        "output_path": tmp_path / "results",
+    }
+    command = [sys.executable, "-m", "lm_eval", *(str(part) for pair in options.items() for part in flag(*pair))]
+    environment = os.environ | {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    (results,) = (tmp_path / "results").rglob("results_*.json")
+    scores = json.loads(results.read_text(encoding="utf-8"))["results"]["local_xcopa"]
+    expected = expected_accuracy(tmp_path / "exported")
+    assert scores["acc,none"] == expected
+    assert 0 < expected < 1
+
+
+def flag(name: str, value: object) -> tuple[str, object]:
+    return f"--{name}", value
