@@ -21,7 +21,7 @@ def _message(check: Callable[[Any], None], of: Any) -> str:
     return ""
 
 
-def _break_each(values: Any, parameter: str) -> dict[str, list[str]]:
+def _break_each(values: Any, parameter: str, stray: int) -> dict[str, list[str]]:
     """Return what each check says of a healthy step and of a broken one, by what was broken on rank 1."""
     trainer = make_trainer(values)
     chunks, is_broken = trainer.chunks, torch.distributed.get_rank() == 1
@@ -33,7 +33,7 @@ def _break_each(values: Any, parameter: str) -> dict[str, list[str]]:
         "replicas": [_message(check_replicas, chunks)],
     }
     if is_broken:
-        batches[0]["sample"][0] = 1  # the one that rank 0 reads second, where it is another batch
+        batches[0]["sample"][0] = stray
         parameters = dict(chunks[0].named_parameters())
         name = next(name for name in parameters if name.endswith("layers.1.mlp.linear_fc2.weight"))
         parameters[name].main_grad.zero_()
@@ -71,8 +71,10 @@ def _break_each(values: Any, parameter: str) -> dict[str, list[str]]:
 def test_what_breaks_on_one_rank_is_found(
     axis: str, parameter: str, replicas: str, batches: str, make_values: MakeValues, tmp_path: Path
 ) -> None:
+    # The first of rank 0 where each rank has samples of its own, else one that nobody has.
+    stray = 0 if axis == "data" else 99
     values = make_values("pretrain", tmp_path / "run", parallel={} if axis == "data" else {axis: 2})
-    healthy, broken = run_distributed(_break_each, 2, values, parameter)
+    healthy, broken = run_distributed(_break_each, 2, values, parameter, stray)
     assert healthy["replicas"] == broken["replicas"] == ["", replicas]
     assert healthy["batches"] == broken["batches"] == ["", batches]
     assert healthy["gradients"] == ["", ""]
