@@ -75,16 +75,15 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
         return 0
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform, config.parallel.distributed_timeout_minutes)
-    with run_lock(config.training.run_path):
-        layout = initialize_model_parallel(config.parallel, config.training.seed)
-        trainer = build_trainer(plan, platform, layout)
-        try:
-            interrupted_by = trainer.train()
-        except DivergenceError as error:
-            write_exit(config.training.run_path, error.exit_code, str(error))
-            raise
-        exit_code = INTERRUPTED if interrupted_by else 0
-        write_exit(config.training.run_path, exit_code, interrupted_by or "done")
+    try:
+        with run_lock(config.training.run_path):
+            layout = initialize_model_parallel(config.parallel, config.training.seed)
+            interrupted_by = build_trainer(plan, platform, layout).train()
+    except DivergenceError as error:
+        write_exit(config.training.run_path, error.exit_code, str(error))
+        raise
+    exit_code = INTERRUPTED if interrupted_by else 0
+    write_exit(config.training.run_path, exit_code, interrupted_by or "done")
     if interrupted_by and rank == 0:
         print(f"Stopped by {interrupted_by}; the same command goes on (exit code {exit_code}).", file=sys.stderr)
     shut_down_distributed()

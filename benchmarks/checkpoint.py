@@ -13,12 +13,12 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest import mock
 
-import tokenizers
 import torch
 
 from megatron_prealign.checkpoint import folder, manifest
@@ -29,6 +29,7 @@ from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 
+TOKENIZER = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 MODEL = {
     "num_layers": 12,
     "hidden_size": 768,
@@ -58,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(root: Path, repeats: int) -> dict[str, Any]:
     """Save in turns and return the medians."""
-    tokenizer = root / "tokenizer.json"
-    tokenizers.Tokenizer(tokenizers.models.BPE({"<|endoftext|>": 0}, [])).save(str(tokenizer))
     config = config_from_dict({"model": MODEL, "training": {"run_path": str(root / "run"), "device": "cpu"}})
     platform = select_platform("cpu")
     initialize_distributed(platform)
@@ -72,7 +71,7 @@ def measure(root: Path, repeats: int) -> dict[str, Any]:
 
     def save(step: int) -> float:
         start = time.perf_counter()
-        save_checkpoint(config, chunks, optimizer, {"step": step}, tokenizer)
+        save_checkpoint(config, chunks, optimizer, {"step": step}, TOKENIZER)
         return time.perf_counter() - start
 
     save(0)

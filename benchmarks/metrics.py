@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +33,6 @@ from torch import Tensor
 from megatron_prealign.testing.trainers import make_trainer
 from megatron_prealign.training import language_modelling
 from megatron_prealign.training.loss_sums import masked_sum
-from tools.preprocess_codeswitch import main as bake
 
 INTERVALS = {"without": 0, "every_10_steps": 10, "every_step": 1}
 NUM_LEFT_OUT = 10
@@ -66,9 +66,9 @@ def write_data(folder: Path) -> Path:
         for _ in range(NUM_DOCUMENTS):
             stream.write(json.dumps({"text": " ".join(draw.choices(words, k=DOCUMENT_WORDS))}) + "\n")
     tokenizer = str(files("mistral_common") / "data" / "tokenizer.model.v1")
-    arguments = ["--input", str(folder / "names.jsonl"), "--tokenizer-model", tokenizer, "--append-eod"]
-    if bake([*arguments, "--output-prefix", str(folder / "names")]) != 0:
-        raise SystemExit("error: the bake failed")
+    bake = [sys.executable, "tools/preprocess_codeswitch.py", "--input", str(folder / "names.jsonl"), "--append-eod"]
+    bake += ["--tokenizer-model", tokenizer, "--output-prefix", str(folder / "names")]
+    subprocess.run(bake, check=True, cwd=Path(__file__).parents[1])
     return folder / "names_text_document"
 
 

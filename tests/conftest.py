@@ -15,6 +15,11 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer to record the golden curves anew."""
+    parser.addoption("--record-golden", action="store_true", help="write tests/training/golden/ instead of comparing")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test marked gpu on a machine without one, and say so."""
     if item.get_closest_marker("gpu") is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
@@ -40,12 +41,15 @@ def _sharding_metadata() -> dict[str, Any]:
     return {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
-def _layout(config: Config) -> dict[str, Any]:
+def _layout() -> dict[str, int | None]:
     """Return all that decides which rank does what: the layout within which a run continues bit for bit."""
-    axes = ("tensor", "pipeline", "virtual_pipeline")
-    sizes = {f"{axis}_model_parallel_size": getattr(config.parallel, f"{axis}_model_parallel_size") for axis in axes}
-    context_parallel = config.parallel.context_parallel_size
-    return {"world_size": torch.distributed.get_world_size(), **sizes, "context_parallel_size": context_parallel}
+    return {
+        "world_size": torch.distributed.get_world_size(),
+        "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
+        "virtual_pipeline_model_parallel_size": parallel_state.get_virtual_pipeline_model_parallel_world_size(),
+        "context_parallel_size": parallel_state.get_context_parallel_world_size(),
+    }
 
 
 def _random_states(states: RandomStates | None) -> ShardedObject:
@@ -104,7 +108,7 @@ def save_checkpoint(
         def finish() -> None:
             (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
             (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            (temporary / folder.LAYOUT).write_text(json.dumps(_layout(config), indent=2) + "\n", encoding="utf-8")
+            (temporary / folder.LAYOUT).write_text(json.dumps(_layout(), indent=2) + "\n", encoding="utf-8")
             copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
             write_manifest(temporary, shards)
             folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
@@ -133,7 +137,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def load_training_state(
-    checkpoint: Path, config: Config, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
+    checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
 ) -> RandomStates | None:
     """Load model and optimizer of a run to be continued, at any layout; collective.
 
@@ -147,7 +151,7 @@ def load_training_state(
     """
     sharded = _sharded_state(chunks, optimizer, is_loading=True)
     saved_layout = checkpoint / folder.LAYOUT
-    if saved_layout.is_file() and folder.read_json(saved_layout) == _layout(config):
+    if saved_layout.is_file() and folder.read_json(saved_layout) == _layout():
         sharded[RANDOM_STATES] = _random_states(None)
     loaded = _load(checkpoint, sharded)
     _load_model(checkpoint, chunks, loaded)
@@ -235,8 +239,9 @@ def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
     """
     checkpoint = resolve_checkpoint(path)
     saved = load_resolved(checkpoint / folder.CONFIG)
-    training = dataclasses.replace(saved.training, precision="fp32", recompute="none", device="cpu")
-    config = dataclasses.replace(saved, parallel=ParallelConfig(), training=training)
+    training = dataclasses.replace(saved.training, precision="fp32", fp8="none", recompute="none", device="cpu")
+    local = dataclasses.replace(saved.model, transformer_impl="local")
+    config = dataclasses.replace(saved, model=local, parallel=ParallelConfig(), training=training)
     platform = select_platform("cpu")
     initialize_distributed(platform)
     initialize_model_parallel(config.parallel, config.training.seed)

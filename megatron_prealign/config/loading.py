@@ -187,7 +187,7 @@ def _read_overrides(overrides: Iterable[tuple[str, list[str]]]) -> Source:
             problems.append(f"{place} needs a value; write --{name} VALUE")
         elif _is_sequence(_hints().get(name)):
             parsed = [_parse_token(token, place, problems) for token in tokens]
-            is_whole = len(parsed) == 1 and not isinstance(parsed[0], str | dict)
+            is_whole = len(parsed) == 1 and (not isinstance(parsed[0], str | dict) or _is_none(parsed[0]))
             given[name] = given_at(parsed[0] if is_whole else parsed, place)
         elif len(tokens) > 1:
             problems.append(f"{place} takes one value, got {tokens}; quote a value that has spaces")
@@ -283,8 +283,8 @@ def _is_none(value: object) -> bool:
 
 
 def _is_sequence(hint: object) -> bool:
-    """Say whether a field takes several values."""
-    return typing.get_origin(hint) in (tuple, list)
+    """Say whether a field takes several values, or none of them."""
+    return any(typing.get_origin(kind) in (tuple, list) for kind in (hint, *typing.get_args(hint)))
 
 
 def _accepts(hint: object, kind: type) -> bool:

@@ -27,3 +27,9 @@ class OptimizerConfig:
 
     clip_grad: float = 1.0
     """Largest global gradient norm; 0 = no clipping."""
+
+    initial_loss_scale: float = 65536.0
+    """What fp16 multiplies the loss by at first; halved after overflows, doubled after loss_scale_window good steps."""
+
+    loss_scale_window: int = 1000
+    """Steps without overflow before fp16's loss scale is doubled."""

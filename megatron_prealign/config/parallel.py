@@ -20,10 +20,17 @@ class ParallelConfig:
     """Split activations along the sequence between tensor-parallel regions; needs tensor parallelism."""
 
     context_parallel_size: int = 1
-    """Ranks that split each sequence in attention; only 1 is supported."""
+    """Ranks that split each sequence; for the pretrain stage."""
 
     use_distributed_optimizer: bool = False
     """Shard optimizer states over data-parallel ranks (ZeRO-1)."""
+
+    overlap_grad_reduce: bool | None = None
+    """Reduce gradients while the backward pass runs; none = on cuda with several data-parallel ranks."""
+
+    overlap_param_gather: bool | None = None
+    """Gather the distributed optimizer's parameters while the forward pass runs; none = where overlap_grad_reduce is on
+    and the distributed optimizer is used."""
 
     distributed_timeout_minutes: float = 30.0
     """Minutes that a rank waits for another before it ends with an error; building an index must not take longer."""

@@ -4,6 +4,7 @@ import dataclasses
 
 from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS
+from megatron_prealign.config.rampup import count_samples
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.validation import model_parallel_size
 
@@ -66,8 +67,9 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
     training, parallel = config.training, config.parallel
     data_parallel = world_size // model_parallel_size(config)
     num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
+    context = f"x {parallel.context_parallel_size} context " if parallel.context_parallel_size > 1 else ""
     ranks = (
-        f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline "
+        f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline {context}"
         f"x {data_parallel} data = {world_size}"
     )
     microbatches = f"{num_microbatches} of {training.micro_batch_size} sequences a data-parallel rank"
@@ -78,14 +80,18 @@ def _step_facts(config: Config) -> list[tuple[str, str]]:
     """Say what a step and the run consume."""
     training, alignment = config.training, config.alignment
     tokens = training.global_batch_size * config.data.seq_length
+    all_tokens = count_samples(training) * config.data.seq_length
     facts = [
         ("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})"),
         ("steps", f"{training.train_steps:,} of stage {training.stage}"),
-        ("tokens in all", f"{_count(tokens * training.train_steps)}"),
+        ("tokens in all", f"{_count(all_tokens)}"),
     ]
+    if training.rampup_batch_size is not None:
+        start, increment, samples = training.rampup_batch_size
+        facts.insert(1, ("batch size ramp-up", f"from {start} by {increment} over {samples:,} sequences"))
     if training.stage == "align_init":
         entries = alignment.word_batch_size * alignment.num_word_microbatches
-        facts[2] = ("tokens in all", f"{_count(tokens * training.train_steps)}, and those of the words")
+        facts[-1] = ("tokens in all", f"{_count(all_tokens)}, and those of the words")
         facts.append(
             (
                 "lexicon entries a step",

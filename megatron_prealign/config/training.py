@@ -23,17 +23,27 @@ class TrainingConfig:
     global_batch_size: int = 8
     """Sequences an optimizer step over all ranks."""
 
+    rampup_batch_size: tuple[int, int, int] | None = None
+    """Sequences of the first steps, what is added to them at a time, and the samples over which this grows to
+    global_batch_size; none = constant."""
+
     seed: int = 1234
     """Seed of initial weights, data order and dropout."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Parameter and activation type; bf16 keeps fp32 main weights and gradients."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Parameter and activation type; bf16 and fp16 keep fp32 main weights and gradients, fp16 scales the loss."""
+
+    fp8: Literal["none", "hybrid", "e4m3"] = "none"
+    """Matrix products of Transformer Engine layers in 8 bits: hybrid = e4m3 forwards and e5m2 backwards."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Platform; auto = cuda where a GPU is visible."""
 
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation recomputation: none, core attention only, or whole layers."""
+
+    recompute_num_layers: int = 1
+    """Layers between two kept activations, under full recomputation."""
 
     eval_interval: int = 100
     """Steps between validations; 0 = never."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
+from megatron_prealign.config.layout_validation import check_layout, check_rampup_batches
 from megatron_prealign.config.logging_validation import check_logging
 from megatron_prealign.config.problem import Problem
 from megatron_prealign.config.ranges import RANGES
@@ -29,8 +30,9 @@ def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
 
 
 def model_parallel_size(config: Config) -> int:
-    """Return the number of ranks that hold one copy of the model."""
-    return config.parallel.tensor_model_parallel_size * config.parallel.pipeline_model_parallel_size
+    """Return the number of ranks that work on the same sequences."""
+    parallel = config.parallel
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def _ranges(config: Config) -> Iterator[Problem]:
@@ -190,12 +192,16 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
     if world_size is None or model_parallel < 1:
         return
     training, parallel = config.training, config.parallel
-    axes = ("parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size")
+    axes: tuple[str, ...] = ("parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size")
     layout = f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline"
+    if parallel.context_parallel_size > 1:
+        layout += f" x {parallel.context_parallel_size} context"
+        axes += ("parallel.context_parallel_size",)
     if world_size % model_parallel:
+        lower = " or ".join(f"--{axis}" for axis in axes)
         yield Problem(
             f"the world size {world_size} is not divisible by {model_parallel} = {layout} parallel ranks: start a "
-            f"multiple of {model_parallel} (torchrun --nproc-per-node) or lower --{axes[0]} or --{axes[1]}",
+            f"multiple of {model_parallel} (torchrun --nproc-per-node) or lower {lower}",
             axes,
         )
         return
@@ -216,6 +222,7 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
                 f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
                 ("training.global_batch_size", "training.micro_batch_size", *axes),
             )
+    yield from check_rampup_batches(config, data_parallel)
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -324,6 +331,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _sequence,
     _schedule,
     _batches,
+    check_layout,
     _data,
     _run,
     check_alignment,

@@ -99,7 +99,8 @@ def probe_gigatoken(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
     except ImportError:
         return "it is not installed"
     except Exception as error:  # the library's own, for kinds of tokenizers that it does not know
-        return f"it does not take this tokenizer ({error})"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"it does not take this tokenizer ({reason})"
     ids, lengths = encoder.encode(texts)
     expected, expected_lengths = ReferenceEncoder(tokenizer).encode(texts)
     if not np.array_equal(lengths, expected_lengths) or not np.array_equal(ids, expected):

@@ -89,7 +89,7 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> "Job":
         """Read the work folder that `create` made."""
-        description = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        description = _read_description(folder)
         pieces = tuple(Piece(Path(path), *rest) for path, *rest, _ in description["pieces"])
         return cls(folder, JobSettings(**description["settings"], on_error=description["on_error"]), pieces)
 
@@ -143,7 +143,7 @@ class Job:
             json.dump(self._description() | more, stream, indent=2)
 
     def _check_unchanged(self) -> None:
-        before = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+        before = _read_description(self.folder)
         now = json.loads(json.dumps(self._description()))
         changed = [name for name, value in now["settings"].items() if before["settings"].get(name) != value]
         if before["pieces"] != now["pieces"]:
@@ -159,8 +159,18 @@ class Job:
 
 def may_overwrite(folder: Path) -> bool:
     """Tell whether the bake that made a work folder was allowed to replace a dataset."""
+    return (folder / "job.json").is_file() and bool(_read_description(folder)["overwrite"])
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "job.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["overwrite"])
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); start again with --overwrite") from None
+    if not isinstance(description, dict) or not {"settings", "pieces", "overwrite"} <= description.keys():
+        raise DataError(f"{path}: not what a bake left; start again with --overwrite")
+    return description
 
 
 def _version_of_shards() -> list[str]:

@@ -60,10 +60,12 @@ def read_manifest(prefix: str | Path) -> Manifest:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such manifest; bake the dataset with tools/preprocess_codeswitch.py") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a manifest ({error}); bake the dataset again") from None
     content = whole.get("content") if isinstance(whole, dict) else None
     if not isinstance(content, dict) or any(key not in content for key in _REQUIRED):
+        raise DataError(f"{path}: not the manifest of a baked dataset")
+    if not isinstance(content["files"], dict) or not isinstance(content["counts"], dict):
         raise DataError(f"{path}: not the manifest of a baked dataset")
     if content["format_version"] != FORMAT_VERSION:
         raise DataError(f"{path}: format version {content['format_version']}, this code reads {FORMAT_VERSION}")

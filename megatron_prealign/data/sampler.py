@@ -1,6 +1,6 @@
 """The order of training samples, and the loader that hands them out one optimizer step at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -66,6 +66,7 @@ class StepLoader(Iterator[list[Batch]]):
         consumed_samples: int = 0,
         pad_end: bool = False,
         prefetch: bool = True,
+        batch_size_at: Callable[[int], int] | None = None,
     ) -> None:
         """Start after `consumed_samples` samples (of all ranks together).
 
@@ -78,6 +79,7 @@ class StepLoader(Iterator[list[Batch]]):
             consumed_samples: samples already used; where to resume.
             pad_end: fill a last partial step with samples of loss mask 0 (validation) instead of leaving it out.
             prefetch: read one step ahead in a thread.
+            batch_size_at: samples of the step that comes after so many, over all ranks; none = global_batch_size.
 
         Raises:
             ConfigError: if global_batch_size is not a multiple of micro_batch_size * data_parallel_size.
@@ -89,23 +91,22 @@ class StepLoader(Iterator[list[Batch]]):
                 f"{micro_batch_size} x data-parallel size {data_parallel_size} = {per_microbatch}"
             )
         self.consumed_samples = consumed_samples
-        self.num_microbatches = global_batch_size // per_microbatch
         self._dataset = dataset
         self._micro_batch_size = micro_batch_size
-        self._global_batch_size = global_batch_size
+        self._batch_size_at = batch_size_at or (lambda consumed_samples: global_batch_size)
         self._rank, self._size = data_parallel_rank, data_parallel_size
-        self._end = len(dataset) if pad_end else len(dataset) - global_batch_size + 1
+        self._pad_end = pad_end
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="step-loader") if prefetch else None
         self._ahead: tuple[int, Future[list[Batch]]] | None = None
 
     def __next__(self) -> list[Batch]:
         """Return this rank's microbatches of the next step; StopIteration when the dataset holds no further step."""
-        if self.consumed_samples >= self._end:
+        if not self._has_step(self.consumed_samples):
             self.close()
             raise StopIteration
         batches = self._take(self.consumed_samples)
-        self.consumed_samples += self._global_batch_size
-        if self._executor is not None and self.consumed_samples < self._end:
+        self.consumed_samples += self._batch_size_at(self.consumed_samples)
+        if self._executor is not None and self._has_step(self.consumed_samples):
             self._ahead = (self.consumed_samples, self._executor.submit(self._read, self.consumed_samples))
         return batches
 
@@ -114,6 +115,10 @@ class StepLoader(Iterator[list[Batch]]):
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
         self._executor = self._ahead = None
+
+    def _has_step(self, consumed_samples: int) -> bool:
+        num_needed = 1 if self._pad_end else self._batch_size_at(consumed_samples)
+        return consumed_samples + num_needed <= len(self._dataset)
 
     def _take(self, consumed_samples: int) -> list[Batch]:
         """Return the step read ahead where it is the wanted one, else read it now."""
@@ -126,7 +131,7 @@ class StepLoader(Iterator[list[Batch]]):
         indices = step_indices(
             consumed_samples,
             micro_batch_size=self._micro_batch_size,
-            num_microbatches=self.num_microbatches,
+            num_microbatches=self._batch_size_at(consumed_samples) // (self._micro_batch_size * self._size),
             data_parallel_rank=self._rank,
             data_parallel_size=self._size,
         )

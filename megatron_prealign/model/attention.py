@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from megatron.core import tensor_parallel
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -72,6 +72,9 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
             [S, B, N * D].
         """
         sequence, batch, heads, head_size = query.shape
+        if self.config.context_parallel_size > 1:
+            assert attention_mask is None, "words are not split over context-parallel ranks"
+            key, value, attention_mask = _gather_context(key, value)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         if dropout > 0.0 and not self.config.sequence_parallel:
@@ -93,6 +96,18 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
             scale=self.softmax_scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )
+
+
+def _gather_context(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return keys and values [C * S, ...] of all C context-parallel ranks, and what this rank's queries must not see.
+
+    The mask is bool [1, 1, S, C * S], true where hidden. Rank r holds pieces r and 2C - 1 - r of the sequence.
+    """
+    group = parallel_state.get_context_parallel_group()
+    key, value = (tensor_parallel.gather_from_sequence_parallel_region(x, group=group) for x in (key, value))
+    pieces = torch.arange(key.shape[0], device=key.device).chunk(2 * group.size())
+    held = [torch.cat([pieces[rank], pieces[-1 - rank]]) for rank in range(group.size())]
+    return key, value, (torch.cat(held) > held[group.rank()][:, None])[None, None]
 
 
 def transformer_engine_attention() -> type:

@@ -18,7 +18,7 @@ from megatron_prealign.model.transformer_config import build_transformer_config
 def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:
     """Build this rank's part of the model with initial weights: one chunk, or several where interleaved.
 
-    `config.model.vocab_size` must be resolved. bf16 chunks come wrapped in megatron-core's Float16Module.
+    `config.model.vocab_size` must be resolved. bf16 and fp16 chunks come wrapped in megatron-core's Float16Module.
     """
     model = config.model
     num_rows = model.padded_vocab_size
@@ -44,7 +44,7 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
         )
         initialize_parameters(chunk, config.training.seed)
         chunk.to(device)
-        chunks.append(Float16Module(transformer, chunk) if config.training.precision == "bf16" else chunk)
+        chunks.append(chunk if config.training.precision == "fp32" else Float16Module(transformer, chunk))
     return chunks
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
@@ -24,22 +25,29 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
     Raises:
         ConfigError: Transformer Engine is asked for where it can't run.
     """
+    asked_for = model.transformer_impl
     usable = device == "cuda" and has_transformer_engine()
-    if model.transformer_impl == "transformer_engine" and not usable:
+    if asked_for == "transformer_engine" and not usable:
         raise ConfigError(
             "model.transformer_impl transformer_engine needs a GPU and the package transformer-engine "
             "(pip install 'megatron-prealign[gpu]'); use auto or local here"
         )
-    if usable and model.transformer_impl != "local":
-        return "transformer_engine", "Transformer Engine layers: fused norms, attention and linear layers"
-    norm = "apex LayerNorm" if _apex_norm(model, device) else "PyTorch norms"
-    reason = "asked for" if model.transformer_impl == "local" else f"no Transformer Engine on {device}"
-    return "local", f"local layers ({reason}): scaled_dot_product_attention, {norm}"
+    if usable and asked_for != "local":
+        reason = "installed" if asked_for == "auto" else "asked for"
+        return "transformer_engine", f"Transformer Engine layers ({reason}): fused norms, attention and linear layers"
+    reason = "asked for" if asked_for == "local" else "on cpu" if device == "cpu" else "no Transformer Engine"
+    return "local", f"local layers ({reason}): PyTorch's attention, {_choose_norm(model, device)[1]}"
 
 
-def _apex_norm(model: ModelConfig, device: str) -> bool:
-    # megatron-core's wrapper around apex covers LayerNorm only.
-    return device == "cuda" and model.traits.normalization == "LayerNorm" and has_apex()
+def _choose_norm(model: ModelConfig, device: str) -> tuple[type, str]:
+    """Return the norm of local layers, and in words which it is and why."""
+    if device == "cpu":
+        return Norm, "PyTorch's norms (on cpu)"
+    if not has_apex():
+        return Norm, "PyTorch's norms (no apex)"
+    if model.traits.normalization != "LayerNorm":
+        return Norm, "PyTorch's norms (megatron-core wraps apex's LayerNorm alone)"
+    return FusedLayerNorm, "apex's norms (installed)"
 
 
 def build_block_spec(
@@ -50,11 +58,7 @@ def build_block_spec(
     if implementation == "transformer_engine":
         layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
         return _with_attention(layer, core_attention=transformer_engine_attention())
-    norm: type = Norm
-    if _apex_norm(model, device):
-        from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
-
-        norm = FusedLayerNorm
+    norm, _ = _choose_norm(model, device)
     layer = get_gpt_layer_local_spec(normalization=config.normalization, qk_layernorm=config.qk_layernorm)
     qk_norms = {"q_layernorm": norm, "k_layernorm": norm} if config.qk_layernorm else {}
     layer = _with_attention(layer, core_attention=SDPAttention, **qk_norms)

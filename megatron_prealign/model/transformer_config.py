@@ -1,13 +1,16 @@
 """Our configuration in megatron-core's words."""
 
+from typing import Any
+
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_prealign.config import Config
+from megatron_prealign.config import Config, TrainingConfig
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform.capabilities import has_gradient_accumulation_fusion
 
-PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def gelu_tanh(hidden: torch.Tensor) -> torch.Tensor:
@@ -21,13 +24,16 @@ def leave_empty(weight: torch.Tensor) -> torch.Tensor:
 
 
 def build_transformer_config(config: Config, device: str) -> TransformerConfig:
-    """Return megatron-core's TransformerConfig for this run."""
+    """Return megatron-core's TransformerConfig for this run.
+
+    Raises:
+        ConfigError: fp8, or Transformer Engine by name, where it can't run.
+    """
     model, parallel, training = config.model, config.parallel, config.training
     traits = model.traits
-    dtype = PARAMS_DTYPE[training.precision]
     implementation, _ = select_implementation(model, device)
+    _check_fp8(training.fp8, implementation)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    recompute = None if training.recompute == "none" else training.recompute
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -51,12 +57,12 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         output_layer_init_method=leave_empty,
         embedding_init_method=leave_empty,
         use_cpu_initialization=device == "cpu",
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=training.precision == "bf16",
+        **_precision(training),
+        **_recomputation(training),
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         # Interleaving with batched point-to-point calls and two stages gives wrong gradients without
         # an error; overlapped, unbatched calls are right.
@@ -72,7 +78,32 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         persist_layer_norm=False,
         apply_rope_fusion=implementation == "transformer_engine",
         attention_softmax_in_fp32=True,
-        recompute_granularity=recompute,
-        recompute_method="uniform" if recompute == "full" else None,
-        recompute_num_layers=1 if recompute == "full" else None,
     )
+
+
+def _check_fp8(fp8: str, implementation: str) -> None:
+    if fp8 != "none" and implementation == "local":
+        raise ConfigError(
+            f"training.fp8 {fp8} needs Transformer Engine layers, which need a GPU and the package transformer-engine "
+            "(pip install 'megatron-prealign[gpu]'); use none here"
+        )
+
+
+def _precision(training: TrainingConfig) -> dict[str, Any]:
+    dtype = PARAMS_DTYPE[training.precision]
+    return {
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": training.precision == "bf16",
+        "fp16": training.precision == "fp16",
+        "fp8": None if training.fp8 == "none" else training.fp8,
+    }
+
+
+def _recomputation(training: TrainingConfig) -> dict[str, Any]:
+    is_full = training.recompute == "full"
+    return {
+        "recompute_granularity": None if training.recompute == "none" else training.recompute,
+        "recompute_method": "uniform" if is_full else None,
+        "recompute_num_layers": training.recompute_num_layers if is_full else None,
+    }

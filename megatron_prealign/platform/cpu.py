@@ -39,6 +39,9 @@ class _CudaToCpu(TorchFunctionMode):
         # Factory calls with device="cuda": optimizers, schedules, gradient buffers, receive buffers.
         if "device" in kwargs and _is_cuda(kwargs["device"]):
             kwargs = {**kwargs, "device": _CPU}
+        # Context-parallel position embeddings go through pinned memory, which only a GPU's driver can give.
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
         # Shared embedding weights and checkpointing move tensors with .cuda().
         if func is torch.Tensor.cuda:
             return args[0]

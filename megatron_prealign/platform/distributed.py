@@ -65,13 +65,14 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
         # Checkpoint metadata and the distributed optimizer's gathers go through gloo on cuda.
         create_gloo_process_groups=True,
         distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
-    # Dropout differs between pipeline stages and data-parallel ranks, as in Megatron-LM.
+    # Dropout differs between pipeline stages and between ranks that see other tokens.
     stage = parallel_state.get_pipeline_model_parallel_rank()
-    replica = parallel_state.get_data_parallel_rank()
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     torch.manual_seed(seed + 100 * stage + 10 * replica)
     tensor_parallel.model_parallel_cuda_manual_seed(seed + 100 * stage + 10 * replica)
     return Layout.current()

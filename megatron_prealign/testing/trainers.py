@@ -1,5 +1,6 @@
 """Trainers inside test processes, and what a test wants to know of them."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from megatron_prealign.model.parameters import named_global_parameters, unshard
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.loop import Trainer
+from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.setup import build_trainer, plan_run
 
 Values = Mapping[str, Mapping[str, Any]]
@@ -26,7 +28,7 @@ def make_trainer(values: Values) -> Trainer:
     """
     config: Config = config_from_dict(values)
     plan = plan_run(config)
-    platform = select_platform("cpu")
+    platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform)
     layout = initialize_model_parallel(config.parallel, config.training.seed)
     return build_trainer(plan, platform, layout)
@@ -44,7 +46,7 @@ def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
             gradient = parameter.main_grad.clone()  # type: ignore[attr-defined]
             parts = [torch.empty_like(gradient) for _ in range(tensor_group.size())]
             torch.distributed.all_gather(parts, gradient, group=tensor_group)
-            local[name] = unshard(parts, name, parameter, model)
+            local[name] = unshard(parts, name, parameter, model).cpu()
     pipeline_group = parallel_state.get_pipeline_model_parallel_group()
     stages: list[Any] = [None] * pipeline_group.size()
     torch.distributed.all_gather_object(stages, local, group=pipeline_group)
@@ -52,7 +54,11 @@ def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
 
 
 def run_steps(values: Values, num_steps: int) -> dict[str, Any]:
-    """Take optimizer steps and return the metrics and gradient norm of each, and the first step's gradients."""
+    """Take optimizer steps.
+
+    Returns:
+        Metrics and gradient norm of each, the first step's gradients, and the sequences of all.
+    """
     trainer = make_trainer(values)
     gradients: dict[str, Tensor] = {}
     steps = []
@@ -62,8 +68,9 @@ def run_steps(values: Values, num_steps: int) -> dict[str, Any]:
             gradients = full_gradients(trainer.chunks)
         norm = trainer.update()
         steps.append({**trainer.stage.take_metrics(), "gradient_norm": norm})
+    gather_parameters(trainer.chunks)
     check_replicas(trainer.chunks)
-    return {"steps": steps, "gradients": gradients}
+    return {"steps": steps, "gradients": gradients, "consumed_samples": trainer.state.consumed_samples}
 
 
 def run_all_steps(configurations: list[Values], num_steps: int) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from megatron_prealign.config import AlignmentConfig
+from megatron_prealign.config import Config
 from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.pretrain import take_lm_pass
@@ -20,17 +20,16 @@ class AlignInitStage:
 
     def __init__(
         self,
-        config: AlignmentConfig,
+        config: Config,
         words: WordPasses,
         batches: Iterator[list[Batch]],
-        global_batch_size: int,
         language_modelling: LanguageModelling,
     ) -> None:
         """Take word passes from `words`, the microbatches of one step after the other from `batches`."""
-        self._config = config
+        self._config = config.alignment
+        self._training = config.training
         self._words = words
         self._batches = batches
-        self._global_batch_size = global_batch_size
         self._language_modelling = language_modelling
         self.step_losses = StepLosses(language_modelling, words)
 
@@ -38,7 +37,7 @@ class AlignInitStage:
         """Draw one step's words, then its sequences."""
         passes = [self._words.make_pass(state, self._config.alignment_weight)]
         if self._config.lm_weight > 0:
-            passes.append(take_lm_pass(self._batches, self._language_modelling, self._global_batch_size, state))
+            passes.append(take_lm_pass(self._batches, self._language_modelling, self._training, state))
         return passes
 
     def take_metrics(self) -> dict[str, Any]:

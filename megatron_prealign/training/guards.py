@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from megatron.core.utils import get_model_config
 
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
@@ -35,6 +34,7 @@ class Guard:
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
         self._say = say
+        self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(
         self, chunks: list[torch.nn.Module], losses: StepLosses, before: TrainState, state: TrainState
@@ -52,7 +52,8 @@ class Guard:
         """
         total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
         loss = total / max(count, 1)
-        if num_bad or not (math.isfinite(total) and math.isfinite(other)):
+        # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale.
+        if (num_bad and not self._is_loss_scaled) or not (math.isfinite(total) and math.isfinite(other)):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
         if count and self._is_spike(loss, state):
             return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)
@@ -63,11 +64,9 @@ class Guard:
 
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
-        # fp16 overflows now and then by design: its loss scaler skips such a step itself.
-        watched = [] if get_model_config(chunks[0]).fp16 else _gradients(chunks)
         sums = losses.sums()
         num_bad = sums.new_zeros(1)
-        for buffer in watched:
+        for buffer in _gradients(chunks):
             num_bad += ~torch.linalg.vector_norm(buffer, float("inf")).isfinite()
         sums = torch.cat([sums, num_bad])
         torch.distributed.all_reduce(sums)

@@ -81,7 +81,7 @@ def _gather(values: torch.Tensor, group: torch.distributed.ProcessGroup) -> list
 def check_replicas(chunks: list[torch.nn.Module]) -> None:
     """Check that replicated parameters are bit-equal; collective.
 
-    Over data-parallel ranks all are replicated, over tensor-parallel ranks those that are not split, over
+    Over data- and context-parallel ranks all are replicated, over tensor-parallel ranks those that are not split, over
     the first and last pipeline stage the tied embedding.
 
     Raises:
@@ -89,7 +89,8 @@ def check_replicas(chunks: list[torch.nn.Module]) -> None:
     """
     named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
     problems = []
-    if _disagree([parameter for _, parameter in named], parallel_state.get_data_parallel_group()):
+    replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    if _disagree([parameter for _, parameter in named], replicas):
         problems.append("parameters differ between data-parallel ranks")
     whole = [parameter for _, parameter in named if not is_sharded(parameter)]
     if _disagree(whole, parallel_state.get_tensor_model_parallel_group()):

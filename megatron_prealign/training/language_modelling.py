@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 from megatron_prealign.data.sampler import Batch
@@ -36,11 +37,15 @@ class LanguageModelling:
         """Return the pass over one step's microbatches; collective over data-parallel ranks."""
         self._begin_step()
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
-        num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
-        torch.distributed.all_reduce(num_predicted, group=parallel_state.get_data_parallel_group())
-        # Undo what follows: the schedule divides by microbatches, gradient reduction by ranks.
-        scale = self._weight * len(moved) * parallel_state.get_data_parallel_world_size() / num_predicted.clamp(min=1)
         micro_batch_size, seq_length = moved[0]["tokens"].shape
+        # Under context parallelism each rank goes on with its two pieces of every sequence.
+        moved = [get_batch_on_this_cp_rank(batch) for batch in moved]
+        num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
+        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+        torch.distributed.all_reduce(num_predicted, group=group)
+        # Undo what follows: the schedule divides by microbatches and multiplies by context-parallel ranks, gradient
+        # reduction divides by context- and data-parallel ranks.
+        scale = self._weight * len(moved) * parallel_state.get_data_parallel_world_size() / num_predicted.clamp(min=1)
         return Pass(partial(self._forward_step, scale), moved, seq_length, micro_batch_size)
 
     def _forward_step(

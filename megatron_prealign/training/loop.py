@@ -5,6 +5,7 @@ gradients once, and updates. Everything else happens once in a while: a record, 
 """
 
 import contextlib
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_batches, check_gradients, check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.parameter_norm import parameter_norm
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.rewind import rewind
@@ -105,10 +107,13 @@ class Trainer:
         return None
 
     def update(self) -> float:
-        """Update the parameters from the gradients in the buffers; return their norm before clipping."""
+        """Update the parameters from the gradients in the buffers; return their norm before clipping.
+
+        Where fp16 overflowed, the norm is infinite and the parameters stay: the loss scale falls instead.
+        """
         _, gradient_norm, _ = self.optimizer.step()
         self._advance()
-        return float(gradient_norm)
+        return math.inf if gradient_norm is None else float(gradient_norm)
 
     def _advance(self) -> None:
         self.schedule.step(1)
@@ -152,6 +157,7 @@ class Trainer:
         worst = {"data_wait_share": speed["data_wait_share"], "memory_bytes": float(self.platform.memory_bytes())}
         learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
         losses = self.stage.take_metrics()
+        gather_parameters(self.chunks)
         whole_norm = parameter_norm(self.chunks)
         worst = max_over_ranks(worst, self.platform.device)
         if self.config.training.check_invariants:
@@ -187,6 +193,7 @@ class Trainer:
 
     def save(self) -> Path:
         """Save a checkpoint of this step; collective."""
+        gather_parameters(self.chunks)
         with signals_held():
             path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
         self._saved_step = self.state.step

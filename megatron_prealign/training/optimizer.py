@@ -3,6 +3,7 @@
 import math
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
@@ -10,15 +11,19 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
 from megatron_prealign.config import Config
+from megatron_prealign.config.alignment_validation import reads_words
 from megatron_prealign.model.transformer_config import PARAMS_DTYPE
 from megatron_prealign.training import adamw
 
 
 def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[torch.nn.Module]:
     """Wrap model chunks in megatron-core's DistributedDataParallel; gradients accumulate and reduce in fp32."""
+    overlap_grad_reduce, overlap_param_gather = overlaps(config, next(chunks[0].parameters()).device)
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        overlap_grad_reduce=overlap_grad_reduce,
+        overlap_param_gather=overlap_param_gather,
         # It would end the rank that finds one, alone and before the reduction; guards.py makes all skip the step.
         check_for_nan_in_grad=False,
     )
@@ -26,8 +31,35 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
         DistributedDataParallel(get_model_config(chunk), ddp, chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)
     ]
-    get_model_config(wrapped[0]).finalize_model_grads_func = finalize_model_grads
+    core = get_model_config(wrapped[0])
+    core.finalize_model_grads_func = finalize_model_grads
+    if overlap_grad_reduce:
+        # All microbatches but the last only add up.
+        core.no_sync_func = wrapped[0].no_sync if len(wrapped) == 1 else [chunk.no_sync for chunk in wrapped]
     return wrapped
+
+
+def overlaps(config: Config, device: torch.device) -> tuple[bool, bool]:
+    """Tell whether gradients are reduced, and parameters gathered, while others are still computed."""
+    parallel = config.parallel
+    has_replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True) > 1
+    # A parameter without a gradient would be waited for.
+    has_all_gradients = config.training.stage == "pretrain" or config.alignment.lm_weight > 0
+    grads = parallel.overlap_grad_reduce
+    if grads is None:
+        grads = device.type == "cuda" and has_replicas and has_all_gradients
+    params = parallel.overlap_param_gather
+    if params is None:
+        # Word vectors read the output layer's rows before that layer runs.
+        params = grads and parallel.use_distributed_optimizer and not reads_words(config)
+    return grads, params
+
+
+def gather_parameters(chunks: list[torch.nn.Module]) -> None:
+    """Bring parameters up to date where they are otherwise gathered by the next forward pass; collective."""
+    for chunk in chunks:
+        if chunk.ddp_config.overlap_param_gather:  # type: ignore[union-attr]
+            chunk.start_param_sync(force_sync=True)  # type: ignore[operator]
 
 
 def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:
@@ -45,8 +77,12 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         # The norm is computed only where there is a bound to compare it with.
         clip_grad=options.clip_grad or math.inf,
         bf16=config.training.precision == "bf16",
+        fp16=config.training.precision == "fp16",
+        initial_loss_scale=options.initial_loss_scale,
+        loss_scale_window=options.loss_scale_window,
         params_dtype=PARAMS_DTYPE[config.training.precision],
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        overlap_param_gather=overlaps(config, next(chunks[0].parameters()).device)[1],
     )
     optimizer = get_megatron_optimizer(core, chunks)
     get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss

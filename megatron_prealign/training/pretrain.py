@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from megatron_prealign.config import Config
+from megatron_prealign.config import Config, TrainingConfig
+from megatron_prealign.config.rampup import global_batch_size_at
 from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.stage import Pass
@@ -47,7 +48,7 @@ class PretrainStage:
             if state.step % alignment.maintain_interval == 0:
                 share = _DECAY[alignment.maintain_decay](state.step / training.train_steps)
                 passes.append(self._words.make_pass(state, alignment.maintain_weight * share))
-        passes.append(take_lm_pass(self._batches, self._language_modelling, training.global_batch_size, state))
+        passes.append(take_lm_pass(self._batches, self._language_modelling, training, state))
         return passes
 
     def take_metrics(self) -> dict[str, Any]:
@@ -57,10 +58,11 @@ class PretrainStage:
 
 
 def take_lm_pass(
-    batches: Iterator[list[Batch]], language_modelling: LanguageModelling, global_batch_size: int, state: TrainState
+    batches: Iterator[list[Batch]], language_modelling: LanguageModelling, training: TrainingConfig, state: TrainState
 ) -> Pass:
     """Draw the language-modelling pass of one step and advance `state` past its sequences."""
     lm_pass = language_modelling.make_pass(next(batches))
-    state.consumed_samples += global_batch_size
-    state.lm_tokens += global_batch_size * lm_pass.seq_length
+    num_sequences = global_batch_size_at(training, state.consumed_samples)
+    state.consumed_samples += num_sequences
+    state.lm_tokens += num_sequences * lm_pass.seq_length
     return lm_pass

@@ -19,7 +19,7 @@ def rewind(
     if checkpoint is None:
         return None
     # Not its random states: what is drawn next belongs to the data that comes next.
-    load_training_state(checkpoint, config, chunks, optimizer)
+    load_training_state(checkpoint, chunks, optimizer)
     state.rewinds += 1
     # The rates came back with the optimizer, too.
     schedule = build_schedule(optimizer, config)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,12 +21,14 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
+from megatron_prealign.config.rampup import count_samples, global_batch_size_at
 from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
 from megatron_prealign.data.sampler import StepLoader
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.model import build_model_chunks
+from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.training.align_init import AlignInitStage
@@ -200,6 +204,7 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
             ("data.seq_length", saved.data.seq_length, config.data.seq_length),
             ("training.stage", saved.training.stage, config.training.stage),
             ("training.seed", saved.training.seed, config.training.seed),
+            ("training.rampup_batch_size", saved.training.rampup_batch_size, config.training.rampup_batch_size),
             ("alignment.word_batch_size", saved.alignment.word_batch_size, config.alignment.word_batch_size),
             ("alignment.num_hard_negatives", saved.alignment.num_hard_negatives, config.alignment.num_hard_negatives),
         )
@@ -242,7 +247,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     optimizer = build_optimizer(chunks, config)
     random_states = None
     if with_optimizer is not None:
-        random_states = load_training_state(with_optimizer, config, chunks, optimizer)
+        random_states = load_training_state(with_optimizer, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
@@ -253,6 +258,8 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     word_validator = None
     if taps is not None and plan.pair_sets:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
+    if layout.rank == 0:
+        print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config, state.step) if layout.rank == 0 else None
     if plan.resume_from is not None and random_states is not None:
@@ -300,7 +307,7 @@ def _build_stage(
     dataset = build_train_dataset(
         config.data,
         plan.tokenizer,
-        num_samples=training.train_steps * training.global_batch_size,
+        num_samples=count_samples(training),
         seed=training.seed,
         cache_path=_cache_path(config),
     )
@@ -311,6 +318,7 @@ def _build_stage(
         data_parallel_rank=layout.data_parallel_rank,
         data_parallel_size=layout.data_parallel_size,
         consumed_samples=state.consumed_samples,
+        batch_size_at=partial(global_batch_size_at, training),
     )
     words = None
     if plan.words is not None and taps is not None:
@@ -319,7 +327,7 @@ def _build_stage(
     if training.stage == "pretrain" or words is None:
         return PretrainStage(config, words, timed, LanguageModelling(device, languages))
     language_modelling = LanguageModelling(device, languages, config.alignment.lm_weight)
-    return AlignInitStage(config.alignment, words, timed, training.global_batch_size, language_modelling)
+    return AlignInitStage(config, words, timed, language_modelling)
 
 
 def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:

@@ -53,8 +53,8 @@ def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, 
 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
-    """Sum values over data-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
+    """Sum values over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
     total = values.clone()
-    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group())
+    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
     torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
     return total

@@ -36,6 +36,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.setup import plan_run
     from megatron_prealign.training.state import TrainState
+    from megatron_prealign.training.throughput import Stopwatch
     from megatron_prealign.training.validation import run_schedule
     from megatron_prealign.training.word_pass import WordPasses
 
@@ -45,7 +46,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     assert plan.words is not None
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Layout.current())
+    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Layout.current(), Stopwatch())
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()

@@ -46,6 +46,12 @@ def problems_of(argv: list[str]) -> list[str]:
     return caught.value.problems
 
 
+def test_several_values_or_none(complete: list[str]) -> None:
+    for given, expected in ((["2", "3", "12"], (2, 3, 12)), (["[2, 3, 12]"], (2, 3, 12)), (["none"], None)):
+        loaded = load_config([*complete, "--training.rampup_batch_size", *given])
+        assert loaded.config.training.rampup_batch_size == expected
+
+
 def test_later_files_win_and_the_command_line_wins_over_all(tmp_path: Path, complete: list[str]) -> None:
     first = write(tmp_path / "a.yaml", "optimizer:\n  lr: 1e-3\n  min_lr: 1e-5\ntraining:\n  seed: 1\n")
     second = write(tmp_path / "b.yaml", "optimizer:\n  lr: 2.0e-3\ntraining:\n  seed: 2\n")

@@ -102,3 +102,16 @@ def test_a_lexicon_of_another_source_language_is_told(folder: Path, capsys: pyte
     (folder / "en-de.tsv").write_text("Ufer\tbank\ten\nhier\there\ten\n", encoding="utf-8")
     assert main(arguments(folder, *corpus(GOOD)(folder))) == 0
     assert "the lexicon has none of the corpus's words" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not what a bake")])
+def test_a_damaged_work_folder_is_refused(
+    folder: Path, left: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = folder / "out/.en_text_document.bake"
+    work.mkdir(parents=True)
+    (work / "job.json").write_text(left, encoding="utf-8")
+    assert main(arguments(folder, *corpus(GOOD)(folder), "--resume")) == 2
+    error = capsys.readouterr().err
+    assert f"job.json: {message}" in error and "--overwrite" in error
+    assert main(arguments(folder, *corpus(GOOD)(folder), "--overwrite")) == 0

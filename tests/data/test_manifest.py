@@ -49,6 +49,7 @@ def test_the_hash_is_of_content_alone(tmp_path: Path) -> None:
         (lambda whole: whole["content"].pop("counts"), "not the manifest"),
         (lambda whole: whole.pop("content"), "not the manifest"),
         (lambda whole: whole.pop("content_hash"), "edited or damaged"),
+        (lambda whole: whole["content"].update(files=[1]), "not the manifest"),
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path: Path, damage: Any, message: str) -> None:
@@ -65,9 +66,10 @@ def test_missing_or_truncated_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such manifest"):
         read_manifest(tmp_path / "absent")
     prefix = write_dataset(tmp_path)
-    manifest_path(prefix).write_text('{"content": ', encoding="utf-8")
-    with pytest.raises(DataError, match="not a manifest"):
-        read_manifest(prefix)
+    for text in ('{"content": ', "[" * 100_000):
+        manifest_path(prefix).write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match="not a manifest"):
+            read_manifest(prefix)
 
 
 def test_check_compares_sizes_and_index_hashes(tmp_path: Path) -> None:

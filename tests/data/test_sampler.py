@@ -89,6 +89,23 @@ def test_resuming_gives_the_same_batches() -> None:
     assert rest[0] == [[26, 27], [30, 31]]
 
 
+def test_steps_that_grow() -> None:
+    def size_at(consumed: int) -> int:
+        return 4 if consumed < 8 else 8
+
+    options = {"micro_batch_size": 2, "global_batch_size": 8, "batch_size_at": size_at}
+    steps = positions(StepLoader(Numbers(27), **options))
+    assert steps == [
+        [[0, 1], [2, 3]],
+        [[4, 5], [6, 7]],
+        [[8, 9], [10, 11], [12, 13], [14, 15]],
+        [[16, 17], [18, 19], [20, 21], [22, 23]],
+    ]
+    assert steps[1:] == positions(StepLoader(Numbers(27), consumed_samples=4, **options))
+    # A last step that is still small fits.
+    assert len(positions(StepLoader(Numbers(5), **options))) == 1
+
+
 def test_last_partial_step_is_left_out_or_padded() -> None:
     options = {"micro_batch_size": 2, "global_batch_size": 4}
     assert len(list(StepLoader(Numbers(10), **options))) == 2

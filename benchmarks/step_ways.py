@@ -1,0 +1,165 @@
+"""The ways that benchmarks/step.py compares, each a process of its own, so that its peak memory is its own.
+
+    python -m benchmarks.step_ways ours|bare|huggingface FOLDER THREADS
+
+takes its turns on standard input, a number of steps a line, and answers each with a line of JSON.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+CONFIG, BATCHES, WEIGHTS = "config.yaml", "batches.safetensors", "huggingface"
+
+
+def answer(seconds: float, loss: float, waited: float = 0.0) -> None:
+    """Report a turn: seconds of all its steps, their mean loss, seconds they waited for data, and the peak so far."""
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "loss": loss, "waited": waited, "peak_bytes": peak_bytes}), flush=True)
+
+
+def serve(step: Callable[[dict[str, torch.Tensor]], float], folder: Path) -> None:
+    """Take turns of a plain loop: `step` trains on one batch, read before the clock runs, and returns its loss."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / BATCHES)
+    position = 0
+    for line in sys.stdin:
+        turn = [
+            {name: tensor[index] for name, tensor in stored.items()} for index in range(position, position + int(line))
+        ]
+        position += len(turn)
+        started = time.perf_counter()
+        losses = [step(batch) for batch in turn]
+        answer(time.perf_counter() - started, sum(losses) / len(losses))
+
+
+class TurnTaking:
+    """A stage that draws its passes only when it is this way's turn."""
+
+    def __init__(self, stage: Any) -> None:
+        self.name = stage.name
+        self._stage = stage
+        self._left = self._started = self._waited = self._loss = 0.0
+
+    def next_passes(self, state: Any) -> Any:
+        """Draw the passes of the next step; the time it takes is what the step waits for data."""
+        if self._left == 0:
+            if self._started:
+                answer(time.perf_counter() - self._started, self._loss, self._waited)
+            line = sys.stdin.readline()
+            if not line:
+                raise SystemExit
+            self._left, self._waited, self._started = int(line), 0.0, time.perf_counter()
+        self._left -= 1
+        begun = time.perf_counter()
+        passes = self._stage.next_passes(state)
+        self._waited += time.perf_counter() - begun
+        return passes
+
+    def take_metrics(self) -> dict[str, Any]:
+        """Return the stage's metrics."""
+        metrics: dict[str, Any] = self._stage.take_metrics()
+        self._loss = metrics["lm_loss"]
+        return metrics
+
+
+def ours(folder: Path) -> None:
+    """Run the loop as it is: records, invariants, learning-rate schedule and all."""
+    from megatron_prealign.config import load_resolved
+    from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+    from megatron_prealign.training.setup import build_trainer, plan_run
+
+    plan = plan_run(load_resolved(folder / CONFIG))
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    layout = initialize_model_parallel(plan.config.parallel, plan.config.training.seed)
+    trainer = build_trainer(plan, platform, layout)
+    trainer.stage = TurnTaking(trainer.stage)
+    trainer.train()
+
+
+def bare(folder: Path) -> None:
+    """Run megatron-core's schedule and optimizer on the same model, and nothing else."""
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    from megatron_prealign.config import load_resolved
+    from megatron_prealign.model import build_model_chunks
+    from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+    from megatron_prealign.training.optimizer import build_optimizer
+
+    config = load_resolved(folder / CONFIG)
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    initialize_model_parallel(config.parallel, config.training.seed)
+    (chunk,) = build_model_chunks(config, platform.device)
+    model = DistributedDataParallel(chunk.config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), chunk)
+    chunk.config.finalize_model_grads_func = finalize_model_grads
+    optimizer = build_optimizer([model], config)
+    run = get_forward_backward_func()
+
+    def forward_step(batches: Any, module: torch.nn.Module) -> Any:
+        batch = next(batches)
+        losses = module(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+
+        def loss(losses: torch.Tensor) -> Any:
+            mean = (losses * batch["loss_mask"]).sum() / batch["loss_mask"].sum()
+            return mean, {"loss": mean.detach()}
+
+        return losses, loss
+
+    def step(batch: dict[str, torch.Tensor]) -> float:
+        model.zero_grad_buffer()
+        optimizer.zero_grad()
+        (reduced,) = run(
+            forward_step_func=forward_step,
+            data_iterator=iter([batch]),
+            model=model,
+            num_microbatches=1,
+            seq_length=config.data.seq_length,
+            micro_batch_size=config.training.micro_batch_size,
+        )
+        optimizer.step()
+        return float(reduced["loss"])
+
+    serve(step, folder)
+
+
+def huggingface(folder: Path) -> None:
+    """Run LlamaForCausalLM with its own loss and torch's AdamW."""
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder / WEIGHTS, dtype=torch.float32, attn_implementation="sdpa")
+    model.train()
+    settings = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
+    clip_grad = settings.pop("clip_grad")
+    optimizer = torch.optim.AdamW(model.parameters(), **settings)
+
+    def step(batch: dict[str, torch.Tensor]) -> float:
+        labels = batch["labels"].where(batch["loss_mask"] > 0, -100)
+        loss = model(input_ids=batch["tokens"], labels=labels, shift_labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(loss)
+
+    serve(step, folder)
+
+
+WAYS = {"ours": ours, "bare": bare, "huggingface": huggingface}
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[3]))
+    WAYS[sys.argv[1]](Path(sys.argv[2]))

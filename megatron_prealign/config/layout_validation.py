@@ -1,0 +1,147 @@
+"""Checks of what goes with which layout, precision and batch size, beyond even splits."""
+
+from collections.abc import Iterator
+
+from megatron_prealign.config.alignment_validation import reads_words
+from megatron_prealign.config.problem import Problem
+from megatron_prealign.config.root import Config
+
+
+def check_layout(config: Config) -> Iterator[Problem]:
+    """Yield what is wrong with options of parallelism, precision, recomputation and batch size."""
+    yield from _context_parallel(config)
+    yield from _overlap(config)
+    yield from _fp8(config)
+    yield from _recompute(config)
+    yield from _rampup(config)
+
+
+def check_rampup_batches(config: Config, data_parallel_size: int) -> Iterator[Problem]:
+    """Yield what keeps the batch sizes of the ramp-up from splitting over the ranks."""
+    training, parallel = config.training, config.parallel
+    if training.rampup_batch_size is None:
+        return
+    unit = training.micro_batch_size * data_parallel_size
+    if parallel.virtual_pipeline_model_parallel_size is not None:
+        unit *= parallel.pipeline_model_parallel_size
+    start, increment, _ = training.rampup_batch_size
+    if unit > 0 and (start % unit or increment % unit):
+        rounds = " x pipeline ranks" if parallel.virtual_pipeline_model_parallel_size is not None else ""
+        yield Problem(
+            f"--training.rampup_batch_size starts at {start} and grows by {increment}, which must be multiples of "
+            f"{unit} = --training.micro_batch_size {training.micro_batch_size} x {data_parallel_size} data-parallel "
+            f"ranks{rounds}: change them",
+            ("training.rampup_batch_size", "training.micro_batch_size"),
+        )
+
+
+def _context_parallel(config: Config) -> Iterator[Problem]:
+    parallel = config.parallel
+    name, size = "parallel.context_parallel_size", parallel.context_parallel_size
+    if size <= 1:
+        return
+    # Each rank takes a piece from the front and one from the back, so that all attend to equally much.
+    pieces = 2 * size * (parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1)
+    if pieces > 0 and config.data.seq_length % pieces:
+        yield Problem(
+            f"--data.seq_length {config.data.seq_length} is not divisible by {pieces}, the pieces that --{name} {size} "
+            "cuts a sequence into (two a rank, and tensor ranks under sequence parallelism): change one",
+            ("data.seq_length", name),
+        )
+    if reads_words(config):
+        yield Problem(
+            f"--{name} {size} splits sequences, and words are too short to be split: train and measure the alignment "
+            "with 1 (checkpoints load at any layout), or leave out --alignment.maintain_interval and the lexicons",
+            (name, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
+        )
+
+
+def _overlap(config: Config) -> Iterator[Problem]:
+    parallel, grads = config.parallel, "parallel.overlap_grad_reduce"
+    params = "parallel.overlap_param_gather"
+    if parallel.overlap_grad_reduce and config.training.stage == "align_init" and config.alignment.lm_weight == 0:
+        yield Problem(
+            f"--{grads} waits for a gradient of every parameter, which --alignment.lm_weight 0 does not give: leave it "
+            "out",
+            (grads, "alignment.lm_weight"),
+        )
+    if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
+        yield Problem(
+            f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out",
+            (params, "parallel.use_distributed_optimizer"),
+        )
+    if parallel.overlap_param_gather and reads_words(config):
+        yield Problem(
+            f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the "
+            "output layer, too: leave it out where words are read",
+            (params, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
+        )
+    if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:
+        yield Problem(f"--{params} needs --{grads}: turn both on or off", (params, grads))
+
+
+def _fp8(config: Config) -> Iterator[Problem]:
+    model, training = config.model, config.training
+    if training.fp8 == "none":
+        return
+    for name, value in (("training.device", training.device), ("model.transformer_impl", model.transformer_impl)):
+        if value in ("cpu", "local"):
+            yield Problem(
+                f"--training.fp8 {training.fp8} needs Transformer Engine layers on a GPU, but --{name} is {value}: set "
+                "fp8 to none, or this to auto",
+                ("training.fp8", name),
+            )
+    if training.precision != "bf16":
+        yield Problem(
+            f"--training.fp8 {training.fp8} computes beside bf16, but --training.precision is {training.precision}: "
+            "set precision to bf16, or fp8 to none",
+            ("training.fp8", "training.precision"),
+        )
+    tensor = config.parallel.tensor_model_parallel_size
+    for name, width in (("hidden_size", model.hidden_size), ("ffn_hidden_size", model.ffn_hidden_size)):
+        if width % (16 * max(tensor, 1)):
+            yield Problem(
+                f"--training.fp8 {training.fp8} needs --model.{name} to be a multiple of 16 on each of {tensor} tensor "
+                f"ranks, got {width}: change it, or set fp8 to none",
+                ("training.fp8", f"model.{name}", "parallel.tensor_model_parallel_size"),
+            )
+
+
+def _recompute(config: Config) -> Iterator[Problem]:
+    name, count = "training.recompute_num_layers", config.training.recompute_num_layers
+    parallel, kind = config.parallel, config.training.recompute
+    if count > 1 and kind != "full":
+        yield Problem(
+            f"--{name} {count} goes with --training.recompute full, but that is {kind}: set it to full, or this to 1",
+            (name, "training.recompute"),
+        )
+    chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
+    num_layers = config.model.num_layers // max(chunks, 1)
+    if count > 1 and num_layers % count:
+        yield Problem(
+            f"--{name} {count} does not divide the {num_layers} layers of a pipeline chunk: take a divisor",
+            (name, "model.num_layers", "parallel.pipeline_model_parallel_size"),
+        )
+
+
+def _rampup(config: Config) -> Iterator[Problem]:
+    name, rampup, full = (
+        "training.rampup_batch_size",
+        config.training.rampup_batch_size,
+        config.training.global_batch_size,
+    )
+    if rampup is None:
+        return
+    start, increment, samples = rampup
+    if min(start, increment) < 1 or samples < 0:
+        yield Problem(
+            f"--{name} {start} {increment} {samples} must be first size, increment (both at least 1) and samples (at "
+            "least 0)",
+            (name,),
+        )
+    elif start > full or (full - start) % increment:
+        yield Problem(
+            f"--{name} does not lead from {start} to --training.global_batch_size {full} in steps of {increment}: "
+            "change one of them",
+            (name, "training.global_batch_size"),
+        )

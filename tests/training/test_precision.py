@@ -1,0 +1,69 @@
+"""fp16 scales its loss: an overflow leaves the weights alone, and a run goes on with the scale it had."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_prealign.testing import run_distributed
+from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
+from tests.workspace import MakeValues
+
+# CPUs compute it slowly.
+SMALL = {"model": {"num_layers": 2}, "data": {"seq_length": 16}}
+FP16 = {"precision": "fp16", "global_batch_size": 1}
+
+
+def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
+    """Return of each step up to the first good one the norm, the scale after it, and whether a weight moved."""
+    trainer = make_trainer(values)
+    trainer.schedule.step(1)
+    steps = []
+    for _ in range(num_steps):
+        before = [parameter.detach().clone() for parameter in trainer.chunks[0].parameters()]
+        norm = trainer.train_step()
+        moved = [not torch.equal(a, b) for a, b in zip(before, trainer.chunks[0].parameters(), strict=True)]
+        steps.append((norm, float(trainer.optimizer.get_loss_scale()), any(moved)))
+        if norm < float("inf"):
+            break
+    return steps
+
+
+def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeValues, tmp_path: Path) -> None:
+    # 2^21 times the mean over 16 positions passes 65,504 at the logits of the labels; small word vectors have gradients
+    # that need a scale some powers of two lower still.
+    optimizer = {"initial_loss_scale": 2.0**21}
+    for stage in ("pretrain", "align_init"):
+        training = {**FP16, "train_steps": 20}
+        values = make_values(stage, tmp_path / stage, optimizer=optimizer, training=training, **SMALL)
+        steps = run_distributed(_overflow, 1, values, 16)[0]
+        overflown = [norm == float("inf") for norm, _, _ in steps]
+        assert overflown[0], steps
+        assert not overflown[-1], steps
+        assert [moved for _, _, moved in steps] == [not is_over for is_over in overflown]
+        # megatron-core bears one overflow, then halves at each.
+        num_overflown = sum(overflown)
+        assert steps[-1][1] == 2.0 ** (21 - num_overflown + 1)
+
+
+def _scale(values: Any) -> float:
+    return float(make_trainer(values).optimizer.get_loss_scale())
+
+
+def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -> None:
+    optimizer = {"initial_loss_scale": 64.0, "loss_scale_window": 2}
+    records = {}
+    for name, ends in (("whole", [4]), ("parts", [3, 4])):
+        records[name] = []
+        for end in ends:
+            values = make_values(
+                "pretrain",
+                tmp_path / name,
+                optimizer=optimizer,
+                training={**FP16, "train_steps": end},
+                schedule={"lr_decay_steps": 4},
+                **SMALL,
+            )
+            records[name] += run_distributed(train_and_save_all, 1, [values])[0][0]
+    assert records["parts"] == records["whole"]
+    assert run_distributed(_scale, 1, values)[0] == 64.0 * 2**2
