@@ -23,6 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rank == 0:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        if not isinstance(error, SystemExit | KeyboardInterrupt):
+            from megatron_prealign.platform.failure import report_failure
+
+            report_failure(error, rank)
+        raise
 
 
 def read_environment() -> tuple[int, int]:
@@ -68,7 +74,7 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
     if dry_run:
         return 0
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
-    initialize_distributed(platform)
+    initialize_distributed(platform, config.parallel.distributed_timeout_minutes)
     try:
         with run_lock(config.training.run_path):
             layout = initialize_model_parallel(config.parallel, config.training.seed)

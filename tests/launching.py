@@ -15,14 +15,20 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def start(values: dict[str, Any], log_path: Path, *options: str, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    values: dict[str, Any],
+    log_path: Path,
+    *options: str,
+    script: str = "pretrain_prealign.py",
+    prefix: tuple[str, ...] = (),
+) -> subprocess.Popen[str]:
     """Start torchrun with `options` in a process group of its own; everything it prints goes to `log_path`."""
     config_path = log_path.with_suffix(".yaml")
     config_path.write_text(yaml.safe_dump(values))
     command = [*prefix, sys.executable, "-m", "torch.distributed.run", *(options or ("--standalone",))]
     with log_path.open("w") as log:
         return subprocess.Popen(
-            [*command, "pretrain_prealign.py", "--config", str(config_path)],
+            [*command, script, "--config", str(config_path)],
             cwd=ROOT,
             stdout=log,
             stderr=subprocess.STDOUT,

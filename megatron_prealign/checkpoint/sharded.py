@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
+from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states
 from megatron_prealign.checkpoint.torch_dist import read_sharded, write_sharded
@@ -93,12 +94,15 @@ def save_checkpoint(
         CheckpointError: A rank could not write; raised on all. Earlier checkpoints are untouched.
     """
     final = folder.step_path(config.training.run_path, state["step"])
+    keepers = [0]
     try:
         temporary = on_first_rank(lambda: folder.begin(final))
+        keepers = find_keepers(temporary)
         sharded = _sharded_state(chunks, optimizer, is_loading=False)
         names = write_sharded({**sharded, RANDOM_STATES: _random_states(get_random_states())}, temporary)
         with failing_together():
             entries = seal_files(temporary, names)
+        share_files(temporary, keepers)
         shards = {name: entry for part in from_all_ranks(entries) for name, entry in part.items()}
 
         def finish() -> None:
@@ -109,9 +113,9 @@ def save_checkpoint(
             write_manifest(temporary, shards)
             folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
 
-        on_first_rank(finish)
+        on_keepers(keepers, finish)
     except PrealignError as error:
-        if torch.distributed.get_rank() == 0:
+        if torch.distributed.get_rank() in keepers:
             folder.sweep(final.parent)
         fix = "earlier checkpoints are untouched: mend it and start the same command again to continue from the newest"
         raise CheckpointError([*(f"{final} could not be saved: {cause}" for cause in error.problems), fix]) from error

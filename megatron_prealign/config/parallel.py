@@ -31,3 +31,6 @@ class ParallelConfig:
     overlap_param_gather: bool | None = None
     """Gather the distributed optimizer's parameters while the forward pass runs; none = where overlap_grad_reduce is on
     and the distributed optimizer is used."""
+
+    distributed_timeout_minutes: float = 30.0
+    """Minutes that a rank waits for another before it ends with an error; building an index must not take longer."""

@@ -32,6 +32,7 @@ RANGES: dict[str, Range] = {
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
     "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),
     "parallel.context_parallel_size": _AT_LEAST_1,
+    "parallel.distributed_timeout_minutes": _POSITIVE,
     "optimizer.lr": _POSITIVE,
     "optimizer.min_lr": _NOT_NEGATIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,

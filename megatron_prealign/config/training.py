@@ -55,4 +55,5 @@ class TrainingConfig:
     """Minutes from the start of the process after which it saves and exits with code 75; none = no limit."""
 
     check_invariants: bool = True
-    """Check at log steps that replicated parameters are equal across ranks."""
+    """Check at log steps that replicated parameters are equal across ranks, that every parameter has a finite gradient,
+    and that data-parallel ranks read different samples."""

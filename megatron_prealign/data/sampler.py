@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from megatron_prealign.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
-"""tokens, labels, position_ids: int64 [B, S]; loss_mask: float32 [B, S]; loss_group: int16 [B, S]."""
+"""tokens, labels, position_ids: int64 [B, S]; loss_mask: float32 [B, S]; loss_group: int16 [B, S]; sample: int64
+[B], its position in the order."""
 
 _KEYS = ("tokens", "labels", "loss_mask", "position_ids", "loss_group")
 
@@ -134,7 +135,10 @@ class StepLoader(Iterator[list[Batch]]):
             data_parallel_rank=self._rank,
             data_parallel_size=self._size,
         )
-        return [self._collate([self._sample(index) for index in row]) for row in indices.tolist()]
+        return [
+            {**self._collate([self._sample(index) for index in row.tolist()]), "sample": torch.from_numpy(row)}
+            for row in indices
+        ]
 
     def _sample(self, index: int) -> dict[str, Any]:
         if index < len(self._dataset):

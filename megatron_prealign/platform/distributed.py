@@ -10,8 +10,7 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
-
-TIMEOUT_MINUTES = 30
+from megatron_prealign.platform.rendezvous import join_store
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,21 @@ class Layout:
         )
 
 
-def initialize_distributed(platform: Platform) -> None:
+def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) -> None:
     """Join the process group that torchrun describes; a lone process becomes a group of one.
+
+    A collective that waits longer than `timeout_minutes` for another rank fails.
 
     The rendezvous variables are torchrun's (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
     """
     platform.activate()
     if torch.distributed.is_initialized():
         return
-    timeout = timedelta(minutes=TIMEOUT_MINUTES)
-    if "RANK" in os.environ:
-        torch.distributed.init_process_group(platform.backend, timeout=timeout)
-    else:
-        store = HashStore()
-        torch.distributed.init_process_group(platform.backend, store=store, rank=0, world_size=1, timeout=timeout)
+    timeout = timedelta(minutes=timeout_minutes)
+    store, rank, world_size = join_store(timeout) if "RANK" in os.environ else (HashStore(), 0, 1)
+    torch.distributed.init_process_group(
+        platform.backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
 
 
 def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
@@ -68,6 +68,7 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
         context_parallel_size=parallel.context_parallel_size,
         # Checkpoint metadata and the distributed optimizer's gathers go through gloo on cuda.
         create_gloo_process_groups=True,
+        distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
     # Dropout differs between pipeline stages and between ranks that see other tokens.
     stage = parallel_state.get_pipeline_model_parallel_rank()

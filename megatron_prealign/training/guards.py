@@ -1,6 +1,7 @@
 """Guards between the gradients of a step and the weights: all ranks skip it, rewind or stop alike."""
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
+from megatron_prealign.platform.agreement import from_all_ranks
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
 
@@ -27,11 +29,10 @@ class DivergenceError(PrealignError):
 class Guard:
     """Judges each step before its update."""
 
-    def __init__(self, config: Config, device: torch.device, say: Callable[[str], None] | None) -> None:
+    def __init__(self, config: Config, say: Callable[[str], None] | None) -> None:
         """Write skipped steps down where there is a `say` to tell them with: on one rank."""
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
-        self._device = device
         self._say = say
         self._is_loss_scaled = config.training.precision == "fp16"
 
@@ -52,7 +53,7 @@ class Guard:
         total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
         loss = total / max(count, 1)
         # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale.
-        if (num_bad and not self._is_loss_scaled) or not (torch.tensor([total, other]).isfinite().all()):
+        if (num_bad and not self._is_loss_scaled) or not (math.isfinite(total) and math.isfinite(other)):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
         if count and self._is_spike(loss, state):
             return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)
@@ -63,9 +64,11 @@ class Guard:
 
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
-        bad = [~torch.linalg.vector_norm(buffer, float("inf")).isfinite() for buffer in _gradients(chunks)]
-        num_bad = torch.stack(bad).sum(dtype=torch.float64).to(self._device)
-        sums = torch.cat([losses.sums(), num_bad[None]])
+        sums = losses.sums()
+        num_bad = sums.new_zeros(1)
+        for buffer in _gradients(chunks):
+            num_bad += ~torch.linalg.vector_norm(buffer, float("inf")).isfinite()
+        sums = torch.cat([sums, num_bad])
         torch.distributed.all_reduce(sums)
         values: list[float] = sums.tolist()
         return values
@@ -91,7 +94,7 @@ class Guard:
         self._write_down(step, cause, loss, before, state)
         too_often = action == "rewind" and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
-            problems = _from_all_ranks(losses.problems())
+            problems = dict.fromkeys(problem for found in from_all_ranks(losses.problems()) for problem in found)
             done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
             raise DivergenceError(
                 f"step {step} was skipped because {cause}, {done}: lower optimizer.lr or the weights of the losses, or "
@@ -116,12 +119,6 @@ class Guard:
             stream.write(json.dumps(record) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-
-
-def _from_all_ranks(problems: list[str]) -> list[str]:
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, problems)
-    return list(dict.fromkeys(problem for found in gathered for problem in found))
 
 
 def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:

@@ -1,10 +1,12 @@
 """Checks that hold at every step of a healthy run."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.utils import unwrap_model
+from megatron.core.utils import get_model_config, unwrap_model
 
 from megatron_prealign.errors import TrainingError
 from megatron_prealign.model.parameters import EMBEDDING, is_sharded, named_global_parameters
@@ -27,9 +29,53 @@ def _disagree(parameters: list[torch.nn.Parameter], group: torch.distributed.Pro
         return False
     device = parameters[0].device if parameters else torch.device("cpu")
     digest = _digest(parameters).to(device)
-    digests = [torch.empty_like(digest) for _ in range(group.size())]
-    torch.distributed.all_gather(digests, digest, group=group)
+    digests = _gather(digest, group)
     return any(bool(other != digests[0]) for other in digests)
+
+
+def check_batches(microbatches: Sequence[Any]) -> None:
+    """Check that no sample of a step is given to two data-parallel ranks, and all of them to each model-parallel rank.
+
+    Collective. Words are left alone: their batches are cut from one list.
+
+    Raises:
+        InvariantError: Says which.
+    """
+    if not isinstance(microbatches[0], dict):
+        return
+    samples = torch.cat([batch["sample"] for batch in microbatches])
+    everyone = torch.cat(_gather(samples, parallel_state.get_data_parallel_group()))
+    problems = []
+    if len(set(everyone.tolist())) < len(everyone):
+        problems.append("data-parallel ranks were given the same samples")
+    copies = _gather(samples, parallel_state.get_model_parallel_group())
+    if any(not torch.equal(copy, samples) for copy in copies):
+        problems.append("ranks that share a model were given different samples")
+    if problems:
+        raise InvariantError(problems)
+
+
+def check_gradients(chunks: list[torch.nn.Module]) -> None:
+    """Check that every parameter of this rank has a finite gradient that is not all zero.
+
+    Raises:
+        InvariantError: Names those that lack one.
+    """
+    named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
+    gradients: dict[str, torch.Tensor] = {name: cast(Any, parameter).main_grad for name, parameter in named}
+    largest = {name: torch.linalg.vector_norm(gradient, float("inf")) for name, gradient in gradients.items()}
+    problems = [f"{name} has no gradient" for name, size in largest.items() if size == 0]
+    # fp16 overflows now and then by design: its loss scaler skips such a step.
+    if not get_model_config(chunks[0]).fp16:
+        problems += [f"the gradient of {name} is not finite" for name, size in largest.items() if not size.isfinite()]
+    if problems:
+        raise InvariantError(problems)
+
+
+def _gather(values: torch.Tensor, group: torch.distributed.ProcessGroup) -> list[torch.Tensor]:
+    gathered = [torch.empty_like(values) for _ in range(group.size())]
+    torch.distributed.all_gather(gathered, values, group=group)
+    return gathered
 
 
 def check_replicas(chunks: list[torch.nn.Module]) -> None:

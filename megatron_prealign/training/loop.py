@@ -20,7 +20,7 @@ from megatron_prealign.config import Config
 from megatron_prealign.platform import Platform
 from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption, signals_held
-from megatron_prealign.training.invariants import check_replicas
+from megatron_prealign.training.invariants import check_batches, check_gradients, check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.parameter_norm import parameter_norm
@@ -98,6 +98,8 @@ class Trainer:
         self.compute_gradients()
         verdict = self.guard.judge(self.chunks, self.stage.step_losses, before, self.state)
         if verdict == "apply":
+            if self._checks_step() and self.config.alignment.lm_weight > 0:
+                check_gradients(self.chunks)
             return self.update()
         self._advance()
         if verdict == "rewind":
@@ -123,6 +125,8 @@ class Trainer:
             chunk.zero_grad_buffer()  # type: ignore[operator]
         self.optimizer.zero_grad()
         *first, last = self.stage.next_passes(self.state)
+        if self._checks_step():
+            check_batches(last.microbatches)
         for one_pass in first:
             self._accumulate(one_pass)
         run_schedule(self.chunks, last)
@@ -137,6 +141,10 @@ class Trainer:
                 stack.enter_context(chunk.no_sync())  # type: ignore[operator]
             run_schedule(self.chunks, one_pass)
         config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
+
+    def _checks_step(self) -> bool:
+        """Tell whether the step that is being taken is one whose invariants are checked: it will be recorded."""
+        return self.config.training.check_invariants and (self.state.step + 1) % self.config.logging.log_interval == 0
 
     def _is_due(self, interval: int) -> bool:
         step = self.state.step

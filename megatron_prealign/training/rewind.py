@@ -18,6 +18,7 @@ def rewind(
     checkpoint = agree_on_checkpoint(config.training.run_path, config.checkpoint.verify)
     if checkpoint is None:
         return None
+    # Not its random states: what is drawn next belongs to the data that comes next.
     load_training_state(checkpoint, chunks, optimizer)
     state.rewinds += 1
     # The rates came back with the optimizer, too.

@@ -277,7 +277,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         throughput=throughput,
         profile=ProfileWindow(config, layout.rank),
         interruption=interruption,
-        guard=Guard(config, platform.device, writer.say if writer is not None else None),
+        guard=Guard(config, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )
