@@ -104,3 +104,14 @@ def test_missing_checkpoints_and_existing_outputs_are_refused(
     output.mkdir()
     assert main(["to-hf", "--checkpoint", str(runs["single"] / "1"), "--output", str(output)]) == 2
     assert "out exists: name another folder, or pass --overwrite" in capsys.readouterr().err
+
+
+def test_an_output_that_holds_the_checkpoint_is_refused(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs["single"]
+    before = sorted(run.rglob("*"))
+    for output in (run, run / "1"):
+        assert main(["to-hf", "--checkpoint", str(run / "1"), "--output", str(output), "--overwrite"]) == 2
+        assert "replacing it would delete" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before

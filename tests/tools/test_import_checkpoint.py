@@ -209,3 +209,23 @@ def test_a_failed_self_check_leaves_nothing(
     assert import_folder(folder, tmp_path / "out") == 2
     assert "self-check failed: logits" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["models/llama", "models", "models/link"])
+def test_an_output_that_holds_the_source_is_refused(
+    output: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "models" / "llama"
+    shutil.copytree(folder, source)
+    (tmp_path / "models" / "link").symlink_to(source)
+    assert import_folder(source, tmp_path / output, "--no-verify", "--overwrite") == 2
+    assert "replacing it would delete" in capsys.readouterr().err
+    assert sorted(path.name for path in source.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
+def test_a_link_to_nowhere_is_an_output_that_exists(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    assert import_folder(folder, tmp_path / "out", "--no-verify") == 2
+    assert "out: exists" in capsys.readouterr().err
