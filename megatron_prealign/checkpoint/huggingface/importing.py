@@ -88,6 +88,9 @@ def _open(
 
 
 def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
+    if model.num_layers > len(weights):
+        # The table of its weights would have a row for each layer.
+        return [f"config.json says {model.num_layers:,} layers, but the folder has {len(weights):,} weights"]
     problems = []
     if not model.untie_embeddings_and_output_weights:
         # Some writers store the tied output layer too.
