@@ -5,13 +5,14 @@ import warnings
 
 __version__ = "0.1.0"
 
-# megatron-core warns, once a module and once a rank, of what a user can't change or of packages that are
+# megatron-core and torch warn, once a module and once a rank, of what a user can't change or of packages that are
 # missing. Which implementation runs, and why, is in the log of a run instead.
 for _message in (
     ".*Apex (is|are) not installed.*",
     "full scope is deprecated.*",
     "When using async grad allreduce.*CUDA_DEVICE_MAX_CONNECTIONS.*",
     "Please use DTensor instead.*",
+    "torch.distributed is disabled, unavailable or uninitialized.*",
     "`load_state_dict` is deprecated.*",
 ):
     warnings.filterwarnings("ignore", message=_message)

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     to_hf.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the written weights"
     )
-    to_hf.add_argument("--max-shard-size", default="5GB", help="largest weight file, in bytes or with a unit")
+    to_hf.add_argument("--max-shard-size", default="5GB", help="largest weight file, in bytes or with a unit (MB, GB)")
     to_hf.add_argument("--results", type=Path, help="output of tools/evaluate.py, for the model card")
     to_hf.add_argument(
         "--push-to-hub", metavar="OWNER/NAME", help="upload the folder afterwards; a new repository is private"
@@ -98,7 +98,7 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=description,
-        description=f"{description.capitalize()}; CPU only.",
+        description=f"{description[0].upper()}{description[1:]}; CPU only.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=run)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import DataError, PrealignError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +42,10 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
 
     Raises:
         CheckpointError: no Hugging Face folder.
-        DataError: no usable tokenizer.
+        DataError: no usable tokenizer, or nothing to generate.
     """
+    if options.max_new_tokens < 1:
+        raise DataError(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
     # torch and transformers take seconds to import; --help should not wait for them.
     import torch
 

@@ -16,6 +16,7 @@ from megatron_prealign.checkpoint.sharded import copy_tokenizer
 from megatron_prealign.checkpoint.tensors import write_tensors
 from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
 from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.errors import CheckpointError
 from megatron_prealign.lexicon.output import atomic_folder
 
 VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
@@ -83,6 +84,10 @@ def write_start(
 
     def read(name: str) -> Tensor:
         weight = origin.read(name)
+        if not weight.isfinite().all():
+            raise CheckpointError(
+                f"{name}: holds NaN or infinity, from which training never recovers; take other weights"
+            )
         if name in VOCABULARY_WEIGHTS:
             rows = weight[:old_size]
             rows = rows if new_rows is None else new_rows.fill(rows)

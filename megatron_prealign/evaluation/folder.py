@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.errors import CheckpointError
+from megatron_prealign.errors import CheckpointError, DataError
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     """Load a folder in fp32.
 
     Raises:
-        CheckpointError: no Hugging Face folder, or its weights and tokenizer don't belong together.
-        DataError: no usable tokenizer.
+        CheckpointError: no Hugging Face folder, a damaged one, or its weights and tokenizer don't belong together.
+        DataError: no usable tokenizer, or no such device.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device cuda: torch sees no GPU here; take --device cpu")
     check_folder(path)
     tokenizer = load_tokenizer(path)
     # transformers takes seconds to import, which a wrong path should not cost.
@@ -55,12 +57,17 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
 
     try:
         result: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: transformers can't load it: {error}") from error
+    except Exception as error:
+        # Any of its dozens of checks, and safetensors' own.
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: transformers can't load it: {reason}") from error
     model, info = result
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(f"{path}: weights are missing: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
+    damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if damaged:
+        raise CheckpointError(f"{path}: weights hold NaN or infinity: {', '.join(damaged[:5])}")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise CheckpointError(

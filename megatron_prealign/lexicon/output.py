@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -10,14 +10,30 @@ from typing import TextIO
 from megatron_prealign.errors import DataError
 
 
-def output_problems(path: str | Path, overwrite: bool) -> list[str]:
-    """Return why an output can't be written there; empty when it can."""
+def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = ()) -> list[str]:
+    """Return why an output can't be written there; empty when it can.
+
+    Args:
+        path: file or folder to make.
+        overwrite: replace what is there.
+        inputs: what is read, and must not be replaced with it.
+    """
     target = Path(path)
     if not target.absolute().parent.is_dir():
         return [f"{target}: its folder does not exist; create {target.absolute().parent}"]
-    if target.exists() and not overwrite:
+    # A link to nowhere exists too.
+    if os.path.lexists(target) and not overwrite:
         return [f"{target}: exists; remove it, choose another name or pass --overwrite"]
-    return []
+    return lost_inputs(target, inputs)
+
+
+def lost_inputs(output: Path, inputs: Iterable[Path]) -> list[str]:
+    """Return which inputs replacing an output would delete."""
+    return [
+        f"{output}: replacing it would delete {path}, which is read; choose another name"
+        for path in inputs
+        if path.resolve().is_relative_to(output.resolve())
+    ]
 
 
 def _temporary(path: Path) -> Path:

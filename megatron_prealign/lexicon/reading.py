@@ -46,7 +46,9 @@ class Languages:
         """
         if len(self.targets) != 1:
             given = ",".join(self.targets) or "none"
-            raise LineError(f"no language in the line, and the target language must be one for it (given: {given})")
+            raise LineError(
+                f"no language in the line, and the target language must be one for all such lines (given: {given})"
+            )
         return self.targets[0]
 
 

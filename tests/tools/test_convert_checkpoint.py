@@ -104,3 +104,30 @@ def test_missing_checkpoints_and_existing_outputs_are_refused(
     output.mkdir()
     assert main(["to-hf", "--checkpoint", str(runs["single"] / "1"), "--output", str(output)]) == 2
     assert "out exists: name another folder, or pass --overwrite" in capsys.readouterr().err
+
+
+def test_an_output_that_holds_the_checkpoint_is_refused(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs["single"]
+    before = sorted(run.rglob("*"))
+    for output in (run, run / "1"):
+        assert main(["to-hf", "--checkpoint", str(run / "1"), "--output", str(output), "--overwrite"]) == 2
+        assert "replacing it would delete" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("size", ["0", "-5", "big", "5 apples"])
+def test_a_size_that_is_none_is_refused(
+    size: str, runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["to-hf", "--checkpoint", str(runs["single"] / "1"), "--output", str(tmp_path / "out")]
+    assert main([*given, f"--max-shard-size={size}"]) == 2
+    assert f"--max-shard-size {size}: expected bytes" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_in_bytes_needs_no_unit(runs: dict[str, Path], tmp_path: Path) -> None:
+    given = ["to-hf", "--checkpoint", str(runs["single"] / "1"), "--output", str(tmp_path / "out"), "--no-verify"]
+    assert main([*given, "--max-shard-size", "1000"]) == 0
+    assert (tmp_path / "out" / "model.safetensors.index.json").is_file()

@@ -43,3 +43,26 @@ def test_sampling_is_repeatable(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_what_is_no_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tmp_path), "--prompt", PROMPT]) == 2
     assert "not a Hugging Face folder" in capsys.readouterr().err
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model")
+    path = folder / "model.safetensors"
+    whole, weights = path.read_bytes(), load_file(path)
+
+    def refusal(*options: str) -> str:
+        assert main(["--model", str(folder), "--prompt", PROMPT, *options]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    assert "--max-new-tokens must be at least 1" in refusal("--max-new-tokens", "0")
+    path.write_bytes(whole[:-100])
+    assert "transformers can't load it" in refusal()
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    assert "weights hold NaN or infinity: model.norm.weight" in refusal()
+    path.write_bytes(whole)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '["llama"]'))
+    assert "transformers can't load it" in refusal()

@@ -137,6 +137,11 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "erf": (settings(model_type="gpt_neox", use_parallel_residual=False, hidden_act="gelu"), "GELU here is the tanh"),
     "groups": (settings(num_key_value_heads=3), "num_query_groups 3"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: can't be read"),
+    "type of architecture": (settings(model_type=["llama"]), "model_type ['llama'] is no architecture"),
+    "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: not JSON"),
+    "lines of reasons": (settings(hidden_size="32"), "'hidden_size': TypeError: Field"),
+    "a billion layers": (settings(num_hidden_layers=10**9), "1,000,000,000 layers, but the folder has"),
+    "NaN": (weights(lambda found: found["model.norm.weight"].fill_(torch.nan)), "final_layernorm.weight: holds NaN"),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json: not JSON"),
     "missing shard": (lose_a_shard, "model-00002-of-00002.safetensors: this weight file is missing"),
     "truncated": (truncate, "model.safetensors: not a whole safetensors file"),
@@ -209,3 +214,23 @@ def test_a_failed_self_check_leaves_nothing(
     assert import_folder(folder, tmp_path / "out") == 2
     assert "self-check failed: logits" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["models/llama", "models", "models/link"])
+def test_an_output_that_holds_the_source_is_refused(
+    output: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "models" / "llama"
+    shutil.copytree(folder, source)
+    (tmp_path / "models" / "link").symlink_to(source)
+    assert import_folder(source, tmp_path / output, "--no-verify", "--overwrite") == 2
+    assert "replacing it would delete" in capsys.readouterr().err
+    assert sorted(path.name for path in source.iterdir()) == sorted(path.name for path in folder.iterdir())
+
+
+def test_a_link_to_nowhere_is_an_output_that_exists(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").symlink_to("nowhere")
+    assert import_folder(folder, tmp_path / "out", "--no-verify") == 2
+    assert "out: exists" in capsys.readouterr().err

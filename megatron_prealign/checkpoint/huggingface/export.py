@@ -6,6 +6,7 @@ folder beside the output, and the same command goes on from there.
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ from megatron_prealign.checkpoint.names import local_name
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import Config, ModelConfig, load_resolved
 from megatron_prealign.errors import CheckpointError, PrealignError
-from megatron_prealign.lexicon.output import sync
+from megatron_prealign.lexicon.output import lost_inputs, sync
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_SHARD_SIZE = "5GB"
@@ -50,6 +51,15 @@ def check_output(output: Path, overwrite: bool) -> None:
     """
     if output.exists() and not overwrite:
         raise CheckpointError(f"{output} exists: name another folder, or pass --overwrite to replace it")
+
+
+def _num_bytes(size: str) -> int:
+    """Return the bytes of a size such as 5GB; units are powers of 1,000, as huggingface_hub has them."""
+    found = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", size.strip().upper())
+    num_bytes = int(found[1]) * 1000 ** " KMGT".index(found[2] or " ") if found else 0
+    if num_bytes < 1:
+        raise CheckpointError(f"--max-shard-size {size}: expected bytes or a number of KB, MB, GB or TB, such as 5GB")
+    return num_bytes
 
 
 def export_checkpoint(
@@ -81,6 +91,8 @@ def export_checkpoint(
         DataError: no usable tokenizer.
     """
     check_output(output, overwrite)
+    if problems := lost_inputs(output, [checkpoint]):
+        raise CheckpointError(problems)
     config = load_resolved(checkpoint / CONFIG)
     weights = CheckpointTensors(checkpoint)
     # Each save has an identity of its own in there.
@@ -167,7 +179,7 @@ def export_folder(
         logits_fn: the Megatron model, its weights rounded to `dtype`; none leaves the self-check out (weights and
             tokenizer).
         overwrite: replace an existing output.
-        max_shard_size: largest safetensors file, as huggingface_hub reads sizes; larger models get an index.
+        max_shard_size: largest safetensors file, in bytes or with a unit; larger models get an index.
         results: measured numbers for the model card.
         identity: what the weight files are a function of; those left by an export of equal identity are kept. None
             starts afresh and leaves nothing behind.
@@ -178,6 +190,7 @@ def export_folder(
         DataError: no usable tokenizer.
     """
     check_output(output, overwrite)
+    shard_bytes = _num_bytes(max_shard_size)
     if not isinstance(state, CheckpointTensors):
         state = {local_name(name): tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
     check_megatron(_shapes(state), config.model)
@@ -186,7 +199,7 @@ def export_folder(
         special_ids = write_tokenizer(tokenizer_path, folder, config.model.max_position_embeddings)
         _write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
         _write_json(folder / "generation_config.json", generation_config_json(special_ids))
-        _write_weights(state, config.model, DTYPES[dtype], folder, max_shard_size)
+        _write_weights(state, config.model, DTYPES[dtype], folder, shard_bytes)
         (folder / "README.md").write_text(model_card(config, dtype, results), encoding="utf-8")
         if logits_fn is not None:
             check_tokenizer(tokenizer_path, folder)
@@ -227,13 +240,13 @@ def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
 
 
 def _write_weights(
-    state: Mapping[str, Tensor], model: ModelConfig, dtype: torch.dtype, folder: Path, max_shard_size: str
+    state: Mapping[str, Tensor], model: ModelConfig, dtype: torch.dtype, folder: Path, shard_bytes: int
 ) -> None:
     """Write model.safetensors, or numbered shards with an index where it would be larger than a shard."""
     shapes = huggingface_shapes(model)
     blueprint = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
     plan = split_torch_state_dict_into_shards(
-        blueprint, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_size
+        blueprint, filename_pattern="model{suffix}.safetensors", max_shard_size=shard_bytes
     )
     for file_name, names in plan.filename_to_tensors.items():
         if not (folder / file_name).is_file():

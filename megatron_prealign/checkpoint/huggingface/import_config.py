@@ -25,7 +25,7 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a Hugging Face folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
@@ -44,7 +44,7 @@ def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfi
     """
     raw = read_config_json(folder)
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
             f"{folder / 'config.json'}: model_type {model_type!r} is no architecture that can be trained here; "
             f"known: {', '.join(ARCHITECTURES)}"
@@ -56,7 +56,8 @@ def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfi
         found: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         # Any of its dozens of checks; all of them speak of config.json.
-        raise CheckpointError(f"{folder / 'config.json'}: transformers can't read it: {error}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'config.json'}: transformers can't read it: {reason}") from error
     problems = list(_problems(raw, found))
     model = None if problems else _translate(found, make_vocab_size_divisible_by)
     if model is not None:

@@ -47,7 +47,8 @@ def import_folder(
             nothing is left behind.
         DataError: no usable tokenizer, or an output that can't be written.
     """
-    problems = output_problems(output, overwrite)
+    inputs = [source, *([tokenizer_path] if tokenizer_path else []), *(growth.lexicon_paths if growth else [])]
+    problems = output_problems(output, overwrite, inputs)
     model, weights, tokenizer, new_rows = _open(source, tokenizer_path, growth, make_vocab_size_divisible_by, problems)
     dtype = torch.bfloat16 if set(weights.dtypes.values()) == {torch.bfloat16} else torch.float32
     sizes, rows = Sizes.of(model), {row.megatron: row for row in weight_rows(model)}
@@ -87,6 +88,9 @@ def _open(
 
 
 def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
+    if model.num_layers > len(weights):
+        # The table of its weights would have a row for each layer.
+        return [f"config.json says {model.num_layers:,} layers, but the folder has {len(weights):,} weights"]
     problems = []
     if not model.untie_embeddings_and_output_weights:
         # Some writers store the tied output layer too.

@@ -51,7 +51,9 @@ def import_megatron_lm(
         CheckpointError: the checkpoint can't be continued here; every reason is listed, and nothing is left behind.
         DataError: no usable tokenizer, or an output that can't be written.
     """
-    problems = output_problems(output, overwrite)
+    old = [old_tokenizer_path] if old_tokenizer_path else []
+    inputs = [source, tokenizer_path, *old, *(growth.lexicon_paths if growth else [])]
+    problems = output_problems(output, overwrite, inputs)
     tokenizers: list[Tokenizer] = []
     for path in dict.fromkeys((tokenizer_path, old_tokenizer_path or tokenizer_path)):
         try:
