@@ -87,7 +87,7 @@ def test_killed_at_any_instant_it_ends_as_if_undisturbed(values: dict[str, dict[
     command = [sys.executable, "pretrain_prealign.py", "--config", str(tmp_path / "config.yaml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Killed as soon as these steps are recorded: while they are being saved, or in the step after.
-    for step in (1, 3):
+    for step in (2, 5):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
         while process.poll() is None and not _has_record(run, step):
             time.sleep(0.005)
@@ -103,4 +103,4 @@ def test_killed_at_any_instant_it_ends_as_if_undisturbed(values: dict[str, dict[
 
 def _has_record(run: Path, step: int) -> bool:
     path = run / "metrics.jsonl"
-    return path.exists() and f'"step": {step},' in path.read_text()
+    return path.exists() and f'"step":{step},' in path.read_text()
