@@ -1,11 +1,14 @@
-"""Write baked datasets by hand: megatron-core's own builder, switch records, and a manifest."""
+"""Baked datasets: by hand, with megatron-core's own builder, switch records and a manifest; and small real bakes."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from megatron_prealign.data.bake import bake
+from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest, file_hash, manifest_path
 
 Documents = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -60,3 +63,20 @@ def _write(prefix: str, sequences: Sequence[np.ndarray], dtype: type) -> None:
     for sequence in sequences:
         builder.add_document(sequence, [len(sequence)])
     builder.finalize(f"{prefix}.idx")
+
+
+def bake_switched(folder: Path, tokenizer: Path, texts: Sequence[str]) -> Path:
+    """Bake texts into a new folder, every covered word switched; return the dataset's path without `.bin`."""
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    (folder / "lexicon.tsv").write_text("the\tdie\tde\nbank\t银行\tzh\nis\tist\tde\n", encoding="utf-8")
+    options = BakeOptions(
+        input_paths=(folder / "corpus.jsonl",),
+        tokenizer_path=tokenizer,
+        output_prefix=folder / "en",
+        lexicon_paths=(folder / "lexicon.tsv",),
+        codeswitch_ratio=1.0,
+        append_eod=True,
+    )
+    bake(options, show_progress=False)
+    return options.dataset_prefix

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.manifest import DATA_SUFFIXES
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import DataError
+from tests.data.baked import bake_switched
 from tools import inspect_dataset, verify_dataset
 
 EDITS = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(0, 255)), min_size=1, max_size=4)
@@ -54,17 +53,7 @@ def test_damaged_tokenizers(
 @pytest.fixture
 def dataset(tmp_path: Path, bpe_folder: Path) -> Path:
     """A small bake with switches; the path without `.bin`."""
-    (tmp_path / "a.txt").write_text("the bank is here\n\nof the bank\n" * 3, encoding="utf-8")
-    (tmp_path / "lexicon.tsv").write_text("the\tdie\tde\nbank\t银行\tzh\n", encoding="utf-8")
-    options = BakeOptions(
-        input_paths=(tmp_path / "a.txt",),
-        tokenizer_path=bpe_folder,
-        output_prefix=tmp_path / "whole",
-        lexicon_paths=(tmp_path / "lexicon.tsv",),
-        codeswitch_ratio=1.0,
-    )
-    bake(options, show_progress=False)
-    return options.dataset_prefix
+    return bake_switched(tmp_path / "whole", bpe_folder, ["the bank is here", "", "of the bank"] * 3)
 
 
 @fuzz

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_prealign.data.bake import BakeOptions, bake
 from megatron_prealign.data.manifest import Manifest, manifest_path
+from tests.data.baked import bake_switched
 from tests.data.damage import edit, put
 from tools import inspect_dataset, merge_datasets, verify_dataset
 
@@ -20,27 +20,12 @@ IDX_DOCUMENT_ENDS = IDX_POINTERS + 8 * 4
 Damage = Callable[[Path], None]
 
 
-def bake_into(folder: Path, tokenizer: Path, texts: list[str]) -> None:
-    folder.mkdir()
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
-    (folder / "lexicon.tsv").write_text("the\tdie\tde\nbank\t银行\tzh\nis\tist\tde\n", encoding="utf-8")
-    options = BakeOptions(
-        input_paths=(folder / "corpus.jsonl",),
-        tokenizer_path=tokenizer,
-        output_prefix=folder / "en",
-        lexicon_paths=(folder / "lexicon.tsv",),
-        codeswitch_ratio=1.0,
-        append_eod=True,
-    )
-    bake(options, show_progress=False)
-
-
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory, bpe_folder: Path) -> Path:
     """Two bakes, x/ and other/, of different texts."""
     folder = tmp_path_factory.mktemp("datasets")
-    bake_into(folder / "x", bpe_folder, TEXTS)
-    bake_into(folder / "other", bpe_folder, [*TEXTS[::-1], "the bank"])
+    bake_switched(folder / "x", bpe_folder, TEXTS)
+    bake_switched(folder / "other", bpe_folder, [*TEXTS[::-1], "the bank"])
     return folder
 
 

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.manifest import Manifest, manifest_path
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import read_lexicon
+from tests.data.baked import bake_switched
 from tests.data.damage import edit, put
 
 SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx")
@@ -25,18 +24,8 @@ TEXTS = ["the bank is here", "", "is the statement of the bank", "class", "the t
 @pytest.fixture(scope="module")
 def baked(tmp_path_factory: pytest.TempPathFactory, bpe_folder: Path) -> Path:
     """A folder with a small bake in which every covered word is switched."""
-    folder = tmp_path_factory.mktemp("baked")
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
-    (folder / "lexicon.tsv").write_text("the\tdie\tde\nbank\t银行\tzh\nis\tist\tde\n", encoding="utf-8")
-    options = BakeOptions(
-        input_paths=(folder / "corpus.jsonl",),
-        tokenizer_path=bpe_folder,
-        output_prefix=folder / "en",
-        lexicon_paths=(folder / "lexicon.tsv",),
-        codeswitch_ratio=1.0,
-        append_eod=True,
-    )
-    bake(options, show_progress=False)
+    folder = tmp_path_factory.mktemp("verify") / "baked"
+    bake_switched(folder, bpe_folder, TEXTS)
     return folder
 
 
