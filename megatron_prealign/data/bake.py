@@ -217,7 +217,9 @@ def _choose_backend(
             (batch.texts for batch in read_texts(piece, options.json_key)), _PROBE_BYTES // _PROBED_PIECES
         )
     ]
-    reason = probe_gigatoken(tokenizer, [*probe, *map(_beginning, options.lexicon_paths)])
+    # All dictionaries together as much as the corpus: the reference library is slow, and there may be dozens.
+    share = _PROBE_BYTES // max(1, len(options.lexicon_paths))
+    reason = probe_gigatoken(tokenizer, [*probe, *(_beginning(path, share) for path in options.lexicon_paths)])
     if reason is None:
         log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
         return "gigatoken"
@@ -227,10 +229,10 @@ def _choose_backend(
     return "reference"
 
 
-def _beginning(path: Path) -> str:
+def _beginning(path: Path, num_bytes: int) -> str:
     """Return some text of a dictionary, whatever its format; nothing where it can't be read."""
     try:
-        return read_bytes(path)[:_PROBE_BYTES].decode(errors="ignore")
+        return read_bytes(path)[:num_bytes].decode(errors="ignore")
     except UNREADABLE:
         return ""
 
