@@ -5,6 +5,7 @@ A lexicon of several languages has millions of forms; a corpus draws some ten th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +60,17 @@ class TargetForms:
         self._lengths = np.zeros(NUM_FORMS * len(words), dtype=np.int64)  # 0: not encoded yet
         self._ids = np.empty(1024, dtype=np.int32)
         self._num_ids = 0
+        # Loaders of several datasets may read ahead in threads of their own.
+        self._lock = Lock()
 
     def take(self, forms: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return the ids of some forms back to back, and the number of each."""
-        missing = forms[self._lengths[forms] == 0]
-        if len(missing):
-            self._add(np.unique(missing))
-        lengths = self._lengths[forms]
-        return self._ids[spread(self._starts[forms], lengths)], lengths
+        with self._lock:
+            missing = forms[self._lengths[forms] == 0]
+            if len(missing):
+                self._add(np.unique(missing))
+            lengths = self._lengths[forms]
+            return self._ids[spread(self._starts[forms], lengths)], lengths
 
     def _add(self, forms: NDArray[np.int64]) -> None:
         """Encode forms and keep their ids."""
