@@ -39,7 +39,7 @@ class LanguageModelling:
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         micro_batch_size, seq_length = moved[0]["tokens"].shape
         # Under context parallelism each rank goes on with its two pieces of every sequence.
-        moved = [get_batch_on_this_cp_rank(batch) for batch in moved]
+        moved = [_pieces_of_this_rank(batch) for batch in moved]
         num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
         group = parallel_state.get_data_parallel_group(with_context_parallel=True)
         torch.distributed.all_reduce(num_predicted, group=group)
@@ -81,3 +81,9 @@ class LanguageModelling:
         sums = sum_over_ranks(self._sums)
         self._sums.zero_()
         return describe_losses(sums, self._languages)
+
+
+def _pieces_of_this_rank(batch: Batch) -> Batch:
+    """Return a microbatch with what has an axis of positions cut to this context-parallel rank's two pieces."""
+    by_position = {key: value for key, value in batch.items() if value.dim() > 1}
+    return {**batch, **get_batch_on_this_cp_rank(by_position)}
