@@ -85,6 +85,7 @@ COMMANDS = {
     "prealign-inspect": "inspect_dataset",
     "prealign-verify": "verify_dataset",
     "prealign-merge": "merge_datasets",
+    "prealign-build-index": "build_index",
     "prealign-convert": "convert_checkpoint",
     "prealign-evaluate": "evaluate",
     "prealign-plot-run": "plot_run",

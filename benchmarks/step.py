@@ -118,7 +118,6 @@ def write_others(folder: Path, config: Config) -> None:
         load_tokenizer(TOKENIZER),
         num_samples=training.train_steps * training.global_batch_size,
         seed=training.seed,
-        cache_path=None,
     )
     sizes = {"micro_batch_size": training.micro_batch_size, "global_batch_size": training.global_batch_size}
     steps = [batch for (batch,) in StepLoader(dataset, **sizes, prefetch=False)][: training.train_steps]

@@ -2,7 +2,7 @@
 
 from megatron_prealign.config.alignment import AlignmentConfig
 from megatron_prealign.config.checkpoint import CheckpointConfig
-from megatron_prealign.config.data import BlendEntry, DataConfig
+from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry, find_prefixes
 from megatron_prealign.config.loading import LoadedConfig, config_from_dict, dump_config, load_config, load_resolved
 from megatron_prealign.config.logging import LoggingConfig
 from megatron_prealign.config.model import ModelConfig
@@ -31,12 +31,14 @@ __all__ = [
     "Preset",
     "ScheduleConfig",
     "TrainingConfig",
+    "ValidEntry",
     "config_from_dict",
     "count_non_embedding_parameters",
     "count_parameters",
     "describe",
     "differences",
     "dump_config",
+    "find_prefixes",
     "find_problems",
     "load_config",
     "load_resolved",

@@ -1,21 +1,47 @@
 """The data section: tokenizer, baked datasets and how samples are made of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from glob import glob
 from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendEntry:
-    """One baked dataset of the training mix."""
+class ValidEntry:
+    """Baked datasets of one language."""
 
-    prefix: str
-    """Path of the dataset without .bin/.idx, for example data/en_text_document."""
+    prefix: str | tuple[str, ...]
+    """Path of a dataset without .bin/.idx, for example data/en_text_document; a pattern such as data/en_*_text_document
+    for all that match it, or a list of either."""
+
+    language: str = "en"
+    """Language name; validation loss is reported for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendEntry(ValidEntry):
+    """Baked datasets of one language that have one share of the training mix, each part of it by its size."""
 
     weight: float = 1.0
     """Relative share of samples drawn from it; weights are normalised."""
 
-    language: str = "en"
-    """Language name; validation loss is reported for each."""
+    tokens: int | None = None
+    """Tokens drawn from it over the whole run, in place of a weight; none = by weight, of what is left."""
+
+    max_epochs: float | None = None
+    """Times that it may be read at most; none = data.max_epochs, or once where `tokens` are given."""
+
+
+def find_prefixes(prefix: str | Iterable[str]) -> list[str]:
+    """Replace patterns among prefixes by the datasets that they match, in the order of their names."""
+    found: list[str] = []
+    for pattern in (prefix,) if isinstance(prefix, str) else prefix:
+        if any(sign in pattern for sign in "*?["):
+            indices = (path.removesuffix(".idx") for path in glob(f"{pattern}.idx", recursive=True))
+            found += sorted(path for path in indices if not path.endswith(".switch"))
+        else:
+            found.append(pattern)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +52,17 @@ class DataConfig:
     """Hugging Face tokenizer.json or folder, or SentencePiece .model."""
 
     blend: tuple[BlendEntry, ...] = ()
-    """Baked datasets with weights and languages."""
+    """Baked datasets with their shares and languages."""
+
+    temperature: float | None = None
+    """Weights are multiplied by size^(1/temperature): 1 = by size, 3.3 favours small datasets, 100 treats them nearly
+    alike; none = by weight alone."""
+
+    max_epochs: float | None = None
+    """Times that any dataset may be read at most, what is over going to the others (UniMax); none = no limit."""
+
+    valid_blend: tuple[ValidEntry, ...] = ()
+    """Baked datasets to validate on, whole; none = the second share of data.split of each language of data.blend."""
 
     split: str = "969,30,1"
     """Shares of documents for train, valid and test; any unit, normalised."""
@@ -63,5 +99,5 @@ class DataConfig:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """The languages of the blend, in the order it names them."""
-        return tuple(dict.fromkeys(entry.language for entry in self.blend))
+        """The languages of training and validation, in the order they are named."""
+        return tuple(dict.fromkeys(entry.language for entry in (*self.blend, *self.valid_blend)))

@@ -1,11 +1,11 @@
 """The --help page: every field with its meaning, unit and default, laid out by tyro."""
 
 import dataclasses
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 
-from megatron_prealign.config.data import BlendEntry
+from megatron_prealign.config.data import BlendEntry, ValidEntry
 from megatron_prealign.config.root import Config
 
 _DESCRIPTION = """Pretrain a multilingual language model in two stages: align_init, then pretrain.
@@ -64,9 +64,11 @@ def print_help(prog: str = "pretrain_prealign.py") -> None:
 
 def _blend_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
     """Show the list of datasets as one YAML value; tyro has no form for a list of mappings."""
-    if info.type != tuple[BlendEntry, ...]:
+    kinds: dict[object, type] = {tuple[BlendEntry, ...]: BlendEntry, tuple[ValidEntry, ...]: ValidEntry}
+    entry = kinds.get(info.type)
+    if entry is None:
         return None
-    keys = ", ".join(f"{name}: {hint.__name__.upper()}" for name, hint in get_type_hints(BlendEntry).items())
+    keys = ", ".join(f"{name}: {_first_type(hint).upper()}" for name, hint in get_type_hints(entry).items())
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=f"[{{{keys}}}, ...]",
@@ -74,3 +76,9 @@ def _blend_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
         is_instance=lambda instance: isinstance(instance, tuple),
         str_from_instance=lambda _: ["[]"],
     )
+
+
+def _first_type(hint: Any) -> str:
+    """Return the name of a type, of a union that of its first."""
+    name: str = next(iter(get_args(hint)), hint).__name__
+    return name

@@ -18,11 +18,11 @@ def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int
     return start + increment * (consumed_samples * num_increments // samples)
 
 
-def count_samples(training: TrainingConfig) -> int:
-    """Return the sequences of all steps of the run."""
-    samples = 0
-    for step in range(training.train_steps):
+def count_samples(training: TrainingConfig, step: int = 0, consumed_samples: int = 0) -> int:
+    """Return the sequences of all steps of the run, of which `step` steps took `consumed_samples`."""
+    samples = consumed_samples
+    for done in range(step, training.train_steps):
         if training.rampup_batch_size is None or samples >= training.rampup_batch_size[2]:
-            return samples + (training.train_steps - step) * training.global_batch_size
+            return samples + (training.train_steps - done) * training.global_batch_size
         samples += global_batch_size_at(training, samples)
     return samples

@@ -26,6 +26,8 @@ RANGES: dict[str, Range] = {
     "model.init_method_std": _POSITIVE,
     "model.hidden_dropout": _BELOW_1,
     "model.attention_dropout": _BELOW_1,
+    "data.temperature": _POSITIVE,
+    "data.max_epochs": _POSITIVE,
     "data.seq_length": _AT_LEAST_1,
     "data.codeswitch_seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     "parallel.tensor_model_parallel_size": _AT_LEAST_1,

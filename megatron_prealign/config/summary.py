@@ -117,7 +117,9 @@ def _show(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_show(entry) for entry in value) + "]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return "{" + ", ".join(f"{name}: {_show(entry)}" for name, entry in dataclasses.asdict(value).items()) + "}"
+        chosen = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        usual = {field.name: field.default for field in dataclasses.fields(value)}
+        return "{" + ", ".join(f"{name}: {_show(it)}" for name, it in chosen.items() if it != usual[name]) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) or "''"

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
+from megatron_prealign.config.data_validation import check_data
 from megatron_prealign.config.layout_validation import check_layout, check_rampup_batches
 from megatron_prealign.config.logging_validation import check_logging
 from megatron_prealign.config.problem import Problem
@@ -225,79 +226,6 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
     yield from check_rampup_batches(config, data_parallel)
 
 
-def _data(config: Config) -> Iterator[Problem]:
-    """Check the tokenizer, the baked datasets and their shares."""
-    data = config.data
-    hint = "train one with prealign-train-tokenizer, or name a Hugging Face folder or a SentencePiece .model"
-    if not data.tokenizer_path:
-        yield Problem(f"--data.tokenizer_path is not given: {hint}", ("data.tokenizer_path",))
-    elif not Path(data.tokenizer_path).exists():
-        yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}", ("data.tokenizer_path",))
-    if not data.blend:
-        example = "'[{prefix: data/en_text_document, language: en}]'"
-        yield Problem(f"--data.blend names no dataset: give at least one, like {example}", ("data.blend",))
-    for index, entry in enumerate(data.blend):
-        missing = [suffix for suffix in (".bin", ".idx", ".json") if not Path(entry.prefix + suffix).is_file()]
-        if missing:
-            yield Problem(
-                f"--data.blend[{index}]: {entry.prefix} lacks {', '.join(missing)}: bake it with prealign-preprocess; "
-                "a prefix is the path without .bin",
-                ("data.blend",),
-            )
-        if entry.weight <= 0:
-            yield Problem(
-                f"--data.blend[{index}].weight must be above 0, got {entry.weight}: leave the dataset out instead",
-                ("data.blend",),
-            )
-    yield from _split(config)
-    if data.codeswitch == "online":
-        yield from _online(config)
-
-
-def _online(config: Config) -> Iterator[Problem]:
-    """Check what online code-switching needs."""
-    data = config.data
-    if not data.codeswitch_lexicon_paths:
-        yield Problem(
-            "--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon",
-            ("data.codeswitch", "data.codeswitch_lexicon_paths"),
-        )
-    for path in data.codeswitch_lexicon_paths:
-        if not Path(path).is_file():
-            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file", ("data.codeswitch_lexicon_paths",))
-    ratios = data.codeswitch_ratios
-    if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
-        yield Problem(
-            f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]",
-            ("data.codeswitch_ratios",),
-        )
-    if data.blend and all(entry.language != data.codeswitch_language for entry in data.blend):
-        yield Problem(
-            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language",
-            ("data.codeswitch_language", "data.blend"),
-        )
-
-
-def _split(config: Config) -> Iterator[Problem]:
-    """Check the shares of documents."""
-    split = config.data.split
-    try:
-        shares = [float(share) for share in split.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != 3 or not all(0 <= share < float("inf") for share in shares) or shares[0] == 0:
-        yield Problem(
-            f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test",
-            ("data.split",),
-        )
-    elif shares[1] == 0 and config.training.eval_interval > 0:
-        yield Problem(
-            f"--data.split {split!r} leaves nothing to validate on: raise its second share or set "
-            "--training.eval_interval 0",
-            ("data.split", "training.eval_interval"),
-        )
-
-
 def _run(config: Config) -> Iterator[Problem]:
     """Check where the run writes and what it starts from."""
     init_from = config.checkpoint.init_from
@@ -332,7 +260,7 @@ _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _schedule,
     _batches,
     check_layout,
-    _data,
+    check_data,
     _run,
     check_alignment,
 )

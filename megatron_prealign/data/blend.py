@@ -1,99 +1,174 @@
-"""Training and validation sets from the blend of the configuration, built by megatron-core's builder."""
+"""Training and validation sets from the blend of the configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
-import torch
-from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
-from megatron.core.datasets.blended_megatron_dataset_config import (
-    convert_split_vector_to_split_matrix,
-    parse_and_normalize_split,
-)
+from megatron.core.datasets import helpers
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
+from numpy.typing import NDArray
 
-from megatron_prealign.config.data import BlendEntry, DataConfig
+from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
 from megatron_prealign.data.compile_lexicon import compile_lexicon
-from megatron_prealign.data.dataset import CodeSwitchDataset, no_full_sample
-from megatron_prealign.data.manifest import check_manifest, read_manifest
+from megatron_prealign.data.corpora import read_corpora, split_problem, split_range
+from megatron_prealign.data.dataset import CodeSwitchDataset
+from megatron_prealign.data.index_cache import IndexCache
+from megatron_prealign.data.mix import MixRequest, MixSegment, deal_out
 from megatron_prealign.data.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch
 from megatron_prealign.data.sampler import SampleDataset
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import read_lexicon
 
+_AT_ONCE = 1 << 24
+_WHOLE = "0,1,0"
 
-def check_blend(entries: Sequence[BlendEntry], tokenizer: Tokenizer) -> list[str]:
-    """Return every problem that keeps the entries from being trained on with this tokenizer.
 
-    Reads manifests and hashes .idx files; needs no process group.
-    """
-    problems = [] if entries else ["data.blend: no dataset given; name at least one baked prefix"]
-    for entry in entries:
-        if not entry.weight > 0:
-            problems.append(f"data.blend: weight {entry.weight} of {entry.prefix} must be above 0")
-        problems.extend(_check_entry(entry.prefix, tokenizer))
-    return problems
+class MixedDataset:
+    """The samples of a run from the start of its last mix on, by their position in the order of the whole run."""
+
+    def __init__(
+        self,
+        mix: MixSegment,
+        datasets: Sequence[SampleDataset | None],
+        which: NDArray[np.int16],
+        number: NDArray[np.int64],
+    ) -> None:
+        """Deal the samples of the datasets, one for each share of the mix, out as `deal_out` says."""
+        self.mix = mix
+        self._datasets = datasets
+        self._which, self._number = which, number
+        self._keys = list(mix.shares)
+        self._positions = [mix.positions.get(key, 0) for key in self._keys]
+
+    def __len__(self) -> int:
+        """Return the number of samples of the run, with those before this mix."""
+        return self.mix.start + len(self._which)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """Return a sample of this mix."""
+        if not self.mix.start <= idx < len(self):
+            raise IndexError(f"sample {idx} is not of the mix that holds samples {self.mix.start} to {len(self) - 1}")
+        index = int(self._which[idx - self.mix.start])
+        dataset = self._datasets[index]
+        assert dataset is not None
+        return dataset[self._positions[index] + int(self._number[idx - self.mix.start])]
+
+    def count_draws(self, first: int, num_samples: int) -> dict[str, int]:
+        """Return how many of some samples are of each corpus, by key."""
+        start = first - self.mix.start
+        counts = np.bincount(self._which[start : start + num_samples], minlength=len(self._keys))
+        return {key: count for key, count in zip(self._keys, counts.tolist(), strict=True) if count}
 
 
 def build_train_dataset(
-    data: DataConfig, tokenizer: Tokenizer, *, num_samples: int, seed: int, cache_path: str | Path | None
-) -> SampleDataset:
-    """Build the weighted blend of the entries' training splits.
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    num_samples: int,
+    seed: int,
+    cache: IndexCache | None = None,
+    mix: MixSegment | None = None,
+) -> MixedDataset:
+    """Build the order of the training splits' samples.
 
-    Sample i is a function of (entries, weights, seed, i): asking for more samples keeps the order of the first.
-    With a process group every rank must call it; rank 0 builds the index cache, the others then read it.
+    Asking for more samples keeps the order of the first.
 
     Args:
         data: entries, split, sequence length, label mode.
         tokenizer: the tokenizer of the bake.
-        num_samples: least number of samples in the set.
+        num_samples: samples of the run.
         seed: seed of the order.
-        cache_path: folder of the index cache on a file system all ranks share; None, or no process group = build
-            in memory.
+        cache: where the indices are kept.
+        mix: what is drawn from where on; none = what the configuration says, from the first sample on.
 
     Raises:
-        DataError: if an entry's training split holds no full sample.
+        DataError: if a training split holds no full sample, or the mix can't be drawn.
     """
-    prefixes = [entry.prefix for entry in data.blend]
-    problems = [message for prefix in prefixes if (message := _split_problem(prefix, Split.train, data))]
+    problems = train_problems(data)
     if problems:
         raise DataError(problems)
-    weights = [float(entry.weight) for entry in data.blend] if len(prefixes) > 1 else None
+    cache = cache or IndexCache()
+    corpora = read_corpora(data)
+    if mix is None:
+        (mix,), problems = MixRequest(data, corpora, num_samples, last_step=1).continue_from([], 0, {})
+        if problems:
+            raise DataError(problems)
+    shares, count = list(mix.shares.values()), num_samples - mix.start
+    which, number, drawn = _deal(shares, count, cache)
     online = _online_switch(data, tokenizer) if data.codeswitch == "online" else None
-    return _build(data, tokenizer, prefixes, weights, Split.train, num_samples, seed, cache_path, online)
+    build = _Builder(data, tokenizer, seed, cache, online)
+    prefixes = {corpus.key: corpus.prefix for entry in corpora for corpus in entry}
+    datasets = [
+        build(prefixes[key], Split.train, data.split, mix.positions.get(key, 0) + more) if more else None
+        for key, more in zip(mix.shares, drawn.tolist(), strict=True)
+    ]
+    return MixedDataset(mix, datasets, which, number)
+
+
+def train_problems(data: DataConfig) -> list[str]:
+    """Return a message for each dataset of the blend whose training split can't fill one sample."""
+    prefixes = [prefix for entry in data.blend for prefix in find_prefixes(entry.prefix)]
+    found = (split_problem(prefix, data.split, Split.train, data.seq_length) for prefix in prefixes)
+    return [problem for problem in found if problem]
 
 
 def build_valid_datasets(
-    data: DataConfig, tokenizer: Tokenizer, *, seed: int, cache_path: str | Path | None
+    data: DataConfig, tokenizer: Tokenizer, *, seed: int, cache: IndexCache | None = None
 ) -> dict[str, SampleDataset]:
-    """Build one epoch of the validation split for each language, in the order the blend names them.
+    """Build one epoch of what each language is validated on, in the order they are named.
 
-    Entries of one language are joined by size. Collective like `build_train_dataset`.
+    That is data.valid_blend, or else the validation split of the blend; datasets of one language are joined by size.
 
     Raises:
-        DataError: naming every language whose validation split holds no full sample.
+        DataError: naming every language of which nothing fills a sample.
     """
-    prefixes: dict[str, list[str]] = {}
+    entries: Sequence[ValidEntry] = data.valid_blend or data.blend
+    split = _WHOLE if data.valid_blend else data.split
+    chosen: dict[str, list[str]] = {}
     problems: list[str] = []
-    for language in dict.fromkeys(entry.language for entry in data.blend):
-        found = {
-            entry.prefix: _split_problem(entry.prefix, Split.valid, data)
-            for entry in data.blend
-            if entry.language == language
-        }
-        prefixes[language] = [prefix for prefix, problem in found.items() if not problem]
-        if not prefixes[language]:
+    for language in dict.fromkeys(entry.language for entry in entries):
+        named = [prefix for entry in entries if entry.language == language for prefix in find_prefixes(entry.prefix)]
+        found = {prefix: split_problem(prefix, split, Split.valid, data.seq_length) for prefix in named}
+        chosen[language] = [prefix for prefix, problem in found.items() if not problem]
+        if not chosen[language]:
             problems.extend(f"language {language}: {problem}" for problem in found.values())
     if problems:
         raise DataError(problems)
+    build = _Builder(data, tokenizer, seed, cache or IndexCache())
     return {
-        language: _build(data, tokenizer, paths, None, Split.valid, None, seed, cache_path)
-        for language, paths in prefixes.items()
+        language: _join([build(prefix, Split.valid, split, None) for prefix in prefixes])
+        for language, prefixes in chosen.items()
     }
+
+
+def _deal(shares: list[float], num_samples: int, cache: IndexCache) -> tuple[NDArray[Any], ...]:
+    """Return what `deal_out` does, and the samples of each corpus."""
+
+    def build() -> tuple[NDArray[Any], ...]:
+        which, number = deal_out(shares, num_samples)
+        drawn = np.zeros(len(shares), dtype=np.int64)
+        for start in range(0, num_samples, _AT_ONCE):
+            drawn += np.bincount(which[start : start + _AT_ONCE], minlength=len(shares))
+        return which, number, drawn
+
+    if num_samples == 0:
+        return build()
+    return cache.get("mix", {"shares": shares, "num_samples": num_samples}, ("which", "number", "drawn"), build)
+
+
+def _join(datasets: list[CodeSwitchDataset]) -> SampleDataset:
+    """Return the samples of some datasets as one, evenly mixed."""
+    if len(datasets) == 1:
+        return datasets[0]
+    sizes = np.array([len(dataset) for dataset in datasets])
+    which, number = np.zeros(sizes.sum(), dtype=np.int16), np.zeros(sizes.sum(), dtype=np.int64)
+    helpers.build_exhaustive_blending_indices(which, number, sizes, len(sizes))
+    keys = {str(index): float(size) for index, size in enumerate(sizes)}
+    return MixedDataset(MixSegment(0, keys, {}), datasets, which, number)
 
 
 @dataclass(frozen=True)
@@ -102,46 +177,7 @@ class _CoreTokenizer:
 
     vocab_size: int
     eod: int
-    unique_identifiers: dict[str, str]
-
-
-def _check_entry(prefix: str, tokenizer: Tokenizer) -> list[str]:
-    problems = check_manifest(prefix)
-    if problems:
-        return problems
-    content = read_manifest(prefix).content
-    if content["vocab_size"] != tokenizer.vocab_size:
-        problems.append(
-            f"{prefix}: baked with a vocabulary of {content['vocab_size']} tokens, but the tokenizer of this run has "
-            f"{tokenizer.vocab_size}; set data.tokenizer_path to the bake's tokenizer or bake again"
-        )
-    elif content["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        problems.append(
-            f"{prefix}: baked with another tokenizer (fingerprint {content['tokenizer_fingerprint'][:12]}, this run's "
-            f"is {tokenizer.fingerprint[:12]}); set data.tokenizer_path to the bake's tokenizer or bake again"
-        )
-    return problems
-
-
-def _split_matrix(data: DataConfig, split: Split) -> list[tuple[float, float] | None]:
-    """Return megatron-core's split matrix with all other splits left out, so that only one is built."""
-    matrix = convert_split_vector_to_split_matrix(parse_and_normalize_split(data.split))
-    return [borders if index == split.value else None for index, borders in enumerate(matrix)]
-
-
-def _split_problem(prefix: str, split: Split, data: DataConfig) -> str | None:
-    """Return the message if the split of a bake can't fill one sample.
-
-    Every rank finds it by itself, before any of them waits for another at a barrier.
-    """
-    # Held while its lengths are read: megatron-core unmaps the file when the reader goes, views or not.
-    dataset = IndexedDataset(prefix)
-    share = _split_matrix(data, split)[split.value] or (0.0, 0.0)
-    start, stop = (round(border * len(dataset)) for border in share)
-    lengths = dataset.sequence_lengths[start:stop]
-    if np.sum(lengths, dtype=np.int64) > data.seq_length:
-        return None
-    return no_full_sample(prefix, split, lengths, data.seq_length)
+    unique_identifiers: Mapping[str, str]
 
 
 def _online_switch(data: DataConfig, tokenizer: Tokenizer) -> OnlineSwitch:
@@ -152,47 +188,49 @@ def _online_switch(data: DataConfig, tokenizer: Tokenizer) -> OnlineSwitch:
     """
     paths = [Path(path) for path in data.codeswitch_lexicon_paths]
     lexicon = read_lexicon(paths, data.codeswitch_language, data.codeswitch_target_language)
+    entries = [entry for entry in data.blend if entry.language == data.codeswitch_language]
     return OnlineSwitch(
         table=compile_lexicon(lexicon, tokenizer),
         fingerprint=lexicon.fingerprint,
         ratios=data.codeswitch_ratios,
         seed=data.codeswitch_seed,
-        prefixes=frozenset(entry.prefix for entry in data.blend if entry.language == data.codeswitch_language),
+        prefixes=frozenset(prefix for entry in entries for prefix in find_prefixes(entry.prefix)),
     )
 
 
-def _build(
-    data: DataConfig,
-    tokenizer: Tokenizer,
-    prefixes: list[str],
-    weights: list[float] | None,
-    split: Split,
-    num_samples: int | None,
-    seed: int,
-    cache_path: str | Path | None,
-    online: OnlineSwitch | None = None,
-) -> SampleDataset:
-    # megatron-core's blend asks for its rank as soon as it has a cache folder.
-    cached = cache_path is not None and torch.distributed.is_initialized()
-    eod = -1 if tokenizer.eod_id is None else tokenizer.eod_id
-    config = OnlineDatasetConfig(
-        online=online,
-        random_seed=seed,
-        sequence_length=data.seq_length,
-        blend=(prefixes, weights),
-        split=data.split,
-        path_to_cache=str(cache_path) if cached else None,
-        tokenizer=_CoreTokenizer(tokenizer.vocab_size, eod, {"fingerprint": tokenizer.fingerprint}),
-        reset_position_ids=False,
-        reset_attention_mask=False,
-        eod_mask_loss=data.eod_mask_loss,
-        create_attention_mask=False,
-        label_mode=data.label_mode,
-        language_numbers={entry.prefix: data.languages.index(entry.language) for entry in data.blend},
-    )
-    config.split_matrix = _split_matrix(data, split)
-    # A size of 0 for the splits left out satisfies the builder's arithmetic; None means one epoch.
-    sizes = [num_samples if index == split.value else (None if weights is None else 0) for index in range(len(Split))]
-    kind = CodeSwitchDataset if online is None else OnlineCodeSwitchDataset
-    datasets = BlendedMegatronDatasetBuilder(kind, sizes, lambda: True, config).build()
-    return cast(SampleDataset, datasets[split.value])
+class _Builder:
+    """Opens parts of baked datasets."""
+
+    def __init__(
+        self, data: DataConfig, tokenizer: Tokenizer, seed: int, cache: IndexCache, online: OnlineSwitch | None = None
+    ) -> None:
+        """Make what all of them share; with `online` the datasets that it names are switched while they are read."""
+        self._kind = CodeSwitchDataset if online is None else OnlineCodeSwitchDataset
+        eod = -1 if tokenizer.eod_id is None else tokenizer.eod_id
+        numbers = {
+            prefix: data.languages.index(entry.language)
+            for entry in (*data.blend, *data.valid_blend)
+            for prefix in find_prefixes(entry.prefix)
+        }
+        self._config = OnlineDatasetConfig(
+            online=online,
+            random_seed=seed,
+            sequence_length=data.seq_length,
+            # Only so that megatron-core does not make data up; what is opened is said with each call.
+            blend=(list(numbers), None),
+            split=data.split,
+            tokenizer=_CoreTokenizer(tokenizer.vocab_size, eod, {"fingerprint": tokenizer.fingerprint}),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=data.eod_mask_loss,
+            create_attention_mask=False,
+            label_mode=data.label_mode,
+            language_numbers=numbers,
+            cache=cache,
+        )
+
+    def __call__(self, prefix: str, part: Split, split: str, num_samples: int | None) -> CodeSwitchDataset:
+        """Open a part of the dataset at a prefix; without `num_samples` one epoch of it."""
+        dataset = IndexedDataset(prefix)
+        indices = np.arange(*split_range(len(dataset), split, part), dtype=np.int32)
+        return self._kind(dataset, prefix, indices, num_samples, part, self._config)

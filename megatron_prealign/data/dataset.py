@@ -4,12 +4,8 @@ Legend: ``S`` sequence length, ``T`` tokens of one epoch.
 """
 
 import bisect
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
+from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records, original_word_positions
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
@@ -33,6 +30,8 @@ class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
     """What a switched position predicts: the original word, the switched text, or nothing."""
     language_numbers: Mapping[str, int] = field(default_factory=dict)
     """Number of the language of each prefix; 0 where it is not named."""
+    cache: IndexCache = field(default_factory=IndexCache)
+    """Where the sample index is kept."""
 
 
 class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
@@ -67,7 +66,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             indexed_indices: int32, the sequences of this split.
             num_samples: samples that will be drawn; None = one epoch.
             index_split: which split this is.
-            config: sequence length, seed, cache folder, label mode.
+            config: sequence length, seed, cache, label mode.
 
         Raises:
             DataError: if the manifest is missing or the split holds no full sample.
@@ -161,18 +160,19 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         The base keys its cache by path and number of samples and shuffles all epochs together: a re-bake would
         be served stale and a longer run would see another order.
         """
-        # The blend on top builds its own cache key from these identifiers.
-        del self.unique_identifiers["num_samples"]
-        self.unique_identifiers.update(self._order_identifiers())
-        self.unique_identifiers["content_hash"] = self._content_hash
-        if self.config.path_to_cache is None:
-            arrays = self._build_arrays()
-        else:
-            arrays = self._cached_arrays(Path(self.config.path_to_cache))
-        return self._take_arrays(arrays)
+        first, last = (int(self.indices[end]) for end in (0, -1)) if len(self.indices) else (0, -1)
+        description = {
+            "content_hash": self._content_hash,
+            "sequences": [first, last],
+            "sequence_length": self.config.sequence_length,
+            "seed": self.config.random_seed,
+            **self._order_identifiers(),
+        }
+        name = f"{type(self).__name__}-{self.index_split.name}"
+        return self._take_arrays(self.config.cache.get(name, description, self.index_names, self._build_arrays))
 
     def _order_identifiers(self) -> dict[str, Any]:
-        """Return what the order of samples depends on besides the content, the split and the seed."""
+        """Return what the order of samples depends on besides the content, the sequences, their length and the seed."""
         return {"num_epochs": self._num_epochs()}
 
     def _build_arrays(self) -> tuple[NDArray[Any], ...]:
@@ -183,20 +183,6 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         """Return the (document, sample, shuffle) indices out of what was cached."""
         document_index, sample_index, shuffle_index = arrays
         return document_index, sample_index, shuffle_index
-
-    def _cached_arrays(self, folder: Path) -> tuple[NDArray[Any], ...]:
-        description = json.dumps(self.unique_identifiers, default=lambda value: value.unique_identifiers)
-        name = f"{sha256(description.encode()).hexdigest()[:32]}-{type(self).__name__}-{self.index_split.name}"
-        paths = [folder / f"{name}-{kind}_index.npy" for kind in self.index_names]
-        if not all(path.exists() for path in paths):
-            if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-                raise DataError(
-                    f"{folder}: the sample index that rank 0 wrote is not visible here; set data.cache_path to a "
-                    "folder on a file system that all nodes share"
-                )
-            for path, index in zip(paths, self._build_arrays(), strict=True):
-                _save_array(path, index)
-        return tuple(np.load(path, mmap_mode="r") for path in paths)
 
     def _num_epochs(self) -> int:
         """Return the epochs that hold num_samples samples."""
@@ -256,14 +242,3 @@ def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_le
 
 def _record_start(record: Any) -> int:
     return int(record[0])
-
-
-def _save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary_path = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary_path.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary_path.replace(path)

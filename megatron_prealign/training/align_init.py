@@ -1,12 +1,10 @@
 """Stage 1, align-init: the contrastive alignment of words beside language modelling (PreAlign sec. 3.1)."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from megatron_prealign.config import Config
-from megatron_prealign.data.sampler import Batch
 from megatron_prealign.training.language_modelling import LanguageModelling
-from megatron_prealign.training.pretrain import take_lm_pass
+from megatron_prealign.training.sequences import Sequences
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
@@ -22,14 +20,13 @@ class AlignInitStage:
         self,
         config: Config,
         words: WordPasses,
-        batches: Iterator[list[Batch]],
+        sequences: Sequences,
         language_modelling: LanguageModelling,
     ) -> None:
-        """Take word passes from `words`, the microbatches of one step after the other from `batches`."""
+        """Take word passes from `words`, the microbatches of one step after the other from `sequences`."""
         self._config = config.alignment
-        self._training = config.training
         self._words = words
-        self._batches = batches
+        self._sequences = sequences
         self._language_modelling = language_modelling
         self.step_losses = StepLosses(language_modelling, words)
 
@@ -37,7 +34,7 @@ class AlignInitStage:
         """Draw one step's words, then its sequences."""
         passes = [self._words.make_pass(state, self._config.alignment_weight)]
         if self._config.lm_weight > 0:
-            passes.append(take_lm_pass(self._batches, self._language_modelling, self._training, state))
+            passes.append(self._language_modelling.make_pass(self._sequences.take(state)))
         return passes
 
     def take_metrics(self) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Stage 2, pretrain: next-token prediction over code-switched input; the alignment loss now and then, if asked for."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from megatron_prealign.config import Config, TrainingConfig
-from megatron_prealign.config.rampup import global_batch_size_at
-from megatron_prealign.data.sampler import Batch
+from megatron_prealign.config import Config
 from megatron_prealign.training.language_modelling import LanguageModelling
+from megatron_prealign.training.sequences import Sequences
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
@@ -29,13 +28,13 @@ class PretrainStage:
         self,
         config: Config,
         words: WordPasses | None,
-        batches: Iterator[list[Batch]],
+        sequences: Sequences,
         language_modelling: LanguageModelling,
     ) -> None:
-        """Read the microbatches of one step after the other from `batches`; without `words` no alignment."""
+        """Read the microbatches of one step after the other from `sequences`; without `words` no alignment."""
         self._config = config
         self._words = words
-        self._batches = batches
+        self._sequences = sequences
         self._language_modelling = language_modelling
         self.step_losses = StepLosses(language_modelling, words)
 
@@ -48,21 +47,10 @@ class PretrainStage:
             if state.step % alignment.maintain_interval == 0:
                 share = _DECAY[alignment.maintain_decay](state.step / training.train_steps)
                 passes.append(self._words.make_pass(state, alignment.maintain_weight * share))
-        passes.append(take_lm_pass(self._batches, self._language_modelling, training, state))
+        passes.append(self._language_modelling.make_pass(self._sequences.take(state)))
         return passes
 
     def take_metrics(self) -> dict[str, Any]:
         """Return the losses of language modelling, and the metrics of the word passes, if there were any."""
         words = {} if self._words is None else self._words.take_metrics()
         return {**self._language_modelling.take_losses(), **words}
-
-
-def take_lm_pass(
-    batches: Iterator[list[Batch]], language_modelling: LanguageModelling, training: TrainingConfig, state: TrainState
-) -> Pass:
-    """Draw the language-modelling pass of one step and advance `state` past its sequences."""
-    lm_pass = language_modelling.make_pass(next(batches))
-    num_sequences = global_batch_size_at(training, state.consumed_samples)
-    state.consumed_samples += num_sequences
-    state.lm_tokens += num_sequences * lm_pass.seq_length
-    return lm_pass

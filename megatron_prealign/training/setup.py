@@ -4,7 +4,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +20,9 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
-from megatron_prealign.config.rampup import count_samples, global_batch_size_at
-from megatron_prealign.data.blend import build_train_dataset, build_valid_datasets, check_blend
-from megatron_prealign.data.sampler import StepLoader
+from megatron_prealign.data.blend import train_problems
+from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
+from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
@@ -40,11 +39,20 @@ from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.profiling import ProfileWindow
+from megatron_prealign.training.sequences import (
+    Sequences,
+    build_sequences,
+    build_training_set,
+    build_validation_sets,
+    build_validator,
+    cache_path,
+    continue_mix,
+    describe_mix,
+)
 from megatron_prealign.training.stage import Stage
 from megatron_prealign.training.state import TrainState, has_lost_patience
-from megatron_prealign.training.throughput import Stopwatch, Throughput
+from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.trackers import missing_packages
-from megatron_prealign.training.validation import Validator
 from megatron_prealign.training.word_pass import WordPasses
 from megatron_prealign.training.word_setup import build_word_validator, plan_words
 from megatron_prealign.training.word_validation import PairSet
@@ -56,6 +64,7 @@ class Plan:
 
     config: Config
     tokenizer: Tokenizer
+    corpora: list[list[Corpus]]
     words: WordBatches | None
     pair_sets: list[PairSet]
     resume_from: Path | None
@@ -72,7 +81,11 @@ def plan_run(config: Config) -> Plan:
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
-    problems += check_blend(config.data.blend, tokenizer)
+    corpora: list[list[Corpus]] = []
+    blend_problems = check_blend(config.data, tokenizer) or train_problems(config.data)
+    problems += blend_problems
+    if not blend_problems:
+        corpora = read_corpora(config.data)
     resume_from = init_from = None
     words: WordBatches | None = None
     pair_sets: list[PairSet] = []
@@ -80,7 +93,9 @@ def plan_run(config: Config) -> Plan:
         resume_from = _find_resume(config)
         if resume_from is not None:
             problems += _resume_problems(config, resume_from)
-        elif config.checkpoint.init_from is not None:
+        if corpora:
+            problems += continue_mix(config, corpora, _read_state(resume_from))
+        if resume_from is None and config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
             problems += check_model(config, init_from)
             if config.checkpoint.init_optimizer:
@@ -96,13 +111,21 @@ def plan_run(config: Config) -> Plan:
     problems += room_problems(config)
     if problems:
         raise ConfigError(problems)
-    return Plan(config, tokenizer, words, pair_sets, resume_from, init_from)
+    return Plan(config, tokenizer, corpora, words, pair_sets, resume_from, init_from)
 
 
 def describe_start(plan: Plan) -> str:
-    """Return in a line each what became of the lexicon, if one is trained on, and what the run starts from."""
-    start = _describe_weights(plan)
-    return start if plan.words is None else f"{plan.words.report.describe()}\n{start}"
+    """Return the mix, what became of the lexicon, if one is trained on, and what the run starts from."""
+    state = _read_state(plan.resume_from)
+    continue_mix(plan.config, plan.corpora, state)
+    lines = [describe_mix(plan.config, plan.corpora, state)]
+    if plan.words is not None:
+        lines.append(plan.words.report.describe())
+    return "\n".join([*lines, _describe_weights(plan)])
+
+
+def _read_state(checkpoint: Path | None) -> TrainState:
+    return TrainState() if checkpoint is None else TrainState.read(checkpoint)
 
 
 def _describe_weights(plan: Plan) -> str:
@@ -125,7 +148,7 @@ def _describe_weights(plan: Plan) -> str:
 
 def _path_problems(config: Config) -> Iterator[str]:
     """Yield why a folder of the run can't be made; nothing is created to find out."""
-    paths = {"training.run_path": Path(config.training.run_path), "data.cache_path": _cache_path(config)}
+    paths = {"training.run_path": Path(config.training.run_path), "data.cache_path": cache_path(config)}
     for name, path in paths.items():
         existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
         if not existing.is_dir():
@@ -199,7 +222,6 @@ def _check_position(config: Config, checkpoint: Path) -> list[str]:
         f"{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
         "checkpoint.init_from"
         for name, there, here in (
-            ("data.blend", saved.data.blend, config.data.blend),
             ("data.split", saved.data.split, config.data.split),
             ("data.seq_length", saved.data.seq_length, config.data.seq_length),
             ("training.stage", saved.training.stage, config.training.stage),
@@ -230,13 +252,22 @@ def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
     ]
 
 
+def build_index(plan: Plan) -> IndexCache:
+    """Build what is missing of the sample index that the run will read; needs no process group."""
+    config, state = plan.config, _read_state(plan.resume_from)
+    cache = IndexCache(cache_path(config))
+    continue_mix(config, plan.corpora, state)
+    build_training_set(config, plan.tokenizer, plan.corpora, state, cache)
+    if config.training.eval_interval > 0:
+        build_validation_sets(config, plan.tokenizer, cache)
+    return cache
+
+
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
-    state = TrainState()
-    if plan.resume_from is not None:
-        state = TrainState.read(plan.resume_from)
+    state = _read_state(plan.resume_from)
     if plan.words is not None:
         state.lexicon_fingerprint = plan.words.fingerprint
     chunks = build_model_chunks(config, platform.device)
@@ -253,8 +284,12 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
-    stage = _build_stage(plan, chunks, taps, layout, platform.device, state, throughput.waiting)
-    validator = _build_validator(plan, layout, platform.device)
+    sequences = build_sequences(config, plan.tokenizer, plan.corpora, state, layout, throughput.waiting)
+    words = None
+    if plan.words is not None and taps is not None:
+        words = WordPasses(config, chunks, taps, plan.words, layout, throughput.waiting)
+    stage = _build_stage(config, words, sequences, platform.device)
+    validator = build_validator(config, plan.tokenizer, layout, platform.device)
     word_validator = None
     if taps is not None and plan.pair_sets:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
@@ -290,57 +325,9 @@ def _open_records(config: Config, step: int) -> MetricsWriter:
     return MetricsWriter(config, step)
 
 
-def _cache_path(config: Config) -> Path:
-    return Path(config.data.cache_path or Path(config.training.run_path) / "cache")
-
-
-def _build_stage(
-    plan: Plan,
-    chunks: list[torch.nn.Module],
-    taps: Taps | None,
-    layout: Layout,
-    device: torch.device,
-    state: TrainState,
-    waiting: Stopwatch,
-) -> Stage:
-    config, training = plan.config, plan.config.training
-    dataset = build_train_dataset(
-        config.data,
-        plan.tokenizer,
-        num_samples=count_samples(training),
-        seed=training.seed,
-        cache_path=_cache_path(config),
-    )
-    batches = StepLoader(
-        dataset,
-        micro_batch_size=training.micro_batch_size,
-        global_batch_size=training.global_batch_size,
-        data_parallel_rank=layout.data_parallel_rank,
-        data_parallel_size=layout.data_parallel_size,
-        consumed_samples=state.consumed_samples,
-        batch_size_at=partial(global_batch_size_at, training),
-    )
-    words = None
-    if plan.words is not None and taps is not None:
-        words = WordPasses(config, chunks, taps, plan.words, layout, waiting)
-    timed, languages = waiting.timed(batches), config.data.languages
-    if training.stage == "pretrain" or words is None:
-        return PretrainStage(config, words, timed, LanguageModelling(device, languages))
+def _build_stage(config: Config, words: WordPasses | None, sequences: Sequences, device: torch.device) -> Stage:
+    languages = config.data.languages
+    if config.training.stage == "pretrain" or words is None:
+        return PretrainStage(config, words, sequences, LanguageModelling(device, languages))
     language_modelling = LanguageModelling(device, languages, config.alignment.lm_weight)
-    return AlignInitStage(config, words, timed, language_modelling)
-
-
-def _build_validator(plan: Plan, layout: Layout, device: torch.device) -> Validator | None:
-    config, training = plan.config, plan.config.training
-    if training.eval_interval == 0:
-        return None
-    datasets = build_valid_datasets(config.data, plan.tokenizer, seed=training.seed, cache_path=_cache_path(config))
-    return Validator(
-        datasets,
-        languages=config.data.languages,
-        micro_batch_size=training.micro_batch_size,
-        global_batch_size=training.global_batch_size,
-        num_steps=training.eval_steps,
-        layout=layout,
-        device=device,
-    )
+    return AlignInitStage(config, words, sequences, language_modelling)

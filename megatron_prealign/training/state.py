@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config
+from megatron_prealign.data.mix import MixSegment
 from megatron_prealign.errors import CheckpointError
 
 
@@ -20,6 +21,8 @@ class TrainState:
         step: optimizer steps done, skipped ones included.
         consumed_samples: sequences of the training set used.
         lm_tokens: tokens of those sequences.
+        mixes: the history of what they were drawn from.
+        positions: how many were drawn from each corpus, by its key.
         word_microbatches: word microbatches used by align-init.
         word_tokens: subwords in them.
         lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.
@@ -34,6 +37,8 @@ class TrainState:
     step: int = 0
     consumed_samples: int = 0
     lm_tokens: int = 0
+    mixes: list[MixSegment] = field(default_factory=list)
+    positions: dict[str, int] = field(default_factory=dict)
     word_microbatches: int = 0
     word_tokens: int = 0
     lexicon_fingerprint: str = ""

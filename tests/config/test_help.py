@@ -48,4 +48,4 @@ def test_options_and_examples_are_there(page: str) -> None:
     assert "--config FILE" in page
     assert "--dry_run" in page
     assert "torchrun --nproc-per-node 8 pretrain_prealign.py --config run.yaml" in page
-    assert "--data.blend [{prefix: STR, weight: FLOAT, language: STR}, ...]" in page
+    assert "--data.blend [{prefix: STR, language: STR, weight: FLOAT, tokens: INT, max_epochs: FLOAT}, ...]" in page

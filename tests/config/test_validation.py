@@ -10,7 +10,14 @@ from types import FrameType, ModuleType
 
 import pytest
 
-from megatron_prealign.config import Config, config_from_dict, find_problems, layout_validation, validation
+from megatron_prealign.config import (
+    Config,
+    config_from_dict,
+    data_validation,
+    find_problems,
+    layout_validation,
+    validation,
+)
 from megatron_prealign.config.ranges import RANGES
 
 Overrides = Mapping[str, object]
@@ -218,6 +225,10 @@ ROWS = [
     Row(
         {"data.blend": [{**ENGLISH, "weight": 0}]}, "--data.blend[0].weight must be above 0, got 0.0: leave the dataset"
     ),
+    Row({"data.blend": [{**ENGLISH, "tokens": -5}]}, "--data.blend[0].tokens must be above 0, got -5: leave the"),
+    Row({"data.blend": [{**ENGLISH, "max_epochs": 0}]}, "--data.blend[0].max_epochs must be above 0, got 0.0: leave"),
+    Row({"data.blend": [{"prefix": "zh_*"}]}, "--data.blend[0]: no dataset matches zh_*: check the path, which ends"),
+    Row({"data.valid_blend": [{"prefix": ["en_*", "zh"]}]}, "--data.valid_blend[0]: zh lacks .bin, .idx, .json: bake"),
     Row({"data.split": "9,1"}, "--data.split '9,1' must be three shares, the first above 0, like 969,30,1 for train,"),
     Row({"data.split": "a,b,c"}, "--data.split 'a,b,c' must be three shares, the first above 0, like 969,30,1"),
     Row({"data.split": "0,1,1"}, "--data.split '0,1,1' must be three shares, the first above 0, like 969,30,1"),
@@ -351,7 +362,7 @@ def test_every_number_has_a_range() -> None:
     assert numbers == set(RANGES)
 
 
-@pytest.mark.parametrize("module", [validation, layout_validation])
+@pytest.mark.parametrize("module", [validation, layout_validation, data_validation])
 def test_the_table_triggers_every_rejection(module: ModuleType) -> None:
     path = module.__file__
     assert path is not None
@@ -377,5 +388,5 @@ def test_the_table_triggers_every_rejection(module: ModuleType) -> None:
             find_problems(config, world_size=world_size)
         finally:
             sys.settrace(previous)
-    assert len(rejections) > 10
+    assert len(rejections) > 8
     assert [lines[0] for lines in rejections if executed.isdisjoint(lines)] == []

@@ -12,6 +12,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 
 from megatron_prealign.data.dataset import CodeSwitchDataset, CodeSwitchDatasetConfig
+from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.errors import DataError
 from tests.data.baked import random_documents, write_baked
 
@@ -27,7 +28,7 @@ def make_config(cache_path: Path | None = None, **changes: object) -> CodeSwitch
         "sequence_length": LENGTH,
         "blend": (["unused"], None),
         "split": "1,0,0",
-        "path_to_cache": None if cache_path is None else str(cache_path),
+        "cache": IndexCache(cache_path),
         "tokenizer": tokenizer,
         "reset_position_ids": False,
         "reset_attention_mask": False,
@@ -179,9 +180,15 @@ class TestCache:
     def test_same_tokens_other_switches_is_another_key(self, tmp_path: Path) -> None:
         documents = random_documents(np.random.default_rng(3), 20, VOCAB_SIZE, longest=50)
         cleared = [(tokens, records[:1]) for tokens, records in documents]
-        first = open_dataset(write_baked(tmp_path / "en", documents, VOCAB_SIZE))
-        again = open_dataset(write_baked(tmp_path / "en", cleared, VOCAB_SIZE))
-        assert first.unique_identifiers != again.unique_identifiers
+        for baked in (documents, cleared):
+            open_dataset(write_baked(tmp_path / "en", baked, VOCAB_SIZE), cache_path=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 2 * 3
+
+    def test_a_moved_dataset_finds_its_index(self, tmp_path: Path) -> None:
+        documents = random_documents(np.random.default_rng(3), 20, VOCAB_SIZE, longest=50)
+        for name in ("here", "there"):
+            open_dataset(write_baked(tmp_path / name, documents, VOCAB_SIZE), cache_path=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").iterdir())) == 3
 
     def test_cached_index_is_read_back(self, prefix: str, tmp_path: Path) -> None:
         built = open_dataset(prefix, 500)

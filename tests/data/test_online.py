@@ -49,7 +49,7 @@ def data(tmp_path: Path, documents: list[str], bpe_folder: Path) -> DataConfig:
 
 def samples_of(data: DataConfig, bpe: Tokenizer, num_samples: int) -> list[tuple[list[int], list[int]]]:
     """Return tokens and labels of samples."""
-    dataset = build_train_dataset(data, bpe, num_samples=num_samples, seed=3, cache_path=None)
+    dataset = build_train_dataset(data, bpe, num_samples=num_samples, seed=3)
     return [(dataset[i]["tokens"].tolist(), dataset[i]["labels"].tolist()) for i in range(num_samples)]
 
 
@@ -84,7 +84,7 @@ def test_every_epoch_is_packed_by_its_own_lengths(
     )
     found = samples_of(data, bpe, borders[2] + 1)
     assert len({border - before for before, border in zip([0, *borders], borders, strict=False)}) > 2
-    whole = build_train_dataset(data, bpe, num_samples=borders[2] + 1, seed=3, cache_path=None)
+    whole = build_train_dataset(data, bpe, num_samples=borders[2] + 1, seed=3)
     assert len(whole) == borders[3]
     assert all(sample in expected for sample in found)
     # Samples stay within their epoch.
@@ -98,4 +98,4 @@ def test_every_epoch_is_packed_by_its_own_lengths(
 def test_a_bake_with_switches_is_refused(tmp_path: Path, data: DataConfig, bpe: Tokenizer) -> None:
     baked = replace(data, blend=(BlendEntry(prefix=f"{tmp_path}/baked_text_document"),))
     with pytest.raises(DataError, match="needs a bake without"):
-        build_train_dataset(baked, bpe, num_samples=5, seed=3, cache_path=None)
+        build_train_dataset(baked, bpe, num_samples=5, seed=3)

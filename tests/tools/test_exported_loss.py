@@ -50,9 +50,7 @@ def test_the_loss_of_the_folder_is_the_validation_loss(
     shut_down_distributed()
     config = load_resolved(tmp_path / "run" / "config.yaml")
     tokenizer = load_tokenizer(tmp_path / "out")
-    dataset = build_valid_datasets(config.data, tokenizer, seed=config.training.seed, cache_path=tmp_path / "cache")[
-        "en"
-    ]
+    dataset = build_valid_datasets(config.data, tokenizer, seed=config.training.seed)["en"]
     samples = [dataset[index] for index in range(NUM_SAMPLES)]
     tokens, labels, mask = (
         torch.stack([sample[key] for sample in samples]) for key in ("tokens", "labels", "loss_mask")

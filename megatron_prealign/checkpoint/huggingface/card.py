@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from megatron_prealign.config import Config, DataConfig, dump_config
+from megatron_prealign.config import Config, DataConfig, dump_config, find_prefixes
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import CheckpointError, DataError
 
@@ -85,17 +85,19 @@ def _data_table(data: DataConfig) -> str:
         return "Not recorded."
     lines = ["| dataset | language | weight | tokens | switched words | content hash |", "|---|---|---|---|---|---|"]
     for entry in data.blend:
-        tokens = switched = digest = "no manifest"
-        try:
-            manifest = read_manifest(entry.prefix)
-        except DataError:
-            pass
-        else:
-            counts = manifest.content["counts"]
-            tokens, switched = (f"{counts.get(name, 0):,}" for name in ("tokens", "switched"))
-            digest = f"`{manifest.content_hash}`"
-        name = Path(entry.prefix).name
-        lines.append(f"| {name} | {entry.language} | {entry.weight:g} | {tokens} | {switched} | {digest} |")
+        weight = f"{entry.weight:g}" if entry.tokens is None else f"{entry.tokens:,} tokens"
+        for prefix in find_prefixes(entry.prefix):
+            tokens = switched = digest = "no manifest"
+            try:
+                manifest = read_manifest(prefix)
+            except DataError:
+                pass
+            else:
+                counts = manifest.content["counts"]
+                tokens, switched = (f"{counts.get(name, 0):,}" for name in ("tokens", "switched"))
+                digest = f"`{manifest.content_hash}`"
+            name = Path(prefix).name
+            lines.append(f"| {name} | {entry.language} | {weight} | {tokens} | {switched} | {digest} |")
     return "\n".join(lines)
 
 

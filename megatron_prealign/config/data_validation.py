@@ -1,0 +1,99 @@
+"""Checks of the data section: what its files are is looked at when they are opened."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from megatron_prealign.config.data import BlendEntry, ValidEntry, find_prefixes
+from megatron_prealign.config.problem import Problem
+from megatron_prealign.config.root import Config
+
+
+def check_data(config: Config) -> Iterator[Problem]:
+    """Yield what is wrong with the tokenizer, the baked datasets and their shares."""
+    data = config.data
+    hint = "train one with prealign-train-tokenizer, or name a Hugging Face folder or a SentencePiece .model"
+    if not data.tokenizer_path:
+        yield Problem(f"--data.tokenizer_path is not given: {hint}", ("data.tokenizer_path",))
+    elif not Path(data.tokenizer_path).exists():
+        yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}", ("data.tokenizer_path",))
+    if not data.blend:
+        example = "'[{prefix: data/en_text_document, language: en}]'"
+        yield Problem(f"--data.blend names no dataset: give at least one, like {example}", ("data.blend",))
+    for index, entry in enumerate(data.blend):
+        yield from _files(f"data.blend[{index}]", entry)
+        yield from _share(f"data.blend[{index}]", entry)
+    for index, valid_entry in enumerate(data.valid_blend):
+        yield from _files(f"data.valid_blend[{index}]", valid_entry)
+    yield from _split(config)
+    if data.codeswitch == "online":
+        yield from _online(config)
+
+
+def _files(name: str, entry: ValidEntry) -> Iterator[Problem]:
+    """Check that an entry's datasets are there."""
+    field = name.partition("[")[0]
+    prefixes = find_prefixes(entry.prefix)
+    if not prefixes:
+        shown = entry.prefix if isinstance(entry.prefix, str) else list(entry.prefix)
+        yield Problem(f"--{name}: no dataset matches {shown}: check the path, which ends before .idx", (field,))
+    for prefix in prefixes:
+        missing = [suffix for suffix in (".bin", ".idx", ".json") if not Path(prefix + suffix).is_file()]
+        if missing:
+            yield Problem(
+                f"--{name}: {prefix} lacks {', '.join(missing)}: bake it with prealign-preprocess; "
+                "a prefix is the path without .bin",
+                (field,),
+            )
+
+
+def _share(name: str, entry: BlendEntry) -> Iterator[Problem]:
+    """Check the numbers of an entry of the training mix."""
+    for key, value in (("weight", entry.weight), ("tokens", entry.tokens), ("max_epochs", entry.max_epochs)):
+        if value is not None and not 0 < value < float("inf"):
+            yield Problem(
+                f"--{name}.{key} must be above 0, got {value}: leave the dataset out instead", ("data.blend",)
+            )
+
+
+def _online(config: Config) -> Iterator[Problem]:
+    """Check what online code-switching needs."""
+    data = config.data
+    if not data.codeswitch_lexicon_paths:
+        yield Problem(
+            "--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon",
+            ("data.codeswitch", "data.codeswitch_lexicon_paths"),
+        )
+    for path in data.codeswitch_lexicon_paths:
+        if not Path(path).is_file():
+            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file", ("data.codeswitch_lexicon_paths",))
+    ratios = data.codeswitch_ratios
+    if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
+        yield Problem(
+            f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]",
+            ("data.codeswitch_ratios",),
+        )
+    if data.blend and all(entry.language != data.codeswitch_language for entry in data.blend):
+        yield Problem(
+            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language",
+            ("data.codeswitch_language", "data.blend"),
+        )
+
+
+def _split(config: Config) -> Iterator[Problem]:
+    """Check the shares of documents."""
+    split = config.data.split
+    try:
+        shares = [float(share) for share in split.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != 3 or not all(0 <= share < float("inf") for share in shares) or shares[0] == 0:
+        yield Problem(
+            f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test",
+            ("data.split",),
+        )
+    elif shares[1] == 0 and config.training.eval_interval > 0 and not config.data.valid_blend:
+        yield Problem(
+            f"--data.split {split!r} leaves nothing to validate on: raise its second share, name --data.valid_blend or "
+            "set --training.eval_interval 0",
+            ("data.split", "data.valid_blend", "training.eval_interval"),
+        )

@@ -1,0 +1,89 @@
+"""Sample indices on disk: built once, then read by every process and every later start."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_prealign.errors import DataError
+
+Arrays = tuple[NDArray[Any], ...]
+
+
+class IndexCache:
+    """A folder of .npy files, each named by a hash of all that it depends on.
+
+    Attributes:
+        found: indices that were there.
+        built: indices that were not.
+        seconds: spent on building them.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, read_only: bool = False) -> None:
+        """Keep indices in a folder, or without one build each in memory; `read_only` refuses to build any."""
+        self._folder = None if folder is None else Path(folder)
+        self._read_only = read_only
+        self.found = self.built = 0
+        self.seconds = 0.0
+
+    def get(
+        self, name: str, description: Mapping[str, Any], kinds: Sequence[str], build: Callable[[], Arrays]
+    ) -> Arrays:
+        """Return the arrays of one index, each mapped from its file.
+
+        Args:
+            name: begins their file names, after the hash.
+            description: all that the arrays are a function of, the program aside; for JSON.
+            kinds: what each array is called, in order.
+            build: makes them.
+
+        Raises:
+            DataError: they are not there, and must not be built here.
+        """
+        start = time.monotonic()
+        if self._folder is None:
+            arrays = build()
+            self._count_built(start)
+            return arrays
+        digest = sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:32]
+        paths = [self._folder / f"{digest}-{name}-{kind}_index.npy" for kind in kinds]
+        if all(path.exists() for path in paths):
+            self.found += 1
+        elif self._read_only:
+            raise DataError(
+                f"{self._folder}: the sample index {digest}-{name} that another rank wrote is not visible here; set "
+                "data.cache_path to a folder that all ranks of a host share"
+            )
+        else:
+            for path, array in zip(paths, build(), strict=True):
+                _save_array(path, array)
+            self._count_built(start)
+        return tuple(np.load(path, mmap_mode="r") for path in paths)
+
+    def _count_built(self, start: float) -> None:
+        self.built += 1
+        self.seconds += time.monotonic() - start
+
+    def describe(self) -> str:
+        """Say where the indices came from."""
+        if not self.built:
+            return f"Sample index: all {self.found} parts found in {self._folder}."
+        where = "in memory" if self._folder is None else f"into {self._folder}"
+        return f"Sample index: {self.built} parts built {where} in {self.seconds:.1f} s, {self.found} found."
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    """Write an array so that it appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary_path = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary_path.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary_path.replace(path)

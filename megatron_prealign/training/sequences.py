@@ -1,0 +1,174 @@
+"""The sequences of a run: from the blend to batches and validation sets, and where the run stands in them."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from megatron_prealign.config import Config, TrainingConfig
+from megatron_prealign.config.rampup import count_samples, global_batch_size_at
+from megatron_prealign.data.blend import MixedDataset, build_train_dataset, build_valid_datasets
+from megatron_prealign.data.corpora import Corpus
+from megatron_prealign.data.index_cache import IndexCache
+from megatron_prealign.data.mix import MixRequest
+from megatron_prealign.data.sampler import Batch, SampleDataset, StepLoader
+from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.errors import CheckpointError, ConfigError
+from megatron_prealign.platform import Layout
+from megatron_prealign.platform.agreement import failing_together, from_all_ranks
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.throughput import Stopwatch
+from megatron_prealign.training.validation import Validator
+
+T = TypeVar("T")
+
+
+class Sequences:
+    """Hands out the microbatches of one step after the other, and keeps the run's position among them."""
+
+    def __init__(self, dataset: MixedDataset, batches: Iterator[list[Batch]], training: TrainingConfig) -> None:
+        """Take the steps from `batches`, which reads `dataset`."""
+        self._dataset = dataset
+        self._batches = batches
+        self._training = training
+
+    def take(self, state: TrainState) -> list[Batch]:
+        """Return this rank's microbatches of the next step and advance `state` past the step."""
+        batches = next(self._batches)
+        count = global_batch_size_at(self._training, state.consumed_samples)
+        drawn = self._dataset.count_draws(state.consumed_samples, count)
+        # A new dictionary: the state before the step is kept for the guards.
+        state.positions = _add(state.positions, drawn)
+        state.consumed_samples += count
+        state.lm_tokens += count * batches[0]["tokens"].shape[1]
+        return batches
+
+
+def cache_path(config: Config) -> Path:
+    """Return the folder of the sample index."""
+    return Path(config.data.cache_path or Path(config.training.run_path) / "cache")
+
+
+def request_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> MixRequest:
+    """Return what the configuration asks of the corpora, for the steps done and those to come."""
+    training = config.training
+    num_samples = count_samples(training, state.step, state.consumed_samples)
+    return MixRequest(config.data, corpora, num_samples, training.global_batch_size)
+
+
+def continue_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> list[str]:
+    """Add the mix of the configuration to the state's history, if it is another; return what is wrong with it."""
+    if state.consumed_samples and not state.mixes:
+        return [
+            "the checkpoint of this run does not say which data it was trained on; start a new run with "
+            "checkpoint.init_from"
+        ]
+    request = request_mix(config, corpora, state)
+    state.mixes, problems = request.continue_from(state.mixes, state.consumed_samples, state.positions)
+    return problems
+
+
+def describe_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> str:
+    """Return the table of what the run draws from each entry."""
+    return request_mix(config, corpora, state).describe(state.mixes, state.consumed_samples, state.positions)
+
+
+def build_sequences(
+    config: Config,
+    tokenizer: Tokenizer,
+    corpora: Sequence[Sequence[Corpus]],
+    state: TrainState,
+    layout: Layout,
+    waiting: Stopwatch,
+) -> Sequences:
+    """Build the training set and its loader behind the samples that `state` has seen; collective.
+
+    Raises:
+        PrealignError: the mix can't be drawn, or not where the checkpoint says it stands.
+    """
+    training = config.training
+    problems = continue_mix(config, corpora, state)
+    if problems:
+        raise ConfigError(problems)
+    dataset = build_together(
+        lambda cache: build_training_set(config, tokenizer, corpora, state, cache), cache_path(config), layout
+    )
+    mix = state.mixes[-1]
+    if _add(mix.positions, dataset.count_draws(mix.start, state.consumed_samples - mix.start)) != state.positions:
+        raise CheckpointError(
+            "the positions in the data that the checkpoint holds are not where its mixes lead: it was written by "
+            "another version of this program; start a new run with checkpoint.init_from"
+        )
+    loader = StepLoader(
+        dataset,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        data_parallel_rank=layout.data_parallel_rank,
+        data_parallel_size=layout.data_parallel_size,
+        consumed_samples=state.consumed_samples,
+        batch_size_at=partial(global_batch_size_at, training),
+    )
+    return Sequences(dataset, waiting.timed(loader), training)
+
+
+def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device: torch.device) -> Validator | None:
+    """Build the validation of each language, if the run has any; collective."""
+    training = config.training
+    if training.eval_interval == 0:
+        return None
+    datasets = build_together(lambda cache: build_validation_sets(config, tokenizer, cache), cache_path(config), layout)
+    return Validator(
+        datasets,
+        languages=config.data.languages,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        num_steps=training.eval_steps,
+        layout=layout,
+        device=device,
+    )
+
+
+def build_training_set(
+    config: Config, tokenizer: Tokenizer, corpora: Sequence[Sequence[Corpus]], state: TrainState, cache: IndexCache
+) -> MixedDataset:
+    """Build what the last mix of the state's history draws."""
+    return build_train_dataset(
+        config.data,
+        tokenizer,
+        num_samples=request_mix(config, corpora, state).num_samples,
+        seed=config.training.seed,
+        cache=cache,
+        mix=state.mixes[-1],
+    )
+
+
+def build_validation_sets(config: Config, tokenizer: Tokenizer, cache: IndexCache) -> dict[str, SampleDataset]:
+    """Build what each language is validated on."""
+    return build_valid_datasets(config.data, tokenizer, seed=config.training.seed, cache=cache)
+
+
+def build_together(build: Callable[[IndexCache], T], folder: Path, layout: Layout) -> T:
+    """Build datasets on all ranks whose indices are built once; collective.
+
+    Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
+    others read. Each turn fails on all ranks if it fails on one.
+    """
+    turns = from_all_ranks(0 if layout.rank == 0 else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2)
+    built: list[T] = []
+    for turn in sorted(set(turns)):
+        with failing_together():
+            if turns[layout.rank] == turn:
+                cache = IndexCache(folder, read_only=turn == 2)
+                built.append(build(cache))
+                if turn == 0 or cache.built:
+                    host = "" if turn == 0 else f"rank {layout.rank}, on a host of its own: "
+                    print(f"{host}{cache.describe()}", file=sys.stderr, flush=True)
+    return built[0]
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return {key: counts.get(key, 0) + more.get(key, 0) for key in {**counts, **more}}

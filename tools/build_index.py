@@ -1,0 +1,36 @@
+"""Build the sample index of a run before it starts: what rank 0 would do while all others wait.
+
+python tools/build_index.py --config model.yaml --config pretrain.yaml --data.cache_path /local/cache
+
+Takes the command line of pretrain_prealign.py. Where data.cache_path lies on disks of single hosts, run it once on each
+(srun --ntasks-per-node 1). The run then says that it found the index. Of a run that has checkpoints, what comes after
+the newest is built.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from megatron_prealign.config import load_config
+from megatron_prealign.errors import PrealignError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if not arguments or {"-h", "--help"} & {*arguments}:
+        print(__doc__.strip())
+        return 0
+    try:
+        config = load_config(arguments).config
+        from megatron_prealign.training.setup import build_index, plan_run  # seconds of imports
+
+        cache = build_index(plan_run(config))
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(cache.describe(), file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
