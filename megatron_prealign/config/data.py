@@ -94,8 +94,17 @@ class DataConfig:
     eod_mask_loss: bool = False
     """Leave positions whose input is the end-of-document token out of the loss."""
 
+    reset_attention_mask: bool = False
+    """Let positions see only their own document: attention does not cross end-of-document tokens."""
+
+    reset_position_ids: bool = False
+    """Count positions from 0 in each document; the rotary embeddings know distances alone, so nothing else changes."""
+
+    num_workers: int = 0
+    """Processes a rank that read ahead; 0 = a thread of the rank."""
+
     cache_path: str | None = None
-    """Folder of the sample-index cache; none = <run_path>/cache."""
+    """Folder of the sample-index cache, of one host or shared; none = <run_path>/cache."""
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ def check_data(config: Config) -> Iterator[Problem]:
     for index, valid_entry in enumerate(data.valid_blend):
         yield from _files(f"data.valid_blend[{index}]", valid_entry)
     yield from _split(config)
+    yield from _documents(config)
     if data.codeswitch == "online":
         yield from _online(config)
 
@@ -96,4 +97,22 @@ def _split(config: Config) -> Iterator[Problem]:
             f"--data.split {split!r} leaves nothing to validate on: raise its second share, name --data.valid_blend or "
             "set --training.eval_interval 0",
             ("data.split", "data.valid_blend", "training.eval_interval"),
+        )
+
+
+def _documents(config: Config) -> Iterator[Problem]:
+    """Check what keeps documents apart."""
+    mask, positions, context = "data.reset_attention_mask", "data.reset_position_ids", "parallel.context_parallel_size"
+    size = config.parallel.context_parallel_size
+    if config.data.reset_attention_mask and size > 1:
+        yield Problem(
+            f"--{mask} with --{context} {size}: a rank holds pieces of a sequence, and documents are kept apart in "
+            "whole sequences only; turn one of them off",
+            (mask, context),
+        )
+    if config.data.reset_position_ids and not config.data.reset_attention_mask:
+        yield Problem(
+            f"--{positions} without --{mask}: rotary embeddings know distances alone, so nothing would change; turn "
+            "that on too, or leave this out",
+            (positions, mask),
         )

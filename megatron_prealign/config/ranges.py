@@ -29,6 +29,7 @@ RANGES: dict[str, Range] = {
     "data.temperature": _POSITIVE,
     "data.max_epochs": _POSITIVE,
     "data.seq_length": _AT_LEAST_1,
+    "data.num_workers": _NOT_NEGATIVE,
     "data.codeswitch_seed": (lambda value: 0 <= value < 2**32, "in [0, 2^32)"),
     "parallel.tensor_model_parallel_size": _AT_LEAST_1,
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,

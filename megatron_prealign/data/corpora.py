@@ -39,11 +39,16 @@ def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
 
     Reads manifests and hashes .idx files; needs no process group.
     """
-    problems = [] if data.blend else ["data.blend: no dataset given; name at least one baked prefix"]
+    problems: list[str] = [] if data.blend else ["data.blend: no dataset given; name at least one baked prefix"]
+    if data.reset_attention_mask and tokenizer.eod_id is None:
+        return [
+            *problems,
+            f"data.reset_attention_mask: {data.tokenizer_path} has no end-of-document token; leave it out",
+        ]
     named: dict[str, str] = {}
     for field, entries in (("data.blend", data.blend), ("data.valid_blend", data.valid_blend)):
         for prefix in (prefix for entry in entries for prefix in find_prefixes(entry.prefix)):
-            found = _check_dataset(prefix, tokenizer)
+            found = _check_dataset(prefix, data, tokenizer)
             if not found:
                 key = read_manifest(prefix).content_hash
                 if key in named:
@@ -86,7 +91,7 @@ def split_problem(prefix: str, split: str, part: Split, sequence_length: int) ->
     return no_full_sample(prefix, part, lengths, sequence_length)
 
 
-def _check_dataset(prefix: str, tokenizer: Tokenizer) -> Sequence[str]:
+def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Sequence[str]:
     problems = check_manifest(prefix)
     if problems:
         return problems
@@ -100,5 +105,10 @@ def _check_dataset(prefix: str, tokenizer: Tokenizer) -> Sequence[str]:
         problems.append(
             f"{prefix}: baked with another tokenizer (fingerprint {content['tokenizer_fingerprint'][:12]}, this run's "
             f"is {tokenizer.fingerprint[:12]}); set data.tokenizer_path to the bake's tokenizer or bake again"
+        )
+    if data.reset_attention_mask and content.get("eod_id") != tokenizer.eod_id:
+        problems.append(
+            f"{prefix}: baked without --append-eod, so data.reset_attention_mask finds no end of a document; bake "
+            "again, or leave it out"
         )
     return problems

@@ -100,9 +100,18 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             "tokens": torch.from_numpy(inputs.copy()),
             "labels": torch.from_numpy(np.where(targets == IGNORE, 0, targets)),
             "loss_mask": torch.from_numpy(counted.astype(np.float32)),
-            "position_ids": self._position_ids.clone(),
+            "position_ids": self._positions(inputs),
             "loss_group": torch.from_numpy((2 * self._language_number + is_original[1:]).astype(np.int16)),
         }
+
+    def _positions(self, inputs: NDArray[Any]) -> torch.Tensor:
+        """Return the positions of input tokens [S]: int64 [S], counted in each document if they are reset."""
+        if not self.config.reset_position_ids:
+            return self._position_ids.clone()
+        positions = np.arange(len(inputs))
+        begins = np.zeros_like(positions)
+        begins[1:] = np.where(inputs[:-1] == self.config.tokenizer.eod, positions[1:], 0)
+        return torch.from_numpy(positions - np.maximum.accumulate(begins))
 
     def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
         """Return the token and the unshifted label stream of a sample, and where labels are a switch's original word.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from megatron_prealign.data.workers import ReaderProcesses
 from megatron_prealign.errors import ConfigError
 
 Batch = dict[str, torch.Tensor]
@@ -51,8 +52,8 @@ def step_indices(
 class StepLoader(Iterator[list[Batch]]):
     """Hand out the microbatches of one optimizer step after the other.
 
-    Its only state is `consumed_samples`. The next step is read in a thread while the current one trains; nothing
-    draws from a random generator, so resuming is exact.
+    Its only state is `consumed_samples`. The next step is read in a thread, or in processes of its own, while the
+    current one trains; nothing draws from a random generator, so resuming is exact.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class StepLoader(Iterator[list[Batch]]):
         consumed_samples: int = 0,
         pad_end: bool = False,
         prefetch: bool = True,
+        num_workers: int = 0,
         batch_size_at: Callable[[int], int] | None = None,
     ) -> None:
         """Start after `consumed_samples` samples (of all ranks together).
@@ -79,6 +81,7 @@ class StepLoader(Iterator[list[Batch]]):
             consumed_samples: samples already used; where to resume.
             pad_end: fill a last partial step with samples of loss mask 0 (validation) instead of leaving it out.
             prefetch: read one step ahead in a thread.
+            num_workers: processes that read; 0 = none but this.
             batch_size_at: samples of the step that comes after so many, over all ranks; none = global_batch_size.
 
         Raises:
@@ -96,6 +99,7 @@ class StepLoader(Iterator[list[Batch]]):
         self._batch_size_at = batch_size_at or (lambda consumed_samples: global_batch_size)
         self._rank, self._size = data_parallel_rank, data_parallel_size
         self._pad_end = pad_end
+        self._workers = ReaderProcesses(self._read_microbatch, num_workers) if num_workers else None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="step-loader") if prefetch else None
         self._ahead: tuple[int, Future[list[Batch]]] | None = None
 
@@ -111,10 +115,12 @@ class StepLoader(Iterator[list[Batch]]):
         return batches
 
     def close(self) -> None:
-        """End the reading thread; the loader still works, without reading ahead."""
+        """End the reading thread and processes; the loader still works, without reading ahead."""
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
-        self._executor = self._ahead = None
+        if self._workers is not None:
+            self._workers.close()
+        self._executor = self._ahead = self._workers = None
 
     def _has_step(self, consumed_samples: int) -> bool:
         num_needed = 1 if self._pad_end else self._batch_size_at(consumed_samples)
@@ -135,10 +141,12 @@ class StepLoader(Iterator[list[Batch]]):
             data_parallel_rank=self._rank,
             data_parallel_size=self._size,
         )
-        return [
-            {**self._collate([self._sample(index) for index in row.tolist()]), "sample": torch.from_numpy(row)}
-            for row in indices
-        ]
+        if self._workers is not None:
+            return self._workers.read(indices)
+        return [self._read_microbatch(row) for row in indices]
+
+    def _read_microbatch(self, row: NDArray[np.int64]) -> Batch:
+        return {**self._collate([self._sample(index) for index in row.tolist()]), "sample": torch.from_numpy(row)}
 
     def _sample(self, index: int) -> dict[str, Any]:
         if index < len(self._dataset):

@@ -32,6 +32,20 @@ def segment_mask(segments: Tensor) -> Tensor:
     return (future | (segments[:, :, None] != segments[:, None, :]))[:, None]
 
 
+def number_documents(tokens: Tensor, end_of_document: int) -> Tensor:
+    """Return the number of each position's document in its row, which ends with its end-of-document token.
+
+    Args:
+        tokens: int64 [B, S].
+        end_of_document: the token.
+
+    Returns:
+        int64 [B, S].
+    """
+    ends = (tokens == end_of_document).long()
+    return ends.cumsum(1) - ends
+
+
 class SDPAttention(MegatronModule):  # type: ignore[misc]
     """Causal self-attention; no key/value cache."""
 

@@ -13,6 +13,7 @@ from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 from megatron_prealign.data.sampler import Batch
+from megatron_prealign.model import number_documents, segment_mask
 from megatron_prealign.training.loss_sums import describe_losses, grouped_sums, masked_sum
 from megatron_prealign.training.stage import Pass, sum_over_ranks
 
@@ -24,11 +25,26 @@ class LanguageModelling:
     and its gradients do not depend on how the batch is split.
     """
 
-    def __init__(self, device: torch.device, languages: Sequence[str], weight: float = 1.0) -> None:
-        """Report the loss of each language of the data, in its order; weight it beside others of the same step."""
+    def __init__(
+        self,
+        device: torch.device,
+        languages: Sequence[str],
+        weight: float = 1.0,
+        *,
+        end_of_document: int | None = None,
+    ) -> None:
+        """Prepare for passes.
+
+        Args:
+            device: where they run.
+            languages: of the data, in its order; the loss of each is reported.
+            weight: of the loss, beside others of the same step.
+            end_of_document: token that attention does not cross; none = it sees whole sequences.
+        """
         self._device = device
         self._languages = languages
         self._weight = weight
+        self._end_of_document = end_of_document
         # Double: a float no longer counts every position from 16 million on.
         self._sums = torch.zeros(len(languages), 2, 2, dtype=torch.float64, device=device)
         self._step_sums = torch.zeros_like(self._sums)
@@ -52,7 +68,10 @@ class LanguageModelling:
         self, scale: Tensor, batches: Iterator[Batch], chunk: torch.nn.Module
     ) -> tuple[Tensor, "partial[tuple[Tensor, dict[str, Tensor]]]"]:
         batch = next(batches)
-        output = chunk(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        hidden = None
+        if self._end_of_document is not None:
+            hidden = segment_mask(number_documents(batch["tokens"], self._end_of_document))
+        output = chunk(batch["tokens"], batch["position_ids"], hidden, labels=batch["labels"])
         return output, partial(self._loss, batch, scale)
 
     def _loss(self, batch: Batch, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

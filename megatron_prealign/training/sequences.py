@@ -53,6 +53,11 @@ def cache_path(config: Config) -> Path:
     return Path(config.data.cache_path or Path(config.training.run_path) / "cache")
 
 
+def document_border(config: Config, tokenizer: Tokenizer) -> int | None:
+    """Return the token that attention does not cross, if there is one."""
+    return tokenizer.eod_id if config.data.reset_attention_mask else None
+
+
 def request_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> MixRequest:
     """Return what the configuration asks of the corpora, for the steps done and those to come."""
     training = config.training
@@ -111,6 +116,7 @@ def build_sequences(
         data_parallel_size=layout.data_parallel_size,
         consumed_samples=state.consumed_samples,
         batch_size_at=partial(global_batch_size_at, training),
+        num_workers=config.data.num_workers,
     )
     return Sequences(dataset, waiting.timed(loader), training)
 
@@ -129,6 +135,7 @@ def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device
         num_steps=training.eval_steps,
         layout=layout,
         device=device,
+        end_of_document=document_border(config, tokenizer),
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,6 +49,7 @@ from megatron_prealign.training.sequences import (
     cache_path,
     continue_mix,
     describe_mix,
+    document_border,
 )
 from megatron_prealign.training.stage import Stage
 from megatron_prealign.training.state import TrainState, has_lost_patience
@@ -288,7 +290,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     words = None
     if plan.words is not None and taps is not None:
         words = WordPasses(config, chunks, taps, plan.words, layout, throughput.waiting)
-    stage = _build_stage(config, words, sequences, platform.device)
+    stage = _build_stage(plan, words, sequences, platform.device)
     validator = build_validator(config, plan.tokenizer, layout, platform.device)
     word_validator = None
     if taps is not None and plan.pair_sets:
@@ -325,9 +327,14 @@ def _open_records(config: Config, step: int) -> MetricsWriter:
     return MetricsWriter(config, step)
 
 
-def _build_stage(config: Config, words: WordPasses | None, sequences: Sequences, device: torch.device) -> Stage:
-    languages = config.data.languages
+def _build_stage(plan: Plan, words: WordPasses | None, sequences: Sequences, device: torch.device) -> Stage:
+    config = plan.config
+    make = partial(
+        LanguageModelling,
+        device,
+        config.data.languages,
+        end_of_document=document_border(config, plan.tokenizer),
+    )
     if config.training.stage == "pretrain" or words is None:
-        return PretrainStage(config, words, sequences, LanguageModelling(device, languages))
-    language_modelling = LanguageModelling(device, languages, config.alignment.lm_weight)
-    return AlignInitStage(config, words, sequences, language_modelling)
+        return PretrainStage(config, words, sequences, make())
+    return AlignInitStage(config, words, sequences, make(weight=config.alignment.lm_weight))

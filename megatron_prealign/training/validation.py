@@ -40,15 +40,17 @@ class Validator:
         num_steps: int,
         layout: Layout,
         device: torch.device,
+        end_of_document: int | None = None,
     ) -> None:
         """Take at most `num_steps` global batches of each language, from the start.
 
-        Samples number their language as in `languages`.
+        Samples number their language as in `languages`; attention does not cross `end_of_document`.
         """
         self._datasets = datasets
         self._languages = languages
         self._num_steps = num_steps
         self._device = device
+        self._end_of_document = end_of_document
         self._loader: dict[str, Any] = {
             "micro_batch_size": micro_batch_size,
             "global_batch_size": global_batch_size,
@@ -68,7 +70,7 @@ class Validator:
             chunk.eval()
         found: dict[str, dict[str, float]] = defaultdict(dict)
         for language, dataset in self._datasets.items():
-            language_modelling = LanguageModelling(self._device, self._languages)
+            language_modelling = LanguageModelling(self._device, self._languages, end_of_document=self._end_of_document)
             loader = StepLoader(dataset, **self._loader)
             for _, batches in zip(range(self._num_steps), loader, strict=False):
                 run_schedule(chunks, language_modelling.make_pass(batches), forward_only=True)

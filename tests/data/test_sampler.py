@@ -1,9 +1,16 @@
 """The global order of samples, resuming, and padding of the last step."""
 
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterable
 from itertools import chain
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -33,6 +40,13 @@ class Damaged(Numbers):
 
     def __len__(self) -> int:
         return 2 * self.length
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def positions(steps: Iterable[list[Batch]]) -> list[list[list[int]]]:
@@ -77,8 +91,10 @@ def test_every_layout_sees_the_same_global_batches(prefetch: bool) -> None:
         assert all(batch["tokens"].shape == (micro_batch_size, 3) for batch in loaders[0]._read(0))
 
 
-def test_resuming_gives_the_same_batches() -> None:
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_resuming_gives_the_same_batches(num_workers: int) -> None:
     options = {"micro_batch_size": 2, "global_batch_size": 8, "data_parallel_rank": 1, "data_parallel_size": 2}
+    options["num_workers"] = num_workers
     loader = StepLoader(Numbers(100), **options)
     for _ in range(3):
         next(loader)
@@ -117,11 +133,62 @@ def test_last_partial_step_is_left_out_or_padded() -> None:
     assert list(StepLoader(Numbers(3), **options)) == []
 
 
-def test_loading_leaves_the_random_state_alone() -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loading_leaves_the_random_states_alone(num_workers: int) -> None:
     torch.manual_seed(5)
-    before = torch.get_rng_state()
-    list(StepLoader(Numbers(20), micro_batch_size=2, global_batch_size=4))
-    assert torch.equal(before, torch.get_rng_state())
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    list(StepLoader(Numbers(20), micro_batch_size=2, global_batch_size=4, num_workers=num_workers))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+class TestWorkers:
+    """Processes that read for the loader."""
+
+    def test_more_microbatches_than_pipes_hold(self) -> None:
+        class Long(Numbers):
+            def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
+                return {key: tensor.repeat(20_000) for key, tensor in super().__getitem__(idx).items()}
+
+        loader = StepLoader(Long(40), micro_batch_size=1, global_batch_size=20, num_workers=2)
+        assert positions(loader) == [[[index] for index in range(start, start + 20)] for start in (0, 20)]
+
+    def test_one_that_is_killed_ends_the_run_with_the_cause(self) -> None:
+        loader = StepLoader(Numbers(40), micro_batch_size=4, global_batch_size=8, num_workers=2)
+        next(loader)
+        (first, second) = loader._workers.processes
+        # Left to the run, which saves and ends them itself.
+        os.kill(first.pid, signal.SIGTERM)
+        next(loader)
+        os.kill(second.pid, signal.SIGKILL)
+        second.join()
+        with pytest.raises(RuntimeError, match=rf"data worker 2 of 2 \(process {second.pid}\) was killed by SIGKILL"):
+            next(loader), next(loader)
+        loader.close()
+        assert first.exitcode == -signal.SIGKILL
+
+    def test_one_that_fails_says_why(self) -> None:
+        loader = StepLoader(Damaged(4), micro_batch_size=2, global_batch_size=4, num_workers=2)
+        next(loader)
+        with pytest.raises(RuntimeError, match=r"(?s)data worker 1 of 2 .* failed:\nTraceback .*IndexError: 4"):
+            next(loader)
+        loader.close()
+
+    def test_they_end_when_their_parent_is_killed(self) -> None:
+        code = (
+            "import os, signal\n"
+            "from megatron_prealign.data.sampler import StepLoader\n"
+            "from tests.data.test_sampler import Numbers\n"
+            "loader = StepLoader(Numbers(40), micro_batch_size=4, global_batch_size=8, num_workers=2)\n"
+            "print(*(process.pid for process in loader._workers.processes), flush=True)\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        deadline = time.monotonic() + 20
+        while any(map(is_running, map(int, done.stdout.split()))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_moved_position_discards_what_was_read_ahead() -> None:

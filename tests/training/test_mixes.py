@@ -49,15 +49,16 @@ def test_a_changed_mix_goes_on_where_each_dataset_stood(
 ) -> None:
     a, b, c = (sources[name] for name in "abc")
 
-    def values(run: str, blend: list[dict[str, Any]], steps: int, **training: Any) -> Any:
-        training = {"train_steps": steps, "global_batch_size": 8, **training}
-        return make_values("pretrain", tmp_path / run, data={"blend": blend, "seq_length": 64}, training=training)
+    def values(run: str, blend: list[dict[str, Any]], steps: int, num_workers: int = 0) -> Any:
+        data = {"blend": blend, "seq_length": 64, "num_workers": num_workers}
+        training = {"train_steps": steps, "global_batch_size": 8}
+        return make_values("pretrain", tmp_path / run, data=data, training=training)
 
     def go_on(blend: list[dict[str, Any]], steps: int) -> Run:
-        """Continue at one process and at two, which must see the same."""
+        """Continue at one process and at two that have others read for them, which must see the same."""
         shutil.copytree(tmp_path / "one", tmp_path / "two", dirs_exist_ok=True)
         alone = run_distributed(_train, 1, values("one", blend, steps))[0]
-        pair = run_distributed(_train, 2, values("two", blend, steps))
+        pair = run_distributed(_train, 2, values("two", blend, steps, num_workers=2))
         assert pair[0] == pair[1] == alone
         return alone
 
