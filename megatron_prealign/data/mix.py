@@ -65,7 +65,7 @@ class MixRequest:
             return mixes, []
         shares, problems = self.find_shares(consumed_samples, positions)
         before = mixes[:-1] if mixes and mixes[-1].start == consumed_samples else mixes
-        return [*before, MixSegment(consumed_samples, shares, positions)], problems
+        return [*before, MixSegment(consumed_samples, shares, dict(positions))], problems
 
     def find_shares(self, start: int, positions: Mapping[str, int]) -> tuple[dict[str, float], list[str]]:
         """Return the share of each corpus in the samples from `start` on, and what keeps the mix from being drawn.
@@ -93,10 +93,12 @@ class MixRequest:
         weights = [self._weight(data.blend[index], sizes[index]) for index in free]
         spread = spread_out(max(rest, 0.0), weights, [max(limits[index], 0.0) for index in free])
         short = rest - sum(spread)
-        if not problems and (-rest if free else abs(rest)) > self.last_step:
-            problems.append(self._sum_problem(rest, bool(free)))
-        elif not problems and free and short > 1:
+        if not problems and (-rest if free else abs(rest)) > min(self.last_step, remaining - 1):
+            problems.append(self._sum_problem(rest))
+        elif not problems and free and short > min(1, remaining - 1):
             problems.append(self._short_problem(short))
+        if problems:
+            return {}, problems
         if len(free) == len(wanted) and all(x < y for x, y in zip(spread, limits, strict=True)):
             # A mix by weights alone does not depend on how long the run is.
             counts = weights
@@ -126,7 +128,7 @@ class MixRequest:
         """Return why an entry can't give its tokens."""
         entry = self.data.blend[index]
         name, tokens = f"data.blend[{index}] ({name_of(entry)}): tokens {entry.tokens:,}", entry.tokens or 0
-        if count < 0:
+        if count < -1:
             return f"{name}, but {tokens - round(count * self.data.seq_length):,} were drawn already; raise them"
         if count > limit + 1:
             return (
@@ -136,7 +138,7 @@ class MixRequest:
             )
         return ""
 
-    def _sum_problem(self, rest: float, has_free: bool) -> str:
+    def _sum_problem(self, rest: float) -> str:
         length = self.data.seq_length
         asked = sum(entry.tokens or 0 for entry in self.data.blend)
         run, by = self.num_samples * length, round(abs(rest) * length)

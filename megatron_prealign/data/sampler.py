@@ -142,7 +142,7 @@ class StepLoader(Iterator[list[Batch]]):
             data_parallel_size=self._size,
         )
         if self._workers is not None:
-            return self._workers.read(indices)
+            return self._workers.read(list(indices))
         return [self._read_microbatch(row) for row in indices]
 
     def _read_microbatch(self, row: NDArray[np.int64]) -> Batch:

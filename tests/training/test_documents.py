@@ -12,12 +12,14 @@ from megatron_prealign.config import config_from_dict
 from megatron_prealign.data.manifest import Manifest, manifest_path, read_manifest
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import ConfigError
+from megatron_prealign.platform.capabilities import has_transformer_engine
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, run_all_steps
 from tests.data.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
 APART = {"reset_attention_mask": True, "reset_position_ids": True, "eod_mask_loss": True, "split": "80,20,0"}
+needs_engine = pytest.mark.skipif(not has_transformer_engine(), reason="needs Transformer Engine")
 TP2_PP2 = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True}
 
 
@@ -51,7 +53,7 @@ def _logits(values: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         )
         with torch.no_grad():
             packed, _ = one_pass.forward_step(iter([batch]), chunk)
-            ends = (np.flatnonzero(batch["tokens"][0].numpy() == 0) + 1).tolist()
+            ends = (np.flatnonzero(batch["tokens"][0].cpu().numpy() == 0) + 1).tolist()
             assert len(ends) > 0
             borders = sorted({0, *ends, batch["tokens"].shape[1]})
             for start, stop in pairwise(borders):
@@ -59,7 +61,7 @@ def _logits(values: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
                 assert positions.tolist() == [list(range(stop - start))]
                 seen.append(chunk(batch["tokens"][:, start:stop], positions, None)[0])
         hook.remove()
-        found.append((packed[0], torch.cat(seen)))
+        found.append((packed[0].float().cpu(), torch.cat(seen).float().cpu()))
     return found
 
 
@@ -80,6 +82,16 @@ def test_packed_documents_are_computed_as_if_alone(ended: str, make_values: Make
         assert packed.abs().max() > 1
         torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
     assert all((packed - alone).abs().max() > 1e-2 for packed, alone in results[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["local", pytest.param("transformer_engine", marks=needs_engine)])
+def test_packed_documents_on_a_gpu(implementation: str, ended: str, make_values: MakeValues, tmp_path: Path) -> None:
+    data, training = {**APART, "blend": [{"prefix": ended}]}, {"device": "cuda", "precision": "bf16"}
+    model = {"init_method_std": 0.3, "transformer_impl": implementation}
+    values = make_values("pretrain", tmp_path / "run", data=data, model=model, training=training)
+    for packed, alone in run_distributed(_logits, 1, values)[0]:
+        assert ((packed - alone).norm() / alone.norm()).item() < 2e-2
 
 
 def test_layouts_agree(ended: str, make_values: MakeValues, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ def sources(two_languages: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: {**entry, "language": name} for name, entry in zip("abc", two_languages, strict=True)}
 
 
+@pytest.mark.slow
 def test_a_changed_mix_goes_on_where_each_dataset_stood(
     sources: dict[str, dict[str, Any]], make_values: MakeValues, tmp_path: Path
 ) -> None:
@@ -54,25 +55,24 @@ def test_a_changed_mix_goes_on_where_each_dataset_stood(
         training = {"train_steps": steps, "global_batch_size": 8}
         return make_values("pretrain", tmp_path / run, data=data, training=training)
 
-    def go_on(blend: list[dict[str, Any]], steps: int) -> Run:
-        """Continue at one process and at two that have others read for them, which must see the same."""
-        shutil.copytree(tmp_path / "one", tmp_path / "two", dirs_exist_ok=True)
-        alone = run_distributed(_train, 1, values("one", blend, steps))[0]
-        pair = run_distributed(_train, 2, values("two", blend, steps, num_workers=2))
-        assert pair[0] == pair[1] == alone
-        return alone
-
     mixes = [
         ([{**a, "weight": 3.0}, b], 4),  # 24 of a, 8 of b
         ([a, {**b, "weight": 1.5}, {**c, "weight": 1.5}], 8),  # weights changed, c is new: 8, 12, 12
         ([c, a], 10),  # b left: 8, 8
         ([a, b, c], 16),  # b is back; the run grew: 16 each
     ]
-    seen, state = run_distributed(_train, 1, values("one", *mixes[0]))[0]
-    for blend, steps in mixes[1:]:
-        more, state = go_on(blend, steps)
+    seen, _ = run_distributed(_train, 1, values("one", *mixes[0]))[0]
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    # One process, and two that have others read for them, see the same; then the two go on, and one in their place.
+    alone = run_distributed(_train, 1, values("one", *mixes[1]))[0]
+    second, _ = pair = run_distributed(_train, 2, values("two", *mixes[1], num_workers=2))
+    assert pair == [alone, alone]
+    third = run_distributed(_train, 2, values("two", *mixes[2]))[0]
+    fourth = run_distributed(_train, 1, values("two", *mixes[3], num_workers=1))[0]
+    for more, _ in (second, third, fourth):
         assert not seen.keys() & more.keys()
         seen |= more
+    state = fourth[1]
     assert sorted(seen) == list(range(16 * 8))
     keys = _keys(values("one", [a, b, c], 16))
     assert state["positions"] == {keys["a"]: 24 + 8 + 8 + 16, keys["b"]: 8 + 12 + 16, keys["c"]: 12 + 8 + 16}
