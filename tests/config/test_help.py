@@ -48,4 +48,5 @@ def test_options_and_examples_are_there(page: str) -> None:
     assert "--config FILE" in page
     assert "--dry_run" in page
     assert "torchrun --nproc-per-node 8 pretrain_prealign.py --config run.yaml" in page
-    assert "--data.blend [{prefix: STR, language: STR, weight: FLOAT, tokens: INT, max_epochs: FLOAT}, ...]" in page
+    flat = " ".join(page.replace("│", " ").split())
+    assert "--data.blend [{prefix: STR, language: STR, weight: FLOAT, tokens: INT, max_epochs: FLOAT}, ...]" in flat

@@ -238,7 +238,7 @@ ROWS = [
     Row({"data.split": "a,b,c"}, "--data.split 'a,b,c' must be three shares, the first above 0, like 969,30,1"),
     Row({"data.split": "0,1,1"}, "--data.split '0,1,1' must be three shares, the first above 0, like 969,30,1"),
     Row({"data.split": "1,nan,1"}, "--data.split '1,nan,1' must be three shares, the first above 0, like 969,30,1"),
-    Row({"data.split": "1,0,0"}, "--data.split '1,0,0' leaves nothing to validate on: raise its second share or set"),
+    Row({"data.split": "1,0,0"}, "--data.split '1,0,0' leaves nothing to validate on: raise its second share, name"),
     Row({"training.run_path": ""}, "--training.run_path is not given: name the folder of this run"),
     Row({"training.run_path": "en-de.tsv"}, "--training.run_path en-de.tsv is a file: name a folder"),
     Row({"checkpoint.init_from": "gone"}, "--checkpoint.init_from gone holds no checkpoint, so the run would start"),
