@@ -107,7 +107,7 @@ class MixRequest:
             counts = [by_index[index] if count is None else max(count, 0.0) for index, count in enumerate(wanted)]
         total = sum(counts)
         shares = {
-            corpus.key: count / total * corpus.num_tokens / size
+            corpus.key: count / total * (corpus.num_tokens / size)
             for corpora, count, size in zip(self.corpora, counts, sizes, strict=True)
             for corpus in corpora
             if count > 0

@@ -79,7 +79,7 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
         "data.blend[1] (de): tokens 50,000 are 2.5 epochs of the 20,000 it has to train on, more than the 1 that it "
         "may be read; lower them, or set its max_epochs to 3",
     ]
-    # 125 + 2,000 samples in an epoch, 3,000 wanted: 625 of 1,000 are missing.
+    # 125 + 2,000 samples in an epoch, 3,000 wanted.
     short = problem(request(BlendEntry(prefix="sw"), BlendEntry(prefix="de"), num_samples=3_000, max_epochs=1.0))
     assert short.startswith("data.max_epochs: the mix runs out 8,750 tokens, that is 88 steps, before the last step;")
     assert problem(request(BlendEntry(prefix="en", tokens=9_000))).startswith(
