@@ -72,7 +72,8 @@ class MixRequest:
 
         An entry's share is split among its corpora by size.
         """
-        data, remaining = self.data, self.num_samples - start
+        # Of a run that is done nothing remains: its mix is that of a sample more.
+        data, remaining = self.data, max(self.num_samples - start, 1)
         sizes = [sum(corpus.num_tokens for corpus in corpora) for corpora in self.corpora]
         drawn = [sum(positions.get(corpus.key, 0) for corpus in corpora) for corpora in self.corpora]
         wanted = [
