@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
@@ -130,6 +137,7 @@ def fine_tune_and_test(
             data_collator=lambda items: collate(items, padding),
             callbacks=[_Told(progress)],
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return {language: _right(trainer, dataset(examples)) for language, examples in test.items()}
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
@@ -65,6 +66,8 @@ class Options:
 def check(options: Options) -> list[str]:
     """Return what is wrong with the task."""
     problems = []
+    if find_spec("accelerate") is None:
+        problems.append("Hugging Face's Trainer needs accelerate; pip install 'megatron-prealign[eval]'")
     if len(set(options.seeds)) < max(len(options.seeds), 1):
         problems.append("seeds: name at least one, each once")
     if bool(options.task) == bool(options.train or options.test):

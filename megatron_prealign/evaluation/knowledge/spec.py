@@ -184,7 +184,9 @@ def spec_problems(spec: KnowledgeSpec) -> list[str]:
     for name, relation in spec.relations.items():
         for role in ("subject", "object"):
             if (named := getattr(relation, role)) not in spec.types:
-                problems.append(f"relations.{name}.{role}: there is no type {named}; known are {', '.join(sorted(spec.types))}")
+                problems.append(
+                    f"relations.{name}.{role}: there is no type {named}; known are {', '.join(sorted(spec.types))}"
+                )
         problems += _missing(f"relations.{name}.templates", relation.templates, languages)
         for language, templates in relation.templates.items():
             problems += [
