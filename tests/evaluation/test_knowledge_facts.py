@@ -116,7 +116,7 @@ def test_who_knows_how_often_an_answer_was_stated_but_not_of_whom_is_at_chance(s
             choices = (fact.answer, *fact.distractors)
             votes = [(popular[fact.relation, choice], choice) for choice in choices]
             hits.append(max(votes)[1] == fact.answer)
-    # 2,400 guesses: three deviations are 0.027. Were the wrong choices any colors, foods, ..., it would be 0.32.
+    # 2,400 guesses: three deviations are 0.027. Were the wrong choices any of the type, it would be 0.40.
     assert sum(hits) / len(hits) == pytest.approx(0.25, abs=0.027)
 
 

@@ -1,1 +1,0 @@
-"""The evaluations, a file each; a file placed here is found by its name (docs/evaluation.md)."""
