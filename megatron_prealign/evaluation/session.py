@@ -20,8 +20,8 @@ from megatron_prealign.checkpoint.folder import write_atomically
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.frame import Progress
-from megatron_prealign.evaluation.retrieval import model_tap_names
 from megatron_prealign.evaluation.task_list import Task
+from megatron_prealign.evaluation.vectors import model_tap_names
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]
 """From a task's name to what shows its progress."""

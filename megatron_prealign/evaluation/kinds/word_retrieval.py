@@ -49,7 +49,8 @@ def check(options: Options) -> list[str]:
 
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     """Return taps, and pairs: by "source-target" counts and scores by tap, as `measure_retrieval` gives them."""
-    from megatron_prealign.evaluation.retrieval import measure_retrieval, model_tap_names, token_ids_of
+    from megatron_prealign.evaluation.retrieval import measure_retrieval, token_ids_of
+    from megatron_prealign.evaluation.vectors import model_tap_names
 
     known = None
     if options.known_lexicons:
