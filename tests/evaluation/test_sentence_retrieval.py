@@ -1,4 +1,4 @@
-"""Aligned texts: scores by hand, at chance in random order, perfect for equal vectors; every mistake in files is told."""
+"""Aligned texts: scores by hand, at chance in random order, perfect for equal vectors; mistakes in files are told."""
 
 from pathlib import Path
 
