@@ -1,19 +1,11 @@
-"""Log-probabilities of the ways in which a prompt may go on.
-
-Shape legend: C completions, B completions of a batch, S positions, V vocabulary.
-"""
+"""Log-probabilities of the ways in which a prompt may go on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.evaluation.folder import ModelFolder
-from megatron_prealign.evaluation.perplexity import Progress, Window, pad_windows
-
-_TOKENS_AT_ONCE = 4096
+from megatron_prealign.evaluation.perplexity import Progress, Window, score_windows
 
 
 @dataclass(frozen=True)
@@ -65,30 +57,8 @@ def score_completions(
         progress: told the completions done.
     """
     windows = [completion_windows(folder.tokenizer, prompt, completions) for prompt, completions in prompts]
-    totals = iter(_log_probs(folder, [one for group in windows for one in group], progress).tolist())
+    losses = iter(score_windows(folder, [one for group in windows for one in group], progress))
     return [
-        CompletionScores(tuple(next(totals) for _ in group), tuple(one.num_scored for one in group))
+        CompletionScores(tuple(-float(next(losses).sum()) for _ in group), tuple(one.num_scored for one in group))
         for group in windows
     ]
-
-
-@torch.inference_mode()
-def _log_probs(folder: ModelFolder, windows: Sequence[Window], progress: Progress) -> Tensor:
-    """Return the summed log-probability of each window's scored tokens: [C] float64."""
-    totals = torch.zeros(len(windows), dtype=torch.float64)
-    order = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens))
-    done = 0
-    while done < len(order):
-        # The longest is the last, so that batches are cut by it.
-        size = 1
-        while done + size < len(order) and (size + 1) * len(windows[order[done + size]].tokens) <= _TOKENS_AT_ONCE:
-            size += 1
-        chosen = order[done : done + size]
-        inputs, targets = (part.to(folder.device) for part in pad_windows([windows[index] for index in chosen]))
-        # Padding stands behind each window, where causal attention never looks.
-        logits = folder.model(input_ids=inputs, use_cache=False).logits.float()
-        picked = logits.gather(2, targets.clamp(min=0).unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
-        totals[chosen] = picked.masked_fill(targets < 0, 0.0).double().sum(dim=1).cpu()
-        done += size
-        progress(done, len(order))
-    return totals
