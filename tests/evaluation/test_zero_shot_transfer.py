@@ -65,12 +65,13 @@ def test_words_are_learnt_and_random_labels_give_chance(folder: ModelFolder, tmp
     (table,) = zero_shot_transfer.tables("zero_shot_transfer", json.loads(json.dumps(results)))
     assert table.title == "Zero shot transfer, trained in en"
 
-    given = options(tmp_path, passages(1, 200, labels_are_random=True), seeds=(1, 2, 3))
+    given = options(tmp_path, passages(1, 200, labels_are_random=True))
     shuffled = zero_shot_transfer.run(folder, given, lambda done, total, part="": None)["languages"]["en"]
     assert shuffled["low"] < 0.5 < shuffled["high"]
-    # The same seeds give the same answers.
+    # The same seed gives the same answers.
+    given = options(tmp_path, passages(1, 200, labels_are_random=True), seeds=(1,))
     again = zero_shot_transfer.run(folder, given, lambda done, total, part="": None)["languages"]["en"]
-    assert again == shuffled
+    assert again["by_seed"] == shuffled["by_seed"][:1]
 
 
 def test_examples_are_cut_padded_and_parted(folder: ModelFolder) -> None:

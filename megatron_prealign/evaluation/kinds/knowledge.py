@@ -1,4 +1,4 @@
-"""Cross-lingual knowledge application: facts stated in one language, asked in another (PreAlign, sec. 4)."""
+"""Cross-lingual knowledge application: facts stated in one language, asked in another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Zero-shot cross-lingual transfer: fine-tune on a task in one language, test in others (PreAlign, sec. 4)."""
+"""Zero-shot cross-lingual transfer: fine-tune on a task in one language, test in others."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
