@@ -74,7 +74,7 @@ def test_names_and_sentences_follow_the_language(tmp_path: Path) -> None:
 def test_each_fact_is_stated_as_often_as_it_should_be_in_one_language(shipped: KnowledgeSpec) -> None:
     facts = make_facts(shipped, design())
     assert len(facts) == len(shipped.relations) * 2 * 3 * 8
-    assert len({fact.subject for fact in facts}) == len(facts)
+    assert len({(fact.relation, fact.subject) for fact in facts}) == len(facts)
     counted = {language: statements(shipped, facts, language, 1) for language in ("en", "de")}
     for language, found in counted.items():
         times = Counter(statement["fact"] for statement in found)
@@ -84,7 +84,7 @@ def test_each_fact_is_stated_as_often_as_it_should_be_in_one_language(shipped: K
     texts = Counter(statement["text"] for statement in counted["de"] if statement["fact"] == one)
     # Four wordings, each twice, all with both names.
     assert sorted(texts.values()) == [2, 2, 2, 2]
-    subject = shipped.types["person"].name(facts[one].subject, "de")
+    subject = shipped.types["ship"].name(facts[one].subject, "de")
     assert all(subject in text for text in texts)
 
 
@@ -165,7 +165,7 @@ def test_everything_wrong_with_a_design_is_told(tmp_path: Path, shipped: Knowled
     few = replace(design(stated_in=("en",), languages=("en",)), num_choices=3)
     told = " ".join(design_problems(small, few))
     assert "relation likes: color has 2 names for 3 choices" in told
-    assert "type person has 6 names, 24 facts need one each" in told
+    assert "type person has 6 names, 24 facts of a relation need one each" in told
 
 
 def test_statements_are_mixed_in_but_for_the_end() -> None:

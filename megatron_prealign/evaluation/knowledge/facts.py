@@ -74,26 +74,22 @@ def design_problems(spec: KnowledgeSpec, design: Design) -> list[str]:
                 f"relation {name}: {relation.object} has {num_objects} names for {design.num_choices} choices"
             )
     for name, kind in spec.types.items():
-        relations = [relation for relation in spec.relations.values() if relation.subject == name]
-        needed = len(relations) * len(design.stated_in) * len(design.frequencies) * design.facts_per_cell
-        if needed > kind.num_entities:
+        needed = len(design.stated_in) * len(design.frequencies) * design.facts_per_cell
+        if needed > kind.num_entities and any(relation.subject == name for relation in spec.relations.values()):
             problems.append(
-                f"type {name} has {kind.num_entities} names, {needed} facts need one each; add names, or take fewer "
-                "facts or frequencies"
+                f"type {name} has {kind.num_entities} names, {needed} facts of a relation need one each; add names, or "
+                "take fewer facts or frequencies"
             )
     return problems
 
 
 def make_facts(spec: KnowledgeSpec, design: Design) -> list[Fact]:
-    """Draw facts; each has a subject of its own. `design_problems` must have found none."""
-    subjects = {}
-    for name, kind in spec.types.items():
-        numbers = list(range(kind.num_entities))
-        Random(f"{design.seed} subjects {name}").shuffle(numbers)
-        subjects[name] = iter(numbers)
+    """Draw facts; each has a subject of its own in its relation. `design_problems` must have found none."""
     facts = []
     for name, relation in spec.relations.items():
         kind, subject_kind = spec.types[relation.object], spec.types[relation.subject]
+        needed = len(design.stated_in) * len(design.frequencies) * design.facts_per_cell
+        subjects = iter(Random(f"{design.seed} subjects {name}").sample(range(subject_kind.num_entities), needed))
         for language in design.stated_in:
             for frequency in design.frequencies:
                 random = Random(f"{design.seed} cell {name} {language} {frequency}")
@@ -104,7 +100,7 @@ def make_facts(spec: KnowledgeSpec, design: Design) -> list[Fact]:
                     facts.append(
                         Fact(
                             name,
-                            subject_kind.entity(next(subjects[relation.subject])),
+                            subject_kind.entity(next(subjects)),
                             kind.entity(answer),
                             tuple(map(kind.entity, others)),
                             language,
