@@ -123,7 +123,7 @@ def fine_tune_and_test(
     numbers = {label: number for number, label in enumerate(sorted({example.label for example in train}))}
     padding = separator_of(folder.tokenizer)
     set_seed(seed)
-    model = _with_head(folder, len(numbers), padding)
+    model = _with_head(folder, numbers, padding)
 
     def dataset(examples: Sequence[Example]) -> _Examples:
         tokens = encode_examples(folder.tokenizer, examples, tuning.max_tokens)
@@ -142,11 +142,10 @@ def fine_tune_and_test(
         return {language: _right(trainer, dataset(examples)) for language, examples in test.items()}
 
 
-def _with_head(folder: ModelFolder, num_labels: int, padding: int) -> Any:
+def _with_head(folder: ModelFolder, numbers: dict[str, int], padding: int) -> Any:
     """Return a classifier with the body of a folder's model."""
-    config = type(folder.model.config).from_dict(
-        folder.model.config.to_dict() | {"num_labels": num_labels, "pad_token_id": padding}
-    )
+    names = {"label2id": numbers, "id2label": {number: label for label, number in numbers.items()}}
+    config = type(folder.model.config).from_dict(folder.model.config.to_dict() | names | {"pad_token_id": padding})
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     model.base_model.load_state_dict(folder.model.base_model.state_dict())
     return model
