@@ -74,6 +74,8 @@ class Runner:
     """Variables added for every command."""
     redo: bool = False
     """Replace steps made with other arguments instead of refusing them."""
+    shows_output: bool = True
+    """Show what commands print; it is logged either way."""
     started: float = field(default_factory=time.monotonic)
     """When the experiment began, on the monotonic clock."""
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
@@ -181,7 +183,7 @@ class Runner:
                 if line.startswith("error: "):
                     reason = f": {line.removeprefix('error: ').strip()}"
                 # What a command says while it is being stopped would bury the reason of the one that failed.
-                if line.strip() and not self._stopping:
+                if line.strip() and self.shows_output and not self._stopping:
                     self._show(label, line.rstrip())
         with self._lock:
             self._running.discard(process)
@@ -229,6 +231,35 @@ def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *de
     """Make a step that runs a Python script of the repository."""
     words = (sys.executable, *map(str, command))
     return Step(name, words, tuple(outputs), depends_on, **options)
+
+
+def make_training(name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step) -> Step:
+    """Make a step that trains one stage through torchrun, on one process.
+
+    Args:
+        name: of the step.
+        configs: YAML files, later ones win.
+        run: the run's folder.
+        options: of the command line, over the files.
+        before: steps that made what it reads.
+    """
+    command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1]
+    command.append("pretrain_prealign.py")
+    command += [word for path in configs for word in ("--config", path)]
+    command += ["--training.run_path", run, *options]
+    return make_step(name, command, [run], *before, inputs=tuple(configs), resumable=True)
+
+
+def make_export(name: str, run: Path, export: Path, *before: Step) -> Step:
+    """Make a step that exports a run to a Hugging Face folder."""
+    command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", run, "--output", export]
+    return make_step(name, command, [export], *before)
+
+
+def last_tokens(metrics_path: Path) -> int:
+    """Return the tokens a run has seen at its last record, word tokens counted."""
+    lines = metrics_path.read_text(encoding="utf-8").splitlines()
+    return max(int(json.loads(line)["tokens"]) for line in lines)
 
 
 def from_repository(path: Path) -> Path:

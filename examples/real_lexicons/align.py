@@ -28,7 +28,9 @@ from steps import (
     count_cores,
     format_seconds,
     from_repository,
+    make_export,
     make_step,
+    make_training,
     side_by_side_environment,
 )
 
@@ -120,15 +122,12 @@ class Experiment:
             {"prefix": str(self.folder / f"{language}_text_document"), "weight": 1.0, "language": language}
             for language in LANGUAGES
         ]
-        command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1]
-        command += ["pretrain_prealign.py", "--config", EXAMPLE / "model.yaml", "--training.stage", STAGES[name]]
-        command += ["--training.run_path", run, "--training.train_steps", self.arguments.steps]
-        command += ["--training.seed", self.arguments.seed, "--data.tokenizer_path", self.folder / "tokenizer"]
+        options: list[object] = ["--training.stage", STAGES[name], "--training.train_steps", self.arguments.steps]
+        options += ["--training.seed", self.arguments.seed, "--data.tokenizer_path", self.folder / "tokenizer"]
         trained, held_out = self.lexicons
-        command += ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
-        command += ["--data.blend", json.dumps(blend)]
-        before = (self.lexicon(), *self.bake())
-        return make_step(name, command, [run], *before, inputs=[EXAMPLE / "model.yaml"], resumable=True)
+        options += ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
+        options += ["--data.blend", json.dumps(blend)]
+        return make_training(name, [EXAMPLE / "model.yaml"], run, options, self.lexicon(), *self.bake())
 
     def chain(self, name: str) -> Iterator[Step]:
         """Yield training, export and evaluation of one run."""
@@ -143,9 +142,7 @@ class Experiment:
 
     def export(self, name: str) -> Step:
         """Export a run to Hugging Face."""
-        export = self.folder / f"{name}_huggingface"
-        command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", self.folder / name, "--output", export]
-        return make_step(f"{name}_export", command, [export], self.train(name))
+        return make_export(f"{name}_export", self.folder / name, self.folder / f"{name}_huggingface", self.train(name))
 
     def report(self) -> list[Step]:
         """Break the held-out words down, and plot both runs."""
