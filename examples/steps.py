@@ -233,8 +233,10 @@ def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *de
     return Step(name, words, tuple(outputs), depends_on, **options)
 
 
-def make_training(name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step) -> Step:
-    """Make a step that trains one stage through torchrun, on one process.
+def make_training(
+    name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step, processes: int = 1
+) -> Step:
+    """Make a step that trains one stage through torchrun.
 
     Args:
         name: of the step.
@@ -242,8 +244,9 @@ def make_training(name: str, configs: Sequence[Path], run: Path, options: Sequen
         run: the run's folder.
         options: of the command line, over the files.
         before: steps that made what it reads.
+        processes: ranks, on this machine.
     """
-    command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1]
+    command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     command.append("pretrain_prealign.py")
     command += [word for path in configs for word in ("--config", path)]
     command += ["--training.run_path", run, *options]
