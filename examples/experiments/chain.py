@@ -2,9 +2,7 @@
 
 import json
 import os
-import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +47,8 @@ class Place:
     """Files of finished cells."""
     packages: Path | None = None
     """Downloads already made."""
+    command: str = ""
+    """Command line that repeats the cells, without paths of this machine."""
 
     @property
     def data(self) -> Path:
@@ -228,7 +228,7 @@ def collect(cell: Cell, place: Place, evaluation: Path, seconds: float) -> Resul
         "tokens": max(record["tokens"] for record in records),
         "cores": count_cores(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "command": shlex.join(["python", *sys.argv]),
+        "command": place.command,
         "commit": commit(),
         "datasets": datasets,
         "versions": {"python": python_version(), **{name: version(name) for name in PACKAGES}},

@@ -90,7 +90,10 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
     experiments = read_experiments(arguments.experiments, scale)
     cells = make_cells(experiments, scale, range(1, arguments.seeds + 1))
     results = read_results(arguments.results, cells)
-    place = Place(arguments.output, arguments.results, arguments.packages and arguments.packages.resolve())
+    names = " ".join(f"{experiment.name}.yaml" for experiment in experiments)
+    command = f"python examples/experiments/run.py {names} --scale {scale.name} --seeds {arguments.seeds}"
+    packages = arguments.packages.resolve() if arguments.packages else None
+    place = Place(arguments.output, arguments.results, packages, command)
     if arguments.dry_run:
         show_cells(cells, results, arguments.jobs, runner.console)
         return 0

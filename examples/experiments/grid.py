@@ -1,8 +1,6 @@
 """The local launcher: cells side by side, with progress and time left; finished ones are kept whatever happens."""
 
 import json
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,12 +22,10 @@ from megatron_prealign.errors import PrealignError
 FAILURES = "failures.jsonl"
 
 
-def weight(cell: Cell) -> float:
-    """Return what a cell costs beside others: tokens times parameters."""
-    config = config_from_dict(cell.stages[-1].config)
-    # Two vocabularies of English and its clone; for other recipes their one.
-    vocab_size = int(getattr(cell.recipe, "vocab_size", 8000)) * (2 if cell.recipe_name == "english_clone" else 1)
-    return float(cell.tokens) * count_parameters(config.model, vocab_size)
+def weight(cell: Cell, config: Mapping[str, Any] | None = None) -> float:
+    """Return what a cell costs beside others, tokens times parameters; with the scale's configuration where given."""
+    model = config_from_dict(config or cell.stages[-1].config).model
+    return float(cell.tokens) * count_parameters(model, int(getattr(cell.recipe, "vocab_size", 0)) or 8000)
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ class Estimate:
         """Return the seconds of one cell, with as many others beside it as jobs run."""
         finished = [other for other in self.cells if other.key in self.results]
         if not finished:
-            reference = min(map(weight, self.cells))
-            return cell.scale.minutes * 60 * weight(cell) / reference
+            return cell.scale.minutes * 60 * weight(cell) / weight(cell, cell.scale.config)
         total = sum(self.results[other.key].made["seconds"] for other in finished)
         return float(total) * weight(cell) / sum(map(weight, finished))
 
@@ -152,7 +147,7 @@ class Grid:
                 "users": [list(user) for user in dict.fromkeys(cell.users)],
                 "seed": cell.seed,
                 "seconds": round(seconds, 1),
-                "command": shlex.join(["python", *sys.argv]),
+                "command": self._place.command,
                 "reason": reason,
             }
             with path.open("a", encoding="utf-8") as stream:
