@@ -104,7 +104,8 @@ class Runner:
                 )
             state = {}
         if state.get("done") and all(path.exists() for path in step.outputs):
-            self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
+            if self.shows_output:
+                self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
             return
         if not (state and step.resumable):
             remove(step.outputs)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Recipe(ABC):
     codeswitch_ratio: float = field(metadata=SWITCHED)
     """Share of the covered words that are switched, [0, 1]."""
 
+    name = ""
+    """What experiments call it."""
     texts = ("plain", "switched")
     """What stages can read."""
 
@@ -46,14 +48,25 @@ class Recipe(ABC):
             part.name: getattr(self, part.name) for part in fields(self) if part.metadata.get("concerns") in concerned
         }
 
-    def _folder(self, data: Path, name: str) -> Path:
-        """Return the folder of what does not depend on how text is switched, nor on the share of a lexicon."""
+    def steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+        """Return the steps that make what stages read, in order; their names tell the data's folder.
+
+        Args:
+            data: folder of all recipes.
+            packages: downloads already made.
+            stages: of a cell.
+        """
+        folder = self.folder(data).name
+        return [replace(step, name=f"{folder}_{step.name}") for step in self.own_steps(data, packages, stages)]
+
+    def folder(self, data: Path) -> Path:
+        """Return the folder, the same however text is switched, and whatever share of a lexicon is shown."""
         base = {part.name: value for part in fields(self) if not part.metadata for value in [getattr(self, part.name)]}
-        return data / f"{name}-{digest(base, 8)}"
+        return data / f"{self.name}-{digest(base, 8)}"
 
     @abstractmethod
-    def steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
-        """Return the steps that make what stages read, in order; `packages` holds downloads already made."""
+    def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+        """Return the steps, with names that are unique in the folder."""
 
     @abstractmethod
     def blend(self, data: Path, text: str) -> list[dict[str, Any]]:
@@ -87,13 +100,13 @@ class EnglishClone(Recipe):
     lexicon_coverage: float = field(default=1.0, metadata=LEXICON)
     """Share of the other words that training is shown, (0, 1]."""
 
+    name = "english_clone"
     texts = ("plain", "switched", "swapped")
     """swapped: as much English-Clone as the others have English, and the other way round."""
 
     def _made(self, data: Path, packages: Path | None = None) -> CloneData:
         wheels = sorted(packages.glob("bible_alignments-*.whl")) if packages else []
-        folder = self._folder(data, "english_clone")
-        return CloneData(folder, self.vocab_size, self.max_words, self.held_out_ratio, *wheels[:1])
+        return CloneData(self.folder(data), self.vocab_size, self.max_words, self.held_out_ratio, *wheels[:1])
 
     @property
     def _lexicon_name(self) -> str:
@@ -103,7 +116,7 @@ class EnglishClone(Recipe):
     def _switched_name(self) -> str:
         return f"english_{self.codeswitch_ratio:g}_{self._lexicon_name}"
 
-    def steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+    def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
         """Return the steps in order."""
         made = self._made(data, packages)
         texts = {stage.text for stage in stages}
@@ -157,7 +170,7 @@ class EnglishClone(Recipe):
         return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
 
 
-RECIPES: Mapping[str, type[Recipe]] = {"english_clone": EnglishClone}
+RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (EnglishClone,)}
 
 
 def make_recipe(name: str, parameters: Mapping[str, Any], texts: Iterable[str], place: str) -> Recipe:
