@@ -98,7 +98,8 @@ def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
 
 def test_a_smaller_lexicon_is_part_of_the_larger_and_holds_the_same_words_out(place: Place) -> None:
     cell = cell_of("coverage_25", "coverage")
-    (step,) = [step for step in cell.recipe.steps(place.data, None, cell.stages) if step.name.endswith("lexicon_0.25")]
+    steps = cell.recipe.steps(place.data, None, cell.stages)
+    (step,) = [step for step in steps if step.outputs[0].name == "lexicon_0.25.tsv"]
     command = list(step.command)
     assert float(command[command.index("--held-out-ratio") + 1]) == pytest.approx(1 - 0.9 * 0.25)
     trained, held_out = cell.recipe.lexicons(place.data)
