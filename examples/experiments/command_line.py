@@ -29,7 +29,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("experiments", nargs="+", type=Path, help="YAML files, as paths or by their names")
     parser.add_argument("--scale", default="small", help="a name in scales/, or a YAML file")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 1, 2, ...")
-    parser.add_argument("--jobs", type=int, default=max(1, count_cores() // 2), help="cells that run at once")
+    parser.add_argument("--jobs", type=int, default=count_cores(), help="cells that run at once, on one machine")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where cells run")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="data, runs, models and logs")
     parser.add_argument("--results", type=Path, default=Path("docs/experiments/cells"), help="files of finished cells")

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from experiments.specs import FOLDER, read_experiments, read_scale
 from grid_fixtures import read, write_experiment
 
@@ -86,11 +85,13 @@ def test_an_unknown_scale_names_the_known_ones() -> None:
         read_scale("medium")
 
 
-def test_a_new_experiment_is_one_file(tmp_path: Path) -> None:
-    path = write_experiment(
-        tmp_path, variants={"joint": None, "warm": {"extends": "joint", "config": {"optimizer.lr": 0.001}}}
-    )
-    _, (experiment,), cells = read([path], seeds=2)
-    assert experiment.variants["warm"].stages[0].config["optimizer"]["lr"] == 0.001
-    assert len({cell.key for cell in cells}) == 4
-    assert yaml.safe_load(path.read_text())["title"] == "Mine"
+def test_the_experiment_of_the_documentation_is_whole(tmp_path: Path) -> None:
+    page = (FOLDER.parents[1] / "docs/experiments.md").read_text()
+    text = page.split("<!-- new experiment -->\n```yaml\n")[1].split("```")[0]
+    (tmp_path / "warmup.yaml").write_text(text)
+    _, (experiment,), cells = read([tmp_path / "warmup.yaml"], seeds=2)
+    assert experiment.variants["slow"].stages[1].config["schedule"]["lr_warmup_steps"] == 60
+    assert experiment.variants["prealign"].stages[1].config["schedule"]["lr_warmup_steps"] == 20
+    assert len(cells) == 4
+    named = {name for name in EXPERIMENTS if f"`{name}`" in page}
+    assert named == set(EXPERIMENTS)
