@@ -7,7 +7,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,13 @@ class Recipe(ABC):
         switched = any(stage.text == "switched" for stage in stages)
         concerned = {None, "switched" if switched else None}
         concerned.add("lexicon" if switched or any(stage.aligns for stage in stages) else None)
-        return {
-            part.name: getattr(self, part.name) for part in fields(self) if part.metadata.get("concerns") in concerned
-        }
+        return self._values(part for part in fields(self) if part.metadata.get("concerns") in concerned)
+
+    def _values(self, parts: Iterable[Field[Any]]) -> dict[str, Any]:
+        """Return parameters but for those at their defaults: so one that comes later leaves identities as they are."""
+        values = {part.name: getattr(self, part.name) for part in parts}
+        defaults = {part.name: part.default for part in fields(self)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
     def steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
         """Return the steps that make what stages read, in order; their names tell the data's folder.
@@ -61,7 +65,7 @@ class Recipe(ABC):
 
     def folder(self, data: Path) -> Path:
         """Return the folder, the same however text is switched, and whatever share of a lexicon is shown."""
-        base = {part.name: value for part in fields(self) if not part.metadata for value in [getattr(self, part.name)]}
+        base = self._values(part for part in fields(self) if not part.metadata)
         return data / f"{self.name}-{digest(base, 8)}"
 
     @abstractmethod
@@ -122,7 +126,7 @@ class EnglishClone(Recipe):
         texts = {stage.text for stage in stages}
         steps = [made.corpus_step, made.tokenizer_step, *made.clone_steps]
         smaller: list[Step] = []
-        if "lexicon_coverage" in self.identity(stages) and self.lexicon_coverage != 1:
+        if "lexicon_coverage" in self.identity(stages):
             # The same words are held out, and more: a word's draw depends on the word alone.
             ratio = 1 - (1 - self.held_out_ratio) * self.lexicon_coverage
             smaller = [made.lexicon_step(self._lexicon_name, ratio)]

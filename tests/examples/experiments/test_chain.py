@@ -47,10 +47,10 @@ def test_stage_two_gets_what_stage_one_left_to_within_half_a_step(place: Place) 
 
 
 def test_words_of_a_maintained_alignment_count(place: Place) -> None:
-    # 160 steps of 12 x 128 tokens of text and 192 entries of 3.875 tokens; then 128 entries in every fifth step.
+    # 160 steps of 12 x 128 tokens of text and 192 entries of 3.875 tokens; then 192 entries in every second step.
     cell = cell_of("maintained", "maintained")
     end_stage(cell, place, 160 * (1536 + 744))
-    assert remaining(cell, place) == round((540 * 3072 - 364_800) / (3072 + 128 * 3.875 / 5)) == 408
+    assert remaining(cell, place) == round((540 * 3072 - 364_800) / (3072 + 192 * 3.875 / 2)) == 376
 
 
 def test_a_stage_one_without_text_leaves_more(place: Place) -> None:
