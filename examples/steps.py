@@ -4,11 +4,13 @@ A finished step leaves a marker with the hash of its command and of the steps be
 steps; a folder that holds steps of other arguments is refused, never replaced silently.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +30,16 @@ LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "ali
 
 # Without these, glibc hands the logits of every step back to the system and asks for them again: a third of the time.
 MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Have Linux terminate this new process when its parent dies, however that happens."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StepError(Exception):
@@ -174,6 +186,8 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 errors="replace",
+                # A training that outlived a killed runner would hold its run folder against the next one.
+                preexec_fn=_end_with_parent,
             )
             self._running.add(process)
         with process, log_path.open("a", encoding="utf-8") as log:
