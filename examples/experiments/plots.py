@@ -27,7 +27,7 @@ def plot_measures(found: Found, keys: Sequence[str], measures: Mapping[str, Meas
     variants, axis = found.experiment.variants, found.experiment.file.axis
 
     def draw(axes: "Axes", key: str) -> None:
-        axes.set_title(measures[key].title)
+        axes.set_title(measures[key].title, fontsize=9)
         if axis is not None:
             _draw_axis(axes, found, key)
             axes.set_xlabel(axis.label)

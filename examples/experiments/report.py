@@ -1,5 +1,7 @@
 """Pages of experiments: Markdown and HTML with tables, verdicts and plots, also while cells are missing."""
 
+import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,6 +16,7 @@ from steps import write_text
 from megatron_prealign.evaluation.page import html_figure, html_page, html_table
 
 CLAIMS_LINE = "Claims: "
+BETTER, WORSE = "▲", "▼"
 SIGNS = {CONFIRMED: "✓", NOT_CONFIRMED: "✗", NOT_TESTABLE: "–", OPEN: "…"}
 
 
@@ -83,19 +86,20 @@ class Page:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _html(self, plots: Mapping[str, str]) -> str:
-        parts = [f"<p>{_plain(self._progress())}</p>"]
+        parts = [f"<p>{html.escape(self._progress())}</p>"]
         if self.file.claims:
             parts += ["<h2>Claims</h2>", html_table(*self._claims_table())]
-        heads, rows = self._results_table()
-        parts += ["<h2>Results</h2>", html_table(heads, [[_plain(cell) for cell in row] for row in rows])]
-        parts.append(f"<p class='lead'>{_plain(self._legend())}</p>")
+        parts += ["<h2>Results</h2>", html_table(*self._results_table())]
+        parts.append(f"<p class='lead'>{html.escape(self._legend())}</p>")
         if self._effects_table()[1]:
-            parts += [f"<h2>Against {_plain(self._title(self.file.baseline))}</h2>", html_table(*self._effects_table())]
+            title = html.escape(self._title(self.file.baseline))
+            parts += [f"<h2>Against {title}</h2>", html_table(*self._effects_table())]
         parts += [html_figure(svg, CAPTIONS[plot], CAPTIONS[plot]) for plot, svg in plots.items()]
         if self.file.notes:
-            parts += ["<h2>What to make of it</h2>", *(f"<p>{_plain(note.strip())}</p>" for note in self.file.notes)]
-        parts += ["<h2>How it was run</h2>", *(f"<p>{_plain(part)}</p>" for part in self._how())]
-        return html_page(self.file.title, " ".join(self.file.question.split()), parts)
+            parts.append("<h2>What to make of it</h2>")
+            parts += [f"<p>{html.escape(note.strip())}</p>" for note in self.file.notes]
+        parts += ["<h2>How it was run</h2>", *(f"<p>{html.escape(part)}</p>" for part in self._how())]
+        return html_page(self.file.title, " ".join(self.file.question.split()), [_rich(part) for part in parts])
 
     def summary(self) -> str:
         """Count the verdicts."""
@@ -138,7 +142,7 @@ class Page:
             row = [variant.title, str(len(self.found.finished[name]))]
             for key in self.shown:
                 text = self._spread(name, key)
-                row.append(f"**{text}**" if name in best[key] else text)
+                row.append((f"**{text}**" if name in best[key] else text) + self._mark(name, key))
             rows.append(row)
         return heads, rows
 
@@ -147,10 +151,14 @@ class Page:
         if not values:
             return "-"
         digits = self.measures[key].digits
-        text = f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+        return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+    def _mark(self, variant: str, key: str) -> str:
+        """Return the sign of a significant difference from the baseline."""
         effect = self.found.effect(variant, self.file.baseline, key, self.measures[key].better)
-        marks = {True: " *", False: " †", None: ""}
-        return text + marks[effect.is_better if effect and variant != self.file.baseline else None]
+        if effect is None or effect.is_better is None or variant == self.file.baseline:
+            return ""
+        return f" {BETTER if effect.is_better else WORSE}"
 
     def _best(self, key: str) -> list[str]:
         means = {
@@ -165,11 +173,12 @@ class Page:
 
     def _legend(self) -> str:
         unranked = [self._title(name) for name in self.file.unranked]
+        baseline = self._title(self.file.baseline)
         return (
             "Mean ± standard deviation over seeds; the best in bold"
             + (f" ({', '.join(unranked)} aside)" if unranked else "")
-            + f". * better, † worse than {self._title(self.file.baseline)}: the 95 % interval of the paired difference "
-            "over seeds leaves out no change."
+            + f". {BETTER} better, {WORSE} worse than {baseline}: the 95 % interval of the paired difference over "
+            "seeds leaves out no change."
         )
 
     def _effects_table(self) -> tuple[list[str], list[list[str]]]:
@@ -229,8 +238,9 @@ def _heading(measure: Measure) -> str:
     return f"{measure.title} {'↓' if measure.better == 'lower' else '↑'}"
 
 
-def _plain(text: str) -> str:
-    return text.replace("**", "").replace("`", "")
+def _rich(part: str) -> str:
+    """Return HTML in which the little Markdown that texts have is marked up."""
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", part))
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

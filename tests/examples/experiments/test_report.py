@@ -89,13 +89,18 @@ def test_a_page_of_finished_cells(tmp_path: Path) -> None:
     page = (folder / "mine.md").read_text()
     assert "All 6 cells are finished: 3 seeds of each method." in page
     assert "| joint training | 3 | 400.0 ± 10.0 | 0.500 ± 0.000 |" in page.replace("**", "")
-    assert "| PreAlign | 3 | **202.0 ± 7.2 *** | **0.500 ± 0.000** |" in page
+    assert "| PreAlign | 3 | **202.0 ± 7.2** ▲ | **0.500 ± 0.000** |" in page
     assert re.search(
         r"\| It helps\. \| here \| .* \| × 0\.5[01] \[0\.\d\d, 0\.\d\d\], p = .*3 of 3 \| ✓ confirmed \|", page
     )
     assert "1.0 hours of cells; 1,658,880 to 1,658,880 tokens" in page
     html = (folder / "mine.html").read_text()
-    assert html.startswith("<!doctype html>") and html.count("<svg") == 2 and "✓ confirmed" in html
+    assert (
+        html.startswith("<!doctype html>")
+        and html.count("<svg") == 2
+        and "<b>202.0 ± 7.2</b> ▲" in html
+        and "✓ confirmed" in html
+    )
     for plot in ("measures", "curves"):
         svg = (folder / f"mine_{plot}.svg").read_text()
         assert svg.startswith("<svg") and "xmlns=" in svg and "currentColor" not in svg
