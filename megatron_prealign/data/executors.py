@@ -20,7 +20,8 @@ from typing import Self
 
 from megatron_prealign.data.bake_piece import PieceBaker
 from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
-from megatron_prealign.data.encoding import EncodedDocuments, limit_threads
+from megatron_prealign.data.encoders import limit_threads
+from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job
 from megatron_prealign.errors import DataError

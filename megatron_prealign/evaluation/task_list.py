@@ -78,23 +78,22 @@ def make_task(entry: Entry, problems: list[str]) -> Task | None:
 
 
 def _make_options(kind: str, given: dict[str, Given], place: str, problems: list[str]) -> Any:
-    """Convert what is given to an evaluation's options; None where that fails."""
+    """Convert what is given to an evaluation's options; bad values stay at their defaults, None where there is none."""
     evaluation = find_evaluation(kind)
     types = option_types(evaluation)
-    found: list[str] = []
     values: dict[str, object] = {}
     for name, entry in given.items():
         if name not in types:
             hint = did_you_mean(name, types) or f"; its options are {', '.join(types)}"
-            found.append(f"{entry.place(())}: {kind} has no option {name}{hint}")
+            problems.append(f"{entry.place(())}: {kind} has no option {name}{hint}")
             continue
-        values[name], wrong = convert(name, types[name], entry)
-        found += wrong
-    for field in fields(evaluation.options):
-        if field.name not in given and field.default is field.default_factory is MISSING:
-            found.append(f"{place}: {kind} needs {field.name}; give it")
-    problems += found
-    return None if found else evaluation.options(**values)
+        value, wrong = convert(name, types[name], entry)
+        problems += wrong
+        if not wrong:
+            values[name] = value
+    needed = {field.name for field in fields(evaluation.options) if field.default is field.default_factory is MISSING}
+    problems += [f"{place}: {kind} needs {name}; give it" for name in types if name in needed - given.keys()]
+    return evaluation.options(**values) if needed <= values.keys() else None
 
 
 def check_tasks(tasks: Sequence[Task]) -> list[str]:

@@ -151,7 +151,7 @@ def test_memory_that_runs_out_ends_the_bake(folder: Path) -> None:
     small = "import resource; resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000)); "
     arguments = command(folder, "stopped")
     arguments[arguments.index("-c") + 1] = small + arguments[arguments.index("-c") + 1]
-    long = json.dumps({"text": "words and words " * 350_000})
+    long = json.dumps({"text": "words-and-words-" * 350_000})
     (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text(encoding="utf-8") + long + "\n", encoding="utf-8")
     process = start(arguments)
     assert "out of memory" in check_ended(process, folder)

@@ -144,7 +144,8 @@ def test_the_new_evaluation_of_the_docs_works_as_it_stands_there(
     monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path / "kinds")])
     assert main(["--list"]) == 0
     assert "likely_tokens" in capsys.readouterr().out
-    (tmp_path / "en.txt").write_text("The if statement\na class\n")
+    texts = [" ".join(text.split())[:100] for text in PROSE[:3]]
+    (tmp_path / "en.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "tasks.yaml").write_text(
         f"- evaluation: likely_tokens\n  texts: {{en: {tmp_path / 'en.txt'}}}\n  num_likeliest: 60\n"
     )
@@ -156,7 +157,7 @@ def test_the_new_evaluation_of_the_docs_works_as_it_stands_there(
 
     opened = open_folder(folder)
     hits = []
-    for text in ("The if statement", "a class"):
+    for text in texts:
         ids = opened.tokenizer.encode(text)
         with torch.inference_mode():
             logits = opened.model(torch.tensor([ids])).logits[0]
@@ -171,5 +172,5 @@ def test_the_new_evaluation_of_the_docs_works_as_it_stands_there(
     capsys.readouterr()
     assert main([*arguments, "--resume"]) == 0
     shown = capsys.readouterr().err
-    assert "perplexity en: 2/2" in shown
+    assert "perplexity en: 3/3" in shown
     assert "likely_tokens" not in shown
