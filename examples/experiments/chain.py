@@ -125,6 +125,8 @@ def training_step(cell: Cell, index: int, place: Place, before: tuple[Step, ...]
     if stage.aligns:
         config.setdefault("alignment", {})["lexicon_paths"] = [str(trained)]
         config["alignment"]["held_out_lexicon_paths"] = [str(held_out)]
+    if config["data"].get("codeswitch") == "online":
+        config["data"]["codeswitch_lexicon_paths"] = [str(trained)]
     if index:
         config.setdefault("checkpoint", {})["init_from"] = str(run_folder(cell, place, index))
     path = place.output / f"configs/{run.name}.yaml"

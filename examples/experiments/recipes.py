@@ -13,6 +13,7 @@ from typing import Any
 
 from clone_data import CloneData
 from experiments.specs import Stage, validate
+from real_data import RealData
 from steps import Step
 
 from megatron_prealign.errors import DataError
@@ -43,7 +44,7 @@ class Recipe(ABC):
         """Return the parameters that these stages depend on."""
         switched = any(stage.text == "switched" for stage in stages)
         concerned = {None, "switched" if switched else None}
-        concerned.add("lexicon" if switched or any(stage.aligns for stage in stages) else None)
+        concerned.add("lexicon" if any(stage.reads_lexicon for stage in stages) else None)
         return self._values(part for part in fields(self) if part.metadata.get("concerns") in concerned)
 
     def _values(self, parts: Iterable[Field[Any]]) -> dict[str, Any]:
@@ -174,7 +175,75 @@ class EnglishClone(Recipe):
         return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
 
 
-RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (EnglishClone,)}
+@dataclass(frozen=True, kw_only=True)
+class RealLanguages(Recipe):
+    """English and other languages: help pages of LibreOffice, and public dictionaries."""
+
+    languages: tuple[str, ...]
+    """Beside English: de, es, fr, it, ru, tr, zh."""
+    num_words: int
+    """English words of the lexicon, the most frequent ones."""
+    max_translations: int
+    """Translations of a word in each language."""
+    vocab_size: int
+    """Tokens for all languages."""
+    english_share: float
+    """Share of English in the text, (0, 1); the others divide the rest."""
+    valid_ratio: float = 0.05
+    """Share of pages that is held out for perplexity."""
+
+    name = "real_languages"
+
+    def _made(self, data: Path, packages: Path | None = None) -> RealData:
+        return RealData(
+            folder=self.folder(data),
+            num_words=self.num_words,
+            max_translations=self.max_translations,
+            vocab_size=self.vocab_size,
+            languages=self.languages,
+            valid_ratio=self.valid_ratio,
+            packages=packages,
+        )
+
+    @property
+    def _switched_name(self) -> str:
+        return f"en_{self.codeswitch_ratio:g}"
+
+    def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+        """Return the steps in order."""
+        made = self._made(data, packages)
+        steps = [made.sources_step, made.dictionaries_step, made.lexicon_step, made.tokenizer_step]
+        steps += [made.bake_step(language) for language in made.all_languages]
+        if any(stage.text == "switched" for stage in stages):
+            steps.append(made.switch_step(self._switched_name, self.codeswitch_ratio))
+        return steps
+
+    def blend(self, data: Path, text: str) -> list[dict[str, Any]]:
+        """Return all languages."""
+        made = self._made(data)
+        names = {"en": self._switched_name} if text == "switched" else {}
+        shares = dict.fromkeys(self.languages, (1 - self.english_share) / len(self.languages))
+        return [
+            {"prefix": str(made.dataset(names.get(language, language))), "weight": share, "language": language}
+            for language, share in {"en": self.english_share, **shares}.items()
+        ]
+
+    def tokenizer(self, data: Path) -> Path:
+        """Return the tokenizer of all languages."""
+        return self._made(data).tokenizer
+
+    def lexicons(self, data: Path) -> tuple[Path, Path]:
+        """Return both lexicons."""
+        return self._made(data).lexicons
+
+    def files(self, data: Path) -> dict[str, str]:
+        """Return validation texts and lexicons."""
+        made = self._made(data)
+        texts = {f"valid_{language}": str(made.text(f"{language}_valid")) for language in made.all_languages}
+        return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
+
+
+RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (EnglishClone, RealLanguages)}
 
 
 def make_recipe(name: str, parameters: Mapping[str, Any], texts: Iterable[str], place: str) -> Recipe:

@@ -87,6 +87,11 @@ class Stage:
         alignment = self.config.get("alignment", {})
         return self.config["training"]["stage"] == "align_init" or alignment.get("maintain_interval", 0) > 0
 
+    @property
+    def reads_lexicon(self) -> bool:
+        """Tell whether the lexicon has a part in what it learns."""
+        return self.aligns or self.text == "switched" or self.config["data"].get("codeswitch") == "online"
+
 
 @dataclass(frozen=True)
 class Variant:

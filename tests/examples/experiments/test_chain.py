@@ -85,14 +85,15 @@ def test_stages_are_configured_for_the_files_and_the_seed(place: Place) -> None:
 
 
 def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
-    for name in ("main_table", "ablations", "coverage", "codeswitch_ratio"):
+    names = ("main_table", "ablations", "coverage", "codeswitch_ratio", "real_languages", "num_languages")
+    for name in names:
         for cell in read([f"{name}.yaml"], 1)[2]:
             made = {str(path) for step in cell.recipe.steps(place.data, None, cell.stages) for path in step.outputs}
             for stage in cell.stages:
                 prefixes = [entry["prefix"] for entry in cell.recipe.blend(place.data, stage.text)]
                 assert {f"{prefix}.bin" for prefix in prefixes} <= made
             used = [*map(str, cell.recipe.lexicons(place.data)), *cell.recipe.files(place.data).values()]
-            folders = tuple(path for path in made if path.endswith("/corpus"))
+            folders = tuple(path for path in made if path.endswith(("/corpus", "/sources", "/lexicon")))
             assert all(path in made or path.startswith(folders) for path in used)
 
 
@@ -141,3 +142,14 @@ def test_steps_of_different_data_have_different_names(place: Place) -> None:
     ]
     assert len(names[0]) == len(names[1]) == 6
     assert names[0].isdisjoint(names[1])
+
+
+def test_online_switching_reads_the_lexicon(place: Place) -> None:
+    cell = cell_of("falling", "ratio_schedule")
+    first = training_step(cell, 0, place, ())
+    end_stage(cell, place, 364_996)
+    one, two = (yaml.safe_load(training_step(cell, index, place, ()).inputs[0].read_text()) for index in (0, 1))
+    assert two["data"]["codeswitch_lexicon_paths"] == one["alignment"]["lexicon_paths"]
+    assert two["data"]["codeswitch_ratios"] == [0.3, 0.2, 0.1, 0.05]
+    assert "codeswitch_lexicon_paths" not in one["data"]
+    assert first.inputs[0].exists()
