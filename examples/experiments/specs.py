@@ -11,7 +11,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from megatron_prealign.config import config_from_dict
+from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.evaluation.task_list import make_task
 
 FOLDER = Path(__file__).resolve().parent
 FORBID = ConfigDict(extra="forbid")
@@ -263,6 +265,7 @@ def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
             variants = {name: variant for name in file.variants if (variant := reader.read(name))}
             problems += [f"{found}: {problem}" for problem in reader.problems]
             tasks = scale.evaluations[file.recipe] if file.evaluations is None else file.evaluations
+            problems += _task_problems(tasks, str(found) if file.evaluations else f"scale {scale.name}")
             experiments.append(Experiment(found.stem, file, variants, tasks))
     names = [experiment.name for experiment in experiments]
     problems += [f"two experiments are called {name}" for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -287,6 +290,15 @@ def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure
     for name in dict.fromkeys([*file.measures, *(claim.measure for claim in file.claims)]):
         if name not in measures:
             yield f"measures: {name!r} is not in measures.yaml{_hint(name, measures)}; add its title there"
+
+
+def _task_problems(tasks: Sequence[Mapping[str, Any]], place: str) -> list[str]:
+    """Return what is wrong with tasks, but for their files."""
+    problems: list[str] = []
+    for number, task in enumerate(tasks, start=1):
+        where = f"{place}: evaluations, task {number}"
+        make_task(Entry(where, {key: given_at(value, where) for key, value in task.items()}), problems)
+    return problems
 
 
 def _hint(word: str, known: Any) -> str:
