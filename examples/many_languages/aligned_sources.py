@@ -119,10 +119,11 @@ def aligned_articles(package: Path, languages: Mapping[str, str]) -> list[dict[s
             stream = archive.extractfile(members[code])
             assert stream is not None
             found[language] = articles(stream.read().decode("utf-8"))
-    return [
+    rows = [
         {language: texts[number] for language, texts in found.items() if texts.get(number)}
         for number in range(1, NUM_ARTICLES + 1)
     ]
+    return [row for row in rows if row]
 
 
 def build(output: Path, packages: Path, scratch: Path, languages: Mapping[str, str], dictionaries: bool) -> None:

@@ -59,7 +59,7 @@ def _object(path: Path, number: int, line: str, problems: Problems) -> Row:
 
 def _table(path: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> list[Row]:
     languages = [normalize_language(name) for name in lines[0][1].split("\t")] if lines else []
-    rows = []
+    rows: list[Row] = []
     for number, line in lines[1:]:
         cells = line.split("\t")
         if len(cells) != len(languages):

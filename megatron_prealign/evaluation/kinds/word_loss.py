@@ -85,11 +85,12 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
         words = word_losses(documents, finder)
         row = results[language] = {}
         if listed:
-            group_of = partial(_membership, words=listed[language])
-            row["by_lexicon"] = group_losses(words, group_of, ("listed", "unlisted"))
+            row["by_lexicon"] = group_losses(
+                words, partial(_membership, words=listed[language]), ("listed", "unlisted")
+            )
         if counted:
-            group_of, names = _bands(counted[language], options, finder, folder)
-            row["by_frequency"] = group_losses(words, group_of, names)
+            band_of, names = _bands(counted[language], options, finder, folder)
+            row["by_frequency"] = group_losses(words, band_of, names)
     return results
 
 

@@ -39,7 +39,7 @@ class Workspace(Recipe):
         return FOLDER["workspace"] / "tok"
 
     def lexicons(self, data: Path) -> tuple[Path, Path]:
-        return FOLDER["workspace"] / "lexicon.tsv", FOLDER["workspace"] / "lexicon.tsv"
+        return FOLDER["workspace"] / "lexicon.tsv", FOLDER["held_out"]
 
     def files(self, data: Path) -> dict[str, str]:
         return {"lexicon": str(FOLDER["workspace"] / "lexicon.tsv"), "valid_en": str(FOLDER["text"])}
@@ -75,7 +75,9 @@ def test_a_cell_from_its_yaml_to_its_numbers(
     monkeypatch.setattr(recipes, "RECIPES", {"workspace": Workspace})
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "house home dog tree water fire the cube sun moon"}\n')
-    FOLDER.update(workspace=workspace, text=text)
+    held_out = tmp_path / "held_out.tsv"
+    held_out.write_text("hut\thütte\tde\t1.0\nrain\tregen\tde\t1.0\n")
+    FOLDER.update(workspace=workspace, text=text, held_out=held_out)
     scale = read_scale(str(write_scale(tmp_path / "few.yaml", make_values)))
     variants = {"both": {"stages": ["align_init", "pretrain"]}}
     path = write_experiment(tmp_path, variants=variants, baseline="both", recipe="workspace")
