@@ -93,10 +93,10 @@ def run_cell(cell: Cell, place: Place, runner: Runner, label: str) -> None:
         run_locked(runner, steps[-1], label)
     model = place.output / f"models/{cell.key}"
     steps.append(make_export(f"{cell.key}_export", run_folder(cell, place), model, steps[-1]))
-    runner.run(steps[-1], label)
+    run_locked(runner, steps[-1], label)
     evaluation = place.output / f"evaluations/{cell.key}.json"
     steps.append(evaluation_step(cell, place, model, evaluation, steps[-1]))
-    runner.run(steps[-1], label)
+    run_locked(runner, steps[-1], label)
     # As measured when each of them ran, in this call, an earlier one or another cell's.
     seconds = sum(runner.seconds(step) for step in steps)
     write_result(place.results, collect(cell, place, evaluation, seconds))
