@@ -92,7 +92,7 @@ def collate(items: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([item["labels"] for item in items])}
 
 
-class _Told(TrainerCallback):  # type: ignore[misc]
+class _Told(TrainerCallback):
     """Tells the steps done."""
 
     def __init__(self, progress: Callable[[int, int], None]) -> None:
@@ -146,7 +146,8 @@ def _with_head(folder: ModelFolder, numbers: dict[str, int], padding: int) -> An
     """Return a classifier with the body of a folder's model."""
     names = {"label2id": numbers, "id2label": {number: label for label, number in numbers.items()}}
     config = type(folder.model.config).from_dict(folder.model.config.to_dict() | names | {"pad_token_id": padding})
-    model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    classes: Any = AutoModelForSequenceClassification
+    model = classes.from_config(config, dtype=torch.float32)
     model.base_model.load_state_dict(folder.model.base_model.state_dict())
     return model
 
@@ -171,6 +172,6 @@ def _arguments(output: str, tuning: Tuning, seed: int, device: torch.device) -> 
 
 
 def _right(trainer: Trainer, dataset: _Examples) -> list[bool]:
-    predicted = trainer.predict(dataset)
+    predicted: Any = trainer.predict(dataset)
     right: list[bool] = (predicted.predictions.argmax(axis=1) == predicted.label_ids).tolist()
     return right
