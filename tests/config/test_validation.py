@@ -133,6 +133,22 @@ ROWS = [
         "--alignment.maintain_interval 5 needs --alignment.lexicon_paths: name at least one lexicon",
     ),
     Row(
+        {"alignment.maintain_interval": 1001, "alignment.lexicon_paths": ["en-de.tsv"]},
+        "--alignment.maintain_interval 1001 is longer than --training.train_steps 1000: words would be aligned in the",
+    ),
+    Row(
+        {"alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"], "alignment.taps": "layer_9"},
+        "--alignment.taps: this model has no tap 'layer_9'; did you mean layer_4?",
+    ),
+    Row(
+        {**INTERLEAVED, "alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"]},
+        f"--alignment.num_word_microbatches 1 is not divisible by --{PIPELINE} 2: interleaved pipelines run whole",
+    ),
+    Row(
+        {CONTEXT: 2, "alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"]},
+        f"--{CONTEXT} 2 splits sequences, and words are too short to be split: train and measure the alignment",
+    ),
+    Row(
         {**ALIGN, "alignment.held_out_lexicon_paths": ["gone.tsv"]},
         "--alignment.held_out_lexicon_paths gone.tsv: no such file: check the path",
     ),
