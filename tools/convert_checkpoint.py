@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.errors import DataError, PrealignError
 
 if TYPE_CHECKING:
@@ -157,6 +158,9 @@ def _from_megatron_lm(options: argparse.Namespace) -> None:
 
 def _start_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what both imports take."""
+    is_in_range, described = RANGES["model.make_vocab_size_divisible_by"]
+    if not is_in_range(multiple := options.make_vocab_size_divisible_by):
+        raise DataError(f"--make-vocab-size-divisible-by is {multiple}: it must be {described}")
     return {
         "growth": _growth(options),
         "make_vocab_size_divisible_by": options.make_vocab_size_divisible_by,

@@ -4,6 +4,7 @@ python tools/generate.py --model exported --prompt "Once upon a time" --prompt "
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +45,13 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
         CheckpointError: no Hugging Face folder.
         DataError: no usable tokenizer, or nothing to generate.
     """
+    problems = []
     if options.max_new_tokens < 1:
-        raise DataError(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
+        problems.append(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
+    if not 0 <= options.temperature < math.inf:
+        problems.append(f"--temperature must be 0 or a positive number, got {options.temperature}")
+    if problems:
+        raise DataError(problems)
     # torch and transformers take seconds to import; --help should not wait for them.
     import torch
 

@@ -19,7 +19,7 @@ RANGES: dict[str, Range] = {
     "model.ffn_hidden_size": _AT_LEAST_1,
     "model.max_position_embeddings": _AT_LEAST_1,
     "model.vocab_size": _AT_LEAST_1,
-    "model.make_vocab_size_divisible_by": _AT_LEAST_1,
+    "model.make_vocab_size_divisible_by": (lambda value: 1 <= value <= 1 << 20, "in [1, 1048576]"),
     "model.rotary_base": _POSITIVE,
     "model.rotary_percent": (lambda value: 0 < value <= 1, "in (0, 1]"),
     "model.norm_epsilon": _POSITIVE,

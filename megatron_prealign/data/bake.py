@@ -26,7 +26,8 @@ from megatron_prealign.data.codeswitch import SwitchCounts
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.encode_piece import EncodingSettings
-from megatron_prealign.data.encoding import Backend, make_encoder, probe_gigatoken, probe_of
+from megatron_prealign.data.encoders import Backend, make_encoder, probe_gigatoken
+from megatron_prealign.data.encoding import probe_of
 from megatron_prealign.data.executors import LocalWorkers
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.data.encoding import Encoder
+from megatron_prealign.data.encoders import Encoder
 from megatron_prealign.data.phrases import Phrases
 from megatron_prealign.data.ragged import Ragged, same_spans
 from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice

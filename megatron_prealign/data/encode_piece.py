@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from megatron_prealign.data.documents import TextBatch, read_texts
-from megatron_prealign.data.encoding import Backend, EncodedDocuments, encode_documents, make_encoder
+from megatron_prealign.data.encoders import Backend, make_encoder
+from megatron_prealign.data.encoding import EncodedDocuments, encode_documents
 from megatron_prealign.data.indexed import optimal_dtype
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.sentences import SentenceSplitter

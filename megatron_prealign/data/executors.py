@@ -20,7 +20,8 @@ from typing import Self
 
 from megatron_prealign.data.bake_piece import PieceBaker
 from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
-from megatron_prealign.data.encoding import EncodedDocuments, limit_threads
+from megatron_prealign.data.encoders import limit_threads
+from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job
 from megatron_prealign.errors import DataError
@@ -58,7 +59,8 @@ class LocalWorkers:
         self._pool = ProcessPoolExecutor(num_processes, context, _start_worker, arguments)
         sizes = accumulate(piece.size for piece in pieces)
         early = [piece for piece, size in zip(pieces, sizes, strict=True) if is_ahead and size <= _BYTES_AHEAD]
-        self._ahead = [self._pool.submit(_encode_in_worker, piece) for piece in early]
+        with _interrupts_held():
+            self._ahead = [self._pool.submit(_encode_in_worker, piece) for piece in early]
 
     def __enter__(self) -> Self:
         """Return the workers."""
@@ -90,9 +92,10 @@ class LocalWorkers:
                 return
             with self, _plain_tracebacks():
                 ahead, pool = self._take_ahead(), self._pool
-                tasks = [
-                    pool.submit(_bake_in_worker, job.folder, number, ahead.pop(number, None)) for number in numbers
-                ]
+                with _interrupts_held():
+                    tasks = [
+                        pool.submit(_bake_in_worker, job.folder, number, ahead.pop(number, None)) for number in numbers
+                    ]
                 for task in as_completed(tasks):
                     on_finished(task.result())
         except (BrokenProcessPool, MemoryError):
@@ -118,13 +121,22 @@ def _plain_tracebacks() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Put an interrupt off: processes that start meanwhile never get one, it is the parent's to handle."""
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 _encoder: PieceEncoder  # of this worker process
 
 
 def _start_worker(stop: Event, num_threads: int, load: Callable[..., PieceEncoder]) -> None:
     global _encoder
     limit_threads(num_threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _encoder = load(is_stopped=stop.is_set)
 

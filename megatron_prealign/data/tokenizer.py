@@ -48,6 +48,9 @@ class Tokenizer(ABC):
     """Whether the tokenizer by itself begins a document with `bos_id`."""
     encodes_any_text: bool
     """Whether every text that is not empty has ids, none of them of an unknown token; False where that is not known."""
+    splits_at_spaces: bool
+    """Whether no token, and nothing that a token depends on, reaches across a space between two characters that are
+    no white space; False where that is not known."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -137,6 +140,7 @@ class HuggingFaceTokenizer(Tokenizer):
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
         self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
+        self.splits_at_spaces = _splits_at_spaces(self._tokenizer, definition)
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -231,6 +235,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id = _non_negative(processor.bos_id())
         self.adds_bos = False  # the library does so only when it is asked to
         self.encodes_any_text = False  # normalisers drop characters
+        self.splits_at_spaces = False  # pieces may hold spaces
         self.added_tokens = tuple(
             processor.id_to_piece(i) for i in everything if processor.is_control(i) or processor.is_unknown(i)
         )
@@ -303,6 +308,23 @@ def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> 
         and '"ByteLevel"' in splits
         and '"Removed"' not in splits
         and _BYTE_OF.keys() <= vocabulary.keys()
+    )
+
+
+# One character of each kind that the patterns of known pre-tokenizers tell apart, and words that some of them name.
+_KINDS = ("a", "Z", "ñ", "字", "ग", "\u0301", "5", "²", ".", "-", "'", "'s", "_", "€", "🙂", "\u200d", "\x00")
+
+
+def _splits_at_spaces(tokenizer: Any, definition: dict[str, Any]) -> bool:
+    """Tell whether a tokenizer.json begins a new part at each space between two characters of any kind."""
+    if (definition.get("normalizer") or {"type": "NFC"})["type"] != "NFC" or tokenizer.pre_tokenizer is None:
+        return False  # NFC joins nothing to a space; others may
+    for token in definition.get("added_tokens") or ():
+        if any(map(str.isspace, token["content"])) or token.get("lstrip") or token.get("rstrip"):
+            return False
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    return all(
+        len(left) in {start for _, (start, _) in split(f"{left} {right}")} for left in _KINDS for right in _KINDS
     )
 
 

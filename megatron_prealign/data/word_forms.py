@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.data.encoding import Encoder, ReferenceEncoder
+from megatron_prealign.data.encoders import Encoder, ReferenceEncoder
 from megatron_prealign.data.ragged import Ragged, spread
 from megatron_prealign.data.tokenizer import Tokenizer
 

@@ -102,7 +102,12 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         sync(temporary)
         if target.exists():
             os.replace(target, retired)
-        os.replace(temporary, target)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if os.path.lexists(retired):
+                os.replace(retired, target)
+            raise
         sync(temporary.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -7,6 +7,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
@@ -85,8 +86,16 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         overlap_param_gather=overlaps(config, next(chunks[0].parameters()).device)[1],
     )
     optimizer = get_megatron_optimizer(core, chunks)
+    _allocate_moments(optimizer)
     get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def _allocate_moments(optimizer: MegatronOptimizer) -> None:
+    """Give the distributed optimizer its moments now: it can't be saved without, as when all steps were skipped."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if isinstance(part, DistributedOptimizer) and part.init_state_fn:
+            part.init_state_fn(part.optimizer, part.config)
 
 
 def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:

@@ -24,7 +24,9 @@ SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx", ".json")
 def command(folder: Path, name: str, *options: str) -> list[str]:
     """Return a bake in small pieces."""
     code = (
-        "import sys; from megatron_prealign.data import inputs; inputs._MIN_PIECE_BYTES = 20_000; "
+        "import signal, sys; from megatron_prealign.data import inputs; inputs._MIN_PIECE_BYTES = 20_000; "
+        # A shell starts what it puts into the background with the interrupt ignored, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from tools.preprocess_codeswitch import main; sys.exit(main(sys.argv[1:]))"
     )
     named = ["--input", f"{folder}/a.jsonl", "--tokenizer-model", f"{folder}/tok", "--lexicon", f"{folder}/lexicon.tsv"]
@@ -151,7 +153,7 @@ def test_memory_that_runs_out_ends_the_bake(folder: Path) -> None:
     small = "import resource; resource.setrlimit(resource.RLIMIT_AS, (800_000_000, 800_000_000)); "
     arguments = command(folder, "stopped")
     arguments[arguments.index("-c") + 1] = small + arguments[arguments.index("-c") + 1]
-    long = json.dumps({"text": "words and words " * 350_000})
+    long = json.dumps({"text": "words-and-words-" * 350_000})
     (folder / "a.jsonl").write_text((folder / "a.jsonl").read_text(encoding="utf-8") + long + "\n", encoding="utf-8")
     process = start(arguments)
     assert "out of memory" in check_ended(process, folder)

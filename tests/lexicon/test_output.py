@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,26 @@ def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         with atomic_folder(target, overwrite=True) as temporary:
             (temporary / name).write_text(name)
     assert [file.name for file in target.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "old").write_text("old")
+    replace = os.replace
+
+    def refuse(source: Path, destination: Path) -> None:
+        if (source / "new").exists():
+            raise OSError("no")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no"), atomic_folder(target, overwrite=True) as temporary:
+        (temporary / "new").write_text("new")
+    assert [file.name for file in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -57,6 +57,8 @@ def test_what_cannot_be_loaded_is_refused(tmp_path: Path, capsys: pytest.Capture
         return error
 
     assert "--max-new-tokens must be at least 1" in refusal("--max-new-tokens", "0")
+    for temperature in ("-1", "nan", "inf"):
+        assert "--temperature must be 0 or a positive number" in refusal("--temperature", temperature)
     path.write_bytes(whole[:-100])
     assert "transformers can't load it" in refusal()
     weights["model.norm.weight"][0] = float("nan")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -74,6 +75,12 @@ def settings(**values: Any) -> Edit:
     return edit
 
 
+def pipe(folder: Path) -> None:
+    """Make config.json something that whoever opens it would wait for."""
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
 def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Edit:
     """Return an edit of the weights."""
 
@@ -136,6 +143,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "parallel residual": (settings(model_type="gpt_neox"), "use_parallel_residual true (the default)"),
     "erf": (settings(model_type="gpt_neox", use_parallel_residual=False, hidden_act="gelu"), "GELU here is the tanh"),
     "groups": (settings(num_key_value_heads=3), "num_query_groups 3"),
+    "pipe": (pipe, "config.json: not a regular file"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: can't be read"),
     "type of architecture": (settings(model_type=["llama"]), "model_type ['llama'] is no architecture"),
     "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: not JSON"),
@@ -179,6 +187,14 @@ def test_folders_that_cannot_be_continued_are_refused_with_the_reason(
     assert reason in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert not (source / "exploded").exists()
+
+
+def test_a_multiple_without_measure_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for multiple in (0, 10**30):
+        assert import_folder(folder, tmp_path / "out", "--make-vocab-size-divisible-by", str(multiple)) == 2
+        assert "it must be in [1, 1048576]" in capsys.readouterr().err
 
 
 def test_every_problem_is_listed_at_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

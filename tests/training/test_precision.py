@@ -67,3 +67,16 @@ def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -
             records[name] += run_distributed(train_and_save_all, 1, [values])[0][0]
     assert records["parts"] == records["whole"]
     assert run_distributed(_scale, 1, values)[0] == 64.0 * 2**2
+
+
+def test_a_run_whose_steps_were_all_skipped_goes_on(make_values: MakeValues, tmp_path: Path) -> None:
+    optimizer = {"initial_loss_scale": 2.0**21}
+    parallel = {"use_distributed_optimizer": True}
+    for end in (1, 2):
+        training = {**FP16, "train_steps": end}
+        values = make_values(
+            "pretrain", tmp_path / "run", optimizer=optimizer, training=training, parallel=parallel, **SMALL
+        )
+        run_distributed(train_and_save_all, 1, [values])
+    # Two overflows: megatron-core bears one, then halves.
+    assert run_distributed(_scale, 1, values)[0] == 2.0**20

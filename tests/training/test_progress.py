@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -53,14 +54,22 @@ def test_a_file_gets_a_plain_line_a_record() -> None:
     ]
 
 
+def _read_all(leader: int) -> str:
+    """Return what was written to a pseudo-terminal whose other side is closed; one read may bring a part only."""
+    shown = b""
+    with os.fdopen(leader, "rb", buffering=0) as terminal, suppress(OSError):  # EIO: nothing is left
+        while part := terminal.read(1 << 16):
+            shown += part
+    return shown.decode()
+
+
 def test_a_terminal_gets_a_bar_with_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     leader, follower = pty.openpty()
     with os.fdopen(follower, "w") as stream:
         console = Console(file=stream, width=160)
         _run(console)
-    shown = os.read(leader, 1 << 16).decode()
-    os.close(leader)
+    shown = _read_all(leader)
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "")
     assert "\x1b[?25l" in shown and "\x1b[?25h" in shown  # the cursor is hidden, then back
     assert "100/5000" in plain

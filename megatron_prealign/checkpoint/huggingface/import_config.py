@@ -21,6 +21,8 @@ def read_config_json(folder: Path) -> dict[str, Any]:
         CheckpointError: there is none, or it is no JSON object.
     """
     path = folder / "config.json"
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not a regular file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
