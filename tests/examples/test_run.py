@@ -82,7 +82,7 @@ def test_alignment_is_kept_with_the_tokens_of_its_words(tmp_path: Path, monkeypa
     chain = experiment.prealign(seed=1)
     first = next(chain)
     first.outputs[0].mkdir(parents=True)
-    alignment = load_config_file("align_init.yaml")["alignment"]
+    alignment = load_config_file("align_init")["alignment"]
     # Four tokens an entry: a word and its translation have two each.
     record = {
         "kind": "train",
@@ -93,7 +93,7 @@ def test_alignment_is_kept_with_the_tokens_of_its_words(tmp_path: Path, monkeypa
     lines = [record, {"kind": "valid", "step": 10, "tokens": 30_720}]
     (first.outputs[0] / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     command = list(next(chain).command)
-    kept = load_config_file("pretrain_maintained.yaml")["alignment"]
+    kept = load_config_file("pretrain_maintained")["alignment"]
     words = 4 * int(str(kept["word_batch_size"])) / int(str(kept["maintain_interval"]))
     steps = command[command.index("--training.train_steps") + 1]
     assert int(steps) == round((100 - 10) * 3072 / (3072 + words))
@@ -102,7 +102,7 @@ def test_alignment_is_kept_with_the_tokens_of_its_words(tmp_path: Path, monkeypa
 
 
 def test_kept_alignment_is_all_that_its_configuration_adds() -> None:
-    plain, kept = load_config_file("pretrain.yaml"), load_config_file("pretrain_maintained.yaml")
+    plain, kept = load_config_file("pretrain"), load_config_file("pretrain_maintained")
     assert kept.pop("alignment")["maintain_interval"]
     assert kept == plain
 
