@@ -25,7 +25,8 @@ from rich.table import Table
 
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
-from megatron_prealign.evaluation.retrieval import retrieval_scores, select_pairs, token_ids_of, word_vectors
+from megatron_prealign.evaluation.retrieval import retrieval_scores, select_pairs, token_ids_of
+from megatron_prealign.evaluation.vectors import word_vectors
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import TypeAdapter
 
+from megatron_prealign.config.conversion import convert, did_you_mean, is_none
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.sources import Given, Source, given_at, mapping_source, read_yaml, split_command_line
@@ -124,7 +124,7 @@ def _resolve(sources: Iterable[Source]) -> _Resolved:
         bad_fields.update(name for name in _hints() if name.startswith("model."))
     values: dict[str, object] = {}
     for name, entry in with_preset.items():
-        converted, wrong = _convert(name, entry)
+        converted, wrong = convert(name, _hints()[name], entry)
         problems.extend(wrong)
         if wrong:
             bad_fields.add(name)
@@ -137,11 +137,11 @@ def _resolve(sources: Iterable[Source]) -> _Resolved:
 def _with_preset(given: dict[str, Given]) -> tuple[dict[str, Given], list[str]]:
     """Put the values of model.preset below those given beside it."""
     entry = given.get("model.preset")
-    if entry is None or _is_none(entry.value):
+    if entry is None or is_none(entry.value):
         return given, []
     preset = PRESETS.get(str(entry.value))
     if preset is None:
-        hint = _did_you_mean(str(entry.value), PRESETS) or f"; choose from {', '.join(PRESETS)}"
+        hint = did_you_mean(str(entry.value), PRESETS) or f"; choose from {', '.join(PRESETS)}"
         return given, [f"{entry.place(())}: model.preset: there is no preset {entry.value!r}{hint}"]
     place = f"preset {entry.value}"
     return {f"model.{name}": given_at(value, place) for name, value in preset.values.items()} | given, []
@@ -187,7 +187,7 @@ def _read_overrides(overrides: Iterable[tuple[str, list[str]]]) -> Source:
             problems.append(f"{place} needs a value; write --{name} VALUE")
         elif _is_sequence(_hints().get(name)):
             parsed = [_parse_token(token, place, problems) for token in tokens]
-            is_whole = len(parsed) == 1 and (not isinstance(parsed[0], str | dict) or _is_none(parsed[0]))
+            is_whole = len(parsed) == 1 and (not isinstance(parsed[0], str | dict) or is_none(parsed[0]))
             given[name] = given_at(parsed[0] if is_whole else parsed, place)
         elif len(tokens) > 1:
             problems.append(f"{place} takes one value, got {tokens}; quote a value that has spaces")
@@ -216,77 +216,21 @@ def _unknown_problems(unknown: Mapping[str, Given]) -> Iterable[tuple[str, list[
         place = entry.place(())
         homes = [known for known in _hints() if known.endswith(f".{key}")]
         if not section:
-            hint = f"; write --{homes[0]}" if homes else _did_you_mean(key, _hints())
+            hint = f"; write --{homes[0]}" if homes else did_you_mean(key, _hints())
             yield f"{place}: unknown option{hint or '; --help lists all options'}", homes
         elif section in sections:
             siblings = [known.split(".")[1] for known in _hints() if known.startswith(f"{section}.")]
-            hint = f"; it belongs to {homes[0]}" if homes else _did_you_mean(key, siblings)
+            hint = f"; it belongs to {homes[0]}" if homes else did_you_mean(key, siblings)
             likely = [f"{section}.{match}" for match in difflib.get_close_matches(key, siblings, n=1)]
             yield f"{place}: unknown key {name}{hint or '; --help lists all keys'}", homes + likely
         elif section not in seen_sections:
             seen_sections.add(section)
-            hint = _did_you_mean(section, sections) or f"; sections are {', '.join(sections)}"
+            hint = did_you_mean(section, sections) or f"; sections are {', '.join(sections)}"
             meant = difflib.get_close_matches(section, sections, n=1)
             likely = [known for known in _hints() if known.split(".")[0] in meant]
             yield f"{place}: unknown section {section}{hint}", likely
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for a near miss, else the empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
-def _convert(name: str, entry: Given) -> tuple[object, list[str]]:
-    """Convert a value to its field's type: text becomes numbers, "none" becomes None where that is allowed."""
-    hint = _hints()[name]
-    if _is_none(entry.value) and type(None) in typing.get_args(hint):
-        return None, []
-    if isinstance(entry.value, bool) and not _accepts(hint, bool):
-        advice = "; YAML reads no, yes, on and off as booleans: put text into quotes" if _accepts(hint, str) else ""
-        return None, [f"{entry.place(())}: {name}: must not be a boolean, got {entry.value}{advice}"]
-    try:
-        return _adapter(hint).validate_python(entry.value), []
-    except ValidationError as error:
-        return None, [_type_problem(name, entry, detail) for detail in error.errors(include_url=False)]
-
-
-@cache
-def _adapter(hint: typing.Any) -> TypeAdapter[object]:
-    """Return the validator of a field's type; unknown keys of nested entries and infinite numbers are refused."""
-    return TypeAdapter(hint, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-
-
-def _type_problem(name: str, entry: Given, detail: ErrorDetails) -> str:
-    """Word one finding of pydantic with its place and, for a misspelt choice or key, the near miss."""
-    location = detail["loc"]
-    where = name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
-    place = entry.place(location)
-    if detail["type"] == "unexpected_keyword_argument":
-        return f"{place}: unknown key {where}{_did_you_mean(str(location[-1]), _nested_keys(name))}"
-    if detail["type"] == "missing":
-        return f"{place}: {where} is missing; give it"
-    message = detail["msg"].removeprefix("Input ").split(", unable to parse")[0]
-    choices = typing.get_args(_hints()[name]) if detail["type"] == "literal_error" else ()
-    return f"{place}: {where} {message}, got {detail['input']!r}{_did_you_mean(str(detail['input']), choices)}"
-
-
-def _nested_keys(name: str) -> list[str]:
-    """Return the keys of the dataclass inside a field such as tuple[BlendEntry, ...]."""
-    nested = [argument for argument in typing.get_args(_hints()[name]) if dataclasses.is_dataclass(argument)]
-    return [field.name for entry in nested for field in dataclasses.fields(entry)]
-
-
-def _is_none(value: object) -> bool:
-    """Say whether a value stands for "none"."""
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))
-
-
 def _is_sequence(hint: object) -> bool:
     """Say whether a field takes several values, or none of them."""
     return any(typing.get_origin(kind) in (tuple, list) for kind in (hint, *typing.get_args(hint)))
-
-
-def _accepts(hint: object, kind: type) -> bool:
-    """Say whether a type is `kind` or a union with it."""
-    return hint is kind or kind in typing.get_args(hint)

@@ -33,6 +33,14 @@ class Source:
     readable: bool = True
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One mapping of a list, and where it begins."""
+
+    place: str
+    fields: dict[str, Given]
+
+
 @dataclass
 class CommandLine:
     """A command line taken apart; `overrides` maps "section.field" to its value tokens, in order."""
@@ -89,24 +97,55 @@ def read_yaml(path: str | Path) -> Source:
     Only plain YAML is read (as `yaml.safe_load` does); a file that can't be read becomes a problem.
     """
     source = Source()
+    problem = _read_root(path, lambda loader, root: _read_sections(str(path), loader, root, source))
+    if problem:
+        source.readable = False
+        source.problems.append(problem)
+    return source
+
+
+def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
+    """Read a file that is a list of mappings; return them, and every problem of the file itself."""
+    entries: list[Entry] = []
+    problems: list[str] = []
+
+    def read(loader: yaml.SafeLoader, root: yaml.Node) -> None:
+        nodes = root.value if isinstance(root, yaml.SequenceNode) else [root]
+        problems.extend(_repeated_keys(str(path), root, set()))
+        for node in nodes:
+            place = f"{path}:{_line(node)}"
+            if node is root or not isinstance(node, yaml.MappingNode):
+                problems.append(f"{place}: a list of mappings is expected, each like `- name: value`")
+                continue
+            fields = {
+                name: Given(loader.construct_object(value, deep=True), _node_place(str(path), value))
+                for name, value in _items(loader, node)
+            }
+            entries.append(Entry(place, fields))
+
+    problem = _read_root(path, read)
+    return ([], [problem]) if problem else (entries, problems)
+
+
+def _read_root(path: str | Path, read: Callable[[yaml.SafeLoader, yaml.Node], None]) -> str | None:
+    """Hand loader and root node of a file that is not empty to `read`; return why the file can't be read, if so."""
     try:
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
         try:
             root = loader.get_single_node()
             if root is not None:
-                _read_sections(str(path), loader, root, source)
+                read(loader, root)
         finally:
             loader.dispose()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        source.readable = False
-        source.problems.append(_reading_problem(path, error))
-    return source
+        return _reading_problem(path, error)
+    return None
 
 
 def _reading_problem(path: str | Path, error: Exception) -> str:
     """Word why a file can't be read at all."""
     if isinstance(error, FileNotFoundError):
-        return f"{path}: no such file; check the path after --config"
+        return f"{path}: no such file; check the path"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{path}:{error.problem_mark.line + 1}: not valid YAML: {error.problem or error.context}"
     if isinstance(error, yaml.YAMLError):

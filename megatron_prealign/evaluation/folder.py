@@ -14,10 +14,15 @@ from megatron_prealign.errors import CheckpointError, DataError
 class ModelFolder:
     """A causal language model in evaluation mode, with its tokenizer."""
 
-    name: str
+    path: Path
     model: Any
     tokenizer: Tokenizer
     device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Return the folder's own name."""
+        return self.path.name
 
     @property
     def window(self) -> int:
@@ -74,4 +79,4 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
             f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocabulary {rows}: "
             "they don't belong together"
         )
-    return ModelFolder(path.resolve().name, model.eval().to(device), tokenizer, torch.device(device))
+    return ModelFolder(path.resolve(), model.eval().to(device), tokenizer, torch.device(device))

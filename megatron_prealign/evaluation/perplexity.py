@@ -48,10 +48,10 @@ class Perplexity:
     def to_json(self) -> dict[str, float | int | None]:
         """Return the numbers of a results file; infinite ones, which JSON can't hold, as none."""
         return {
-            "perplexity": _finite_exp(self.loss),
+            "perplexity": finite_exp(self.loss),
             "loss": self.loss if math.isfinite(self.loss) else None,
             "tokens": self.num_tokens,
-            "byte_perplexity": _finite_exp(self.total_loss / self.num_bytes),
+            "byte_perplexity": finite_exp(self.total_loss / self.num_bytes),
             "bytes": self.num_bytes,
             "documents": self.num_documents,
         }
@@ -83,6 +83,15 @@ def document_windows(tokens: Sequence[int], window: int, stride: int) -> Iterato
             return
 
 
+@dataclass(frozen=True)
+class ScoredDocument:
+    """A document and how each of its tokens was predicted."""
+
+    tokens: list[int]
+    losses: Tensor
+    """float64, in nats, of all tokens but a first one that nothing stands before."""
+
+
 def measure_perplexity(
     folder: ModelFolder,
     texts: Iterable[str],
@@ -103,41 +112,73 @@ def measure_perplexity(
     Raises:
         DataError: nothing to predict.
     """
+    kept = [text for text in texts if text.strip()]
+    documents = score_documents(folder, kept, window=window, stride=stride, progress=progress)
+    return sum_up(documents, kept)
+
+
+def score_documents(
+    folder: ModelFolder,
+    texts: Sequence[str],
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[ScoredDocument]:
+    """Return the loss of every token of documents; the arguments are those of `measure_perplexity`.
+
+    Raises:
+        DataError: nothing to predict.
+    """
     window = window or folder.window
     stride = stride or max(window // 2, 1)
     prefix = [] if folder.tokenizer.eod_id is None else [folder.tokenizer.eod_id]
-    kept = [text for text in texts if text.strip()]
+    encoded = folder.tokenizer.encode_batch(texts)
     windows: list[Window] = []
-    for ids in folder.tokenizer.encode_batch(kept):
+    counts = []
+    for ids in encoded:
+        before = len(windows)
         windows.extend(document_windows([*prefix, *ids], window, stride))
+        counts.append(len(windows) - before)
     if not windows:
         raise DataError("no document has a token to predict; give a file with text")
-    total_loss = _score(folder, windows, progress)
+    scored = iter(_score(folder, windows, progress))
+    nothing = torch.empty(0, dtype=torch.float64)
+    return [
+        ScoredDocument(ids, torch.cat([nothing, *(next(scored) for _ in range(count))]))
+        for ids, count in zip(encoded, counts, strict=True)
+    ]
+
+
+def sum_up(documents: Sequence[ScoredDocument], texts: Sequence[str]) -> Perplexity:
+    """Return the perplexity over scored documents and their texts."""
     return Perplexity(
-        total_loss=total_loss,
-        num_tokens=sum(one.num_scored for one in windows),
-        num_bytes=sum(len(text.encode()) for text in kept),
-        num_documents=len(kept),
+        total_loss=sum(float(document.losses.sum()) for document in documents),
+        num_tokens=sum(len(document.losses) for document in documents),
+        num_bytes=sum(len(text.encode()) for text in texts),
+        num_documents=len(texts),
     )
 
 
 @torch.inference_mode()
-def _score(folder: ModelFolder, windows: Sequence[Window], progress: Progress) -> float:
-    """Return the summed loss of windows, in nats; batches hold windows of similar length."""
-    by_length = sorted(windows, key=lambda one: len(one.tokens))
+def _score(folder: ModelFolder, windows: Sequence[Window], progress: Progress) -> list[Tensor]:
+    """Return the losses of what each window scores, float64, in nats; batches hold windows of similar length."""
+    by_length = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens))
     max_tokens = max(_MAX_BATCH_LOGITS // int(folder.model.config.vocab_size), 1)
-    total = 0.0
+    results: list[Tensor] = [torch.empty(0)] * len(windows)
     done = 0
-    for batch in _batches(by_length, max_tokens):
-        inputs, targets = pad_windows(batch)
+    for batch in _batches([(index, len(windows[index].tokens)) for index in by_length], max_tokens):
+        inputs, targets = pad_windows([windows[index] for index in batch])
         logits = _logits(folder.model, inputs.to(folder.device))
         losses = cross_entropy(
             logits.flatten(0, 1).float(), targets.to(folder.device).flatten(), ignore_index=_IGNORE, reduction="none"
         )
-        total += float(losses.double().sum())
+        rows = losses.double().cpu().view(targets.shape)
+        for index, row, row_targets in zip(batch, rows, targets, strict=True):
+            results[index] = row[row_targets != _IGNORE]
         done += len(batch)
-        progress(done, len(by_length))
-    return total
+        progress(done, len(windows))
+    return results
 
 
 def _logits(model: Any, inputs: Tensor) -> Tensor:
@@ -159,19 +200,24 @@ def pad_windows(windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
-def _batches(windows: Sequence[Window], max_tokens: int) -> Iterator[list[Window]]:
-    """Yield windows, sorted by length, in batches of at most `max_tokens` padded tokens (at least one window)."""
-    batch: list[Window] = []
-    for one in windows:
-        if batch and (len(batch) + 1) * len(one.tokens) > max_tokens:
+def _batches(lengths: Sequence[tuple[int, int]], max_tokens: int) -> Iterator[list[int]]:
+    """Yield the numbers of windows in batches of at most `max_tokens` padded tokens (at least one window).
+
+    Args:
+        lengths: number and length of each window, by rising length.
+        max_tokens: of a batch.
+    """
+    batch: list[int] = []
+    for index, length in lengths:
+        if batch and (len(batch) + 1) * length > max_tokens:
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(index)
     if batch:
         yield batch
 
 
-def _finite_exp(value: float) -> float | None:
+def finite_exp(value: float) -> float | None:
     """Return e^value, none where it is too large for a float or not a number."""
     try:
         result = math.exp(value)

@@ -7,7 +7,7 @@ Shape legend: W words, T source words, U target words, H hidden size, P word pai
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megatron_prealign.config.taps import tap_names
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
+from megatron_prealign.evaluation.vectors import word_vectors
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 
 _TIE = 1e-6
 """Cosines closer than this are equal: the order of a sum depends on where a word stands in the batch."""
-_WORDS_PER_BATCH = 256
 _ROWS_AT_ONCE = 4096
+_CSLS_NEIGHBOURS = 10
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,8 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
     unit_sources, unit_targets = normalize(sources.float(), dim=-1), normalize(targets.float(), dim=-1)
     hits = []
     pair_sum = 0.0
-    for start in range(0, len(unit_sources), _ROWS_AT_ONCE):
-        cosines = unit_sources[start : start + _ROWS_AT_ONCE] @ unit_targets.T
-        inside = (links[:, 0] >= start) & (links[:, 0] < start + len(cosines))
-        is_pair = torch.zeros_like(cosines, dtype=torch.bool)
-        is_pair[links[inside, 0] - start, links[inside, 1]] = True
-        best_pair = cosines.masked_fill(~is_pair, -torch.inf).amax(dim=1)
-        best_other = cosines.masked_fill(is_pair, -torch.inf).amax(dim=1)
-        hits.append(best_pair > best_other + _TIE)
+    for cosines, is_pair in _blocks(unit_sources, unit_targets, links):
+        hits.append(_hits(cosines, is_pair))
         pair_sum += float(cosines[is_pair].double().sum())
     # The mean over all pairs of words needs no sampling: it is the dot product of the summed vectors.
     all_sum = float(unit_sources.double().sum(dim=0) @ unit_targets.double().sum(dim=0))
@@ -81,6 +75,41 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
         mean_cosine=pair_sum / len(links),
         anisotropy=(all_sum - pair_sum) / num_others if num_others else None,
     )
+
+
+def csls_p_at_1(sources: Tensor, targets: Tensor, links: Tensor) -> float:
+    """Return the share of sources that hit by CSLS instead of the cosine; the arguments are those above.
+
+    CSLS (Conneau et al., 2018) takes from twice the cosine the mean cosine of each word to its 10 nearest words on the
+    other side, so that targets that are near to everything (hubs) don't win. The source's own mean ranks nothing.
+    """
+    unit_sources, unit_targets = normalize(sources.float(), dim=-1), normalize(targets.float(), dim=-1)
+    num_neighbours = min(_CSLS_NEIGHBOURS, len(sources))
+    density = torch.cat(
+        [
+            (unit_targets[start : start + _ROWS_AT_ONCE] @ unit_sources.T).topk(num_neighbours).values.mean(dim=1)
+            for start in range(0, len(unit_targets), _ROWS_AT_ONCE)
+        ]
+    )
+    hits = [_hits(2 * cosines - density, is_pair) for cosines, is_pair in _blocks(unit_sources, unit_targets, links)]
+    return float(torch.cat(hits).double().mean())
+
+
+def _blocks(unit_sources: Tensor, unit_targets: Tensor, links: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield for some sources at a time their cosines with all targets and which of them are pairs: [rows, U] each."""
+    for start in range(0, len(unit_sources), _ROWS_AT_ONCE):
+        cosines = unit_sources[start : start + _ROWS_AT_ONCE] @ unit_targets.T
+        inside = (links[:, 0] >= start) & (links[:, 0] < start + len(cosines))
+        is_pair = torch.zeros_like(cosines, dtype=torch.bool)
+        is_pair[links[inside, 0] - start, links[inside, 1]] = True
+        yield cosines, is_pair
+
+
+def _hits(scores: Tensor, is_pair: Tensor) -> Tensor:
+    """Tell in which rows a pair scores above all others: bool [rows]; a tie is a miss."""
+    best_pair = scores.masked_fill(~is_pair, -torch.inf).amax(dim=1)
+    best_other = scores.masked_fill(is_pair, -torch.inf).amax(dim=1)
+    return best_pair > best_other + _TIE
 
 
 @dataclass(frozen=True)
@@ -171,46 +200,6 @@ def summarise(
     return counts | {name: [tap[name] for tap in scores] for name in scores[0]}
 
 
-def model_tap_names(model: Any) -> list[str]:
-    """Name the taps of a Hugging Face model."""
-    return tap_names(int(model.config.num_hidden_layers), tied=_is_tied(model))
-
-
-@torch.inference_mode()
-def word_vectors(folder: ModelFolder, words: Sequence[Sequence[int]]) -> Tensor:
-    """Return the vectors of words at every tap: [taps, W, H] fp32 on the CPU.
-
-    The taps are the embedding output, the outputs of layers 1 .. L-1, that of layer L after the final norm, and the
-    output-embedding rows of the word's tokens where they are not the input embedding's.
-    """
-    model = folder.model
-    vectors = torch.empty(len(model_tap_names(model)), len(words), int(model.config.hidden_size))
-    by_length = sorted(range(len(words)), key=lambda index: len(words[index]))
-    for start in range(0, len(words), _WORDS_PER_BATCH):
-        chosen = by_length[start : start + _WORDS_PER_BATCH]
-        ids = torch.zeros(len(chosen), len(words[chosen[-1]]), dtype=torch.int64)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for row, index in enumerate(chosen):
-            size = len(words[index])
-            ids[row, :size] = torch.tensor(words[index])
-            mask[row, :size] = True
-        ids, mask = ids.to(folder.device), mask.to(folder.device)
-        # Padding stands behind each word, where causal attention never looks.
-        output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False)
-        taps = [*output.hidden_states[:-1], output.last_hidden_state]
-        if not _is_tied(model):
-            taps.append(model.get_output_embeddings().weight[ids])
-        weights = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
-        for tap, states in enumerate(taps):
-            vectors[tap, chosen] = (states.float() * weights).sum(dim=1).cpu()
-    return vectors
-
-
-def _is_tied(model: Any) -> bool:
-    """Tell whether the output embedding is the input embedding."""
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight
-
-
 def measure_retrieval(
     folder: ModelFolder,
     lexicon: Lexicon,
@@ -233,8 +222,8 @@ def measure_retrieval(
 
     Returns:
         By "source-target": num_pairs, num_source_words, num_target_words, num_dropped_pairs, and lists by tap of
-        p_at_1, mean_cosine and anisotropy (see `RetrievalScores`); with `known_tokens` also num_known_source_words
-        and lists of p_at_1_known and p_at_1_new, none where there is no such word.
+        p_at_1, mean_cosine, anisotropy (see `RetrievalScores`) and csls_p_at_1; with `known_tokens` also
+        num_known_source_words and lists of p_at_1_known and p_at_1_new, none where there is no such word.
 
     Raises:
         DataError: a language without a pair that the tokenizer can write.
@@ -244,10 +233,12 @@ def measure_retrieval(
         pairs = select_pairs(lexicon, language, folder.tokenizer, max_pairs, seed)
         vectors = word_vectors(folder, [*pairs.sources, *pairs.targets])
         num_sources = len(pairs.sources)
-        scores = [retrieval_scores(tap[:num_sources], tap[num_sources:], pairs.links) for tap in vectors]
         known = None if known_tokens is None else pairs.known(known_tokens)
-        results[f"{lexicon.source_language}-{language}"] = summarise(
-            pairs, [score.to_json(known) for score in scores], known
-        )
+        scores = []
+        for tap in vectors:
+            sides = tap[:num_sources], tap[num_sources:]
+            values = retrieval_scores(*sides, pairs.links).to_json(known)
+            scores.append(values | {"csls_p_at_1": csls_p_at_1(*sides, pairs.links)})
+        results[f"{lexicon.source_language}-{language}"] = summarise(pairs, scores, known)
         progress(done, len(lexicon.languages))
     return results

@@ -164,7 +164,7 @@ def test_one_error_lists_all_problems_of_all_sources(tmp_path: Path) -> None:
         ),
         (["--model.preset=x"], "there is no preset 'x'; choose from tiny, 150m, 400m, 1b, llama-150m,"),
         (["--optimizer.lr=nan"], "command line: --optimizer.lr: optimizer.lr should be a finite number, got 'nan'"),
-        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file; check the path after --config"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file; check the path"),
         (["--config", "."], ".: can't be read: "),
     ],
 )

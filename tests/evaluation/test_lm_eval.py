@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_prealign.checkpoint.huggingface import export_checkpoint, import_folder
+from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.folder import open_folder
+from megatron_prealign.evaluation.kinds.lm_eval import EVALUATION, Options
 from megatron_prealign.platform import shut_down_distributed
 from tests.evaluation.folders import make_folder
 
+TOOL = Path(__file__).parents[2] / "tools" / "evaluate.py"
 # Premise, question, choices, label: as XCOPA has them.
 DOCUMENTS = [
     ("The man turned on the tap.", "effect", "The toilet filled with water.", "Water flowed from the spout.", 1),
@@ -59,7 +64,7 @@ def expected_accuracy(folder: Path) -> float:
 
 
 @pytest.mark.slow
-def test_the_harness_scores_an_exported_folder_offline(tmp_path: Path) -> None:
+def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
     source = make_folder(tmp_path / "source", num_key_value_heads=2, max_position_embeddings=256)
     import_folder(source, tmp_path / "checkpoint")
@@ -71,26 +76,35 @@ def test_the_harness_scores_an_exported_folder_offline(tmp_path: Path) -> None:
     (tmp_path / "task" / "documents.jsonl").write_text("\n".join(lines), encoding="utf-8")
     task = TASK.format(path=tmp_path / "task" / "documents.jsonl")
     (tmp_path / "task" / "local_xcopa.yaml").write_text(task, encoding="utf-8")
+    (tmp_path / "tasks.yaml").write_text(
+        f"- {{evaluation: lm_eval, tasks: local_xcopa, include_path: {tmp_path / 'task'}, batch_size: 4}}\n"
+    )
 
-    options = {
-        "model": "hf",
-        "model_args": f"pretrained={tmp_path / 'exported'},dtype=float32",
-        "tasks": "local_xcopa",
-        "include_path": tmp_path / "task",
-        "device": "cpu",
-        "batch_size": 4,
-        "output_path": tmp_path / "results",
-    }
-    command = [sys.executable, "-m", "lm_eval", *(str(part) for pair in options.items() for part in flag(*pair))]
+    command = [
+        sys.executable,
+        str(TOOL),
+        "--model",
+        str(tmp_path / "exported"),
+        "--tasks",
+        str(tmp_path / "tasks.yaml"),
+    ]
+    command += ["--output", str(tmp_path / "results.json")]
     environment = os.environ | {"HF_DATASETS_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    (results,) = (tmp_path / "results").rglob("results_*.json")
-    scores = json.loads(results.read_text(encoding="utf-8"))["results"]["local_xcopa"]
+    assert "local_xcopa acc" in done.stdout
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["tasks"]["lm_eval"]["results"]
     expected = expected_accuracy(tmp_path / "exported")
-    assert scores["acc,none"] == expected
+    assert results["local_xcopa"]["acc"] == expected
+    assert results["local_xcopa"]["num_documents"] == len(DOCUMENTS)
     assert 0 < expected < 1
 
-
-def flag(name: str, value: object) -> tuple[str, object]:
-    return f"--{name}", value
+    # Without the hub the tasks of others are known by name, but their data is out of reach.
+    options = Options(tasks=("xnli_de", "xcopa_zh", "xstorycloze_*", "pawsx", "local_xkopa"), include_path=("gone",))
+    assert EVALUATION.check(options) == ["include_path gone: no such folder"]
+    options = replace(options, include_path=(str(tmp_path / "task"),))
+    assert EVALUATION.check(options) == ["lm-eval has no task 'local_xkopa'; did you mean local_xcopa?"]
+    with pytest.raises(DataError, match=r"the data of xnli_de can't be had \(.+\); run it where the hub is reachable"):
+        EVALUATION.run(
+            open_folder(tmp_path / "exported"), Options(tasks=("xnli_de",)), lambda done, total, part="": None
+        )

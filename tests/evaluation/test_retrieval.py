@@ -10,12 +10,12 @@ from torch.nn.functional import cosine_similarity
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.retrieval import (
+    csls_p_at_1,
     measure_retrieval,
-    model_tap_names,
     retrieval_scores,
     select_pairs,
-    word_vectors,
 )
+from megatron_prealign.evaluation.vectors import model_tap_names, word_vectors
 from megatron_prealign.lexicon import Lexicon, Translation
 from tests.evaluation.folders import make_folder
 
@@ -65,16 +65,45 @@ def test_equals_loops_over_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scores.anisotropy == pytest.approx(sum(others) / len(others), abs=1e-6)
 
 
+def test_csls_passes_over_a_hub() -> None:
+    # The hub is nearest to both sources and far above its own mean; by hand, with the only 2 sources as neighbours:
+    # cosines .8 .6 0 / .8 0 .6, less half the density (.8 .3 .3): 0.4 0.45 -.15 / 0.4 -.15 0.45.
+    sources = torch.tensor([[0.8, 0.6, 0.0], [0.8, 0.0, 0.6]])
+    targets = torch.eye(3)
+    links = torch.tensor([[0, 1], [1, 2]])
+    assert retrieval_scores(sources, targets, links).p_at_1 == 0.0
+    assert csls_p_at_1(sources, targets, links) == 1.0
+
+
+def test_csls_equals_loops_over_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("megatron_prealign.evaluation.retrieval._ROWS_AT_ONCE", 7)
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.randn(30, 6, generator=generator)
+    sources = targets[torch.arange(40) % 30] + 0.8 * torch.randn(40, 6, generator=generator)
+    links = torch.stack([torch.arange(40), torch.arange(40) % 30], dim=1)
+    cosines = [[float(cosine_similarity(source, target, dim=0)) for target in targets] for source in sources]
+    densities = [sum(sorted((line[column] for line in cosines), reverse=True)[:10]) / 10 for column in range(30)]
+    hits = 0
+    for row, line in enumerate(cosines):
+        scores = [2 * cosine - density for cosine, density in zip(line, densities, strict=True)]
+        hits += scores.index(max(scores)) == row % 30
+    assert 8 < hits < 38
+    assert hits != round(40 * retrieval_scores(sources, targets, links).p_at_1)
+    assert csls_p_at_1(sources, targets, links) == hits / 40
+
+
 def test_a_shuffled_lexicon_scores_at_chance() -> None:
     generator = torch.Generator().manual_seed(3)
     vectors = torch.randn(1000, 8, generator=generator)
     shuffled = torch.randperm(1000, generator=generator)
     links = torch.stack([torch.arange(1000), shuffled], dim=1)
     assert retrieval_scores(vectors, vectors, links).p_at_1 < 0.01
+    assert csls_p_at_1(vectors, vectors, links) < 0.01
     assert retrieval_scores(vectors, vectors, torch.arange(1000)[:, None].expand(1000, 2)).p_at_1 == 1.0
     # All words alike: every target ties, and no tie is a hit.
     alike = torch.ones(1000, 8) + 1e-9 * vectors
     assert retrieval_scores(alike, alike, links).p_at_1 == 0.0
+    assert csls_p_at_1(alike, alike, links) == 0.0
 
 
 @pytest.mark.parametrize(("model_type", "tied"), [("llama", False), ("llama", True), ("gpt_neox", False)])

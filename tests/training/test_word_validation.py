@@ -85,9 +85,10 @@ def test_equals_the_exported_folder(
         return
     for name, pairs in from_folder.items():
         assert results[0][name].keys() == pairs.keys() == {"en-de"}
-        for score, expected in pairs["en-de"].items():
-            found = results[0][name]["en-de"][score]
-            assert found == pytest.approx(expected, abs=1e-4), (name, score)
+        # CSLS is left to evaluations: nobody watches it step by step.
+        assert pairs["en-de"].keys() - results[0][name]["en-de"].keys() == {"csls_p_at_1"}
+        for score, found in results[0][name]["en-de"].items():
+            assert found == pytest.approx(pairs["en-de"][score], abs=1e-4), (name, score)
     held_out = from_folder["held_out"]["en-de"]
     assert 0 < held_out["num_known_source_words"] < held_out["num_source_words"]
 

@@ -1,0 +1,91 @@
+"""Hold a model's 13 languages against English: word translation, and retrieval of the articles of the UDHR.
+
+Every step is a command line that is printed as it runs and can be typed by hand. Finished steps are reused.
+
+    python examples/many_languages/measure.py --model runs/english_clone/seed_1/prealign_huggingface
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from megatron_prealign.errors import PrealignError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from aligned_sources import CEDICT_MEMBER, FREEDICT
+from steps import REPOSITORY, Runner, Step, StepError, format_seconds, from_repository, make_step
+
+EXAMPLE = Path("examples/many_languages")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description="Measure how words and articles of 13 languages find their English counterparts.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder with tokenizer")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/many_languages", help="folder of everything")
+    parser.add_argument("--max-translations", type=int, default=2, help="translations of a word in each language")
+    parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
+    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    return parser.parse_args(argv)
+
+
+def make_steps(arguments: argparse.Namespace) -> list[Step]:
+    """Return the steps: fetch, build the lexicon, evaluate."""
+    folder = arguments.output
+    command: list[object] = [EXAMPLE / "aligned_sources.py", "--output", folder / "sources"]
+    if arguments.packages:
+        command += ["--packages", arguments.packages.resolve()]
+    sources = make_step("sources", command, [folder / "sources"])
+
+    command = ["tools/build_lexicon.py", "dictionaries", "--source-language", "en", "--multi-word"]
+    files = {language: f"freedict-eng-{code}.index" for language, code in FREEDICT.items()}
+    for language, name in (files | {"zh": Path(CEDICT_MEMBER).name}).items():
+        command += ["--input", f"{language}={folder}/sources/{name}"]
+    command += ["--max-translations", arguments.max_translations, "--output", folder / "lexicon.tsv"]
+    lexicon = make_step("lexicon", command, [folder / "lexicon.tsv"], sources)
+
+    tasks = folder / "tasks.yaml"
+    tasks.parent.mkdir(parents=True, exist_ok=True)
+    tasks.write_text(
+        f"- evaluation: word_retrieval\n  lexicons: {folder}/lexicon.tsv\n"
+        f"- evaluation: sentence_retrieval\n  name: articles\n  texts: {folder}/sources/articles.jsonl\n",
+        encoding="utf-8",
+    )
+    result = folder / f"{arguments.model.resolve().name}.json"
+    command = ["tools/evaluate.py", "--model", arguments.model, "--tasks", tasks, "--output", result, "--resume"]
+    evaluate = make_step(result.stem, command, [result], lexicon, inputs=(tasks,), resumable=True)
+    return [sources, lexicon, evaluate]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    arguments = parse_arguments(argv)
+    arguments.output = from_repository(arguments.output.resolve())
+    arguments.model = from_repository(arguments.model.resolve())
+    os.chdir(REPOSITORY)
+    runner = Runner(arguments.output, Console(), redo=arguments.redo)
+    try:
+        for step in make_steps(arguments):
+            runner.run(step)
+    except (StepError, PrealignError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        runner.stop()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,53 @@
+"""What an evaluation is: options, a check of its inputs, and a function from a model to numbers."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
+
+from pydantic import BeforeValidator
+
+from megatron_prealign.errors import PrealignError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from megatron_prealign.evaluation.folder import ModelFolder
+
+Results = dict[str, Any]
+"""What JSON can hold; names to numbers, lists of numbers by tap, or further names."""
+
+Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+"""Type of an option that is a file, a folder or a glob, or a list of them."""
+
+
+class Progress(Protocol):
+    """Told what is done and what there is in all, of one part of an evaluation."""
+
+    def __call__(self, done: int, total: int, part: str = "") -> None:
+        """Show it; `part` names for example a language."""
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[OptionsT]):
+    """One file of `megatron_prealign/evaluation/kinds/`; its name is the file's."""
+
+    options: type[OptionsT]
+    """Frozen dataclass with a string below each field, which the list of evaluations shows."""
+    check: Callable[[OptionsT], Iterable[str]]
+    """Every problem of the inputs with its fix; called before a model is loaded."""
+    run: Callable[["ModelFolder", OptionsT, Progress], Results]
+    """Measure; raises PrealignError for what only the model and its tokenizer can tell."""
+    tables: Callable[[str, Results], Iterable["Table"]] | None = None
+    """Tables of the results for the terminal, from the task's name and its results; none = a line a number."""
+
+
+def problems_of(read: Callable[[], object]) -> list[str]:
+    """Return what is wrong with what a function reads, for use in a check."""
+    try:
+        read()
+    except PrealignError as error:
+        return error.problems
+    return []

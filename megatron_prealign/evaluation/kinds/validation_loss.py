@@ -1,0 +1,92 @@
+"""Validation loss of a training run, on the very samples that the run measures, by language."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import PositiveInt
+
+from megatron_prealign.config import load_resolved
+from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.frame import Evaluation, Progress, Results, problems_of
+
+if TYPE_CHECKING:
+    from megatron_prealign.data.sampler import SampleDataset
+    from megatron_prealign.evaluation.folder import ModelFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Whose samples."""
+
+    config: str
+    """config.yaml of the run; its baked datasets must still be where it says."""
+
+    num_samples: PositiveInt | None = None
+    """Samples of a language, at most; none = as many as the run measures."""
+
+
+def check(options: Options) -> list[str]:
+    """Return what is wrong with the configuration and its datasets."""
+    from megatron_prealign.data.manifest import check_manifest
+
+    if problems := problems_of(lambda: load_resolved(options.config)):
+        return problems
+    entries = load_resolved(options.config).data.blend
+    if not entries:
+        return [f"{options.config}: names no dataset (data.blend)"]
+    return [problem for entry in entries for problem in check_manifest(entry.prefix)]
+
+
+def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
+    """Return by language loss and positions, where any is switched also switched_loss and ordinary_loss."""
+    from megatron_prealign.data.blend import build_valid_datasets, check_blend
+
+    config = load_resolved(options.config)
+    if problems := check_blend(config.data.blend, folder.tokenizer):
+        raise DataError(problems)
+    measured = config.training.eval_steps * config.training.global_batch_size
+    datasets = build_valid_datasets(config.data, folder.tokenizer, seed=config.training.seed, cache_path=None)
+    return {
+        language: _measure(
+            folder,
+            dataset,
+            min(options.num_samples or measured, len(dataset)),
+            config.training.micro_batch_size,
+            partial(progress, part=language),
+        )
+        for language, dataset in datasets.items()
+    }
+
+
+def _measure(
+    folder: "ModelFolder", dataset: "SampleDataset", num_samples: int, batch_size: int, progress: Progress
+) -> dict[str, Any]:
+    """Return the mean losses over the first samples of a language."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    # Rows: ordinary and switched positions; columns: the sum of their losses, and their number.
+    sums = torch.zeros(2, 2, dtype=torch.float64)
+    for start in range(0, num_samples, batch_size):
+        samples = [dataset[index] for index in range(start, min(start + batch_size, num_samples))]
+        batch = {name: torch.stack([sample[name] for sample in samples]).to(folder.device) for name in samples[0]}
+        with torch.inference_mode():
+            logits = folder.model(input_ids=batch["tokens"], use_cache=False).logits
+        losses = cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none")
+        mask = batch["loss_mask"].flatten().double()
+        is_switched = (batch["loss_group"].flatten() % 2).double()
+        for row, chosen in enumerate((mask * (1 - is_switched), mask * is_switched)):
+            sums[row] += torch.stack([(losses.double() * chosen).sum(), chosen.sum()]).cpu()
+        progress(start + len(samples), num_samples)
+    (ordinary, num_ordinary), (switched, num_switched) = sums.tolist()
+    result = {
+        "loss": (ordinary + switched) / (num_ordinary + num_switched),
+        "positions": int(num_ordinary + num_switched),
+    }
+    if num_switched:
+        result |= {"switched_loss": switched / num_switched, "ordinary_loss": ordinary / max(num_ordinary, 1)}
+    return result
+
+
+EVALUATION = Evaluation(Options, check, run)

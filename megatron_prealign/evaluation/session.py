@@ -1,0 +1,138 @@
+"""Runs tasks one after the other and keeps what is finished: a killed evaluation goes on where it was.
+
+Until all tasks are done, their results lie in `<output>.partial`, written anew after each; then that file takes the
+output's name.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from megatron_prealign import __version__
+from megatron_prealign.checkpoint.folder import write_atomically
+from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.folder import ModelFolder, open_folder
+from megatron_prealign.evaluation.frame import Progress
+from megatron_prealign.evaluation.task_list import Task
+from megatron_prealign.evaluation.vectors import model_tap_names
+
+ShowProgress = Callable[[str], AbstractContextManager[Progress]]
+"""From a task's name to what shows its progress."""
+Summarise = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""From what the output holds so far to what else it is to hold."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """The evaluation of one folder."""
+
+    model_path: Path
+    """Hugging Face folder."""
+    device: str
+    """cpu or cuda."""
+    output: Path
+    """JSON file of the results."""
+    show_progress: ShowProgress
+
+    @property
+    def partial(self) -> Path:
+        """Return where the results of finished tasks lie until all are."""
+        return self.output.with_name(self.output.name + ".partial")
+
+    @cached_property
+    def folder(self) -> ModelFolder:
+        """Return the opened folder; it is loaded when a task first needs it."""
+        return open_folder(self.model_path, self.device)
+
+    def output_problems(self, *, resume: bool, overwrite: bool) -> list[str]:
+        """Return why the results can't be written."""
+        if resume or overwrite:
+            return []
+        if self.output.exists():
+            return [
+                f"{self.output} exists: name another file, or pass --overwrite to replace it, --resume to add to it"
+            ]
+        if self.partial.exists():
+            return [f"{self.partial} holds finished tasks: pass --resume to go on, or --overwrite to begin anew"]
+        return []
+
+    def run(self, tasks: Iterable[Task], summarise: Summarise, *, resume: bool) -> dict[str, Any]:
+        """Run tasks, write the output and return its content.
+
+        Args:
+            tasks: sound ones, each with a name of its own.
+            summarise: what stands in the output beside model, taps, tasks and versions.
+            resume: take over the tasks that the output or its partial file holds with the same evaluation and options.
+
+        Raises:
+            PrealignError: a task can't be done with this model, or the results to go on from are of another one.
+        """
+        model = {"model": self.model_path.resolve().name, "model_sha256": hash_folder(self.model_path)}
+        earlier = self._earlier(model) if resume else {}
+        facts = {name: earlier[name] for name in ("taps", "window")} if earlier else self._facts()
+        finished = earlier.get("tasks", {})
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        entries: dict[str, Any] = {}
+        results = model | facts | {"tasks": entries, "versions": _versions()}
+        for task in tasks:
+            identity = {"evaluation": task.kind, "options": task.options_as_json()}
+            entry = finished.get(task.name, {})
+            if not identity.items() <= entry.items():
+                entry = identity | self._run(task)
+            entries[task.name] = entry
+            _write(self.partial, results)
+        results |= summarise(results)
+        _write(self.partial, results)
+        self.partial.replace(self.output)
+        return results
+
+    def _run(self, task: Task) -> dict[str, Any]:
+        folder = self.folder
+        started = time.monotonic()
+        with self.show_progress(task.name) as progress:
+            results = task.evaluation.run(folder, task.options, progress)
+        return {"seconds": round(time.monotonic() - started, 2), "results": results}
+
+    def _facts(self) -> dict[str, Any]:
+        return {"taps": model_tap_names(self.folder.model), "window": self.folder.window}
+
+    def _earlier(self, model: Mapping[str, str]) -> dict[str, Any]:
+        """Return the results to go on from, those of the partial file first; empty where there are none."""
+        path = self.partial if self.partial.exists() else self.output
+        if not path.exists():
+            return {}
+        try:
+            earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            is_same = earlier["model_sha256"] == model["model_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not results to go on from ({error!r}); pass --overwrite to begin anew") from None
+        if not is_same:
+            raise DataError(f"{path}: results of another model than {model['model']}; pass --overwrite to begin anew")
+        return earlier
+
+
+def hash_folder(path: Path) -> str:
+    """Return one SHA-256 (hex) of a folder's configuration, tokenizer and weights."""
+    names = sorted(
+        file.name for pattern in ("config.json", "tokenizer*", "*.safetensors") for file in path.glob(pattern)
+    )
+    digest = hashlib.sha256()
+    for name in names:
+        with (path / name).open("rb") as stream:
+            digest.update(f"{name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {"megatron_prealign": __version__} | {name: version(name) for name in ("torch", "transformers")}
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
