@@ -8,13 +8,18 @@ BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-faults test-matrix lint format clean data-samples
+.PHONY: help demo experiments-small test test-faults test-matrix lint format clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
 	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
+
+SMALL := main_table.yaml maintained.yaml ablations.yaml coverage.yaml
+
+experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores; goes on where it stopped
+	$(BIN)/python -u examples/experiments/run.py $(SMALL) --seeds 3 --jobs 2
 
 test: $(VENV)/.done  ## all tests
 	$(BIN)/python -u -m pytest

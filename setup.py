@@ -53,7 +53,11 @@ EXTRAS = {
         "sqlalchemy>=2.0",  # MLflow's stores in a file
         "alembic>=1.13",
     ],
-    "eval": ["lm-eval[hf]>=0.4.5"],
+    "eval": [
+        "lm-eval[hf]>=0.4.5",
+        "accelerate>=1.1",  # Trainer, for zero-shot transfer
+        "datasets>=3.0",  # XNLI and PAWS-X by name
+    ],
     "dev": [
         "pytest>=8.3",
         "pytest-timeout>=2.3",
@@ -69,6 +73,7 @@ EXTRAS = {
         "openai>=1.40",
         "pyarrow>=15",
         "gigatoken>=0.10",
+        "accelerate>=1.1",
         "wandb>=0.31",
         "mlflow-skinny>=3.17",
         "sqlalchemy>=2.0",
@@ -81,6 +86,8 @@ COMMANDS = {
     "prealign-build-lexicon": "build_lexicon",
     "prealign-train-tokenizer": "train_tokenizer",
     "prealign-make-english-clone": "make_english_clone",
+    "prealign-make-knowledge": "make_knowledge",
+    "prealign-make-transfer-task": "make_transfer_task",
     "prealign-preprocess": "preprocess_codeswitch",
     "prealign-inspect": "inspect_dataset",
     "prealign-verify": "verify_dataset",

@@ -4,11 +4,13 @@ A finished step leaves a marker with the hash of its command and of the steps be
 steps; a folder that holds steps of other arguments is refused, never replaced silently.
 """
 
+import ctypes
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +30,16 @@ LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "ali
 
 # Without these, glibc hands the logits of every step back to the system and asks for them again: a third of the time.
 MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Have Linux terminate this new process when its parent dies, however that happens."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StepError(Exception):
@@ -74,6 +86,8 @@ class Runner:
     """Variables added for every command."""
     redo: bool = False
     """Replace steps made with other arguments instead of refusing them."""
+    shows_output: bool = True
+    """Show what commands print; it is logged either way."""
     started: float = field(default_factory=time.monotonic)
     """When the experiment began, on the monotonic clock."""
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
@@ -102,7 +116,8 @@ class Runner:
                 )
             state = {}
         if state.get("done") and all(path.exists() for path in step.outputs):
-            self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
+            if self.shows_output:
+                self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
             return
         if not (state and step.resumable):
             remove(step.outputs)
@@ -171,6 +186,8 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 errors="replace",
+                # A training that outlived a killed runner would hold its run folder against the next one.
+                preexec_fn=_end_with_parent,
             )
             self._running.add(process)
         with process, log_path.open("a", encoding="utf-8") as log:
@@ -181,7 +198,7 @@ class Runner:
                 if line.startswith("error: "):
                     reason = f": {line.removeprefix('error: ').strip()}"
                 # What a command says while it is being stopped would bury the reason of the one that failed.
-                if line.strip() and not self._stopping:
+                if line.strip() and self.shows_output and not self._stopping:
                     self._show(label, line.rstrip())
         with self._lock:
             self._running.discard(process)
@@ -229,6 +246,38 @@ def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *de
     """Make a step that runs a Python script of the repository."""
     words = (sys.executable, *map(str, command))
     return Step(name, words, tuple(outputs), depends_on, **options)
+
+
+def make_training(
+    name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step, processes: int = 1
+) -> Step:
+    """Make a step that trains one stage through torchrun.
+
+    Args:
+        name: of the step.
+        configs: YAML files, later ones win.
+        run: the run's folder.
+        options: of the command line, over the files.
+        before: steps that made what it reads.
+        processes: ranks, on this machine.
+    """
+    command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    command.append("pretrain_prealign.py")
+    command += [word for path in configs for word in ("--config", path)]
+    command += ["--training.run_path", run, *options]
+    return make_step(name, command, [run], *before, inputs=tuple(configs), resumable=True)
+
+
+def make_export(name: str, run: Path, export: Path, *before: Step) -> Step:
+    """Make a step that exports a run to a Hugging Face folder."""
+    command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", run, "--output", export]
+    return make_step(name, command, [export], *before)
+
+
+def last_tokens(metrics_path: Path) -> int:
+    """Return the tokens a run has seen at its last record, word tokens counted."""
+    lines = metrics_path.read_text(encoding="utf-8").splitlines()
+    return max(int(json.loads(line)["tokens"]) for line in lines)
 
 
 def from_repository(path: Path) -> Path:

@@ -7,6 +7,8 @@ Two sources, both real prose, neither committed:
 * the prose paragraphs of the docstrings of the standard library, torch, numpy, matplotlib, networkx and
   megatron-core, parsed with ``ast`` and never imported; a document is a module.
 
+Each document names its source and a section of it: a group of Bible books ("law", "poetry", ...), or a library.
+
 Documents are dealt by a hash of their text into three files: ``english.jsonl`` (training),
 ``clone_source.jsonl`` (training, to become English-Clone) and ``valid.jsonl``. The English and the clone half of
 the training data are different documents, so that no parallel text leaks between them.
@@ -30,8 +32,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_prealign.errors import ConfigError, DataError
 
@@ -43,6 +46,9 @@ BIBLE_SHA256 = "84f6b15e706657777824aac811567cb5cb2b38ad2b94497209f5f3c3f67b0984
 BIBLE_MEMBERS = ("data/eng/targets/BSB/ot_BSB.tsv", "data/eng/targets/BSB/nt_BSB.tsv")
 
 SPLITS = ("english", "clone_source", "valid")
+
+# The last book of each group, books numbered in the usual order.
+BIBLE_SECTIONS = {5: "law", 17: "history", 22: "poetry", 39: "prophets", 44: "gospels_and_acts", 66: "letters"}
 
 # Typographic marks have no ASCII clone and would stay shared between English and English-Clone.
 FOLD_TO_ASCII = str.maketrans(
@@ -63,6 +69,16 @@ NOT_PROSE = re.compile(r"[^A-Za-z0-9 .,;:!?'\"()-]")
 CODE_WORD = re.compile(r"\w+[._]\w+|\w+\(|[a-z][A-Z]|--\w")
 
 
+class Document(NamedTuple):
+    """A text and where it comes from."""
+
+    source: str
+    """bible or docstrings"""
+    section: str
+    """Group of Bible books, or library."""
+    text: str
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -77,7 +93,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def read_bible(wheel: Path) -> Iterator[str]:
+def read_bible(wheel: Path) -> Iterator[Document]:
     """Yield the chapters of the Bible in a wheel, one verse a line.
 
     Raises:
@@ -94,15 +110,16 @@ def read_bible(wheel: Path) -> Iterator[str]:
                 yield from join_chapters(io.TextIOWrapper(stream, encoding="utf-8", newline=""))
 
 
-def join_chapters(lines: Iterable[str]) -> Iterator[str]:
+def join_chapters(lines: Iterable[str]) -> Iterator[Document]:
     """Join token rows (TSV: id, source_verse, text, skip_space_after, ...) into chapters.
 
     A verse reference is two digits of book, then three of chapter, then three of verse.
     """
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    for _, chapter in groupby(rows, key=lambda row: row["source_verse"][:5]):
+    for name, chapter in groupby(rows, key=lambda row: row["source_verse"][:5]):
+        section = next(section for last, section in BIBLE_SECTIONS.items() if int(name[:2]) <= last)
         verses = groupby(chapter, key=lambda row: row["source_verse"])
-        yield "\n".join(join_verse(verse) for _, verse in verses)
+        yield Document("bible", section, "\n".join(join_verse(verse) for _, verse in verses))
 
 
 def join_verse(rows: Iterable[Mapping[str, str]]) -> str:
@@ -111,12 +128,12 @@ def join_verse(rows: Iterable[Mapping[str, str]]) -> str:
     return re.sub(r" +(?=[ ,.;:!?)])", "", text.translate(FOLD_TO_ASCII)).strip()
 
 
-def docstring_roots() -> list[Path]:
-    """Return the folders whose modules are read, installed ones only, in a fixed order."""
+def docstring_roots() -> dict[str, Path]:
+    """Return the folders whose modules are read, by library, installed ones only, in a fixed order."""
     site_packages = Path(sysconfig.get_path("purelib"))
     names = ("torch", "numpy", "matplotlib", "networkx", "megatron/core")
-    roots = [Path(sysconfig.get_path("stdlib")), *(site_packages / name for name in names)]
-    return [root for root in roots if root.is_dir()]
+    roots = {"python": Path(sysconfig.get_path("stdlib"))} | {name: site_packages / name for name in names}
+    return {name.partition("/")[0]: root for name, root in roots.items() if root.is_dir()}
 
 
 def list_modules(root: Path) -> list[Path]:
@@ -168,17 +185,18 @@ def is_prose(paragraph: str) -> bool:
     return num_signs <= 0.01 * len(paragraph) and num_code_words <= 0.1 * len(words)
 
 
-def read_docstrings(roots: Iterable[Path], workers: int) -> Iterator[str]:
-    """Yield a document of unique prose paragraphs for each module under the folders that has enough of them."""
+def read_docstrings(roots: Mapping[str, Path], workers: int) -> Iterator[Document]:
+    """Yield a document of unique prose paragraphs for each module of the libraries that has enough of them."""
     seen: set[str] = set()
-    modules = [path for root in roots for path in list_modules(root)]
+    modules = [(name, path) for name, root in roots.items() for path in list_modules(root)]
     with ProcessPoolExecutor(workers) as pool:
-        for paragraphs in pool.map(module_prose, modules, chunksize=32):
+        prose = pool.map(module_prose, [path for _, path in modules], chunksize=32)
+        for (name, _), paragraphs in zip(modules, prose, strict=True):
             fresh = [paragraph for paragraph in dict.fromkeys(paragraphs) if paragraph not in seen]
             seen.update(fresh)
             document = "\n".join(fresh)
             if len(document) >= MIN_DOCUMENT_CHARACTERS:
-                yield document
+                yield Document("docstrings", name, document)
 
 
 def draw(text: str, purpose: str) -> float:
@@ -195,17 +213,17 @@ def assign_split(text: str, clone_ratio: float, valid_ratio: float) -> str:
 
 
 def write_splits(
-    documents: Iterator[tuple[str, str]], output: Path, clone_ratio: float, valid_ratio: float
+    documents: Iterable[Document], output: Path, clone_ratio: float, valid_ratio: float
 ) -> dict[str, Counter[str]]:
-    """Write the splits as JSON lines ({"text", "source"}) and return characters by split and source.
+    """Write the splits as JSON lines ({"text", "source", "section"}) and return characters by split and source.
 
     Documents are shuffled: whoever takes the last few for validation must not get one source alone.
     """
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     characters: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    for source, text in sorted(documents, key=lambda document: draw(document[1], "order")):
+    for source, section, text in sorted(documents, key=lambda document: draw(document.text, "order")):
         split = assign_split(text, clone_ratio, valid_ratio)
-        lines[split].append(json.dumps({"text": text, "source": source}) + "\n")
+        lines[split].append(json.dumps({"text": text, "source": source, "section": section}) + "\n")
         characters[split][source] += len(text)
     output.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
@@ -223,15 +241,14 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def iterate_documents(wheel: Path, workers: int) -> Iterator[tuple[str, str]]:
-    """Yield (source, text) for every document; text that is not plain ASCII is left out.
+def iterate_documents(wheel: Path, workers: int) -> Iterator[Document]:
+    """Yield every document; text that is not plain ASCII is left out.
 
     The characters of English-Clone are not ASCII, so no document holds one of them.
     """
-    for source, texts in (("bible", read_bible(wheel)), ("docstrings", read_docstrings(docstring_roots(), workers))):
-        for text in texts:
-            if text.isascii():
-                yield source, text
+    for document in chain(read_bible(wheel), read_docstrings(docstring_roots(), workers)):
+        if document.text.isascii():
+            yield document
 
 
 def build(arguments: argparse.Namespace) -> None:

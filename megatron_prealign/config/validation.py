@@ -97,8 +97,12 @@ def _split_over_ranks(config: Config) -> Iterator[Problem]:
     """Check that every tensor and the stack of layers split evenly."""
     model, parallel = config.model, config.parallel
     tensor, pipeline = "parallel.tensor_model_parallel_size", "parallel.pipeline_model_parallel_size"
-    for name in ("model.num_attention_heads", "model.num_query_groups", "model.ffn_hidden_size"):
-        yield from _indivisible(config, name, tensor, "each rank holds an equal share; lower the parallel size")
+    equal = "each rank holds an equal share; lower the parallel size"
+    for name in ("model.num_attention_heads", "model.ffn_hidden_size"):
+        yield from _indivisible(config, name, tensor, equal)
+    # Ranks that outnumber the groups share one.
+    if not _divides(model.num_query_groups or 1, parallel.tensor_model_parallel_size):
+        yield from _indivisible(config, "model.num_query_groups", tensor, equal)
     divisor = model.make_vocab_size_divisible_by
     rows = model.padded_vocab_size if model.vocab_size and divisor > 0 else divisor
     if not _divides(parallel.tensor_model_parallel_size, rows):

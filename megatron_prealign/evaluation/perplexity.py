@@ -142,7 +142,7 @@ def score_documents(
         counts.append(len(windows) - before)
     if not windows:
         raise DataError("no document has a token to predict; give a file with text")
-    scored = iter(_score(folder, windows, progress))
+    scored = iter(score_windows(folder, windows, progress))
     nothing = torch.empty(0, dtype=torch.float64)
     return [
         ScoredDocument(ids, torch.cat([nothing, *(next(scored) for _ in range(count))]))
@@ -161,7 +161,7 @@ def sum_up(documents: Sequence[ScoredDocument], texts: Sequence[str]) -> Perplex
 
 
 @torch.inference_mode()
-def _score(folder: ModelFolder, windows: Sequence[Window], progress: Progress) -> list[Tensor]:
+def score_windows(folder: ModelFolder, windows: Sequence[Window], progress: Progress) -> list[Tensor]:
     """Return the losses of what each window scores, float64, in nats; batches hold windows of similar length."""
     by_length = sorted(range(len(windows)), key=lambda index: len(windows[index].tokens))
     max_tokens = max(_MAX_BATCH_LOGITS // int(folder.model.config.vocab_size), 1)

@@ -84,10 +84,6 @@ def draw(name: str, shape: tuple[int, ...]) -> Tensor:
     return (0.5 if name.startswith("embedding.") else 0.05) * weight
 
 
-def fits(model: ModelConfig, parallel: ParallelConfig) -> bool:
-    return model.num_key_value_heads % parallel.tensor_model_parallel_size == 0
-
-
 def save_all(root: str, tokenizer_path: str) -> None:
     """Save every variant at every layout: <root>/<layout>/<variant>."""
     platform = select_platform("cpu")
@@ -95,10 +91,9 @@ def save_all(root: str, tokenizer_path: str) -> None:
     for layout, parallel in LAYOUTS.items():
         initialize_model_parallel(parallel, seed=1)
         for name, model in VARIANTS.items():
-            if fits(model, parallel):
-                training = TrainingConfig(run_path=f"{root}/{layout}/{name}", device="cpu")
-                config = Config(model=model, data=DataConfig(seq_length=32), parallel=parallel, training=training)
-                save(config, platform.device, tokenizer_path)
+            training = TrainingConfig(run_path=f"{root}/{layout}/{name}", device="cpu")
+            config = Config(model=model, data=DataConfig(seq_length=32), parallel=parallel, training=training)
+            save(config, platform.device, tokenizer_path)
         parallel_state.destroy_model_parallel()
 
 
@@ -137,10 +132,9 @@ def checkpoint_of(run: Path) -> Path:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip(variant: str, root: Path, tmp_path: Path) -> None:
     model = VARIANTS[variant]
-    layouts = [name for name, parallel in LAYOUTS.items() if fits(model, parallel)]
     expected = {name: draw(name, shape) for name, shape in megatron_shapes(model).items()}
     folders = {}
-    for layout in layouts:
+    for layout in LAYOUTS:
         checkpoint = checkpoint_of(root / layout / variant)
         stored = CheckpointTensors(checkpoint)
         assert stored.shapes == megatron_shapes(model)
@@ -148,7 +142,7 @@ def test_round_trip(variant: str, root: Path, tmp_path: Path) -> None:
         export_checkpoint(checkpoint, tmp_path / layout, verify=False, max_shard_size="50KB")
         folders[layout] = {path.name: path.read_bytes() for path in (tmp_path / layout).iterdir()}
     assert len([name for name in folders["dp4"] if name.endswith(".safetensors")]) > 1
-    for layout in layouts:
+    for layout in LAYOUTS:
         assert folders[layout] == folders["dp4"], layout
 
     # Back to a checkpoint: the same weights, padding apart, and the same model section.
@@ -174,7 +168,7 @@ def test_round_trip(variant: str, root: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits(variant: str, root: Path, tmp_path: Path) -> None:
-    checkpoint = checkpoint_of(root / ("tp2-pp2" if fits(VARIANTS[variant], LAYOUTS["tp2"]) else "pp2") / variant)
+    checkpoint = checkpoint_of(root / "tp2-pp2" / variant)
     size = VARIANTS[variant].vocab_size
     ids = torch.randint(size, (2, 256), generator=torch.Generator().manual_seed(11))
     for dtype in (torch.float32, torch.bfloat16):

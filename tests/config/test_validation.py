@@ -54,8 +54,14 @@ ROWS = [
     ),
     Row({TENSOR: 8}, f"--model.num_attention_heads 4 is not divisible by --{TENSOR} 8: each rank holds an equal share"),
     Row(
-        {TENSOR: 4, "model.num_query_groups": 2},
-        f"--model.num_query_groups 2 is not divisible by --{TENSOR} 4: each rank holds an equal share",
+        {
+            TENSOR: 4,
+            "model.num_attention_heads": 12,
+            "model.num_query_groups": 6,
+            "model.hidden_size": 96,
+            "model.ffn_hidden_size": 512,
+        },
+        f"--model.num_query_groups 6 is not divisible by --{TENSOR} 4: each rank holds an equal share",
     ),
     Row({TENSOR: 4, "model.ffn_hidden_size": 510}, f"--model.ffn_hidden_size 510 is not divisible by --{TENSOR} 4:"),
     Row(
@@ -269,6 +275,7 @@ ACCEPTED = [
         {TENSOR: 2, PIPELINE: 2, "parallel.sequence_parallel": True, "training.global_batch_size": 16}, "", world_size=8
     ),
     Row({TENSOR: 2, "model.make_vocab_size_divisible_by": 5, "model.vocab_size": 20}, ""),
+    Row({TENSOR: 4, "model.num_query_groups": 2}, ""),
     Row({"data.split": "1,0,0", "training.eval_interval": 0}, ""),
     Row({"checkpoint.init_from": "stage1"}, ""),
     Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),

@@ -4,4 +4,5 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-sys.path[:0] = [str(EXAMPLES / name) for name in ("english_clone", "real_lexicons", "many_languages", "")]
+NAMES = ("english_clone", "real_lexicons", "many_languages", "recipes", "")
+sys.path[:0] = [str(EXAMPLES / name) for name in NAMES]

@@ -29,7 +29,11 @@ VERSE_ROWS = [
 
 def test_tokens_are_joined_into_chapters_of_verses_in_ascii() -> None:
     chapters = list(corpus.join_chapters(VERSE_ROWS))
-    assert chapters == ['Then He said, "Come - now."\nThey came.', "Next."]
+    assert [chapter.text for chapter in chapters] == ['Then He said, "Come - now."\nThey came.', "Next."]
+    books = ("05", "06", "17", "22", "39", "44", "66")
+    rows = [VERSE_ROWS[0], *(f"{book}\t{book}001001\tEnd\t\t" for book in books)]
+    sections = ["law", "history", "history", "poetry", "prophets", "gospels_and_acts", "letters"]
+    assert list(corpus.join_chapters(rows)) == [corpus.Document("bible", section, "End") for section in sections]
 
 
 DOCSTRING = """Return the number of words that a text of this kind has.
@@ -81,7 +85,9 @@ def write_modules(folder: Path) -> Path:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_docstrings_are_parsed_never_imported_and_paragraphs_kept_once(tmp_path: Path, workers: int) -> None:
-    documents = list(corpus.read_docstrings([write_modules(tmp_path / "package")], workers))
+    found = list(corpus.read_docstrings({"lib": write_modules(tmp_path / "package")}, workers))
+    assert [document[:2] for document in found] == [("docstrings", "lib")] * 2
+    documents = [document.text for document in found]
     assert len(documents) == 2  # a repeats nothing, c only repeats, d differs, e does not parse, f is a test
     assert documents[0].startswith("This is the sentence with the number 0")
     assert documents[1].startswith("Here is the sentence")
@@ -89,9 +95,9 @@ def test_docstrings_are_parsed_never_imported_and_paragraphs_kept_once(tmp_path:
     assert len(lines) == len(set(lines)) == 16
 
 
-def documents(number: int) -> list[tuple[str, str]]:
+def documents(number: int) -> list[corpus.Document]:
     """Return distinct short documents."""
-    return [("bible", f"Document {index}.") for index in range(number)]
+    return [corpus.Document("bible", "law", f"Document {index}.") for index in range(number)]
 
 
 def read(folder: Path) -> dict[str, list[str]]:
@@ -103,7 +109,7 @@ def read(folder: Path) -> dict[str, list[str]]:
 def test_splits_are_disjoint_complete_and_of_the_size_asked_for(tmp_path: Path) -> None:
     corpus.write_splits(iter(documents(4000)), tmp_path, clone_ratio=0.1, valid_ratio=0.05)
     splits = read(tmp_path)
-    assert sorted(itertools.chain(*splits.values())) == sorted(text for _, text in documents(4000))
+    assert sorted(itertools.chain(*splits.values())) == sorted(document.text for document in documents(4000))
     assert len(splits["clone_source"]) == pytest.approx(400, abs=60)
     assert len(splits["valid"]) == pytest.approx(200, abs=45)
 
@@ -118,7 +124,7 @@ def test_the_split_of_a_document_depends_on_nothing_else(tmp_path: Path) -> None
 
 
 def test_sources_are_mixed_and_the_order_does_not_follow_the_input(tmp_path: Path) -> None:
-    mixed = documents(300) + [("docstrings", f"Module {index}.") for index in range(300)]
+    mixed = documents(300) + [corpus.Document("docstrings", "numpy", f"Module {index}.") for index in range(300)]
     for name, order in (("forward", mixed), ("backward", mixed[::-1])):
         corpus.write_splits(iter(order), tmp_path / name, clone_ratio=0.1, valid_ratio=0.1)
     assert read(tmp_path / "forward") == read(tmp_path / "backward")

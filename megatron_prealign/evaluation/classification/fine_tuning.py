@@ -1,0 +1,177 @@
+"""Fine-tuning a causal language model with a classification head on its last token, by Hugging Face's Trainer.
+
+Shape legend: B examples of a batch, S positions, N examples.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.classification.labelled import Example
+from megatron_prealign.evaluation.folder import ModelFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """How to fine-tune."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    max_tokens: int
+
+
+def separator_of(tokenizer: Tokenizer) -> int:
+    """Return the token that begins a text, parts the two of a pair and pads: one that no text is encoded to.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = tokenizer.eod_id if tokenizer.eod_id is not None else min(tokenizer.special_ids, default=None)
+    if found is None:
+        raise DataError(
+            f"{tokenizer.path}: it has no special token; the classification needs one that no text is encoded to"
+        )
+    return found
+
+
+def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
+    """Return the tokens of each example behind the separator, cut to `max_tokens`.
+
+    Of a pair the first text gets what the second leaves, but at least half of the room.
+    """
+    separator = separator_of(tokenizer)
+    firsts = tokenizer.encode_batch([example.text for example in examples])
+    pairs = tokenizer.encode_batch([example.pair or "" for example in examples])
+    encoded = []
+    for first, pair, example in zip(firsts, pairs, examples, strict=True):
+        if example.pair is None:
+            encoded.append([separator, *first][:max_tokens])
+            continue
+        room = max_tokens - 2
+        kept = first[: max(room - len(pair), room - room // 2)]
+        encoded.append([separator, *kept, separator, *pair[: room - len(kept)]])
+    return encoded
+
+
+class _Examples(torch.utils.data.Dataset[dict[str, Any]]):
+    """Tokens with the number of their label, as the Trainer takes them."""
+
+    def __init__(self, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
+        self._items = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items[index]
+
+
+def collate(items: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
+    """Return input_ids [B, S] padded behind each example, attention_mask [B, S] and labels [B]; all int64."""
+    length = max(len(item["input_ids"]) for item in items)
+    ids = torch.full((len(items), length), padding, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, item in enumerate(items):
+        ids[row, : len(item["input_ids"])] = torch.tensor(item["input_ids"])
+        mask[row, : len(item["input_ids"])] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([item["labels"] for item in items])}
+
+
+class _Told(TrainerCallback):
+    """Tells the steps done."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._progress(state.global_step, state.max_steps)
+
+
+def fine_tune_and_test(
+    folder: ModelFolder,
+    train: Sequence[Example],
+    test: Mapping[str, Sequence[Example]],
+    tuning: Tuning,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[bool]]:
+    """Fine-tune a copy of a folder's model with a new head, and tell which test examples it gets right.
+
+    Args:
+        folder: model and tokenizer; left as they are.
+        train: examples to learn from.
+        test: examples by language, labels among those of training.
+        tuning: settings.
+        seed: of the head's weights and the order of examples.
+        progress: told the steps done.
+    """
+    numbers = {label: number for number, label in enumerate(sorted({example.label for example in train}))}
+    padding = separator_of(folder.tokenizer)
+    set_seed(seed)
+    model = _with_head(folder, numbers, padding)
+
+    def dataset(examples: Sequence[Example]) -> _Examples:
+        tokens = encode_examples(folder.tokenizer, examples, tuning.max_tokens)
+        return _Examples(tokens, [numbers[example.label] for example in examples])
+
+    with tempfile.TemporaryDirectory() as output:
+        trainer = Trainer(
+            model=model,
+            args=_arguments(output, tuning, seed, folder.device),
+            train_dataset=dataset(train),
+            data_collator=lambda items: collate(items, padding),
+            callbacks=[_Told(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return {language: _right(trainer, dataset(examples)) for language, examples in test.items()}
+
+
+def _with_head(folder: ModelFolder, numbers: dict[str, int], padding: int) -> Any:
+    """Return a classifier with the body of a folder's model."""
+    names = {"label2id": numbers, "id2label": {number: label for label, number in numbers.items()}}
+    config = type(folder.model.config).from_dict(folder.model.config.to_dict() | names | {"pad_token_id": padding})
+    classes: Any = AutoModelForSequenceClassification
+    model = classes.from_config(config, dtype=torch.float32)
+    model.base_model.load_state_dict(folder.model.base_model.state_dict())
+    return model
+
+
+def _arguments(output: str, tuning: Tuning, seed: int, device: torch.device) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=output,
+        num_train_epochs=tuning.epochs,
+        per_device_train_batch_size=tuning.batch_size,
+        per_device_eval_batch_size=4 * tuning.batch_size,
+        learning_rate=tuning.learning_rate,
+        warmup_steps=0.1,
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type != "cpu",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+
+
+def _right(trainer: Trainer, dataset: _Examples) -> list[bool]:
+    predicted: Any = trainer.predict(dataset)
+    right: list[bool] = (predicted.predictions.argmax(axis=1) == predicted.label_ids).tolist()
+    return right

@@ -1,0 +1,112 @@
+"""Labelled texts, or pairs of texts, and whether those of several languages make a task."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from megatron_prealign.lexicon.corpus import Document, read_documents
+from megatron_prealign.lexicon.problems import Problems
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text with its label, and the text that belongs to it where there are pairs."""
+
+    text: str
+    pair: str | None
+    label: str
+    place: str
+    """Where it comes from, for problems."""
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """Return what tells it from others: its texts, whatever the spaces."""
+        return tuple(" ".join(text.split()) for text in (self.text, self.pair) if text is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Names of what a line of JSON holds."""
+
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+
+
+@dataclass(frozen=True)
+class TransferTask:
+    """Examples to fine-tune on in one language, and to test on in several."""
+
+    source: str
+    train: list[Example]
+    test: dict[str, list[Example]]
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the labels of the training data, sorted."""
+        return sorted({example.label for example in self.train})
+
+
+def read_examples(paths: Iterable[str], keys: Keys, problems: Problems) -> list[Example]:
+    """Read examples from JSONL files; what is wrong with them goes to `problems`."""
+    found = (_parse(document, keys, problems) for document in read_documents(paths, keys.text, problems))
+    return [example for example in found if example is not None]
+
+
+def _parse(document: Document, keys: Keys, problems: Problems) -> Example | None:
+    place = f"{document.path}:{document.line}"
+    label = document.record.get(keys.label)
+    pair = document.record.get(keys.pair) if keys.pair else None
+    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+        problems.add(f"{place}: no label under the key {keys.label!r}; labels are text or whole numbers")
+    elif keys.pair and not (isinstance(pair, str) and pair.strip()):
+        problems.add(f"{place}: no second text under the key {keys.pair!r}")
+    elif not document.text.strip():
+        problems.add(f"{place}: its text is empty; leave it out")
+    else:
+        return Example(document.text, pair, str(label), place)
+    return None
+
+
+def read_task(source: str, train: Sequence[str], test: Mapping[str, Sequence[str]], keys: Keys) -> TransferTask:
+    """Read a task.
+
+    Raises:
+        DataError: everything wrong with it.
+    """
+    problems = Problems()
+    task = TransferTask(
+        source,
+        read_examples(train, keys, problems),
+        {language: read_examples(paths, keys, problems) for language, paths in test.items()},
+    )
+    problems.raise_if_any()
+    check_task(task)
+    return task
+
+
+def check_task(task: TransferTask) -> None:
+    """Refuse what is no task: few labels, labels in a test that training lacks, texts in both.
+
+    Raises:
+        DataError: everything wrong with it.
+    """
+    problems = Problems()
+    if not task.test:
+        problems.add("no language to test in; name at least one with its files")
+    if task.source not in task.test:
+        problems.add(f"no test in {task.source}, the language of training: without it nothing tells what was learnt")
+    if len(task.labels) < 2:
+        problems.add(f"the training data has {len(task.labels)} labels ({', '.join(task.labels)}); two are needed")
+    seen = {example.content: example.place for example in task.train}
+    for language, examples in task.test.items():
+        if not examples:
+            problems.add(f"no example in {language}; leave the language out, or give files with text and labels")
+        if unknown := sorted({example.label for example in examples} - set(task.labels)):
+            problems.add(
+                f"test in {language}: labels {', '.join(unknown)} do not occur in training, which has "
+                f"{', '.join(task.labels)}; the labels must be the same in all languages"
+            )
+        for example in examples:
+            if (place := seen.get(example.content)) is not None:
+                problems.add(f"{example.place}: the same text as {place}, which is trained on; keep it in one of them")
+    problems.raise_if_any()

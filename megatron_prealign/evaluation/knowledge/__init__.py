@@ -1,0 +1,1 @@
+"""Cross-lingual knowledge application: facts about fictional entities, and questions about them."""

@@ -1,0 +1,58 @@
+"""Accuracies on questions about facts, with intervals, chance and ceiling."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from megatron_prealign.evaluation.intervals import wilson_interval
+from megatron_prealign.evaluation.knowledge.questions import Question
+
+Right = Mapping[str, Sequence[bool]]
+"""By the way of scoring ("accuracy", "accuracy_normalised"): whether each question was answered right."""
+
+
+def summarise(questions: Sequence[Question], right: Right) -> dict[str, Any]:
+    """Return results by "stated-asked", the pair of languages.
+
+    Each pair has the scores of all facts that were stated (`of_groups`), those by_frequency and by_relation, and
+    `ceiling`: the accuracy on questions in the language in which the same facts were stated, none without them.
+    """
+    pairs: dict[str, Any] = {}
+    for pair in dict.fromkeys(map(_pair, questions)):
+        chosen = [index for index, question in enumerate(questions) if _pair(question) == pair]
+        # Facts that nobody stated are a control, not a part of the whole.
+        stated = [index for index in chosen if questions[index].frequency > 0] or chosen
+        pairs[pair] = score(questions, right, stated) | {
+            "by_frequency": _by(questions, right, chosen, lambda question: question.frequency),
+            "by_relation": _by(questions, right, stated, lambda question: question.relation),
+        }
+    for pair, row in pairs.items():
+        language = next(question.stated for question in questions if _pair(question) == pair)
+        row["ceiling"] = pairs.get(f"{language}-{language}", {}).get("accuracy")
+    return pairs
+
+
+def score(questions: Sequence[Question], right: Right, chosen: Sequence[int]) -> dict[str, Any]:
+    """Return the score of some questions: each accuracy, the 95 % interval of the first, chance, and their number."""
+    hits = {name: sum(flags[index] for index in chosen) for name, flags in right.items()}
+    low, high = wilson_interval(next(iter(hits.values())), len(chosen))
+    return {
+        **{name: count / len(chosen) for name, count in hits.items()},
+        "low": low,
+        "high": high,
+        "chance": sum(1 / len(questions[index].choices) for index in chosen) / len(chosen),
+        "num_questions": len(chosen),
+    }
+
+
+def _by(
+    questions: Sequence[Question], right: Right, chosen: Sequence[int], key: Callable[[Question], Any]
+) -> dict[str, Any]:
+    """Return scores by what a key tells apart, in its order."""
+    groups: dict[Any, list[int]] = {}
+    for index in chosen:
+        groups.setdefault(key(questions[index]), []).append(index)
+    return {str(group): score(questions, right, groups[group]) for group in sorted(groups)}
+
+
+def _pair(question: Question) -> str:
+    return f"{question.stated}-{question.asked}"

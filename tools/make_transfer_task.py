@@ -1,0 +1,142 @@
+r"""Make a classification task for zero-shot transfer out of text that says where it comes from.
+
+    python tools/make_transfer_task.py --train corpus/english.jsonl --test corpus/valid.jsonl --label-key section \
+        --clone --output task
+
+writes into the folder `task`: train.en.jsonl and test.en.jsonl, passages of equally many words with the label of their
+document, equally many of each label, none in both; and test.clone.jsonl, the English test in English-Clone. The same
+arguments give the same files.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.evaluation.classification.passages import (
+    Passage,
+    balance,
+    count_labels,
+    cut_passages,
+    without,
+)
+from megatron_prealign.lexicon import CLONE_LANGUAGE, clone_text, find_clone_character
+from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.output import atomic_folder, output_problems
+from megatron_prealign.lexicon.problems import Problems
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and the description as it is written."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    for name, what in (("--train", "fine-tuning"), ("--test", "the test, others than those of --train")):
+        parser.add_argument(
+            name, nargs="+", action="extend", required=True, metavar="PATH", help=f"JSONL documents for {what}"
+        )
+    parser.add_argument("--json-key", default="text", help="key of the text")
+    parser.add_argument("--label-key", default="section", help="key of the label")
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="labels to use; all with enough text if not given")
+    parser.add_argument("--words", type=int, default=40, help="words of a passage")
+    parser.add_argument("--train-per-label", type=int, default=300, help="passages of each label to train on")
+    parser.add_argument("--test-per-label", type=int, default=50, help="passages of each label to test on")
+    parser.add_argument("--language", default="en", help="language of the text, for the files' names")
+    parser.add_argument("--clone", action="store_true", help="write the test in English-Clone, too")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the draw of passages")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except (PrealignError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Read all text, then write all files at once.
+
+    Raises:
+        DataError: everything wrong with arguments and text.
+    """
+    problems = Problems()
+    for problem in output_problems(arguments.output, arguments.overwrite):
+        problems.add(problem)
+    for name in ("words", "train_per_label", "test_per_label"):
+        if (value := getattr(arguments, name)) < 1:
+            problems.add(f"--{name.replace('_', '-')} is {value}: it must be at least 1")
+    problems.raise_if_any()
+    test = without(_read(arguments, arguments.test, problems), [])
+    train = without(_read(arguments, arguments.train, problems), test)
+    problems.raise_if_any()
+    labels = _choose_labels(arguments, count_labels(train), count_labels(test))
+    parts = {
+        f"train.{arguments.language}": balance(train, labels, arguments.train_per_label, arguments.seed),
+        f"test.{arguments.language}": balance(test, labels, arguments.test_per_label, arguments.seed),
+    }
+    if arguments.clone:
+        parts[f"test.{CLONE_LANGUAGE}"] = _clone(parts[f"test.{arguments.language}"])
+    with atomic_folder(arguments.output, arguments.overwrite) as folder:
+        for name, passages in parts.items():
+            lines = (json.dumps(vars(passage), ensure_ascii=False) + "\n" for passage in passages)
+            (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    told = ", ".join(f"{len(passages)} in {name}" for name, passages in parts.items())
+    print(f"labels {', '.join(labels)}; passages: {told}", file=sys.stderr)
+
+
+def _read(arguments: argparse.Namespace, paths: Sequence[str], problems: Problems) -> list[Passage]:
+    documents = read_documents(paths, arguments.json_key, problems)
+    return list(cut_passages(documents, arguments.label_key, arguments.words, problems))
+
+
+def _choose_labels(arguments: argparse.Namespace, train: dict[str, int], test: dict[str, int]) -> list[str]:
+    """Return the labels that have enough passages.
+
+    Raises:
+        DataError: fewer than two have, or one that was asked for has not.
+    """
+
+    def suffices(label: str) -> bool:
+        return train.get(label, 0) >= arguments.train_per_label and test.get(label, 0) >= arguments.test_per_label
+
+    known: list[str] = sorted({*train, *test})
+    chosen = arguments.labels or list(filter(suffices, known))
+    if len(chosen) < 2 or not all(map(suffices, chosen)):
+        told = "; ".join(
+            f"{label} {train.get(label, 0)} and {test.get(label, 0)}" for label in sorted({*known, *chosen})
+        )
+        raise DataError(
+            f"two labels or more need {arguments.train_per_label} passages of {arguments.words} words to train on and "
+            f"{arguments.test_per_label} to test on; there are of {told}. Lower --train-per-label, --test-per-label or "
+            "--words, or give more text"
+        )
+    return sorted(set(chosen))
+
+
+def _clone(passages: list[Passage]) -> list[Passage]:
+    """Return passages in English-Clone.
+
+    Raises:
+        DataError: some hold clone characters.
+    """
+    problems = Problems()
+    for passage in passages:
+        if found := find_clone_character(passage.text):
+            problems.add(f"{passage.text[:40]!r}... holds {found!r}, which English-Clone uses itself; leave it out")
+    problems.raise_if_any()
+    return [Passage(clone_text(passage.text), passage.label) for passage in passages]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
