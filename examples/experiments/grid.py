@@ -17,9 +17,10 @@ from rich.table import Table
 from steps import Runner, StepError, format_seconds
 
 from megatron_prealign.config import config_from_dict, count_parameters
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import DataError, PrealignError
 
 FAILURES = "failures.jsonl"
+FAILURE_KEYS = {"date", "cell", "users", "seed", "seconds", "command", "reason"}
 
 
 def weight(cell: Cell, config: Mapping[str, Any] | None = None) -> float:
@@ -118,7 +119,9 @@ class Grid:
         start = time.monotonic()
         try:
             run_cell(cell, self._place, self._runner, cell.title)
-        except (StepError, PrealignError) as error:
+        except InterruptedError:
+            raise
+        except (StepError, PrealignError, OSError) as error:
             self._fail(cell, str(error), time.monotonic() - start)
             self._say(f"{number}: failed: {error}")
             return
@@ -159,8 +162,22 @@ class Grid:
 
 
 def read_failures(results: Path) -> list[dict[str, Any]]:
-    """Return what failed, oldest first."""
+    """Return what failed, oldest first.
+
+    Raises:
+        DataError: a line is damaged.
+    """
     path = results / FAILURES
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            is_whole = record.keys() >= FAILURE_KEYS
+        except (ValueError, AttributeError):
+            is_whole = False
+        if not is_whole:
+            raise DataError(f"{path}:{number}: no record of a failure; remove the line")
+        records.append(record)
+    return records
