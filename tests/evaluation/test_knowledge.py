@@ -23,7 +23,7 @@ def question(relation: str, frequency: int, asked: str, fact: int, answered: str
         "frequency": frequency,
         "stated": "en",
         "asked": asked,
-        "answered": answered or asked,
+        "answered": answered,
     }
     return Question(prompt="The", choices=(" a", " b"), answer=0, **facts)  # type: ignore[arg-type]
 

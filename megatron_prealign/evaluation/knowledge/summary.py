@@ -11,7 +11,7 @@ Right = Mapping[str, Sequence[bool]]
 
 
 def summarise(questions: Sequence[Question], right: Right) -> dict[str, Any]:
-    """Return results by "stated-asked", the pair of languages, or by "stated-asked-answered" where choices are in another.
+    """Return results by "stated-asked", the pair of languages; by "stated-asked-answered" where choices are in another.
 
     Each pair has the scores of all facts that were stated (`score`), those by_frequency and by_relation, and
     `ceiling`: the accuracy on questions in the language in which the same facts were stated, none without them.
