@@ -3,6 +3,7 @@
 PYTHON ?= python3
 SEEDS ?= 1
 RUNS ?= 100
+OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
@@ -16,10 +17,10 @@ help:  ## list the commands
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
 	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
 
-SMALL := main_table.yaml maintained.yaml ablations.yaml coverage.yaml
+SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
 
-experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores; goes on where it stopped
-	$(BIN)/python -u examples/experiments/run.py $(SMALL) --seeds 3 --jobs 2
+experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, goes on where it stopped; OPTIONS=--dry-run, ...
+	$(BIN)/python -u examples/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests
 	$(BIN)/python -u -m pytest

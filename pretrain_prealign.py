@@ -69,7 +69,8 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
 
     plan = plan_run(config)
     if rank == 0:
-        print(describe(plan.config, world_size), file=sys.stderr, flush=True)
+        word_tokens = None if plan.words is None else plan.words.mean_tokens
+        print(describe(plan.config, world_size, word_tokens=word_tokens), file=sys.stderr, flush=True)
         print(describe_start(plan), file=sys.stderr, flush=True)
     if dry_run:
         return 0

@@ -94,10 +94,25 @@ class CloneData:
         outputs = [Path(f"{self.dataset(name)}{suffix}") for suffix in (".bin", ".idx", ".json")]
         return make_step(f"bake_{name}", command, outputs, *self.clone_steps, *before)
 
-    def switch_step(self, name: str, lexicon: Path, ratio: float, *before: Step) -> Step:
-        """Bakes code-switched English."""
+    def switch_step(self, name: str, lexicon: Path, ratio: float, *before: Step, text: Path | None = None) -> Step:
+        """Bakes code-switched English: a text, or the corpus's."""
         options = ["--lexicon", lexicon, "--source-language", "en", "--codeswitch-ratio", ratio, "--seed", LEXICON_SEED]
-        return self.bake_step(name, self.text("english"), options, *before)
+        return self.bake_step(name, text or self.text("english"), options, *before)
+
+    def facts_step(self, num_facts: int, frequencies: Sequence[int]) -> Step:
+        """Mixes facts about invented people into the English text: facts/mixed.en.jsonl, facts/questions.jsonl."""
+        output = self.folder / "facts"
+        command: list[object] = ["tools/make_knowledge.py", "--spec", "examples/knowledge/spec.yaml"]
+        command += ["--languages", "en", "clone", "--mix-into", f"en={self.text('english')}", "--facts", num_facts]
+        command += ["--frequencies", *frequencies, "--output", output]
+        return make_step("facts", command, [output], self.corpus_step)
+
+    def transfer_step(self) -> Step:
+        """Makes the task of telling where a passage comes from, in both languages."""
+        output = self.folder / "transfer"
+        command: list[object] = ["tools/make_transfer_task.py", "--train", self.text("english")]
+        command += ["--test", self.text("valid"), "--clone", "--output", output]
+        return make_step("transfer", command, [output], self.corpus_step)
 
     def _lexicon_options(self, held_out_ratio: float, lexicon: Path, held_out: Path) -> list[object]:
         options: list[object] = ["--lexicon-input", self.text("english"), "--output-lexicon", lexicon]

@@ -100,13 +100,20 @@ class Runner:
         self.console.print()
         self.console.rule(f"[bold]{number}/{total} {title}[/] [dim]({elapsed} so far)[/]", align="left")
 
+    def _marker(self, step: Step) -> Path:
+        return self.folder / "steps" / f"{step.name}.json"
+
+    def seconds(self, step: Step) -> float:
+        """Return how long a finished step took."""
+        return float(json.loads(self._marker(step).read_text(encoding="utf-8"))["seconds"])
+
     def run(self, step: Step, label: str = "") -> None:
         """Run a step unless it is done.
 
         Raises:
             StepError: the command failed, or the folder holds this step with other arguments.
         """
-        marker = self.folder / "steps" / f"{step.name}.json"
+        marker = self._marker(step)
         state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
         if state and state["fingerprint"] != step.fingerprint:
             if not self.redo and any(path.exists() for path in step.outputs):

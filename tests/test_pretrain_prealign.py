@@ -98,6 +98,22 @@ def test_continuing_with_other_data_or_too_few_steps(
     assert "Nothing to do" in capsys.readouterr().err
 
 
+def test_continuing_with_other_switches(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    online = {"codeswitch": "online", "codeswitch_lexicon_paths": values["alignment"]["lexicon_paths"]}
+    saved = {**values, "model": {**values["model"], "vocab_size": 300}, "data": {**values["data"], **online}}
+    _save_checkpoint(tmp_path / "run", saved, step=4)
+    # Baked or online, one position is not the other's.
+    assert _main(values, tmp_path) == 2
+    assert "data.codeswitch:" in capsys.readouterr().err
+    values["data"] |= online
+    assert _main(values, tmp_path, "--dry-run") == 0
+    capsys.readouterr()
+    assert _main(values, tmp_path, "--data.codeswitch_ratios", "[0.2,0.1,0]", "--data.codeswitch_seed", "2") == 2
+    error = capsys.readouterr().err
+    assert "data.codeswitch_ratios:" in error and "this run has (0.2, 0.1, 0.0); keep it" in error
+    assert "data.codeswitch_seed:" in error
+
+
 def test_checkpoints_that_are_damaged_or_foreign(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

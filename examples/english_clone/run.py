@@ -61,6 +61,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, ...")
     parser.add_argument("--steps", type=int, default=540, help="optimizer steps of joint training")
     parser.add_argument("--align-steps", type=int, default=160, help="optimizer steps of PreAlign's stage 1")
+    parser.add_argument("--maintain", action="store_true", help="keep the alignment loss in stage 2, beyond the paper")
     parser.add_argument("--codeswitch-ratio", type=float, default=0.15, help="share of covered words switched, [0, 1]")
     parser.add_argument("--max-words", type=int, default=5000, help="most frequent words of the text in the lexicons")
     parser.add_argument("--held-out-ratio", type=float, default=0.1, help="share of words kept from PreAlign, [0, 1)")
@@ -118,9 +119,12 @@ class Experiment:
         first = self.train("align_init", "align_init.yaml", "english", steps, seed, *lexicon)
         yield first
         start = self.seed_folder(seed) / "align_init"
-        remaining = remaining_steps(self.arguments.steps, tokens_per_step(), last_tokens(start / "metrics.jsonl"))
-        options = ["--checkpoint.init_from", start]
-        second = self.train("prealign", "pretrain.yaml", "english_switched", remaining, seed, *options)
+        config, options, words = "pretrain.yaml", ["--checkpoint.init_from", start], 0.0
+        if self.arguments.maintain:
+            config, options, words = "pretrain_maintained.yaml", [*options, *lexicon], word_tokens_per_step(start)
+        seen = last_tokens(start / "metrics.jsonl")
+        remaining = remaining_steps(self.arguments.steps, tokens_per_step(), seen, words)
+        second = self.train("prealign", config, "english_switched", remaining, seed, *options)
         yield second
         yield from self.finish("prealign", seed, first, second)
 
@@ -181,13 +185,31 @@ def tokens_per_step(example: Path = EXAMPLE) -> int:
     return int(config["training"]["global_batch_size"]) * int(config["data"]["seq_length"])
 
 
-def remaining_steps(joint_steps: int, step_tokens: int, tokens_seen: int) -> int:
+def word_tokens_per_step(align_init: Path, example: Path = EXAMPLE) -> float:
+    """Return the mean tokens of words in a step of stage 2 that keeps the alignment, from those stage 1 counted."""
+    stage_1, stage_2 = (
+        yaml.safe_load((example / name).read_text(encoding="utf-8"))["alignment"]
+        for name in ("align_init.yaml", "pretrain_maintained.yaml")
+    )
+    lines = (align_init / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    last = [record for record in map(json.loads, lines) if record["kind"] == "train"][-1]
+    tokens_an_entry = float(last["word_tokens"]) / last["step"] / stage_1["word_batch_size"]
+    return tokens_an_entry * float(stage_2["word_batch_size"]) / stage_2["maintain_interval"]
+
+
+def remaining_steps(joint_steps: int, step_tokens: int, tokens_seen: int, word_tokens: float = 0.0) -> int:
     """Return the steps of stage 2 with which PreAlign sees the tokens of joint training, to within one step.
+
+    Args:
+        joint_steps: steps of joint training.
+        step_tokens: tokens of text in a step, of both.
+        tokens_seen: tokens of stage 1.
+        word_tokens: mean tokens of words in a step of stage 2.
 
     Raises:
         ConfigError: stage 1 has used them up.
     """
-    remaining = round(joint_steps - tokens_seen / step_tokens)
+    remaining = round((joint_steps * step_tokens - tokens_seen) / (step_tokens + word_tokens))
     if remaining < 1:
         raise ConfigError(
             f"stage 1 saw {tokens_seen} tokens, joint training sees {joint_steps * step_tokens}: nothing is left for "

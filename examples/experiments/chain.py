@@ -1,9 +1,7 @@
 """The steps of a cell: its stages one after the other, the export, the evaluation, and the cell's file."""
 
 import json
-import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,20 +83,22 @@ def run_cell(cell: Cell, place: Place, runner: Runner, label: str) -> None:
         StepError: a command failed.
         DataError: the stages before the last leave no tokens for it.
     """
-    start = time.monotonic()
-    before = tuple(data_steps(cell, place))
-    for step in before:
+    for step in data_steps(cell, place):
         run_locked(runner, step)
+    # Data has no part in a training's fingerprint: its folder's name says what it is, and other data may come to it.
+    steps: list[Step] = []
     for index in range(len(cell.stages)):
-        step = training_step(cell, index, place, before)
-        run_locked(runner, step, label)
-        before = (step,)
+        steps.append(training_step(cell, index, place, tuple(steps[-1:])))
+        run_locked(runner, steps[-1], label)
     model = place.output / f"models/{cell.key}"
-    exported = make_export(f"{cell.key}_export", run_folder(cell, place), model, *before)
-    runner.run(exported, label)
+    steps.append(make_export(f"{cell.key}_export", run_folder(cell, place), model, steps[-1]))
+    run_locked(runner, steps[-1], label)
     evaluation = place.output / f"evaluations/{cell.key}.json"
-    runner.run(evaluation_step(cell, place, model, evaluation, exported), label)
-    write_result(place.results, collect(cell, place, evaluation, time.monotonic() - start))
+    steps.append(evaluation_step(cell, place, model, evaluation, steps[-1]))
+    run_locked(runner, steps[-1], label)
+    # As measured when each of them ran, in this call, an earlier one or another cell's.
+    seconds = sum(runner.seconds(step) for step in steps)
+    write_result(place.results, collect(cell, place, evaluation, seconds))
 
 
 def run_folder(cell: Cell, place: Place, num_stages: int | None = None) -> Path:
@@ -229,7 +229,6 @@ def collect(cell: Cell, place: Place, evaluation: Path, seconds: float) -> Resul
         "seconds": round(seconds, 1),
         "tokens": max(record["tokens"] for record in records),
         "cores": count_cores(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
         "command": place.command,
         "commit": commit(),
         "datasets": datasets,

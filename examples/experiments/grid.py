@@ -17,9 +17,10 @@ from rich.table import Table
 from steps import Runner, StepError, format_seconds
 
 from megatron_prealign.config import config_from_dict, count_parameters
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import DataError, PrealignError
 
 FAILURES = "failures.jsonl"
+FAILURE_KEYS = {"date", "cell", "users", "seed", "seconds", "command", "reason"}
 
 
 def weight(cell: Cell, config: Mapping[str, Any] | None = None) -> float:
@@ -86,12 +87,12 @@ class Grid:
         self._cells, self._place, self._runner = cells, place, runner
         self._lock = threading.Lock()
 
-    def run(self, jobs: int, finished: Callable[[], None] = lambda: None) -> None:
+    def run(self, jobs: int, finished: Callable[[Mapping[str, Result]], None] = lambda results: None) -> None:
         """Run all cells; a cell that fails does not stop the others.
 
         Args:
             jobs: cells side by side.
-            finished: called after each cell.
+            finished: called after each cell with the results so far, never twice at once.
         """
         left = [cell for cell in self._cells if not is_finished(cell, self.results)]
         self._say(f"{len(self._cells) - len(left)} of {len(self._cells)} cells are finished already")
@@ -112,13 +113,15 @@ class Grid:
         for step in steps.values():
             run_locked(self._runner, step, "data")
 
-    def _run_one(self, cell: Cell, jobs: int, finished: Callable[[], None]) -> None:
+    def _run_one(self, cell: Cell, jobs: int, finished: Callable[[Mapping[str, Result]], None]) -> None:
         number = f"[{self._cells.index(cell) + 1}/{len(self._cells)}] {cell.title}"
         self._say(f"{number}: started")
         start = time.monotonic()
         try:
             run_cell(cell, self._place, self._runner, cell.title)
-        except (StepError, PrealignError) as error:
+        except InterruptedError:
+            raise
+        except (StepError, PrealignError, OSError) as error:
             self._fail(cell, str(error), time.monotonic() - start)
             self._say(f"{number}: failed: {error}")
             return
@@ -129,7 +132,7 @@ class Grid:
             left = [other for other in self._cells if not is_finished(other, self.results)]
             left = [other for other in left if other.key not in self.failed]
             estimate = Estimate(self._cells, self.results, jobs).left(left)
-            finished()
+            finished(self.results)
         self._say(
             f"{number}: finished in {format_seconds(time.monotonic() - start)}; {len(left)} cells left"
             + (f", about {hours(estimate)}" if left else "")
@@ -159,8 +162,22 @@ class Grid:
 
 
 def read_failures(results: Path) -> list[dict[str, Any]]:
-    """Return what failed, oldest first."""
+    """Return what failed, oldest first.
+
+    Raises:
+        DataError: a line is damaged.
+    """
     path = results / FAILURES
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            is_whole = record.keys() >= FAILURE_KEYS
+        except (ValueError, AttributeError):
+            is_whole = False
+        if not is_whole:
+            raise DataError(f"{path}:{number}: no record of a failure; remove the line")
+        records.append(record)
+    return records

@@ -104,6 +104,10 @@ class EnglishClone(Recipe):
     """Share of English-Clone in the text, (0, 1)."""
     lexicon_coverage: float = field(default=1.0, metadata=LEXICON)
     """Share of the other words that training is shown, (0, 1]."""
+    facts: int = 0
+    """Invented facts of each relation and frequency that are stated in the English text."""
+    fact_frequencies: tuple[int, ...] = ()
+    """How often facts are stated."""
 
     name = "english_clone"
     texts = ("plain", "switched", "swapped")
@@ -131,12 +135,16 @@ class EnglishClone(Recipe):
             # The same words are held out, and more: a word's draw depends on the word alone.
             ratio = 1 - (1 - self.held_out_ratio) * self.lexicon_coverage
             smaller = [made.lexicon_step(self._lexicon_name, ratio)]
-        steps += [*smaller, made.bake_step("clone", made.folder / "clone.jsonl")]
+        steps += [*smaller, made.bake_step("clone", made.folder / "clone.jsonl"), made.transfer_step()]
+        facts = [made.facts_step(self.facts, self.fact_frequencies)] if self.facts else []
+        english = made.folder / "facts/mixed.en.jsonl" if facts else made.text("english")
+        steps += facts
         if "plain" in texts:
-            steps.append(made.bake_step("english", made.text("english")))
+            steps.append(made.bake_step("english", english, (), *facts))
         if "switched" in texts:
             lexicon, _ = self.lexicons(data)
-            steps.append(made.switch_step(self._switched_name, lexicon, self.codeswitch_ratio, *smaller))
+            before = [*smaller, *facts]
+            steps.append(made.switch_step(self._switched_name, lexicon, self.codeswitch_ratio, *before, text=english))
         if "swapped" in texts:
             cloned = made.folder / "english_cloned.jsonl"
             swapped = made.cloned_text_step("clone_english", made.text("english"), cloned, made.corpus_step)
@@ -172,7 +180,13 @@ class EnglishClone(Recipe):
         """Return validation texts, and the lexicons of full coverage."""
         made = self._made(data)
         texts = {f"valid_{language}": str(path) for language, path in made.validation_texts.items()}
-        return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
+        transfer = {
+            f"transfer_{part.replace('.', '_')}": str(made.folder / f"transfer/{part}.jsonl")
+            for part in ("train.en", "test.en", "test.clone")
+        }
+        facts = {"questions": str(made.folder / "facts/questions.jsonl")} if self.facts else {}
+        lexicons = {"lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
+        return {**texts, **transfer, **facts, **lexicons}
 
 
 @dataclass(frozen=True, kw_only=True)

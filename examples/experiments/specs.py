@@ -311,7 +311,7 @@ class _VariantReader:
 
     def __init__(self, file: ExperimentFile, scale: Scale, methods: Mapping[str, VariantFile]) -> None:
         own = {name: variant for name, variant in file.variants.items() if variant is not None}
-        self._known = {**methods, **own}
+        self._methods, self._known = methods, {**methods, **own}
         self._file, self._scale = file, scale
         self.problems: list[str] = []
 
@@ -343,7 +343,9 @@ class _VariantReader:
         own = self._known[name]
         if own.extends is None:
             return own
-        base = self._merged(own.extends, (*seen, name))
+        # A definition may extend the method whose name it has.
+        is_method = own.extends == name in self._methods
+        base = self._methods[name] if is_method else self._merged(own.extends, (*seen, name))
         if base is None:
             return None
         data, config = {**base.data, **own.data}, {**base.config, **own.config}

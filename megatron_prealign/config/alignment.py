@@ -58,10 +58,11 @@ class AlignmentConfig:
     """Validations without a better held-out retrieval after which stage 1 ends; 0 = never."""
 
     maintain_interval: int = 0
-    """Steps between alignment losses in stage 2; 0 = none."""
+    """Steps of stage 2 from one alignment loss to the next, beginning with the first step; 0 = none. Words, taps and
+    temperature are those of the fields above."""
 
     maintain_weight: float = 0.5
-    """Weight of the alignment loss in stage 2, at its start; 0 = none."""
+    """Weight of the alignment loss in those steps, at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How that weight falls to zero over stage 2."""
+    """How that weight goes on: as it is, or down to zero at the last step, along a line or half a cosine wave."""

@@ -41,6 +41,12 @@ def check_alignment(config: Config) -> Iterator[Problem]:
                 yield Problem(f"--alignment.{name} {path}: no such file: check the path", (f"alignment.{name}",))
     if config.training.stage == "align_init":
         yield from _align_init(config)
+    elif alignment.maintain_interval > config.training.train_steps > 0:
+        yield Problem(
+            f"--alignment.maintain_interval {alignment.maintain_interval} is longer than --training.train_steps "
+            f"{config.training.train_steps}: words would be aligned in the first step only; lower it, or set it to 0",
+            ("alignment.maintain_interval", "training.train_steps"),
+        )
 
 
 def _lexicons_given(config: Config) -> Iterator[Problem]:

@@ -34,7 +34,7 @@ class Config:
     """Learning rate over steps."""
 
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
-    """Stage 1."""
+    """Stage 1, and what stage 2 keeps of it."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """The loop."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from megatron_prealign.config.alignment_validation import has_alignment_loss
 from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.rampup import count_samples
@@ -22,19 +23,20 @@ def differences(config: Config) -> list[tuple[str, object, object]]:
     return found
 
 
-def describe(config: Config, world_size: int, vocab_size: int | None = None) -> str:
+def describe(config: Config, world_size: int, vocab_size: int | None = None, word_tokens: float | None = None) -> str:
     """Say what differs from the defaults, then the arithmetic of the run.
 
     Args:
         config: Checked configuration, preset resolved.
         world_size: Number of ranks; a multiple of the model-parallel size.
         vocab_size: Vocabulary of the tokenizer in tokens, where known; model.vocab_size wins over it.
+        word_tokens: Expected tokens of a word microbatch, where the lexicon is known.
     """
     lines = ["Different from the defaults:"]
     lines.extend(f"  {name} = {_show(value)}  (default {_show(usual)})" for name, value, usual in differences(config))
     if len(lines) == 1:
         lines = ["Nothing differs from the defaults."]
-    facts = [*_model_facts(config, vocab_size), *_layout_facts(config, world_size), *_step_facts(config)]
+    facts = [*_model_facts(config, vocab_size), *_layout_facts(config, world_size), *_step_facts(config, word_tokens)]
     width = max(len(name) for name, _ in facts)
     return "\n".join([*lines, "", "Arithmetic:", *(f"  {name:<{width}}  {text}" for name, text in facts)])
 
@@ -76,30 +78,36 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
     return [("ranks", ranks), ("microbatches a step", microbatches)]
 
 
-def _step_facts(config: Config) -> list[tuple[str, str]]:
+def _step_facts(config: Config, word_tokens: float | None) -> list[tuple[str, str]]:
     """Say what a step and the run consume."""
-    training, alignment = config.training, config.alignment
+    training = config.training
     tokens = training.global_batch_size * config.data.seq_length
-    all_tokens = count_samples(training) * config.data.seq_length
-    facts = [
-        ("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})"),
-        ("steps", f"{training.train_steps:,} of stage {training.stage}"),
-        ("tokens in all", f"{_count(all_tokens)}"),
-    ]
+    all_tokens = _count(count_samples(training) * config.data.seq_length)
+    facts = [("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})")]
     if training.rampup_batch_size is not None:
         start, increment, samples = training.rampup_batch_size
-        facts.insert(1, ("batch size ramp-up", f"from {start} by {increment} over {samples:,} sequences"))
-    if training.stage == "align_init":
-        entries = alignment.word_batch_size * alignment.num_word_microbatches
-        facts[-1] = ("tokens in all", f"{_count(all_tokens)}, and those of the words")
-        facts.append(
-            (
-                "lexicon entries a step",
-                f"{entries:,} ({alignment.num_word_microbatches} word microbatches x {alignment.word_batch_size}), "
-                "each a word and its translations",
-            )
-        )
-    return facts
+        facts.append(("batch size ramp-up", f"from {start} by {increment} over {samples:,} sequences"))
+    facts.append(("steps", f"{training.train_steps:,} of stage {training.stage}"))
+    if not has_alignment_loss(config):
+        return [*facts, ("tokens in all", all_tokens)]
+    return [*facts, *_word_facts(config, all_tokens, word_tokens)]
+
+
+def _word_facts(config: Config, lm_tokens: str, word_tokens: float | None) -> list[tuple[str, str]]:
+    """Say how many words the run takes, and their tokens beside those of the text."""
+    alignment, training = config.alignment, config.training
+    count = alignment.num_word_microbatches
+    interval = 1 if training.stage == "align_init" else alignment.maintain_interval
+    of_words = "those of the words"
+    if word_tokens is not None:
+        num_steps = -(-training.train_steps // interval)
+        of_words = f"about {_count(round(num_steps * count * word_tokens))} of words"
+    name = "lexicon entries a step" if interval == 1 else f"lexicon entries every {interval} steps"
+    entries = (
+        f"{alignment.word_batch_size * count:,} ({count} word microbatches x {alignment.word_batch_size}), each a word "
+        "and its translations"
+    )
+    return [("tokens in all", f"{lm_tokens}, and {of_words}"), (name, entries)]
 
 
 def _count(number: int) -> str:

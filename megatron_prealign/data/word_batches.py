@@ -91,6 +91,12 @@ class WordBatches:
         """Of the lexicon, SHA-256."""
         return self._table.fingerprint
 
+    @property
+    def mean_tokens(self) -> float:
+        """Expected subwords of a microbatch, over whole epochs."""
+        negatives = self._num_hard_negatives * self._table.mean_source_tokens
+        return self._batch_size * (self._table.mean_entry_tokens + negatives)
+
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
         """Return consecutive microbatches with as many rows each, on all ranks: the schedule wants equal shapes.
 

@@ -94,6 +94,19 @@ class WordTable:
         """Entries that can be drawn."""
         return len(self.sources)
 
+    @property
+    def mean_entry_tokens(self) -> float:
+        """Expected tokens of an entry: its source word, and one translation a target language, drawn by weight."""
+        lengths = np.diff(self.token_offsets)
+        # Thresholds run on from slot to slot, each of which ends 1 further.
+        shares = np.diff(self.thresholds, prepend=0.0)
+        return float(self.mean_source_tokens + lengths[self.translations] @ shares / self.num_entries)
+
+    @property
+    def mean_source_tokens(self) -> float:
+        """Tokens of a source word."""
+        return float(np.diff(self.token_offsets)[self.sources].mean())
+
     def neighbours(self, entries: Ints, count: int) -> Ints:
         """Return for each entry the source words of the next `count` entries in spelling: int64 [len(entries) * count].
 

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -217,21 +218,31 @@ def _settle_start(plan: Plan) -> Plan:
     return dataclasses.replace(plan, resume_from=newest, init_from=None)
 
 
+_POSITION = (
+    "data.split",
+    "data.seq_length",
+    "data.codeswitch",
+    "training.stage",
+    "training.seed",
+    "training.rampup_batch_size",
+    "alignment.word_batch_size",
+    "alignment.num_hard_negatives",
+)
+# Switches change the lengths of documents, and with them what the samples hold.
+_ONLINE_POSITION = tuple(
+    f"data.codeswitch_{name}" for name in ("lexicon_paths", "language", "target_language", "ratios", "seed")
+)
+
+
 def _check_position(config: Config, checkpoint: Path) -> list[str]:
     """Return the fields that a continued run must keep, because its position in the data counts on them."""
     saved = load_resolved(checkpoint / folder.CONFIG)
+    names = _POSITION if config.data.codeswitch == "baked" else (*_POSITION, *_ONLINE_POSITION)
+    values = ((name, attrgetter(name)(saved), attrgetter(name)(config)) for name in names)
     problems = [
         f"{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
         "checkpoint.init_from"
-        for name, there, here in (
-            ("data.split", saved.data.split, config.data.split),
-            ("data.seq_length", saved.data.seq_length, config.data.seq_length),
-            ("training.stage", saved.training.stage, config.training.stage),
-            ("training.seed", saved.training.seed, config.training.seed),
-            ("training.rampup_batch_size", saved.training.rampup_batch_size, config.training.rampup_batch_size),
-            ("alignment.word_batch_size", saved.alignment.word_batch_size, config.alignment.word_batch_size),
-            ("alignment.num_hard_negatives", saved.alignment.num_hard_negatives, config.alignment.num_hard_negatives),
-        )
+        for name, there, here in values
         if there != here
     ]
     step = TrainState.read(checkpoint).step

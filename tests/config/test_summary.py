@@ -3,9 +3,11 @@
 from megatron_prealign.config import BlendEntry, Config, config_from_dict, describe, differences
 
 
-def facts(config: Config, world_size: int, vocab_size: int | None = None) -> dict[str, str]:
+def facts(
+    config: Config, world_size: int, vocab_size: int | None = None, word_tokens: float | None = None
+) -> dict[str, str]:
     """Read the lines of the arithmetic back."""
-    text = describe(config, world_size, vocab_size).split("Arithmetic:\n")[1]
+    text = describe(config, world_size, vocab_size, word_tokens).split("Arithmetic:\n")[1]
     return {line[2:].split("  ")[0]: line[2:].split("  ", 1)[1].strip() for line in text.splitlines()}
 
 
@@ -58,3 +60,15 @@ def test_words_of_align_init_are_counted() -> None:
     found = facts(config, 1)
     assert found["lexicon entries a step"] == "192 (3 word microbatches x 64), each a word and its translations"
     assert found["tokens in all"] == "2.05 M (2,048,000), and those of the words"
+    assert facts(config, 1, word_tokens=250.5)["tokens in all"] == "2.05 M (2,048,000), and about 751,500 of words"
+
+
+def test_words_of_stage_2_are_counted_in_the_steps_that_have_them() -> None:
+    alignment = {"maintain_interval": 300, "word_batch_size": 64}
+    config = config_from_dict({"alignment": alignment})
+    found = facts(config, 1, word_tokens=250.4)
+    assert found["lexicon entries every 300 steps"] == "64 (1 word microbatches x 64), each a word and its translations"
+    # In the steps 1, 301, 601 and 901 of 1,000.
+    assert found["tokens in all"] == "2.05 M (2,048,000), and about 1,002 of words"
+    without = facts(config_from_dict({"alignment": {**alignment, "maintain_weight": 0}}), 1)
+    assert without["tokens in all"] == "2.05 M (2,048,000)"

@@ -202,6 +202,18 @@ def test_a_microbatch_is_a_function_of_its_number(bpe: Tokenizer) -> None:
     assert not same(make_batches(table, 5, word_batch_size=12).batch(0), forward[0])
 
 
+@pytest.mark.parametrize("num_hard_negatives", [0, 2])
+def test_the_expected_tokens_are_those_of_many_microbatches(num_hard_negatives: int, bpe: Tokenizer) -> None:
+    table = WordTable.build(random_lexicon(2), bpe, max_word_tokens=16)
+    batches = make_batches(table, 0, word_batch_size=20, num_hard_negatives=num_hard_negatives)
+    counts = [batches.batch(index).num_tokens for index in range(2000)]
+    assert batches.mean_tokens == pytest.approx(np.mean(counts), rel=2e-3)
+    one = LexiconEntry("house", (Translation("ausgang", "de", 3.0), Translation("ba", "de", 1.0)))
+    lengths = [len(bpe.encode_word(word, spaced=True)) for word in ("house", "ausgang", "ba")]
+    by_hand = lengths[0] + 0.75 * lengths[1] + 0.25 * lengths[2]
+    assert WordTable.build(Lexicon("en", (one,)), bpe, 16).mean_entry_tokens == pytest.approx(by_hand)
+
+
 def test_an_entry_met_twice_at_an_epoch_border_is_one_group(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(1, num_entries=3), bpe, max_word_tokens=16)
     batches = make_batches(table, 0, word_batch_size=2)

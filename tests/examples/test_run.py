@@ -1,5 +1,6 @@
 """The demo's experiment: valid configurations, equal token budgets, steps that name each other's files."""
 
+import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,12 @@ def test_both_methods_see_the_same_tokens_to_within_one_step(seen: int) -> None:
     assert abs(run.remaining_steps(100, 1024, seen) * 1024 + seen - 100 * 1024) <= 512
 
 
+@pytest.mark.parametrize("words", [0.0, 100.4, 372.6])
+def test_words_of_stage_two_are_tokens_too(words: float) -> None:
+    steps = run.remaining_steps(100, 1024, 10_000, words)
+    assert abs(steps * (1024 + words) + 10_000 - 100 * 1024) <= (1024 + words) / 2
+
+
 def test_stage_one_must_leave_tokens_for_stage_two() -> None:
     with pytest.raises(ConfigError, match="--align-steps"):
         run.remaining_steps(10, 1024, 10 * 1024)
@@ -67,6 +74,37 @@ def test_stage_two_gets_what_stage_one_left_and_starts_from_it(experiment: run.E
     command = list(second.command)
     assert command[command.index("--training.train_steps") + 1] == "88"
     assert command[command.index("--checkpoint.init_from") + 1] == str(first.outputs[0])
+
+
+def test_alignment_is_kept_with_the_tokens_of_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    experiment = run.Experiment(run.parse_arguments(["--output", str(tmp_path), "--steps", "100", "--maintain"]))
+    chain = experiment.prealign(seed=1)
+    first = next(chain)
+    first.outputs[0].mkdir(parents=True)
+    alignment = load_config_file("align_init")["alignment"]
+    # Four tokens an entry: a word and its translation have two each.
+    record = {
+        "kind": "train",
+        "step": 10,
+        "tokens": 30_720,
+        "word_tokens": 10 * 4 * int(str(alignment["word_batch_size"])),
+    }
+    lines = [record, {"kind": "valid", "step": 10, "tokens": 30_720}]
+    (first.outputs[0] / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    command = list(next(chain).command)
+    kept = load_config_file("pretrain_maintained")["alignment"]
+    words = 4 * int(str(kept["word_batch_size"])) / int(str(kept["maintain_interval"]))
+    steps = command[command.index("--training.train_steps") + 1]
+    assert int(steps) == round((100 - 10) * 3072 / (3072 + words))
+    assert str(EXAMPLE.relative_to(EXAMPLE.parents[1]) / "pretrain_maintained.yaml") in command
+    assert "--alignment.lexicon_paths" in command
+
+
+def test_kept_alignment_is_all_that_its_configuration_adds() -> None:
+    plain, kept = load_config_file("pretrain"), load_config_file("pretrain_maintained")
+    assert kept.pop("alignment")["maintain_interval"]
+    assert kept == plain
 
 
 def test_every_step_reads_only_what_a_step_before_it_made(experiment: run.Experiment) -> None:

@@ -1,4 +1,4 @@
-"""Align-init goes on bit for bit from any of its steps, also after SIGKILL.
+"""Runs with alignment go on bit for bit from any of their steps, also after SIGKILL and between two alignments.
 
 Broken once to see these fail: word microbatches counted from zero again, the optimizer's moments not loaded, the
 consumed sequences not restored.
@@ -32,11 +32,21 @@ COMPARED = ("tokens", "word_tokens", "lm_loss", "alignment_loss", "tap_loss", "l
 
 @pytest.fixture
 def values(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """Six steps that pass the end of the lexicon, each recorded and saved."""
+    """Six steps of stage 1 that pass the end of the lexicon, each recorded and saved."""
+    return _make(make_values, "align_init", tmp_path)
+
+
+@pytest.fixture
+def maintained(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Six steps of stage 2, of which the first and the fourth have words."""
+    return _make(make_values, "pretrain", tmp_path, maintain_interval=3, maintain_decay="linear")
+
+
+def _make(make_values: MakeValues, stage: str, folder: Path, **alignment: Any) -> dict[str, dict[str, Any]]:
     return make_values(
-        "align_init",
-        tmp_path / "whole",
-        alignment={"word_batch_size": 6, "num_hard_negatives": 1},
+        stage,
+        folder / stage,
+        alignment={"word_batch_size": 6, "num_hard_negatives": 1, **alignment},
         checkpoint={"save_interval": 1, "keep_last": NUM_STEPS},
         logging={"log_interval": 1, "tensorboard": False},
         schedule={"lr_warmup_steps": 2},
@@ -58,25 +68,34 @@ def _records(run_path: Path) -> dict[int, dict[str, Any]]:
     """Return what is compared of each step's last record."""
     lines = (run_path / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return {record["step"]: {name: record[name] for name in COMPARED} for record in records}
+    return {record["step"]: {name: record.get(name) for name in COMPARED} for record in records}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_continues_bit_for_bit_from_any_step(layout: str, values: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_continues_bit_for_bit_from_any_step(
+    layout: str, values: dict[str, dict[str, Any]], maintained: dict[str, dict[str, Any]]
+) -> None:
     world_size, parallel = LAYOUTS[layout]
-    values["parallel"] = parallel
-    whole = tmp_path / "whole"
-    run_distributed(_train_all, world_size, [values])
-    expected = _records(whole)
-    assert list(expected) == list(range(1, NUM_STEPS + 1))
-    runs = {step: tmp_path / str(step) for step in range(1, NUM_STEPS)}
-    for step, run in runs.items():
-        shutil.copytree(folder.step_path(whole, step), folder.step_path(run, step))
-    run_distributed(_train_all, world_size, [_at(values, run) for run in runs.values()])
-    for step, run in runs.items():
-        found = _records(run)
+    values["parallel"] = maintained["parallel"] = parallel
+    run_distributed(_train_all, world_size, [values, maintained])
+    runs: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+    for stage in (values, maintained):
+        whole = stage["training"]["run_path"]
+        for step in range(1, NUM_STEPS):
+            run = Path(f"{whole}-{step}")
+            shutil.copytree(folder.step_path(whole, step), folder.step_path(run, step))
+            runs[whole, step] = _at(stage, run)
+    run_distributed(_train_all, world_size, [*runs.values()])
+    for (whole, step), stage in runs.items():
+        expected, found = _records(Path(whole)), _records(Path(stage["training"]["run_path"]))
+        assert list(expected) == list(range(1, NUM_STEPS + 1))
         assert list(found) == list(range(step + 1, NUM_STEPS + 1))
-        assert found == {later: expected[later] for later in found}, step
+        assert found == {later: expected[later] for later in found}, (whole, step)
+    records = _records(Path(maintained["training"]["run_path"]))
+    assert [step for step, record in records.items() if record["alignment_loss"] is not None] == [1, 4]
+    for step, record in records.items():
+        assert record["tokens"] == step * 4 * 32 + record["word_tokens"]
+        assert (record["word_tokens"] == records[1]["word_tokens"]) == (step < 4)
 
 
 @pytest.mark.slow
@@ -94,10 +113,10 @@ def test_killed_at_any_instant_it_ends_as_if_undisturbed(values: dict[str, dict[
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "ended by itself"
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    assert _records(run) == _records(tmp_path / "whole")
+    assert _records(run) == _records(tmp_path / "align_init")
     newest = folder.newest_checkpoint(run)
     assert newest is not None
-    assert folder.read_state(newest) == folder.read_state(folder.step_path(tmp_path / "whole", NUM_STEPS))
+    assert folder.read_state(newest) == folder.read_state(folder.step_path(tmp_path / "align_init", NUM_STEPS))
     assert not list((run / "checkpoints").glob("*.tmp"))
 
 

@@ -90,12 +90,14 @@ def test_a_cell_lacks_a_task_that_is_new_or_has_other_options(tmp_path: Path) ->
     assert changed.key == cell.key
 
 
-@pytest.mark.parametrize("damage", ["cut", "edited", "moved", "empty", "list"])
+@pytest.mark.parametrize("damage", ["cut", "edited", "moved", "renamed", "empty", "list"])
 def test_damaged_files_are_named_with_what_to_do(tmp_path: Path, damage: str) -> None:
     _, _, (cell, other, _) = read(["main_table.yaml"], 1)
     path = result_path(tmp_path, cell.key)
     write_result(tmp_path, make_result(cell if damage != "moved" else other, {"perplexity.en.perplexity": 70.25}))
-    if damage == "moved":
+    if damage == "renamed":
+        write_result(tmp_path, replace(make_result(other, {}), key=cell.key))
+    elif damage == "moved":
         result_path(tmp_path, other.key).rename(path)
     elif damage == "edited":
         path.write_text(path.read_text().replace("70.25", "50.25"))

@@ -13,6 +13,8 @@ from grid_fixtures import read
 
 from megatron_prealign.errors import DataError
 
+FOLDERS = ("/corpus", "/sources", "/lexicon", "/transfer", "/facts")
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
@@ -85,7 +87,7 @@ def test_stages_are_configured_for_the_files_and_the_seed(place: Place) -> None:
 
 
 def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
-    names = ("main_table", "ablations", "coverage", "codeswitch_ratio", "real_languages", "num_languages")
+    names = ("main_table", "ablations", "coverage", "codeswitch_ratio", "real_languages", "num_languages", "knowledge")
     for name in names:
         for cell in read([f"{name}.yaml"], 1)[2]:
             made = {str(path) for step in cell.recipe.steps(place.data, None, cell.stages) for path in step.outputs}
@@ -93,7 +95,7 @@ def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
                 prefixes = [entry["prefix"] for entry in cell.recipe.blend(place.data, stage.text)]
                 assert {f"{prefix}.bin" for prefix in prefixes} <= made
             used = [*map(str, cell.recipe.lexicons(place.data)), *cell.recipe.files(place.data).values()]
-            folders = tuple(path for path in made if path.endswith(("/corpus", "/sources", "/lexicon")))
+            folders = tuple(path for path in made if path.endswith(FOLDERS))
             assert all(path in made or path.startswith(folders) for path in used)
 
 
@@ -140,7 +142,7 @@ def test_steps_of_different_data_have_different_names(place: Place) -> None:
         for size in (4000, 2000)
         for recipe in [make_recipe("english_clone", variant.data | {"vocab_size": size}, ["plain"], "here")]
     ]
-    assert len(names[0]) == len(names[1]) == 6
+    assert len(names[0]) == len(names[1]) == 7
     assert names[0].isdisjoint(names[1])
 
 

@@ -166,6 +166,10 @@ def test_the_log_lists_cells_and_failures_and_keeps_what_is_written_by_hand(tmp_
     assert "mine joint, seed 1" in text and "perplexity.clone 412.4" in text
     assert r"**failed**: the step ended with code 3 \| diverged" in rows[2]
     assert "By hand." in text and text.endswith("Below.\n")
+    (results / FAILURES).write_text(json.dumps(failure) + "\n{\n")
+    with pytest.raises(DataError, match=r"failures\.jsonl:2: no record of a failure; remove the line"):
+        write_log(log, results)
+    (results / FAILURES).unlink()
     log.write_text("no marks")
     with pytest.raises(DataError, match="lacks <!-- cells -->"):
         write_log(log, results)
