@@ -65,6 +65,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--facts", type=int, default=8, help="facts of each relation, language and frequency")
     parser.add_argument("--choices", type=int, default=4, help="answers to choose from; chance is 1 / CHOICES")
+    parser.add_argument(
+        "--original-answers",
+        action="store_true",
+        help="ask once more in each other language with the choices in the language of the statement: is the question "
+        "understood where the answer can't be written?",
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of entities, facts, wordings and places")
     parser.add_argument(
         "--mix-into",
@@ -111,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
     facts = make_facts(spec, design)
     stated = {language: statements(spec, facts, language, design.seed) for language in design.stated_in}
     sizes = _count_documents(corpora, arguments.json_key, stated, arguments.tail_ratio)
-    asked = [asdict(question) for question in questions(spec, facts, design.languages, design.seed)]
+    asked = list(map(asdict, questions(spec, facts, languages, design.seed, arguments.original_answers)))
     with atomic_folder(arguments.output, arguments.overwrite) as folder:
         for language, sentences in stated.items():
             _write(folder / f"facts.{language}.jsonl", sentences)

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -112,8 +112,11 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
     if arguments.launcher == "slurm":
         return submit(arguments, [cell for cell in cells if not is_finished(cell, results)], runner)
     grid = Grid(cells, results, place, runner)
-    grid.run(arguments.jobs)
-    if not arguments.no_report:
+    if arguments.no_report:
+        grid.run(arguments.jobs)
+    else:
+        # After every cell, so that a grid that is stopped leaves pages of what it has.
+        grid.run(arguments.jobs, lambda found: report(arguments, experiments, cells, found))
         report(arguments, experiments, cells, grid.results)
         runner.console.print(f"Pages: {arguments.report / 'README.md'}", highlight=False)
     for key, reason in grid.failed.items():
@@ -122,7 +125,7 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
 
 
 def report(
-    arguments: argparse.Namespace, experiments: list[Experiment], cells: list[Cell], results: dict[str, Result]
+    arguments: argparse.Namespace, experiments: list[Experiment], cells: list[Cell], results: Mapping[str, Result]
 ) -> None:
     """Write the pages of all experiments."""
     write_reports(arguments.report, arguments.results, experiments, cells, results)

@@ -87,12 +87,12 @@ class Grid:
         self._cells, self._place, self._runner = cells, place, runner
         self._lock = threading.Lock()
 
-    def run(self, jobs: int, finished: Callable[[], None] = lambda: None) -> None:
+    def run(self, jobs: int, finished: Callable[[Mapping[str, Result]], None] = lambda results: None) -> None:
         """Run all cells; a cell that fails does not stop the others.
 
         Args:
             jobs: cells side by side.
-            finished: called after each cell.
+            finished: called after each cell with the results so far, never twice at once.
         """
         left = [cell for cell in self._cells if not is_finished(cell, self.results)]
         self._say(f"{len(self._cells) - len(left)} of {len(self._cells)} cells are finished already")
@@ -113,7 +113,7 @@ class Grid:
         for step in steps.values():
             run_locked(self._runner, step, "data")
 
-    def _run_one(self, cell: Cell, jobs: int, finished: Callable[[], None]) -> None:
+    def _run_one(self, cell: Cell, jobs: int, finished: Callable[[Mapping[str, Result]], None]) -> None:
         number = f"[{self._cells.index(cell) + 1}/{len(self._cells)}] {cell.title}"
         self._say(f"{number}: started")
         start = time.monotonic()
@@ -132,7 +132,7 @@ class Grid:
             left = [other for other in self._cells if not is_finished(other, self.results)]
             left = [other for other in left if other.key not in self.failed]
             estimate = Estimate(self._cells, self.results, jobs).left(left)
-            finished()
+            finished(self.results)
         self._say(
             f"{number}: finished in {format_seconds(time.monotonic() - start)}; {len(left)} cells left"
             + (f", about {hours(estimate)}" if left else "")

@@ -22,7 +22,9 @@ def read_texts(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, l
     texts: dict[str, list[str]] = {}
     for language, names in paths.items():
         documents = [document.text for document in read_documents(names, json_key, problems)]
-        if documents and not any(text.strip() for text in documents):
+        if not names:
+            problems.add(f"texts names no file of {language}; give one, or leave the language out")
+        elif documents and not any(text.strip() for text in documents):
             problems.add(f"{', '.join(names)}: all its documents are empty; give {language} a file with text")
         texts.setdefault(normalize_language(language), []).extend(documents)
     problems.raise_if_any()

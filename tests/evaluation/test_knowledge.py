@@ -16,8 +16,15 @@ from tools.make_knowledge import main as make_knowledge
 SPEC = str(Path(__file__).resolve().parents[2] / "examples/knowledge/spec.yaml")
 
 
-def question(relation: str, frequency: int, asked: str, fact: int, stated: str = "en") -> Question:
-    facts = {"relation": relation, "frequency": frequency, "stated": stated, "asked": asked, "fact": fact}
+def question(relation: str, frequency: int, asked: str, fact: int, answered: str = "") -> Question:
+    facts = {
+        "fact": fact,
+        "relation": relation,
+        "frequency": frequency,
+        "stated": "en",
+        "asked": asked,
+        "answered": answered,
+    }
     return Question(prompt="The", choices=(" a", " b"), answer=0, **facts)  # type: ignore[arg-type]
 
 
@@ -41,6 +48,8 @@ def test_accuracies_are_counted_by_pair_frequency_and_relation() -> None:
     by_relation = {key: (row["accuracy"], row["num_questions"]) for key, row in german["by_relation"].items()}
     assert by_relation == {"likes": (0.0, 1), "owns": (0.5, 2)}
     assert summarise([question("owns", 2, "de", 0)], {"accuracy": [True]})["en-de"]["ceiling"] is None
+    apart = summarise([question("owns", 2, "de", 0), question("owns", 2, "de", 0, "en")], {"accuracy": [True, False]})
+    assert {pair: row["accuracy"] for pair, row in apart.items()} == {"en-de": 1.0, "en-de-en": 0.0}
 
 
 def test_a_random_model_is_at_chance(tmp_path: Path) -> None:

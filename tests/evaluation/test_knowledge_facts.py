@@ -101,6 +101,15 @@ def test_questions_are_the_same_in_every_language(shipped: KnowledgeSpec) -> Non
         assert answer in english.choices[english.answer]
         assert len(set(english.choices)) == 4
         assert (english.stated, english.frequency, english.relation) == (fact.language, fact.frequency, fact.relation)
+    both = [question for question in questions(shipped, facts, ("en", "clone", "de"), 1, original_answers=True)]
+    assert [question for question in both if question.answered == question.asked] == asked
+    others = [question for question in both if question.answered != question.asked]
+    assert len(others) == 2 * len(facts)
+    texts = {(question.fact, question.asked): question for question in asked}
+    for question in others:
+        assert question.answered == question.stated
+        assert question.prompt == texts[question.fact, question.asked].prompt
+        assert question.choices == texts[question.fact, question.stated].choices
     positions = Counter(question.answer for question in asked)
     assert min(positions.values()) > 0.15 * len(asked)
 

@@ -83,6 +83,7 @@ def test_shared_names_and_missing_inputs(tmp_path: Path) -> None:
     text = """
 - {evaluation: perplexity, texts: {en: gone.jsonl}}
 - {evaluation: perplexity, texts: {}}
+- {evaluation: perplexity, name: empty, texts: {en: []}}
 """
     tasks, problems = read(tmp_path / "tasks.yaml", text)
     assert problems == []
@@ -91,6 +92,7 @@ def test_shared_names_and_missing_inputs(tmp_path: Path) -> None:
         f"2 tasks are called perplexity ({path}:2, {path}:3): give each a `name` of its own",
         f"{path}:2: perplexity: gone.jsonl: no such input file",
         f"{path}:3: perplexity: texts names no language; write a language and its file",
+        f"{path}:4: empty: texts names no file of en; give one, or leave the language out",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,12 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
 
 
 def test_nothing_to_evaluate_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    assert main(["--model", str(tmp_path / "model"), "--output", str(tmp_path / "out.json")]) == 2
+    shown = capsys.readouterr().err
+    assert "2 problems:" in shown
+    assert "no tokenizer.json" in shown
     assert main(["--model", str(folder), "--output", str(tmp_path / "out.json")]) == 2
     assert "nothing to evaluate" in capsys.readouterr().err
 

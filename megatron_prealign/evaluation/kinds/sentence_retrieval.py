@@ -72,14 +72,10 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 def tables(name: str, results: Results) -> "Iterator[Table]":
     """Yield a table with a row a pair of languages, each score at its best tap."""
-    from rich.table import Table
+    from megatron_prealign.evaluation.tables import best_taps_table
 
-    columns = {"p_at_1": "P@1", "p_at_1_back": "back", "csls_p_at_1": "CSLS", "mexa": "MEXA"}
-    table = Table("pair", "texts", *columns.values(), "MEXA mean", title=f"{name}: each score at its best tap")
-    for pair, row in results["pairs"].items():
-        best = [f"{max(row[column]):.3f}" for column in columns]
-        table.add_row(pair, str(row["num_texts"]), *best, f"{row['mexa_mean']:.3f}")
-    yield table
+    columns = {"p_at_1": "P@1", "p_at_1_back": "P@1 back", "csls_p_at_1": "CSLS", "mexa": "MEXA"}
+    yield best_taps_table(name.replace("_", " ").capitalize(), results["pairs"], columns, "num_texts")
 
 
 def _vectors(

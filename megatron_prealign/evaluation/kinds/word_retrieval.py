@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from megatron_prealign.evaluation.folder import ModelFolder
 
+_MAX_TABLES = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -67,18 +69,27 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 
 def tables(name: str, results: Results) -> "Iterator[Table]":
-    """Yield for each language pair a table with a row a tap."""
-    for pair, row in results["pairs"].items():
-        yield _table(name, pair, row, results["taps"])
+    """Yield for each language pair a table with a row a tap; of many pairs one table with a row a pair."""
+    from megatron_prealign.evaluation.tables import best_taps_table
+
+    pairs = results["pairs"]
+    columns = {"p_at_1": "P@1", "csls_p_at_1": "CSLS"}
+    if any("num_known_source_words" in row for row in pairs.values()):
+        columns |= {"p_at_1_known": "P@1 known", "p_at_1_new": "P@1 new"}
+    title = name.replace("_", " ").capitalize()
+    if len(pairs) > _MAX_TABLES:
+        yield best_taps_table(title, pairs, columns, "num_pairs")
+        return
+    columns |= {"mean_cosine": "mean cosine", "anisotropy": "anisotropy"}
+    for pair, row in pairs.items():
+        yield _table(f"{title}, {pair}", row, results["taps"], columns)
 
 
-def _table(name: str, pair: str, row: dict[str, Any], taps: list[str]) -> "Table":
+def _table(title: str, row: dict[str, Any], taps: list[str], columns: dict[str, str]) -> "Table":
     from rich.table import Table
 
-    columns = {"p_at_1": "P@1", "mean_cosine": "mean cosine", "anisotropy": "anisotropy"}
-    title = f"{name.replace('_', ' ').capitalize()}, {pair} ({row['num_pairs']:,} pairs)"
+    title += f" ({row['num_pairs']:,} pairs)"
     if "num_known_source_words" in row:
-        columns |= {"p_at_1_known": "P@1 known", "p_at_1_new": "P@1 new"}
         title += f"\nknown: all tokens occur in trained words, {row['num_known_source_words']:,} source words"
     table = Table("tap", *columns.values(), title=title)
     for index, tap in enumerate(taps):

@@ -129,23 +129,43 @@ def statements(spec: KnowledgeSpec, facts: list[Fact], language: str, seed: int)
     return found
 
 
-def questions(spec: KnowledgeSpec, facts: list[Fact], languages: tuple[str, ...], seed: int) -> Iterator[Question]:
-    """Yield one question about every fact in every language: the same choices in the same order, the same wording."""
+def questions(
+    spec: KnowledgeSpec, facts: list[Fact], languages: tuple[str, ...], seed: int, original_answers: bool = False
+) -> Iterator[Question]:
+    """Yield one question about every fact in every language: the same choices in the same order, the same wording.
+
+    Args:
+        spec: names and wordings.
+        facts: what to ask for.
+        languages: to ask in.
+        seed: of order and wording.
+        original_answers: ask once more in each other language with the choices in that of the statement.
+    """
     for number, fact in enumerate(facts):
         random = Random(f"{seed} question {number}")
         choices = [fact.answer, *fact.distractors]
         random.shuffle(choices)
         drawn = random.randrange(2**16)
-        for language in languages:
-            template = drawn % spec.num_templates(fact.relation, language)
-            worded = [spec.word(fact.relation, fact.subject, choice, language, template) for choice in choices]
+        worded = {
+            language: [
+                spec.word(
+                    fact.relation, fact.subject, choice, language, drawn % spec.num_templates(fact.relation, language)
+                )
+                for choice in choices
+            ]
+            for language in dict.fromkeys((*languages, fact.language))
+        }
+        pairs = [(language, language) for language in languages]
+        pairs += [(language, fact.language) for language in languages if original_answers and language != fact.language]
+        for asked, answered in pairs:
             yield Question(
-                prompt=worded[0].prompt,
-                choices=tuple(wording.completion for wording in worded),
+                prompt=worded[asked][0].prompt,
+                choices=tuple(wording.completion for wording in worded[answered]),
                 answer=choices.index(fact.answer),
                 relation=fact.relation,
                 frequency=fact.frequency,
                 stated=fact.language,
-                asked=language,
+                asked=asked,
+                answered=answered,
                 fact=number,
             )

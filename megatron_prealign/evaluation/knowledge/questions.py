@@ -27,6 +27,8 @@ class Question:
     """Language in which it was stated."""
     asked: str
     """Language of the question."""
+    answered: str = ""
+    """Language of the choices; empty = that of the question."""
     fact: int
     """Number of the fact: the same in all languages of the question."""
 

@@ -11,9 +11,9 @@ Right = Mapping[str, Sequence[bool]]
 
 
 def summarise(questions: Sequence[Question], right: Right) -> dict[str, Any]:
-    """Return results by "stated-asked", the pair of languages.
+    """Return results by "stated-asked", the pair of languages; by "stated-asked-answered" where choices are in another.
 
-    Each pair has the scores of all facts that were stated (`of_groups`), those by_frequency and by_relation, and
+    Each pair has the scores of all facts that were stated (`score`), those by_frequency and by_relation, and
     `ceiling`: the accuracy on questions in the language in which the same facts were stated, none without them.
     """
     pairs: dict[str, Any] = {}
@@ -55,4 +55,5 @@ def _by(
 
 
 def _pair(question: Question) -> str:
-    return f"{question.stated}-{question.asked}"
+    pair = f"{question.stated}-{question.asked}"
+    return pair if question.answered in ("", question.asked) else f"{pair}-{question.answered}"

@@ -51,7 +51,9 @@ def test_a_failure_stops_no_other_cell_and_a_second_call_runs_what_is_missing(
     place, runner = made
     _, _, cells = read([write_experiment(tmp_path)])
     first = Grid(cells, {}, place, runner)
-    first.run(jobs=2)
+    told: list[int] = []
+    first.run(2, lambda results: told.append(len(results)))
+    assert told == [1, 2, 3, 4, 5]
     assert len(first.results) == 5 and len(first.failed) == 1
     assert "0 of 6 cells are finished already" in shown(runner)
     assert "[4/6] mine prealign seed 2: failed: the step" in shown(runner)
@@ -151,6 +153,7 @@ def test_a_killed_grid_keeps_finished_cells_and_leaves_no_process(tmp_path: Path
         assert process.returncode == 130
         assert "stopped; the same command goes on from here" in errors
     assert len(list(results.glob("*.json"))) == 2
+    assert "2 of 6 cells are finished" in (tmp_path / "docs/r/mine.md").read_text()
     _, _, cells = read([tmp_path / "mine.yaml"])
     assert len(read_results(results, cells)) == 2
     pids = [int(path.read_text()) for path in output.glob("*.txt")]
