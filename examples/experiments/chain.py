@@ -1,7 +1,6 @@
 """The steps of a cell: its stages one after the other, the export, the evaluation, and the cell's file."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -230,7 +229,6 @@ def collect(cell: Cell, place: Place, evaluation: Path, seconds: float) -> Resul
         "seconds": round(seconds, 1),
         "tokens": max(record["tokens"] for record in records),
         "cores": count_cores(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
         "command": place.command,
         "commit": commit(),
         "datasets": datasets,

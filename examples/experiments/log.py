@@ -15,7 +15,7 @@ INTRODUCTION = """# Experiment log
 Every experiment that was run, failures included. Between the marks below, `examples/experiments/run.py` writes what the
 files of cells say; what stands outside them is written by hand and kept.
 """
-MAX_MEASURES = 3
+MAX_MEASURES = 4
 
 
 def write_log(path: Path, results: Path) -> None:
