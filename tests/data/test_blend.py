@@ -160,7 +160,8 @@ def test_validation_sets_of_their_own_are_read_whole(data: DataConfig, bpe: Toke
     valid_blend = (ValidEntry(prefix=own, language="sw"), ValidEntry(prefix=bake(tmp_path, "de", bpe, 500, 20)))
     valid = build_valid_datasets(replace(data, split="1,0,0", valid_blend=valid_blend), bpe, seed=1)
     assert list(valid) == ["sw", "en"]
-    num_tokens = int(IndexedDataset(own).sequence_lengths.sum())
+    dataset = IndexedDataset(own)  # kept: its arrays are views of a file that it closes
+    num_tokens = int(dataset.sequence_lengths.sum())
     assert len(valid["sw"]) == (num_tokens - 1) // LENGTH
     assert {int(valid["sw"][index]["loss_group"][0]) // 2 for index in range(5)} == {2}
 
