@@ -100,11 +100,11 @@ class CloneData:
         return self.bake_step(name, text or self.text("english"), options, *before)
 
     def facts_step(self, num_facts: int, frequencies: Sequence[int]) -> Step:
-        """Mixes facts about invented people into the English text: facts/mixed.en.jsonl, facts/questions.jsonl."""
+        """Mixes facts about invented ships into the English text: facts/mixed.en.jsonl, facts/questions.jsonl."""
         output = self.folder / "facts"
         command: list[object] = ["tools/make_knowledge.py", "--spec", "examples/knowledge/spec.yaml"]
         command += ["--languages", "en", "clone", "--mix-into", f"en={self.text('english')}", "--facts", num_facts]
-        command += ["--frequencies", *frequencies, "--output", output]
+        command += ["--frequencies", *frequencies, "--original-answers", "--output", output]
         return make_step("facts", command, [output], self.corpus_step)
 
     def transfer_step(self) -> Step:
