@@ -9,7 +9,7 @@ from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.intervals import wilson_interval
 from megatron_prealign.evaluation.kinds import knowledge
 from megatron_prealign.evaluation.knowledge.questions import Question
-from megatron_prealign.evaluation.knowledge.summary import summarise
+from megatron_prealign.evaluation.knowledge.summary import choose_centred, summarise
 from tests.evaluation.folders import make_folder
 from tools.make_knowledge import main as make_knowledge
 
@@ -52,6 +52,16 @@ def test_accuracies_are_counted_by_pair_frequency_and_relation() -> None:
     assert {pair: row["accuracy"] for pair, row in apart.items()} == {"en-de": 1.0, "en-de-en": 0.0}
 
 
+def test_a_choice_that_is_likely_in_itself_gains_nothing_when_centred() -> None:
+    two = [question("owns", 2, "de", fact) for fact in (0, 1)]
+    # " a" has -1 always, " b" -3 on average: the first question prefers " b" more than the second does.
+    assert choose_centred(two, [(-1.0, -2.0), (-1.0, -4.0)]) == [1, 0]
+    # Another relation's preferences are its own.
+    asked = [*two, question("likes", 2, "de", 2), question("likes", 2, "de", 3)]
+    scores = [(-1.0, -2.0), (-1.0, -4.0), (-9.0, -1.0), (-7.0, -1.0)]
+    assert choose_centred(asked, scores) == [1, 0, 1, 0]
+
+
 def test_a_random_model_is_at_chance(tmp_path: Path) -> None:
     arguments = ["--spec", SPEC, "--frequencies", "1", "8", "--facts", "12", "--output", str(tmp_path / "made")]
     assert make_knowledge(arguments) == 0
@@ -65,6 +75,7 @@ def test_a_random_model_is_at_chance(tmp_path: Path) -> None:
         assert row["num_questions"] == 120
         assert row["low"] < row["chance"] == 0.25 < row["high"]
         assert row["accuracy_normalised"] == pytest.approx(0.25, abs=0.12)
+        assert row["accuracy_centred"] == pytest.approx(0.25, abs=0.12)
     titles = [table.title for table in knowledge.tables("knowledge", json.loads(json.dumps(results)))]
     assert titles == ["Knowledge, accuracy", "Knowledge, accuracy"]
 

@@ -30,7 +30,7 @@ def check(options: Options) -> list[str]:
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     """Return pairs: by "stated-asked" accuracies with intervals, chance and ceiling, as `summarise` gives them."""
     from megatron_prealign.evaluation.completions import score_completions
-    from megatron_prealign.evaluation.knowledge.summary import summarise
+    from megatron_prealign.evaluation.knowledge.summary import choose_centred, summarise
 
     questions = _read(options)
     scored = score_completions(folder, [(question.prompt, question.choices) for question in questions], progress)
@@ -38,6 +38,8 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
         name: [scores.best(normalised) == question.answer for question, scores in zip(questions, scored, strict=True)]
         for name, normalised in (("accuracy", False), ("accuracy_normalised", True))
     }
+    centred = choose_centred(questions, [scores.log_probs for scores in scored])
+    right["accuracy_centred"] = [chosen == question.answer for question, chosen in zip(questions, centred, strict=True)]
     return {"pairs": summarise(questions, right)}
 
 

@@ -1,6 +1,7 @@
 """Accuracies on questions about facts, with intervals, chance and ceiling."""
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from megatron_prealign.evaluation.intervals import wilson_interval
@@ -8,6 +9,34 @@ from megatron_prealign.evaluation.knowledge.questions import Question
 
 Right = Mapping[str, Sequence[bool]]
 """By the way of scoring ("accuracy", "accuracy_normalised"): whether each question was answered right."""
+
+
+def choose_centred(questions: Sequence[Question], log_probs: Sequence[Sequence[float]]) -> list[int]:
+    """Return for each question the choice that gains most over its own mean in all questions of the relation with it.
+
+    So how likely a choice is in itself counts nothing: a model that has seen little of a language has strong and
+    arbitrary preferences among its words.
+
+    Args:
+        questions: all that were asked.
+        log_probs: of each question's choices.
+    """
+    seen: dict[tuple[str, ...], list[float]] = {}
+    for question, scores in zip(questions, log_probs, strict=True):
+        for choice, score in zip(question.choices, scores, strict=True):
+            seen.setdefault(_occurrence(question, choice), []).append(score)
+    means = {occurrence: fmean(scores) for occurrence, scores in seen.items()}
+    chosen = []
+    for question, scores in zip(questions, log_probs, strict=True):
+        gains = [
+            score - means[_occurrence(question, choice)] for choice, score in zip(question.choices, scores, strict=True)
+        ]
+        chosen.append(gains.index(max(gains)))
+    return chosen
+
+
+def _occurrence(question: Question, choice: str) -> tuple[str, ...]:
+    return question.asked, question.answered, question.relation, choice
 
 
 def summarise(questions: Sequence[Question], right: Right) -> dict[str, Any]:
