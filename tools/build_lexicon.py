@@ -29,6 +29,7 @@ from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
 from megatron_prealign.lexicon.corpus import read_documents
 from megatron_prealign.lexicon.coverage import count_corpus_words
+from megatron_prealign.lexicon.languages import language_problems
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.readers import FORMATS, parse_languages
@@ -165,7 +166,12 @@ def _dictionary_file(text: str, default_language: str | None, reverse: bool) -> 
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    problems = []
+    problems = language_problems("--source-language", arguments.source_language)
+    problems += language_problems("--target-language", arguments.target_language)
+    for text in (*arguments.input, *arguments.reverse_input):
+        if match := _LANGUAGE_PREFIX.fullmatch(text):
+            for language in match[1].split(","):
+                problems += language_problems(f"--input {text}:", language)
     if not arguments.input and not arguments.reverse_input:
         problems.append("no dictionary is given; name one with --input or --reverse-input")
     if not 0.0 <= arguments.held_out_ratio < 1.0:

@@ -29,6 +29,9 @@ from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.lexicon import normalize_language, read_lexicon
 
+# Of a corpus's words; the poorest real pair of corpus and dictionary has many times as many.
+_LOW_COVERAGE = 0.005
+
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show defaults, and the description as it is written."""
@@ -219,12 +222,15 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         return 0
     manifest = bake(options, log=_log)
     Console().print(report(options, manifest))
-    if options.codeswitch_ratio > 0 and not manifest.content["counts"]["covered"]:
+    counts = manifest.content["counts"]
+    if options.codeswitch_ratio > 0 and counts["covered"] < _LOW_COVERAGE * counts["words"]:
         print(
-            "warning: the lexicon has none of the corpus's words, so nothing was switched; check --source-language "
-            "and the columns of --lexicon",
+            f"warning: the lexicon has only {counts['covered']:,} of the corpus's {counts['words']:,} words; is the "
+            "text in --source-language, and the dictionary the right way round?",
             file=sys.stderr,
         )
+    if options.lexicon_paths and not options.codeswitch_ratio:
+        print("warning: --codeswitch-ratio is 0, so nothing was switched", file=sys.stderr)
     return 0
 
 

@@ -133,7 +133,14 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
 def _read_lexicon(options: BakeOptions) -> Lexicon:
     if not options.lexicon_paths:
         return Lexicon(options.source_language, ())
-    return read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
+    lexicon = read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
+    unknown = sorted(options.language_weights.keys() - set(lexicon.languages))
+    if unknown:
+        raise DataError(
+            f"--language-weights {', '.join(unknown)}: {_join(options.lexicon_paths)} has no translations into that "
+            f"(there are {', '.join(lexicon.languages)})"
+        )
+    return lexicon
 
 
 def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
@@ -226,7 +233,7 @@ def _choose_backend(
         return "gigatoken"
     if options.backend == "gigatoken":
         raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
-    log(f"the tokenizer's own library encodes, not gigatoken: {reason}")
+    log(f"the tokenizer's own library encodes; gigatoken, some times as fast, can't: {reason}")
     return "reference"
 
 

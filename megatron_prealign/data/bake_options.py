@@ -11,6 +11,7 @@ from megatron_prealign.data.compile_lexicon import TableOptions
 from megatron_prealign.data.job import OnError, may_overwrite
 from megatron_prealign.data.manifest import DATA_SUFFIXES, manifest_path
 from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.languages import language_problems
 
 BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]
@@ -110,7 +111,8 @@ def table_options(options: BakeOptions) -> TableOptions:
 
 def option_problems(options: BakeOptions) -> list[str]:
     """Return what is wrong with options apart from input, tokenizer and lexicon."""
-    problems = []
+    problems = language_problems("--source-language", options.source_language)
+    problems += language_problems("--target-language", options.target_language)
     if not 0.0 <= options.codeswitch_ratio <= 1.0:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
     if options.codeswitch_ratio > 0 and not options.lexicon_paths:

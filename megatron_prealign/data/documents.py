@@ -26,6 +26,7 @@ BATCH_LINES = 4096
 MAX_LINE_BYTES = 16 << 20
 """Longest line: a tokenizer takes some hundred bytes of memory for each byte of a document."""
 _BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass
@@ -78,12 +79,14 @@ def _line_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
     for number, line in enumerate(_lines(piece)):
         if number == 0 and piece.start == 0:
             line = line.removeprefix(_BOM)
+            if line.startswith(_UTF16_BOMS):
+                raise DataError(f"{piece.path}: UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
         size += len(line)
         try:
             if len(line) > MAX_LINE_BYTES:
                 raise ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split the document, or leave it out")
             if line and not line.isspace():
-                batch.texts.append(_text_of_json(line, json_key) if is_json else line.decode("utf-8").rstrip("\r\n"))
+                batch.texts.append(_text_of_json(line, json_key) if is_json else _text_of_line(line))
         except ValueError as error:
             batch.bad_lines.append((number, str(error)))
         if size >= BATCH_BYTES or len(batch.texts) + len(batch.bad_lines) >= BATCH_LINES:
@@ -116,6 +119,13 @@ def _skip_line(stream: IO[bytes]) -> int:
         if part.endswith(b"\n"):
             break
     return passed
+
+
+def _text_of_line(line: bytes) -> str:
+    """Return the text of a line; a ValueError says why there is none."""
+    if b"\0" in line:
+        raise ValueError("holds NUL bytes, as UTF-16 does; convert the file to UTF-8")
+    return line.decode("utf-8").rstrip("\r\n")
 
 
 def _text_of_json(line: bytes, json_key: str) -> str:

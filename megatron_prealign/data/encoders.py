@@ -4,7 +4,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ Backend = Literal["reference", "gigatoken"]
 _GAP = re.compile(r" (?<=\S )(?=\S)")
 # Tokens kept; a chunk has about two, and costs some 150 bytes beside them.
 _MAX_TOKENS = 1 << 19
+_GROUP = 32
 _NO_ROWS = Ragged.of(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
 
 
@@ -68,6 +69,7 @@ class ChunkedEncoder(Encoder):
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Begin with an empty table."""
         self._tokenizer = tokenizer
+        self._spaced = frozenset(index for index, spelt in enumerate(tokenizer.token_bytes) if spelt.startswith(b" "))
         self._numbers = _Numbers()
         self._rows = _NO_ROWS
 
@@ -93,8 +95,27 @@ class ChunkedEncoder(Encoder):
     def _learn(self) -> None:
         """Encode what the last texts brought."""
         unseen = self._numbers.unseen
-        self._rows = _extended(self._rows, self._tokenizer.encode_batch([" " + chunk for chunk in unseen]))
+        self._rows = _extended(self._rows, self._encode_chunks(unseen))
         unseen.clear()
+
+    def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each chunk, the space in front of it included.
+
+        Many short texts cost the library more than few long ones: chunks go there in groups, and come apart again at
+        the tokens that begin with a space, if those are as many.
+        """
+        groups = [chunks[start : start + _GROUP] for start in range(0, len(chunks), _GROUP)]
+        rows: list[list[int]] = []
+        for group, ids in zip(
+            groups, self._tokenizer.encode_batch([" " + " ".join(group) for group in groups]), strict=True
+        ):
+            starts = [position for position, token in enumerate(ids) if token in self._spaced]
+            # The last chunk of a text may end with white space, which what follows it in the group would change.
+            if len(starts) == len(group) and not any(chunk[-1].isspace() for chunk in group):
+                rows += [ids[start:stop] for start, stop in pairwise([*starts, len(ids)])]
+            else:
+                rows += self._tokenizer.encode_batch([" " + chunk for chunk in group])
+        return rows
 
 
 class GigatokenEncoder(Encoder):

@@ -59,7 +59,9 @@ def read_manifest(prefix: str | Path) -> Manifest:
     try:
         whole = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such manifest; bake the dataset with tools/preprocess_codeswitch.py") from None
+        suffix = next((suffix for suffix in (*reversed(DATA_SUFFIXES), ".json") if str(prefix).endswith(suffix)), "")
+        fix = f"leave out {suffix}" if suffix else "bake the dataset with tools/preprocess_codeswitch.py"
+        raise DataError(f"{path}: no such manifest; {fix}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a manifest ({error}); bake the dataset again") from None
     content = whole.get("content") if isinstance(whole, dict) else None

@@ -99,6 +99,8 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     if options.min_languages > 1:
         lexicon, dropped["min_languages"] = _multilingual(lexicon, options.min_languages)
     kept, held_out = lexicon.split(options.held_out_ratio, options.seed)
+    if held_out.entries:
+        kept, dropped["held_out_words"] = _without_words_of(kept, held_out)
     if not kept.entries:
         raise DataError("no word is left for training; lower --held-out-ratio or --min-languages")
     report["dropped"] = {name: {"pairs": found.count, "examples": found.examples} for name, found in dropped.items()}
@@ -153,6 +155,20 @@ def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Droppe
     kept = []
     for entry in lexicon.entries:
         if len({translation.language for translation in entry.translations}) >= min_languages:
+            kept.append(entry)
+        else:
+            for translation in entry.translations:
+                dropped.add(entry.word, translation)
+    return Lexicon(lexicon.source_language, tuple(kept)), dropped
+
+
+def _without_words_of(lexicon: Lexicon, held_out: Lexicon) -> tuple[Lexicon, Dropped]:
+    """Drop entries of several words of which one is held out: training would show that word inside them."""
+    words = {entry.word.casefold() for entry in held_out.entries}
+    dropped = Dropped()
+    kept = []
+    for entry in lexicon.entries:
+        if words.isdisjoint(entry.word.casefold().split()):
             kept.append(entry)
         else:
             for translation in entry.translations:

@@ -1,5 +1,6 @@
 """What the project knows about languages: whether words are spaced, and which scripts they are written in."""
 
+import re
 import unicodedata
 
 # ISO 639-1 and -3 codes of languages written without spaces between words.
@@ -37,12 +38,20 @@ _LANGUAGES_OF_SCRIPTS: dict[tuple[str, ...], str] = {
     ("ARMENIAN",): "clone hy",
     ("ETHIOPIC",): "am ti",
 }
+_TAG = re.compile(r"(clone|[a-z]{2,3})(-[a-z0-9]{1,8})*")
 _SCRIPTS = {language: scripts for scripts, listed in _LANGUAGES_OF_SCRIPTS.items() for language in listed.split()}
 
 
 def normalize_language(language: str) -> str:
     """Return the language tag in lower case with hyphens: `zh_Hans` and `zh-hans` are one language."""
     return language.strip().lower().replace("_", "-")
+
+
+def language_problems(option: str, language: str | None) -> list[str]:
+    """Return what is wrong with a language tag: names of languages would switch off what is known of the language."""
+    if language is None or _TAG.fullmatch(normalize_language(language)):
+        return []
+    return [f"{option} {language}: not a language tag; write two or three letters, as in de, zh or zh-hant (ISO 639)"]
 
 
 def primary_language(language: str) -> str:

@@ -28,6 +28,11 @@ def long_line(folder: Path) -> list[str]:
     return corpus(b'{"text": "' + b"x" * 100_000_000 + b'"}')(folder)
 
 
+def utf16(folder: Path) -> list[str]:
+    (folder / "a.txt").write_text("the café", encoding="utf-16")
+    return ["--input", str(folder / "a.txt")]
+
+
 def empty(folder: Path) -> list[str]:
     (folder / "a.jsonl").touch()
     return ["--input", str(folder / "a.jsonl")]
@@ -52,6 +57,8 @@ def no_eod(folder: Path) -> list[str]:
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "not UTF-8": (corpus(b'{"text": "caf\xe9"}'), "a.jsonl:2: not UTF-8 at byte 13"),
     "text file that is not UTF-8": (corpus(b"caf\xe9", "a.txt"), "a.txt:2: 'utf-8' codec can't decode byte 0xe9"),
+    "UTF-16 without a mark": (corpus("caf".encode("utf-16-le"), "a.txt"), "a.txt:2: holds NUL bytes, as UTF-16 does"),
+    "UTF-16": (utf16, "a.txt: UTF-16; convert it to UTF-8"),
     "broken JSON": (corpus(b'{"text": "the'), "a.jsonl:2: not JSON"),
     "missing key": (corpus(b'{"content": "the"}'), "a.jsonl:2: no key 'text' (there are 'content')"),
     "null text": (corpus(b'{"text": null}'), "a.jsonl:2: the value of 'text' is a NoneType, not a string"),
@@ -98,10 +105,27 @@ def test_bad_lines_can_be_left_out_and_are_counted(kind: str, folder: Path) -> N
     assert message in manifest.provenance["skipped_examples"][0]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--source-language", "english"), "--source-language english: not a language tag; write two or three letters"),
+        (("--target-language", "German"), "--target-language German: not a language tag"),
+        (("--language-weights", "fr=2"), "en-de.tsv has no translations into that (there are de)"),
+    ],
+)
+def test_languages_that_are_none_are_refused(
+    options: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(folder, *corpus(GOOD)(folder), *options)) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_a_lexicon_of_another_source_language_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "en-de.tsv").write_text("Ufer\tbank\ten\nhier\there\ten\n", encoding="utf-8")
     assert main(arguments(folder, *corpus(GOOD)(folder))) == 0
-    assert "the lexicon has none of the corpus's words" in capsys.readouterr().err
+    assert "the lexicon has only 0 of the corpus's" in capsys.readouterr().err
+    assert main(arguments(folder, *corpus(GOOD)(folder), "--codeswitch-ratio", "0", "--overwrite")) == 0
+    assert "--codeswitch-ratio is 0, so nothing was switched" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not what a bake")])

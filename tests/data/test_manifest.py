@@ -66,6 +66,8 @@ def test_missing_or_truncated_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such manifest"):
         read_manifest(tmp_path / "absent")
     prefix = write_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"no such manifest; leave out \.switch\.idx"):
+        read_manifest(f"{prefix}.switch.idx")
     for text in ('{"content": ', "[" * 100_000):
         manifest_path(prefix).write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match="not a manifest"):

@@ -47,9 +47,26 @@ def test_held_out_words_are_in_no_other_file(muse: Path) -> None:
     assert not words[0] & words[1]
 
 
+def test_no_entry_of_several_words_shows_a_held_out_one(muse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"word{chr(97 + i)}" for i in range(20)]
+    lines = [f"{word}\twort{word[-1]}\tde\n" for word in words]
+    lines += [f"{word} {other}\tpaar\tde\n" for word in words for other in words if word != other]
+    dictionary = muse.parent / "phrases.tsv"
+    dictionary.write_text("".join(lines), encoding="utf-8")
+    held_path, kept_path = muse.parent / "held.tsv", muse.parent / "kept.tsv"
+    options = ["--held-out-ratio", "0.3", "--output-held-out", str(held_path), "--no-check-languages"]
+    assert main(["dictionaries", "--input", str(dictionary), *options, "--output", str(kept_path)]) == 0
+    held = {entry.word for entry in read_lexicon([held_path], "en").entries}
+    kept = {entry.word for entry in read_lexicon([kept_path], "en").entries}
+    assert held & set(words) and kept - set(words)
+    assert not any(set(entry.split()) & held for entry in kept)
+    assert "dropped by held-out-words" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--input", "german=x.tsv"), "--input german=x.tsv: german: not a language tag"),
         (("--held-out-ratio", "0.5"), "belong together"),
         (("--held-out-ratio", "1.5", "--output-held-out", "x.tsv"), "in [0, 1)"),
         (("--max-translations", "0"), "at least 1"),
