@@ -27,7 +27,7 @@ from megatron_prealign.data.job import Job
 from megatron_prealign.errors import DataError
 
 # Text whose ids are kept in memory until the lexicon is compiled; they take about half as much.
-_BYTES_AHEAD = 96 << 20
+_BYTES_AHEAD = 128 << 20
 
 
 class LocalWorkers:

@@ -86,10 +86,7 @@ class Lexicon:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of source language, words, translations, languages, weights and their order."""
-        digest = hashlib.sha256(f"{self.source_language}\n".encode())
-        for line in self._tsv_lines():
-            digest.update(line.encode())
-        return digest.hexdigest()
+        return hashlib.sha256("".join((f"{self.source_language}\n", *self._tsv_lines())).encode()).hexdigest()
 
     def split(self, held_out_ratio: float, seed: int) -> tuple["Lexicon", "Lexicon"]:
         """Split source words into (train, held-out).
