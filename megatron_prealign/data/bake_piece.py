@@ -1,7 +1,7 @@
 """One piece of the bake: a part of the input in, a shard out. This is what every worker runs, wherever it is."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from megatron_prealign.data.codeswitch import SwitchCounts, Switched, codeswitch
 from megatron_prealign.data.documents import TextBatch, locate
 from megatron_prealign.data.draws import document_keys, mix
-from megatron_prealign.data.encode_piece import PieceEncoder
+from megatron_prealign.data.encode_piece import PieceEncoder, read_ahead
 from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.data.job import Job
@@ -38,12 +38,12 @@ class PieceBaker:
         self._vocab_size = encoder.tokenizer.vocab_size
         self._table = job.table(WordEncoder(encoder.tokenizer, encoder.encoder))
 
-    def __call__(self, number: int, ahead: Sequence[EncodedDocuments] | None = None) -> int:
+    def __call__(self, number: int, ahead: Path | None = None) -> int:
         """Bake a piece unless its shard is there; return the piece's number.
 
         Args:
             number: Which piece.
-            ahead: What `PieceEncoder.encode_ahead` made of it, if it was asked.
+            ahead: The file that `PieceEncoder.encode_ahead` made of it, if it was asked.
 
         Raises:
             DataError: If the file can't be read, or a line is unusable and the job does not skip those.
@@ -65,7 +65,7 @@ class PieceBaker:
                 IndexedWriter(bin_path, idx_path, dtype, self._vocab_size - 1) as tokens,
                 IndexedWriter(switch_bin_path, switch_idx_path, np.int32) as switches,
             ):
-                for encoded in ahead if ahead is not None else self._encode(number, skipped):
+                for encoded in read_ahead(ahead) if ahead else self._encode(number, skipped):
                     switched = self._switch(encoded)
                     counts.add(switched.counts)
                     lengths = np.diff(switched.offsets)

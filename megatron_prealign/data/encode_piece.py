@@ -1,7 +1,10 @@
 """The first half of a piece's way: text in, token ids out. It needs no lexicon: it can begin while that is compiled."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from megatron_prealign.data.documents import TextBatch, read_texts
 from megatron_prealign.data.encoders import Backend, make_encoder
@@ -67,15 +70,27 @@ class PieceEncoder:
                 raise Stopped
             yield batch, encode_documents(batch.texts, self.encoder, self._splitter, settings.bos_id, settings.eod_id)
 
-    def encode_ahead(self, piece: Piece) -> list[EncodedDocuments] | None:
-        """Return the ids of a whole piece; None where anything is wrong with it, to be said when it is baked."""
+    def encode_ahead(self, piece: Piece, path: Path) -> Path | None:
+        """Write the ids of a whole piece to a file, for `read_ahead`; None where anything is wrong with it.
+
+        What that is, is said when the piece is baked.
+        """
         dtype = optimal_dtype(self.tokenizer.vocab_size)
-        encoded = []
         try:
-            for batch, documents in self.batches(piece):
-                if batch.bad_lines:
-                    return None
-                encoded.append(replace(documents, tokens=documents.tokens.astype(dtype)))
-        except (DataError, Stopped):
+            with path.open("wb") as file:
+                for batch, documents in self.batches(piece):
+                    if batch.bad_lines:
+                        return None
+                    tokens = documents.tokens.astype(dtype)
+                    for array in (tokens, documents.sequence_lengths, documents.sequences_per_document):
+                        np.save(file, array, allow_pickle=False)
+        except (DataError, OSError, Stopped):
             return None
-        return encoded
+        return path
+
+
+def read_ahead(path: Path) -> Iterator[EncodedDocuments]:
+    """Yield what `PieceEncoder.encode_ahead` wrote, batch by batch."""
+    with path.open("rb") as file:
+        while file.peek(1):
+            yield EncodedDocuments(*(np.load(file, allow_pickle=False) for _ in range(3)))

@@ -4,6 +4,8 @@ Local runs use `concurrent.futures`: datatrove's local executor waits for ever w
 """
 
 import os
+import secrets
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,18 +18,18 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Self
 
 from megatron_prealign.data.bake_piece import PieceBaker
 from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
 from megatron_prealign.data.encoders import limit_threads
-from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job
 from megatron_prealign.errors import DataError
 
-# Text whose ids are kept in memory until the lexicon is compiled; they take about half as much.
-_BYTES_AHEAD = 128 << 20
+# Text whose ids wait in files until the lexicon is compiled; they take about half as much.
+_BYTES_AHEAD = 256 << 20
 
 
 class LocalWorkers:
@@ -49,18 +51,23 @@ class LocalWorkers:
         num_threads = num_workers // num_processes
         self._load = partial(PieceEncoder, settings, num_threads > 1)
         self._pool: ProcessPoolExecutor | None = None
-        self._ahead: list[Future[list[EncodedDocuments] | None]] = []
+        self._ahead: list[Future[Path | None]] = []
         if num_processes == 1:
             return
         # spawn: a fork after the tokenizer's threads have started can deadlock.
         context = get_context("spawn")
         self._stop = context.Event()
-        arguments = (self._stop, num_threads, self._load)
+        # Made by the workers, who remove it when this process is killed.
+        self._folder = Path(gettempdir(), f"prealign-bake-{secrets.token_hex(8)}")
+        arguments = (self._stop, num_threads, self._load, self._folder)
         self._pool = ProcessPoolExecutor(num_processes, context, _start_worker, arguments)
         sizes = accumulate(piece.size for piece in pieces)
         early = [piece for piece, size in zip(pieces, sizes, strict=True) if is_ahead and size <= _BYTES_AHEAD]
         with _interrupts_held():
-            self._ahead = [self._pool.submit(_encode_in_worker, piece) for piece in early]
+            self._ahead = [
+                self._pool.submit(_encode_in_worker, piece, self._folder / str(number))
+                for number, piece in enumerate(early)
+            ]
 
     def __enter__(self) -> Self:
         """Return the workers."""
@@ -72,6 +79,7 @@ class LocalWorkers:
             self._stop.set()
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def bake(self, job: Job, on_finished: Callable[[int], None]) -> None:
         """Bake the unfinished pieces of a job, and end the processes.
@@ -104,7 +112,7 @@ class LocalWorkers:
                 "continue with --resume"
             ) from None
 
-    def _take_ahead(self) -> dict[int, list[EncodedDocuments] | None]:
+    def _take_ahead(self) -> dict[int, Path | None]:
         """Return what is encoded already, by piece; what no worker has begun with is encoded when it is baked."""
         begun = {number: future for number, future in enumerate(self._ahead) if not future.cancel()}
         self._ahead = []
@@ -134,26 +142,28 @@ def _interrupts_held() -> Iterator[None]:
 _encoder: PieceEncoder  # of this worker process
 
 
-def _start_worker(stop: Event, num_threads: int, load: Callable[..., PieceEncoder]) -> None:
+def _start_worker(stop: Event, num_threads: int, load: Callable[..., PieceEncoder], folder: Path) -> None:
     global _encoder
     limit_threads(num_threads)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    folder.mkdir(mode=0o700, exist_ok=True)
+    threading.Thread(target=_die_with_parent, args=(folder,), daemon=True).start()
     _encoder = load(is_stopped=stop.is_set)
 
 
-def _die_with_parent() -> None:
-    """End this process when its parent is gone: a pool's workers would wait for work for ever."""
+def _die_with_parent(folder: Path) -> None:
+    """End this process and what it wrote when its parent is gone: a pool's workers would wait for work for ever."""
     parent = parent_process()
     assert parent is not None  # this is a worker
     wait([parent.sentinel])
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
-def _encode_in_worker(piece: Piece) -> list[EncodedDocuments] | None:
-    return _encoder.encode_ahead(piece)
+def _encode_in_worker(piece: Piece, path: Path) -> Path | None:
+    return _encoder.encode_ahead(piece, path)
 
 
-def _bake_in_worker(folder: Path, number: int, ahead: list[EncodedDocuments] | None) -> int:
+def _bake_in_worker(folder: Path, number: int, ahead: Path | None) -> int:
     return _baker(folder)(number, ahead)
 
 
