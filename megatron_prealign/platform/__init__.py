@@ -1,5 +1,6 @@
 """Devices and backends: cuda with nccl, cpu with gloo, behind one small interface."""
 
+import megatron_prealign.platform.megatron_import  # noqa: F401 - before any other import of megatron-core
 from megatron_prealign.platform.device import Platform, select_platform
 from megatron_prealign.platform.distributed import (
     Layout,
