@@ -1,7 +1,6 @@
 """Sample indices on disk: built once, then read by every process and every later start."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon.output import atomic_file
 
 Arrays = tuple[NDArray[Any], ...]
 
@@ -61,8 +61,10 @@ class IndexCache:
                 "data.cache_path to a folder that all ranks of a host share"
             )
         else:
+            self._folder.mkdir(parents=True, exist_ok=True)
             for path, array in zip(paths, build(), strict=True):
-                _save_array(path, array)
+                with atomic_file(path, overwrite=True) as temporary, temporary.open("wb") as stream:
+                    np.save(stream, array, allow_pickle=False)
             self._count_built(start)
         return tuple(np.load(path, mmap_mode="r") for path in paths)
 
@@ -76,14 +78,3 @@ class IndexCache:
             return f"Sample index: all {self.found} parts found in {self._folder}."
         where = "in memory" if self._folder is None else f"into {self._folder}"
         return f"Sample index: {self.built} parts built {where} in {self.seconds:.1f} s, {self.found} found."
-
-
-def _save_array(path: Path, array: NDArray[Any]) -> None:
-    """Write an array so that it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary_path = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary_path.open("wb") as stream:
-        np.save(stream, array, allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary_path.replace(path)
