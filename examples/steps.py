@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.text import Text
+
+from megatron_prealign.errors import PrealignError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "align_init": "cyan"}
@@ -176,6 +178,10 @@ class Runner:
                 with suppress(ProcessLookupError):
                     process.terminate()
 
+    def say_duration(self) -> None:
+        """Print how long this call took."""
+        self.console.print(f"Took {format_seconds(time.monotonic() - self.started)}.", highlight=False)
+
     def _execute(self, step: Step, label: str) -> None:
         """Run a command, show and log its lines."""
         self._show(label, "$ " + shlex.join(["python", *step.command[1:]]), "dim")
@@ -222,6 +228,19 @@ class Runner:
 def format_seconds(seconds: float) -> str:
     """Return a duration as minutes and seconds."""
     return f"{int(seconds // 60)}m{int(seconds % 60):02d}s"
+
+
+def exit_code_of(runner: Runner, work: Callable[[], int | None]) -> int:
+    """Do an example's work; return its exit code, with a message where it is an error or an interrupt."""
+    try:
+        return work() or 0
+    except (StepError, PrealignError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        runner.stop()
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def remove(paths: tuple[Path, ...]) -> None:

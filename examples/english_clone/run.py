@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.evaluation.report import Row, Run, compare, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
 
@@ -33,9 +33,8 @@ from steps import (
     REPOSITORY,
     Runner,
     Step,
-    StepError,
     count_cores,
-    format_seconds,
+    exit_code_of,
     from_repository,
     last_tokens,
     make_export,
@@ -294,19 +293,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output = from_repository(arguments.output.resolve())
     os.chdir(REPOSITORY)
     runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
-    try:
+
+    def work() -> None:
         if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
             raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")
         run(Experiment(arguments), runner)
-    except (StepError, ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        runner.stop()
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
-    return 0
+        runner.say_duration()
+
+    return exit_code_of(runner, work)
 
 
 if __name__ == "__main__":

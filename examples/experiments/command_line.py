@@ -15,9 +15,9 @@ from experiments.grid import Grid, show_cells
 from experiments.report import write_reports
 from experiments.specs import Experiment, read_experiments, read_scale
 from rich.console import Console
-from steps import MALLOC_ENVIRONMENT, REPOSITORY, Runner, StepError, count_cores, from_repository
+from steps import MALLOC_ENVIRONMENT, REPOSITORY, Runner, count_cores, exit_code_of, from_repository
 
-from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.errors import DataError
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,15 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     runner = Runner(arguments.output, console, environment(arguments.jobs), arguments.redo, shows_output=False)
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return run(arguments, runner)
-    except (StepError, PrealignError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        runner.stop()
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_code_of(runner, lambda: run(arguments, runner))
 
 
 def _interrupt(*_: object) -> NoReturn:

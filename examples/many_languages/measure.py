@@ -8,18 +8,15 @@ Every step is a command line that is printed as it runs and can be typed by hand
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from megatron_prealign.errors import PrealignError
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from aligned_sources import CEDICT_MEMBER, FREEDICT
-from steps import REPOSITORY, Runner, Step, StepError, format_seconds, from_repository, make_step
+from steps import REPOSITORY, Runner, Step, exit_code_of, from_repository, make_step
 
 EXAMPLE = Path("examples/many_languages")
 
@@ -73,18 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.model = from_repository(arguments.model.resolve())
     os.chdir(REPOSITORY)
     runner = Runner(arguments.output, Console(), redo=arguments.redo)
-    try:
+
+    def work() -> None:
         for step in make_steps(arguments):
             runner.run(step)
-    except (StepError, PrealignError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        runner.stop()
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
-    return 0
+        runner.say_duration()
+
+    return exit_code_of(runner, work)
 
 
 if __name__ == "__main__":

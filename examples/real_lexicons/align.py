@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +25,8 @@ from steps import (
     REPOSITORY,
     Runner,
     Step,
-    StepError,
     count_cores,
-    format_seconds,
+    exit_code_of,
     from_repository,
     make_export,
     make_step,
@@ -157,19 +155,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.output = from_repository(arguments.output.resolve())
     os.chdir(REPOSITORY)
     runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
-    try:
+
+    def work() -> None:
         if arguments.steps < 1:
             raise ConfigError("--steps must be at least 1")
         run(Experiment(arguments), runner)
-    except (StepError, ConfigError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        runner.stop()
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
-    return 0
+        runner.say_duration()
+
+    return exit_code_of(runner, work)
 
 
 if __name__ == "__main__":
