@@ -18,28 +18,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megatron_prealign import __version__
 from megatron_prealign.data.bake_options import BakeOptions, option_problems, table_options
-from megatron_prealign.data.codeswitch import SwitchCounts
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.encode_piece import EncodingSettings
 from megatron_prealign.data.encoders import Backend, make_encoder, probe_gigatoken
 from megatron_prealign.data.encoding import probe_of
 from megatron_prealign.data.executors import LocalWorkers
-from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
+from megatron_prealign.data.indexed import WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.data.job import Job, JobSettings
-from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest
+from megatron_prealign.data.manifest import FORMAT_VERSION, Manifest
 from megatron_prealign.data.progress import BakeProgress
 from megatron_prealign.data.publish import publish
 from megatron_prealign.data.sentences import SentenceSplitter
+from megatron_prealign.data.shards import ShardMerger
 from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.lexicon.collector import paused_collector
 from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
 
 _PROBE_BYTES = 200_000
@@ -54,7 +53,6 @@ class _Materials:
     pieces: list[Piece]
     tokenizer: Tokenizer
     table_options: TableOptions
-    encoding: EncodingSettings
 
 
 def bake(
@@ -75,18 +73,24 @@ def bake(
     started = time.time()
     materials = _prepare(options, log)
     num_workers = 1 if options.executor == "ray" else options.num_workers
-    with LocalWorkers(num_workers, materials.encoding, materials.pieces, is_ahead=not options.resume) as workers:
-        lexicon = _read_lexicon(options)
-        table = _compile(options, materials, lexicon)
+    with LocalWorkers(num_workers, len(materials.pieces), materials.tokenizer) as workers:
+        encoding = _encoding(options, materials, log)
+        if not options.resume:
+            workers.encode_ahead(encoding, materials.pieces)
+        with paused_collector():
+            lexicon = _read_lexicon(options)
+            table = _compile(options, materials, encoding.backend, lexicon)
         options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
         with _locked(options.work_folder):
             shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
-            job = _open_job(options, materials, lexicon, table)
+            job = _open_job(options, materials, encoding, lexicon, table)
             num_entries = len(lexicon)
             del lexicon, table  # hundreds of megabytes, which the job's folder now holds for the workers
             try:
-                _run_tasks(options, job, workers, show_progress)
-                return _finish(options, materials, num_entries, job, started)
+                staged = job.folder / options.dataset_prefix.name
+                with ShardMerger(job, staged, materials.tokenizer.vocab_size) as shards:
+                    _run_tasks(options, job, workers, shards, show_progress)
+                    return _finish(options, materials, num_entries, job, shards, started)
             except BaseException as error:
                 left = len(job.unfinished())
                 if left == len(job.pieces) or (not left and isinstance(error, DataError)):
@@ -116,18 +120,21 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
         raise DataError(problems)
     for note in notes:
         log(note)
-    pieces = cut_into_pieces(paths)
+    return _Materials(cut_into_pieces(paths), tokenizer, how)
+
+
+def _encoding(options: BakeOptions, materials: _Materials, log: Callable[[str], None]) -> EncodingSettings:
+    tokenizer = materials.tokenizer
     begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
-    encoding = EncodingSettings(
+    return EncodingSettings(
         tokenizer_path=str(tokenizer.path.absolute()),
         tokenizer_fingerprint=tokenizer.fingerprint,
-        backend=_choose_backend(options, pieces, tokenizer, log),
+        backend=_choose_backend(options, materials.pieces, tokenizer, log),
         json_key=options.json_key,
         bos_id=tokenizer.bos_id if begins else None,
         eod_id=tokenizer.eod_id if options.append_eod else None,
         sentence_language=options.sentence_language,
     )
-    return _Materials(pieces, tokenizer, how, encoding)
 
 
 def _read_lexicon(options: BakeOptions) -> Lexicon:
@@ -180,9 +187,11 @@ def _locked(work_folder: Path) -> Iterator[None]:
             Path(stream.name).unlink()
 
 
-def _open_job(options: BakeOptions, materials: _Materials, lexicon: Lexicon, table: SwitchTable) -> Job:
+def _open_job(
+    options: BakeOptions, materials: _Materials, encoding: EncodingSettings, lexicon: Lexicon, table: SwitchTable
+) -> Job:
     settings = JobSettings(
-        **asdict(materials.encoding),
+        **asdict(encoding),
         lexicon_fingerprint=lexicon.fingerprint if options.lexicon_paths else None,
         ratio=options.codeswitch_ratio,
         seed=options.seed,
@@ -199,8 +208,8 @@ def _open_job(options: BakeOptions, materials: _Materials, lexicon: Lexicon, tab
     )
 
 
-def _compile(options: BakeOptions, materials: _Materials, lexicon: Lexicon) -> SwitchTable:
-    encoder = make_encoder(materials.tokenizer, materials.encoding.backend, is_parallel=False)
+def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexicon: Lexicon) -> SwitchTable:
+    encoder = make_encoder(materials.tokenizer, backend, is_parallel=False)
     table = compile_lexicon(lexicon, materials.tokenizer, materials.table_options, encoder)
     if options.codeswitch_ratio > 0 and not table.num_entries:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
@@ -218,12 +227,11 @@ def _choose_backend(
         return "reference"
     # Pieces from everywhere in the corpus: languages often come one after the other.
     step = max(1, len(pieces) // _PROBED_PIECES)
+    num_bytes = _PROBE_BYTES // _PROBED_PIECES
     probe = [
         text
         for piece in pieces[::step]
-        for text in probe_of(
-            (batch.texts for batch in read_texts(piece, options.json_key)), _PROBE_BYTES // _PROBED_PIECES
-        )
+        for text in probe_of((batch.texts for batch in read_texts(piece, options.json_key, num_bytes)), num_bytes)
     ]
     # All dictionaries together as much as the corpus: the reference library is slow, and there may be dozens.
     share = _PROBE_BYTES // max(1, len(options.lexicon_paths))
@@ -245,7 +253,7 @@ def _beginning(path: Path, num_bytes: int) -> str:
         return ""
 
 
-def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, show_progress: bool) -> None:
+def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, shards: ShardMerger, show_progress: bool) -> None:
     with BakeProgress(sum(piece.size for piece in job.pieces), show=show_progress) as progress:
         documents = tokens = consumed = 0
 
@@ -255,6 +263,7 @@ def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, show_progr
             documents, tokens = documents + mark["documents"], tokens + mark["tokens"]
             consumed += job.pieces[number].size
             progress.update(consumed, documents, tokens)
+            shards.add(number)
 
         if options.executor == "ray":
             from megatron_prealign.data.clusters import bake_on_ray  # deferred: datatrove and ray are optional
@@ -273,10 +282,11 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
     from megatron_prealign.data.clusters import submit_to_slurm
 
     materials = _prepare(options, log)
+    encoding = _encoding(options, materials, log)
     lexicon = _read_lexicon(options)
-    table = _compile(options, materials, lexicon)
+    table = _compile(options, materials, encoding.backend, lexicon)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
-    job = _open_job(options, materials, lexicon, table)
+    job = _open_job(options, materials, encoding, lexicon, table)
     return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
 
 
@@ -292,15 +302,18 @@ class Finish:
         bake(self._options, show_progress=False, log=print)
 
 
-def _finish(options: BakeOptions, materials: _Materials, num_entries: int, job: Job, started: float) -> Manifest:
-    """Append the shards to one dataset, publish it, and remove the work folder."""
-    prefix = options.dataset_prefix
-    staged = job.folder / prefix.name
-    files, counts, skipped = _merge(options, materials.tokenizer, job, staged)
-    provenance = _provenance(options, materials, job, started) | {"skipped_examples": skipped}
+def _finish(
+    options: BakeOptions, materials: _Materials, num_entries: int, job: Job, shards: ShardMerger, started: float
+) -> Manifest:
+    """Publish the dataset of all shards, and remove the work folder."""
+    files, counts = shards.close()
+    if not counts["tokens"]:
+        held = f"{counts['documents']} documents, all empty" if counts["documents"] else "no document"
+        raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
+    provenance = _provenance(options, materials, job, started) | {"skipped_examples": shards.skipped_examples}
     manifest = Manifest(_content(materials.tokenizer, num_entries, job.settings, files, counts), provenance)
     job.may_replace()
-    publish(staged, prefix, manifest)
+    publish(shards.staged, options.dataset_prefix, manifest)
     # A folder that is half removed would look like a bake to go on with.
     os.replace(job.folder, _done_folder(job.folder))
     shutil.rmtree(_done_folder(job.folder))
@@ -309,37 +322,6 @@ def _finish(options: BakeOptions, materials: _Materials, num_entries: int, job: 
 
 def _done_folder(work_folder: Path) -> Path:
     return work_folder.with_name(f"{work_folder.name}-done")
-
-
-def _merge(
-    options: BakeOptions, tokenizer: Tokenizer, job: Job, staged: Path
-) -> tuple[dict[str, WrittenFile], dict[str, Any], list[str]]:
-    """Write the data files under a temporary prefix; return what they are, what they hold, and skipped lines."""
-    counts = SwitchCounts()
-    num_skipped = 0
-    examples: list[str] = []
-    paths = {suffix: Path(f"{staged}{suffix}") for suffix in DATA_SUFFIXES}
-    with (
-        IndexedWriter(
-            paths[".bin"], paths[".idx"], optimal_dtype(tokenizer.vocab_size), tokenizer.vocab_size - 1
-        ) as tokens,
-        IndexedWriter(paths[".switch.bin"], paths[".switch.idx"], np.int32) as switches,
-    ):
-        for number in range(len(job.pieces)):
-            mark = job.mark(number)
-            tokens.append(job.shard_prefix(number))
-            switches.append(f"{job.shard_prefix(number)}.switch")
-            num_skipped += mark.pop("skipped")
-            examples += mark.pop("examples")
-            counts.add(SwitchCounts(**{name: mark[name] for name in asdict(counts)}))
-        if not tokens.num_tokens:
-            held = f"{tokens.num_documents} documents, all empty" if tokens.num_documents else "no document"
-            raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
-        files = dict(zip((".bin", ".idx"), tokens.close(), strict=True))
-        if counts.switched:
-            files |= dict(zip((".switch.bin", ".switch.idx"), switches.close(), strict=True))
-        sizes = {"documents": tokens.num_documents, "sequences": tokens.num_sequences, "tokens": tokens.num_tokens}
-    return files, sizes | {"skipped": num_skipped} | asdict(counts), examples[:20]
 
 
 def _content(

@@ -15,6 +15,7 @@ from megatron_prealign.data.encode_piece import PieceEncoder, read_ahead
 from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.data.job import Job
+from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
@@ -118,7 +119,7 @@ def bake_share(folder: Path, rank: int, world_size: int) -> None:
     job = Job.load(folder)
     number = rank
     try:
-        baker = PieceBaker(job, PieceEncoder(job.settings))
+        baker = PieceBaker(job, PieceEncoder(job.settings, load_tokenizer(job.settings.tokenizer_path)))
         for number in range(rank, len(job.pieces), world_size):
             baker(number)
     except (DataError, OSError) as error:

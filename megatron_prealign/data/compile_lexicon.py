@@ -73,12 +73,13 @@ def compile_lexicon(
     entries = [lexicon.entries[number] for number in numbers]
     pairs = [translation for entry in entries for translation in entry.translations]
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
-    languages = np.array([language_numbers[pair.language] for pair in pairs], dtype=np.int32)
+    texts, tags, weights_of_pairs = zip(*pairs, strict=True) if pairs else ((), (), ())
+    languages = np.array([language_numbers[tag] for tag in tags], dtype=np.int32)
     owners = np.repeat(np.arange(len(entries)), [len(entry.translations) for entry in entries])
     spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
     dotted = np.array([has_dotted_i(language) for language in lexicon.languages], dtype=bool)
-    is_usable = _are_usable(tokenizer, encode, [pair.word for pair in pairs], spaced[languages])
-    weights = np.array([pair.weight for pair in pairs], dtype=np.float64)
+    is_usable = _are_usable(tokenizer, encode, texts, spaced[languages])
+    weights = np.array(weights_of_pairs, dtype=np.float64)
     order, groups = _rank_pairs(owners, languages, weights, is_usable, options.max_translations)
     owners, languages, weights = owners[order], languages[order], weights[order]
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
@@ -89,7 +90,7 @@ def compile_lexicon(
     entry_numbers = np.array(numbers, dtype=np.int32)[usable]
     keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
-    words = TargetWords.of([pairs[number].word for number in order], spaced[languages], dotted[languages])
+    words = TargetWords.of([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
     return SwitchTable(
         vocabulary=vocabulary,
         is_spaced=is_spaced,

@@ -38,19 +38,19 @@ class TextBatch:
     """Line (or row) of the piece, from 0, and what is wrong with it."""
 
 
-def read_texts(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+def read_texts(piece: Piece, json_key: str, batch_bytes: int = BATCH_BYTES) -> Iterator[TextBatch]:
     """Yield the documents of a piece in order; lines of white space only are no documents.
 
-    Memory is bounded by a batch of about a MiB and the longest line.
+    Memory is bounded by a batch, of about `batch_bytes`, and the longest line.
 
     Raises:
         DataError: If the file can't be read, or a compressed one is damaged.
     """
     try:
         if piece.path.suffix.lower() == PARQUET_SUFFIX:
-            yield from _parquet_batches(piece, json_key)
+            yield from _parquet_batches(piece, json_key, batch_bytes)
         else:
-            yield from _line_batches(piece, json_key)
+            yield from _line_batches(piece, json_key, batch_bytes)
     except reading_errors() as error:
         raise DataError(f"{piece.path}: can't be read to its end ({error})") from None
 
@@ -73,7 +73,7 @@ def locate(piece: Piece, indices: Sequence[int]) -> list[str]:
     return [f"{piece.path}:{before + index + 1}" for index in indices]
 
 
-def _line_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+def _line_batches(piece: Piece, json_key: str, batch_bytes: int) -> Iterator[TextBatch]:
     is_json = text_suffix(piece.path) in JSON_SUFFIXES
     batch, size = TextBatch(), 0
     for number, line in enumerate(_lines(piece)):
@@ -89,7 +89,7 @@ def _line_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
                 batch.texts.append(_text_of_json(line, json_key) if is_json else _text_of_line(line))
         except ValueError as error:
             batch.bad_lines.append((number, str(error)))
-        if size >= BATCH_BYTES or len(batch.texts) + len(batch.bad_lines) >= BATCH_LINES:
+        if size >= batch_bytes or len(batch.texts) + len(batch.bad_lines) >= BATCH_LINES:
             yield batch
             batch, size = TextBatch(), 0
     yield batch
@@ -164,13 +164,13 @@ def _usable(text: Any, json_key: str) -> str:
     return text
 
 
-def _parquet_batches(piece: Piece, json_key: str) -> Iterator[TextBatch]:
+def _parquet_batches(piece: Piece, json_key: str, batch_bytes: int) -> Iterator[TextBatch]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(piece.path) as file:
         groups = range(piece.start, piece.stop)
         rows = sum(file.metadata.row_group(group).num_rows for group in groups)
-        batch_rows = min(max(1, rows * BATCH_BYTES // max(piece.size, 1)), BATCH_LINES)
+        batch_rows = min(max(1, rows * batch_bytes // max(piece.size, 1)), BATCH_LINES)
         number = 0
         for records in file.iter_batches(batch_rows, list(groups), columns=[json_key]):
             batch = TextBatch()

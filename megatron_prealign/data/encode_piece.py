@@ -12,7 +12,7 @@ from megatron_prealign.data.encoding import EncodedDocuments, encode_documents
 from megatron_prealign.data.indexed import optimal_dtype
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.sentences import SentenceSplitter
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 
 
@@ -39,18 +39,20 @@ class PieceEncoder:
     def __init__(
         self,
         settings: EncodingSettings,
+        tokenizer: Tokenizer,
         is_parallel: bool = False,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Load the tokenizer.
+        """Load the backend.
 
         Args:
             settings: How to encode.
+            tokenizer: The one that the settings name.
             is_parallel: Whether the tokenizer may use threads.
             is_stopped: Asked at every batch whether to give up.
         """
         self.settings = settings
-        self.tokenizer = load_tokenizer(settings.tokenizer_path)
+        self.tokenizer = tokenizer
         self.encoder = make_encoder(self.tokenizer, settings.backend, is_parallel)
         self._splitter = SentenceSplitter(settings.sentence_language) if settings.sentence_language else None
         self._is_stopped = is_stopped

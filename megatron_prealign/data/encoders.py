@@ -153,7 +153,7 @@ class GigatokenEncoder(Encoder):
         if not self._is_parallel:
             # Nearly as fast, and it spares the import of awkward arrays: a third of a second for every process.
             rows = [self._backend.encode(text) for text in texts]
-            return np.concatenate(rows).astype(np.int32), np.fromiter(map(len, rows), np.int64, len(rows))
+            return np.concatenate(rows).astype(np.int32, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
         layout = self._backend.encode_batch(list(texts), parallel=True).layout
         offsets = np.asarray(layout.offsets)
         ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]

@@ -3,6 +3,7 @@
 Local runs use `concurrent.futures`: datatrove's local executor waits for ever when a worker is killed.
 """
 
+import gc
 import os
 import secrets
 import shutil
@@ -16,6 +17,7 @@ from functools import lru_cache, partial
 from itertools import accumulate
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import gettempdir
@@ -26,10 +28,13 @@ from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
 from megatron_prealign.data.encoders import limit_threads
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job
+from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 
 # Text whose ids wait in files until the lexicon is compiled; they take about half as much.
 _BYTES_AHEAD = 256 << 20
+# While all wait for the lexicon, the process that compiles it goes first.
+_NICENESS = 5
 
 
 class LocalWorkers:
@@ -38,18 +43,17 @@ class LocalWorkers:
     Workers that outnumber the pieces become threads of the tokenizer; with one process it is this one.
     """
 
-    def __init__(self, num_workers: int, settings: EncodingSettings, pieces: Sequence[Piece], is_ahead: bool) -> None:
+    def __init__(self, num_workers: int, num_pieces: int, tokenizer: Tokenizer) -> None:
         """Start the processes.
 
         Args:
             num_workers: How many cores to use.
-            settings: How to encode.
-            pieces: All that may have to be baked.
-            is_ahead: Whether to encode the first of them at once.
+            num_pieces: Pieces that may have to be baked.
+            tokenizer: Whose ids are wanted.
         """
-        num_processes = max(1, min(num_workers, len(pieces)))
-        num_threads = num_workers // num_processes
-        self._load = partial(PieceEncoder, settings, num_threads > 1)
+        num_processes = max(1, min(num_workers, num_pieces))
+        self._num_threads = num_workers // num_processes
+        self._tokenizer = tokenizer
         self._pool: ProcessPoolExecutor | None = None
         self._ahead: list[Future[Path | None]] = []
         if num_processes == 1:
@@ -59,13 +63,30 @@ class LocalWorkers:
         self._stop = context.Event()
         # Made by the workers, who remove it when this process is killed.
         self._folder = Path(gettempdir(), f"prealign-bake-{secrets.token_hex(8)}")
-        arguments = (self._stop, num_threads, self._load, self._folder)
+        # As an argument it would fill a pipe: each process's start would wait until the one before has read it.
+        tokenizers: Queue[Tokenizer] = context.Queue()
+        tokenizers.cancel_join_thread()
+        arguments = (self._stop, self._num_threads, self._folder, tokenizers)
         self._pool = ProcessPoolExecutor(num_processes, context, _start_worker, arguments)
+        with _interrupts_held():
+            for _ in range(num_processes):
+                tokenizers.put(tokenizer)
+                self._pool.submit(os.getpid)  # any task: the pool starts a process for each that finds none idle
+
+    def encode_ahead(self, settings: EncodingSettings, pieces: Sequence[Piece]) -> None:
+        """Begin to encode the first pieces.
+
+        Args:
+            settings: How.
+            pieces: All that have to be baked.
+        """
+        if self._pool is None:
+            return
         sizes = accumulate(piece.size for piece in pieces)
-        early = [piece for piece, size in zip(pieces, sizes, strict=True) if is_ahead and size <= _BYTES_AHEAD]
+        early = [piece for piece, size in zip(pieces, sizes, strict=True) if size <= _BYTES_AHEAD]
         with _interrupts_held():
             self._ahead = [
-                self._pool.submit(_encode_in_worker, piece, self._folder / str(number))
+                self._pool.submit(_encode_in_worker, settings, piece, self._folder / str(number))
                 for number, piece in enumerate(early)
             ]
 
@@ -94,7 +115,8 @@ class LocalWorkers:
         numbers = job.unfinished()
         try:
             if self._pool is None:
-                baker = PieceBaker(job, self._load())
+                encoder = PieceEncoder(job.settings.encoding, self._tokenizer, self._num_threads > 1)
+                baker = PieceBaker(job, encoder)
                 for number in numbers:
                     on_finished(baker(number))
                 return
@@ -139,15 +161,19 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-_encoder: PieceEncoder  # of this worker process
+_encoder: Callable[[EncodingSettings], PieceEncoder]  # of this worker process
 
 
-def _start_worker(stop: Event, num_threads: int, load: Callable[..., PieceEncoder], folder: Path) -> None:
+def _start_worker(stop: Event, num_threads: int, folder: Path, tokenizers: "Queue[Tokenizer]") -> None:
     global _encoder
     limit_threads(num_threads)
+    os.nice(_NICENESS)
     folder.mkdir(mode=0o700, exist_ok=True)
     threading.Thread(target=_die_with_parent, args=(folder,), daemon=True).start()
-    _encoder = load(is_stopped=stop.is_set)
+    is_parallel = num_threads > 1
+    encoder = partial(PieceEncoder, tokenizer=tokenizers.get(), is_parallel=is_parallel, is_stopped=stop.is_set)
+    _encoder = lru_cache(maxsize=1)(encoder)
+    gc.freeze()  # the modules stay: the collector need not look at them again and again
 
 
 def _die_with_parent(folder: Path) -> None:
@@ -159,8 +185,8 @@ def _die_with_parent(folder: Path) -> None:
     os._exit(1)
 
 
-def _encode_in_worker(piece: Piece, path: Path) -> Path | None:
-    return _encoder.encode_ahead(piece, path)
+def _encode_in_worker(settings: EncodingSettings, piece: Piece, path: Path) -> Path | None:
+    return _encoder(settings).encode_ahead(piece, path)
 
 
 def _bake_in_worker(folder: Path, number: int, ahead: Path | None) -> int:
@@ -169,4 +195,5 @@ def _bake_in_worker(folder: Path, number: int, ahead: Path | None) -> int:
 
 @lru_cache(maxsize=1)
 def _baker(folder: Path) -> PieceBaker:
-    return PieceBaker(Job.load(folder), _encoder)
+    job = Job.load(folder)
+    return PieceBaker(job, _encoder(job.settings.encoding))

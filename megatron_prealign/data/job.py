@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,11 @@ class JobSettings(EncodingSettings):
     table_options: dict[str, Any]
     """What else the compiled lexicon depends on."""
     on_error: OnError = "fail"
+
+    @property
+    def encoding(self) -> EncodingSettings:
+        """Return those of them that the ids depend on."""
+        return EncodingSettings(**{field.name: getattr(self, field.name) for field in fields(EncodingSettings)})
 
 
 @dataclass(frozen=True)

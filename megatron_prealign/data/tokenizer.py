@@ -111,18 +111,11 @@ class HuggingFaceTokenizer(Tokenizer):
         Raises:
             DataError: If it is not a usable tokenizer.
         """
-        import tokenizers  # deferred: a SentencePiece user need not load it
-
         self.path = path
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
             definition: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception for malformed files
-            raise DataError(f"{path}: not a Hugging Face tokenizer.json ({error})") from None
-        # Stored truncation would cut documents silently; stored padding would add tokens.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._malformed(error) from None
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise DataError(f"{path}: the vocabulary is empty")
@@ -143,6 +136,28 @@ class HuggingFaceTokenizer(Tokenizer):
         self.splits_at_spaces = _splits_at_spaces(self._tokenizer, definition)
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """The library's object; a copy in another process loads it when it is first asked for an id."""
+        import tokenizers  # deferred: a SentencePiece user need not load it
+
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises bare Exception for malformed files
+            raise self._malformed(error) from None
+        # Stored truncation would cut documents silently; stored padding would add tokens.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    def _malformed(self, error: Exception) -> DataError:
+        return DataError(f"{self.path}: not a Hugging Face tokenizer.json ({error})")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the library's object: most copies need the facts about the tokenizer alone."""
+        return {name: value for name, value in vars(self).items() if name != "_tokenizer"}
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without any special token."""
@@ -291,12 +306,14 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_level_alphabet()
+# The same for str.translate: Latin-1 has a character for each byte. Others of Latin-1 stand for none.
+_LATIN_1_OF = {code: "\u0100" for code in range(256)} | {ord(character): byte for character, byte in _BYTE_OF.items()}
 
 
 def _byte_level_bytes(token: str) -> bytes:
     try:
-        return bytes(_BYTE_OF[character] for character in token)
-    except KeyError:  # an entry that no text can produce, such as a placeholder
+        return token.translate(_LATIN_1_OF).encode("latin-1")
+    except UnicodeEncodeError:  # an entry that no text can produce, such as a placeholder
         return token.encode("utf-8")
 
 

@@ -50,7 +50,7 @@ class WordEncoder:
         """
         self._tokenizer = tokenizer
         self._encoder = encoder or ReferenceEncoder(tokenizer)
-        self._break_ids = tokenizer.encode("\n")
+        self._break_ids, _ = self._encoder.encode(["\n"])
 
     def __call__(self, words: Sequence[str], spaced: bool) -> Ragged:
         """Return the ids of each word, int32, as `Tokenizer.encode_word` gives them; none if one of them is special."""
@@ -95,7 +95,7 @@ class WordEncoder:
     def _encode_lines(self, words: Sequence[str], spaced: bool) -> Ragged:
         """Return what follows each line break of texts with a word a line; all empty where those can't be told."""
         nothing = Ragged(np.empty(0, dtype=np.int32), np.zeros(len(words) + 1, dtype=np.int64))
-        if not words or not self._break_ids:
+        if not words or not len(self._break_ids):
             return nothing
         before = "\n " if spaced else "\n"
         texts = [

@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import sys
 import zlib
 from collections.abc import Sequence
 from glob import has_magic, iglob
@@ -64,25 +65,14 @@ def open_corpus(path: Path) -> IO[bytes]:
 
         # Unlike zstandard's readers this one goes on behind the first frame, and tells where a file is cut short.
         return cast(IO[bytes], io.BufferedReader(zstd.open(path), _BUFFER_BYTES))
-    return path.open("rb")
+    return path.open("rb", buffering=_BUFFER_BYTES)
 
 
 def reading_errors() -> tuple[type[Exception], ...]:
-    """Return what the libraries in use raise for damaged files."""
-    errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
-    try:
-        from backports import zstd
-
-        errors.append(zstd.ZstdError)
-    except ImportError:
-        pass
-    try:
-        from pyarrow import lib
-
-        errors.append(lib.ArrowException)
-    except ImportError:
-        pass
-    return tuple(errors)
+    """Return what the libraries in use raise for damaged files; one that is not loaded has raised nothing."""
+    named = (("backports.zstd", "ZstdError"), ("pyarrow.lib", "ArrowException"))
+    loaded = (getattr(sys.modules[module], name) for module, name in named if module in sys.modules)
+    return OSError, EOFError, zlib.error, *loaded
 
 
 def text_suffix(path: Path) -> str:

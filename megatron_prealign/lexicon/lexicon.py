@@ -1,6 +1,7 @@
 """The lexicon: words of one source language and their translations into others."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,13 +55,10 @@ class Lexicon:
         A pair that repeats (same source, translation and language) is kept once with its largest weight: a
         repeated line of a dictionary is no evidence that the translation is twice as frequent.
         """
-        grouped: dict[str, dict[tuple[str, str], Translation]] = {}
+        grouped: defaultdict[str, list[Translation]] = defaultdict(list)
         for word, translation in pairs:
-            known = grouped.setdefault(word, {})
-            key = (translation.word, translation.language)
-            if key not in known or known[key].weight < translation.weight:
-                known[key] = translation
-        entries = (LexiconEntry(word, tuple(translations.values())) for word, translations in grouped.items())
+            grouped[word].append(translation)
+        entries = (LexiconEntry(word, _without_repeats(translations)) for word, translations in grouped.items())
         return cls(source_language, tuple(entries))
 
     def __len__(self) -> int:
@@ -81,7 +79,7 @@ class Lexicon:
     @cached_property
     def languages(self) -> tuple[str, ...]:
         """Target languages, sorted."""
-        return tuple(sorted({translation.language for _, translation in self.pairs()}))
+        return tuple(sorted({language for entry in self.entries for _, language, _ in entry.translations}))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,8 +120,21 @@ class Lexicon:
 
     def _tsv_lines(self) -> Iterator[str]:
         """Yield the rows of the canonical TSV; `repr` of a float reads back to the same float."""
-        for word, translation in self.pairs():
-            yield f"{word}\t{translation.word}\t{translation.language}\t{float(translation.weight)!r}\n"
+        for word, translations in self.entries:
+            for translation, language, weight in translations:
+                yield f"{word}\t{translation}\t{language}\t{float(weight)!r}\n"
+
+
+def _without_repeats(translations: list[Translation]) -> tuple[Translation, ...]:
+    """Return each word of a language once, at its first place, with the largest weight."""
+    if len({translation[:2] for translation in translations}) == len(translations):
+        return tuple(translations)
+    known: dict[tuple[str, str], Translation] = {}
+    for translation in translations:
+        key = translation[:2]
+        if key not in known or known[key].weight < translation.weight:
+            known[key] = translation
+    return tuple(known.values())
 
 
 def _uniform(key: str) -> float:

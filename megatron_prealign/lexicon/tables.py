@@ -12,6 +12,8 @@ from megatron_prealign.lexicon.reading import Languages, LineError, Pair, langua
 
 Columns = tuple[str, ...]
 
+_NO_SEPARATORS = bytes(set(range(256)) - set(b"\t\n"))
+
 
 def split_row(line: str, separator: str) -> list[str]:
     r"""Return the fields of a row; quotes mean something in CSV alone.
@@ -74,15 +76,17 @@ def read_clean_columns(text: str, columns: Columns, languages: Languages) -> lis
     Returns:
         None where a row has a flaw, or something to be normalised.
     """
-    lines = text.removesuffix("\n").split("\n")
-    width = lines[0].count("\t") + 1
-    flat = "\t".join(lines).split("\t")
-    if any(line.count("\t") + 1 != width for line in lines) or width > len(columns) or not all(flat):
+    rows = text.removesuffix("\n")
+    width = rows.partition("\n")[0].count("\t") + 1
+    flat = rows.replace("\n", "\t").split("\t")
+    num_rows = len(flat) // width
+    separators = f"{rows}\n".encode().translate(None, _NO_SEPARATORS)
+    if separators != (b"\t" * (width - 1) + b"\n") * num_rows or width > len(columns) or not all(flat):
         return None
     given = {name: flat[place::width] for place, name in enumerate(columns[:width])}
     try:
         tags = {tag: language_tag(tag) for tag in set(given.get("language") or [languages.single_target()])}
-        weights = list(map(float, given.get("weight") or ["1"] * len(lines)))
+        weights = list(map(float, given.get("weight") or ["1"] * num_rows))
     except (ValueError, LineError):
         return None
     if not {"source", "translation"} <= given.keys():
@@ -94,11 +98,12 @@ def read_clean_columns(text: str, columns: Columns, languages: Languages) -> lis
         and "\ufffd" not in words
         and not any(edge in f"\n{words}\n" for edge in ("\n ", " \n"))
         and unicodedata.is_normalized("NFC", words)
-        and all(0 < weight < math.inf for weight in weights)
+        and min(weights) > 0
+        and math.isfinite(sum(weights))
     )
     if not is_clean:
         return None
-    tagged = map(tags.__getitem__, given.get("language") or [*tags] * len(lines))
+    tagged = map(tags.__getitem__, given.get("language") or [*tags] * num_rows)
     return list(zip(sources, map(Translation, translations, tagged, weights), strict=True))
 
 
