@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable
 from itertools import chain
+from multiprocessing.connection import wait
 
 import numpy as np
 import psutil
@@ -161,7 +162,7 @@ class TestWorkers:
         os.kill(first.pid, signal.SIGTERM)
         next(loader)
         os.kill(second.pid, signal.SIGKILL)
-        second.join()
+        wait([second.sentinel])  # joining it here would take its exit code from the loader's thread
         with pytest.raises(RuntimeError, match=rf"data worker 2 of 2 \(process {second.pid}\) was killed by SIGKILL"):
             next(loader), next(loader)
         loader.close()
