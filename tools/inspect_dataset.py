@@ -1,8 +1,9 @@
-"""Look at baked documents: switched words marked, or the input against the labels, position by position.
+"""Look at a baked dataset: documents with switched words marked, input against labels, or what the bake counted.
 
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --lexicon lexicon.tsv --documents 0 7
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --random 5 --html look.html
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --labels
+    python tools/inspect_dataset.py data/en_text_document --statistics
 
 On a terminal original words are red and translations green; elsewhere they stand as [original→translation].
 """
@@ -19,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
+from megatron_prealign.data.manifest import read_manifest
+from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.lexicon import read_lexicon
@@ -44,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
     parser.add_argument("dataset", type=Path, help="the dataset's path without .bin")
-    parser.add_argument("--tokenizer-model", type=Path, required=True, metavar="PATH", help="the tokenizer of the bake")
+    parser.add_argument("--tokenizer-model", type=Path, metavar="PATH", help="the tokenizer of the bake")
     parser.add_argument(
         "--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="of the bake; it knows the original words"
     )
@@ -54,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="as many documents drawn at random")
     parser.add_argument("--seed", type=int, default=1, help="seed of --random")
     parser.add_argument("--labels", action="store_true", help="show input and label of every position")
+    parser.add_argument("--statistics", action="store_true", help="show what the bake counted, and no document")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     return parser
@@ -74,6 +78,13 @@ def _run(arguments: argparse.Namespace) -> None:
     lexicon = None
     if arguments.lexicon:
         lexicon = read_lexicon(arguments.lexicon, arguments.source_language, arguments.target_language)
+    # A line of a document stays a line in a file or a pipe.
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if arguments.statistics:
+        console.print(statistics_table(arguments.dataset, read_manifest(arguments.dataset)))
+        return
+    if not arguments.tokenizer_model:
+        raise ConfigError("--tokenizer-model is missing; only --statistics does without")
     inspector = DatasetInspector(arguments.dataset, load_tokenizer(arguments.tokenizer_model), lexicon)
     if not 0 <= arguments.random <= inspector.num_documents:
         raise ConfigError(f"--random is {arguments.random}; the dataset has {inspector.num_documents} documents")
@@ -84,7 +95,6 @@ def _run(arguments: argparse.Namespace) -> None:
         with atomic_text_file(arguments.html, arguments.overwrite) as stream:
             stream.write(_PAGE.format(title=html.escape(str(arguments.dataset)), body=body))
         return
-    console = Console(highlight=False, markup=False)
     for number in documents:
         sequences = inspector.rows(number) if arguments.labels else inspector.pieces(number)
         console.rule(f"document {number}", align="left")

@@ -21,12 +21,11 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
-from rich.table import Table
 
 from megatron_prealign.data.bake import bake, submit
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
-from megatron_prealign.data.manifest import Manifest
+from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import ConfigError, PrealignError
@@ -142,7 +141,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
-    output.add_argument("--resume", action="store_true", help="go on with a bake that was interrupted")
+    output.add_argument(
+        "--resume", action="store_true", help="go on with a bake that was interrupted; one that has ended is left alone"
+    )
     output.add_argument(
         "--workers",
         type=int,
@@ -224,7 +225,7 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         print(f"submitted; Slurm job {job_id} gives the dataset its name when all tasks are done")
         return 0
     manifest = bake(options, log=_log)
-    Console().print(report(options, manifest))
+    Console().print(statistics_table(options.dataset_prefix, manifest))
     counts = manifest.content["counts"]
     if options.codeswitch_ratio > 0 and counts["covered"] < _LOW_COVERAGE * counts["words"]:
         print(
@@ -254,31 +255,6 @@ def _weights(pairs: Sequence[str]) -> dict[str, float]:
         return {normalize_language(language): float(weight) for language, weight in named.items()}
     except ValueError as error:
         raise ConfigError(f"--language-weights: {error}") from None
-
-
-def report(options: BakeOptions, manifest: Manifest) -> Table:
-    """Return the table printed after a bake."""
-    counts, seconds = manifest.content["counts"], max(manifest.provenance["seconds"], 1e-3)
-    table = Table(title=str(options.dataset_prefix), show_header=False, title_justify="left")
-    table.add_row("documents", f"{counts['documents']:,}")
-    if counts["skipped"]:
-        table.add_row("lines left out", f"{counts['skipped']:,}")
-        for example in manifest.provenance["skipped_examples"][:3]:
-            table.add_row("", example)
-    table.add_row("tokens", f"{counts['tokens']:,}  ({counts['tokens'] / seconds:,.0f} a second)")
-    table.add_row("words", f"{counts['words']:,}")
-    if manifest.content["lexicon_fingerprint"]:
-        table.add_row("codeswitch ratio", f"{manifest.content['codeswitch_ratio']}")
-        table.add_row("words covered by the lexicon", _share(counts["covered"], counts["words"]))
-        table.add_row("words switched", _share(counts["switched"], counts["words"]))
-        table.add_row("tokens switched", _share(counts["switched_tokens"], counts["tokens"]))
-        for language, count in counts["by_language"].items():
-            table.add_row(f"  words into {language}", _share(count, counts["switched"]))
-    return table
-
-
-def _share(count: int, whole: int) -> str:
-    return f"{count:,}  ({count / max(whole, 1):.2%})"
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -13,23 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-from megatron_prealign import __version__
-from megatron_prealign.data.bake_options import BakeOptions, option_problems, table_options
+from megatron_prealign.data.bake_manifest import finished_manifest, make_manifest
+from megatron_prealign.data.bake_options import BakeOptions, is_to_be_compared, option_problems, table_options
 from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.data.documents import read_texts
 from megatron_prealign.data.encode_piece import EncodingSettings
 from megatron_prealign.data.encoders import Backend, make_encoder, probe_gigatoken
 from megatron_prealign.data.encoding import probe_of
 from megatron_prealign.data.executors import LocalWorkers
-from megatron_prealign.data.indexed import WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.data.job import Job, JobSettings
-from megatron_prealign.data.manifest import FORMAT_VERSION, Manifest
+from megatron_prealign.data.manifest import Manifest
 from megatron_prealign.data.progress import BakeProgress
 from megatron_prealign.data.publish import publish
 from megatron_prealign.data.sentences import SentenceSplitter
@@ -79,18 +75,22 @@ def bake(
             workers.encode_ahead(encoding, materials.pieces)
         with paused_collector():
             lexicon = _read_lexicon(options)
+            settings = _settings(options, materials, encoding, lexicon)
+            if is_to_be_compared(options):
+                manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
+                log(f"{options.dataset_prefix} is finished already")
+                return manifest
             table = _compile(options, materials, encoding.backend, lexicon)
         options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
         with _locked(options.work_folder):
             shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
-            job = _open_job(options, materials, encoding, lexicon, table)
-            num_entries = len(lexicon)
+            job = _open_job(options, materials, settings, table)
             del lexicon, table  # hundreds of megabytes, which the job's folder now holds for the workers
             try:
                 staged = job.folder / options.dataset_prefix.name
                 with ShardMerger(job, staged, materials.tokenizer.vocab_size) as shards:
                     _run_tasks(options, job, workers, shards, show_progress)
-                    return _finish(options, materials, num_entries, job, shards, started)
+                    return _finish(options, materials.tokenizer, job, shards, started)
             except BaseException as error:
                 left = len(job.unfinished())
                 if left == len(job.pieces) or (not left and isinstance(error, DataError)):
@@ -187,17 +187,19 @@ def _locked(work_folder: Path) -> Iterator[None]:
             Path(stream.name).unlink()
 
 
-def _open_job(
-    options: BakeOptions, materials: _Materials, encoding: EncodingSettings, lexicon: Lexicon, table: SwitchTable
-) -> Job:
-    settings = JobSettings(
+def _settings(options: BakeOptions, materials: _Materials, encoding: EncodingSettings, lexicon: Lexicon) -> JobSettings:
+    return JobSettings(
         **asdict(encoding),
         lexicon_fingerprint=lexicon.fingerprint if options.lexicon_paths else None,
+        lexicon_entries=len(lexicon),
         ratio=options.codeswitch_ratio,
         seed=options.seed,
         table_options=materials.table_options.describe(),
         on_error=options.on_error,
     )
+
+
+def _open_job(options: BakeOptions, materials: _Materials, settings: JobSettings, table: SwitchTable) -> Job:
     return Job.create(
         options.work_folder,
         settings,
@@ -286,7 +288,7 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
     lexicon = _read_lexicon(options)
     table = _compile(options, materials, encoding.backend, lexicon)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
-    job = _open_job(options, materials, encoding, lexicon, table)
+    job = _open_job(options, materials, _settings(options, materials, encoding, lexicon), table)
     return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
 
 
@@ -302,16 +304,14 @@ class Finish:
         bake(self._options, show_progress=False, log=print)
 
 
-def _finish(
-    options: BakeOptions, materials: _Materials, num_entries: int, job: Job, shards: ShardMerger, started: float
-) -> Manifest:
+def _finish(options: BakeOptions, tokenizer: Tokenizer, job: Job, shards: ShardMerger, started: float) -> Manifest:
     """Publish the dataset of all shards, and remove the work folder."""
     files, counts = shards.close()
     if not counts["tokens"]:
         held = f"{counts['documents']} documents, all empty" if counts["documents"] else "no document"
         raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
-    provenance = _provenance(options, materials, job, started) | {"skipped_examples": shards.skipped_examples}
-    manifest = Manifest(_content(materials.tokenizer, num_entries, job.settings, files, counts), provenance)
+    manifest = make_manifest(options, tokenizer, job, files, counts, started)
+    manifest.provenance["skipped_examples"] = shards.skipped_examples
     job.may_replace()
     publish(shards.staged, options.dataset_prefix, manifest)
     # A folder that is half removed would look like a bake to go on with.
@@ -322,56 +322,6 @@ def _finish(
 
 def _done_folder(work_folder: Path) -> Path:
     return work_folder.with_name(f"{work_folder.name}-done")
-
-
-def _content(
-    tokenizer: Tokenizer,
-    num_entries: int,
-    settings: JobSettings,
-    files: dict[str, WrittenFile],
-    counts: dict[str, Any],
-) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "files": {suffix: asdict(written) for suffix, written in files.items()},
-        "dtype": optimal_dtype(tokenizer.vocab_size).name,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "vocab_size": tokenizer.vocab_size,
-        "bos_id": settings.bos_id,
-        "eod_id": settings.eod_id,
-        "lexicon_fingerprint": settings.lexicon_fingerprint,
-        "lexicon_entries": num_entries,
-        "codeswitch_ratio": settings.ratio,
-        **settings.table_options,
-        "seed": settings.seed,
-        "counts": counts,
-    }
-
-
-def _provenance(options: BakeOptions, materials: _Materials, job: Job, started: float) -> dict[str, Any]:
-    sources = dict.fromkeys(piece.path for piece in materials.pieces)
-    return {
-        "sources": [{"path": str(path), "size": path.stat().st_size} for path in sources],
-        "json_key": options.json_key,
-        "tokenizer": str(options.tokenizer_path),
-        "backend": job.settings.backend,
-        "lexicons": [str(path) for path in options.lexicon_paths],
-        "source_language": options.source_language,
-        "command": options.command,
-        "executor": options.executor,
-        "workers": options.num_workers,
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.time() - started, 3),
-        "versions": {"megatron-prealign": __version__}
-        | {name: _version(name) for name in ("numpy", "tokenizers", "sentencepiece", "gigatoken")},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _join(paths: tuple[Path, ...] | list[Path]) -> str:

@@ -32,6 +32,7 @@ class JobSettings(EncodingSettings):
     """All that the bytes of a shard depend on besides its piece, and what to do about unusable lines."""
 
     lexicon_fingerprint: str | None
+    lexicon_entries: int
     ratio: float
     seed: int
     table_options: dict[str, Any]

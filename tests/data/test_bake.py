@@ -269,6 +269,18 @@ def test_a_bake_is_resumed_with_its_own_settings_only(options: dict[str, Any], c
     assert [path.suffix for path in sorted(options["output_prefix"].parent.iterdir())].count(".bin") == 2
 
 
+def test_resuming_a_bake_that_has_ended_does_nothing(options: dict[str, Any], corpus: list[Path]) -> None:
+    first = run(options)
+    before = contents(options["output_prefix"].parent)
+    assert run(options, resume=True, num_workers=2) == first
+    with pytest.raises(DataError, match=r"other settings \(seed changed\).* --overwrite"):
+        run(options, resume=True, seed=2)
+    corpus[1].write_bytes(corpus[1].read_bytes() + b"\n")
+    with pytest.raises(DataError, match=r"\(the input files changed\)"):
+        run(options, resume=True)
+    assert contents(options["output_prefix"].parent) == before
+
+
 @pytest.mark.parametrize(("text", "message"), [("", "no document"), ('{"text": ""}\n', "1 documents, all empty")])
 def test_a_corpus_without_text_is_an_error(tmp_path: Path, options: dict[str, Any], text: str, message: str) -> None:
     path = tmp_path / "empty.jsonl"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_prealign.data.manifest import Manifest, manifest_path
+from megatron_prealign.data.manifest import Manifest, manifest_path, read_manifest
 from tests.data.baked import bake_switched
 from tests.data.damage import edit, put
 from tools import inspect_dataset, merge_datasets, verify_dataset
@@ -181,6 +181,16 @@ def test_documents_are_shown(
     assert inspect_dataset.main([*arguments, "--documents", "5"]) == 2
     assert inspect_dataset.main([*arguments, "--random", "9"]) == 2
     assert "no document 5" in (error := capsys.readouterr().err) and "--random is 9" in error
+
+
+def test_the_counts_of_a_bake_are_shown_again(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect_dataset.main([str(prefix), "--statistics"]) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in capsys.readouterr().out.splitlines()]
+    counts = read_manifest(prefix).content["counts"]
+    assert ["tokens", f"{counts['tokens']:,}"] in rows
+    assert ["words switched", f"{counts['switched']:,}  ({counts['switched'] / counts['words']:.2%})"] in rows
+    assert inspect_dataset.main([str(prefix)]) == 2
+    assert "--tokenizer-model is missing" in capsys.readouterr().err
 
 
 def test_pages_escape_the_text(prefix: Path, bpe_folder: Path, tmp_path: Path) -> None:
