@@ -9,6 +9,7 @@ import multiprocessing
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 NUM_WORKERS = 2
 BATCH_DOCUMENTS = 2048
@@ -16,6 +17,8 @@ BATCH_DOCUMENTS = 2048
 
 class _Encoder:
     """What Megatron's preprocessing runs in each worker: one document a task through its Hugging Face class."""
+
+    tokenizer: ClassVar[Any]
 
     def __init__(self, tokenizer_path: str) -> None:
         self._path = tokenizer_path

@@ -119,8 +119,13 @@ def write_others(folder: Path, config: Config) -> None:
         num_samples=training.train_steps * training.global_batch_size,
         seed=training.seed,
     )
-    sizes = {"micro_batch_size": training.micro_batch_size, "global_batch_size": training.global_batch_size}
-    steps = [batch for (batch,) in StepLoader(dataset, **sizes, prefetch=False)][: training.train_steps]
+    loader = StepLoader(
+        dataset,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        prefetch=False,
+    )
+    steps = [batch for (batch,) in loader][: training.train_steps]
     save_file({name: torch.stack([step[name] for step in steps]) for name in steps[0]}, folder / BATCHES)
     platform = select_platform("cpu")
     initialize_distributed(platform)

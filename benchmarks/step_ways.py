@@ -45,6 +45,7 @@ class TurnTaking:
 
     def __init__(self, stage: Any) -> None:
         self.name = stage.name
+        self.step_losses = stage.step_losses
         self._stage = stage
         self._left = self._started = self._waited = self._loss = 0.0
 
@@ -93,6 +94,7 @@ def bare(folder: Path) -> None:
         finalize_model_grads,
     )
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.utils import get_model_config
 
     from megatron_prealign.config import load_resolved
     from megatron_prealign.model import build_model_chunks
@@ -105,7 +107,7 @@ def bare(folder: Path) -> None:
     initialize_model_parallel(config.parallel, config.training.seed)
     (chunk,) = build_model_chunks(config, platform.device)
     model = DistributedDataParallel(chunk.config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), chunk)
-    chunk.config.finalize_model_grads_func = finalize_model_grads
+    get_model_config(model).finalize_model_grads_func = finalize_model_grads
     optimizer = build_optimizer([model], config)
     run = get_forward_backward_func()
 

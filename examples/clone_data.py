@@ -72,8 +72,9 @@ class CloneData:
         command += ["--input", self.text("clone_source"), "--output-text", self.folder / "clone.jsonl"]
         command += self._lexicon_options(self.held_out_ratio, *self.lexicons)
         outputs = [self.tokenizer, self.folder / "clone.jsonl", *self.lexicons]
+        source, output = self.validation_texts.values()
         training = make_step("clone", command, outputs, self.tokenizer_step)
-        return [training, self.cloned_text_step("clone_valid", *self.validation_texts.values(), self.corpus_step)]
+        return [training, self.cloned_text_step("clone_valid", source, output, self.corpus_step)]
 
     def cloned_text_step(self, name: str, source: Path, output: Path, *before: Step) -> Step:
         """Clones a text."""

@@ -96,10 +96,12 @@ def _run(arguments: argparse.Namespace) -> None:
             stream.write(_PAGE.format(title=html.escape(str(arguments.dataset)), body=body))
         return
     for number in documents:
-        sequences = inspector.rows(number) if arguments.labels else inspector.pieces(number)
         console.rule(f"document {number}", align="left")
-        for sequence in sequences:
-            console.print(_table(sequence) if arguments.labels else _marked(sequence, console.is_terminal))
+        if arguments.labels:
+            console.print(*map(_table, inspector.rows(number)), sep="\n")
+        else:
+            for pieces in inspector.pieces(number):
+                console.print(_marked(pieces, console.is_terminal))
 
 
 def _marked(pieces: Sequence[Piece], with_colours: bool) -> Text:

@@ -108,7 +108,8 @@ def _choose_labels(arguments: argparse.Namespace, train: dict[str, int], test: d
     """
 
     def suffices(label: str) -> bool:
-        return train.get(label, 0) >= arguments.train_per_label and test.get(label, 0) >= arguments.test_per_label
+        enough = train.get(label, 0) >= arguments.train_per_label and test.get(label, 0) >= arguments.test_per_label
+        return bool(enough)
 
     known: list[str] = sorted({*train, *test})
     chosen = arguments.labels or list(filter(suffices, known))

@@ -192,8 +192,8 @@ def word_tokens_per_step(align_init: Path, example: Path = EXAMPLE) -> float:
     )
     lines = (align_init / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last = [record for record in map(json.loads, lines) if record["kind"] == "train"][-1]
-    tokens_an_entry = float(last["word_tokens"]) / last["step"] / stage_1["word_batch_size"]
-    return tokens_an_entry * float(stage_2["word_batch_size"]) / stage_2["maintain_interval"]
+    tokens_an_entry = last["word_tokens"] / last["step"] / stage_1["word_batch_size"]
+    return float(tokens_an_entry * stage_2["word_batch_size"] / stage_2["maintain_interval"])
 
 
 def remaining_steps(joint_steps: int, step_tokens: int, tokens_seen: int, word_tokens: float = 0.0) -> int:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clone_data import CloneData
 from experiments.specs import Stage, validate
@@ -37,7 +37,7 @@ class Recipe(ABC):
 
     name = ""
     """What experiments call it."""
-    texts = ("plain", "switched")
+    texts: ClassVar[tuple[str, ...]] = ("plain", "switched")
     """What stages can read."""
 
     def identity(self, stages: Sequence[Stage]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class EnglishClone(Recipe):
     """How often facts are stated."""
 
     name = "english_clone"
-    texts = ("plain", "switched", "swapped")
+    texts: ClassVar[tuple[str, ...]] = ("plain", "switched", "swapped")
     """swapped: as much English-Clone as the others have English, and the other way round."""
 
     def _made(self, data: Path, packages: Path | None = None) -> CloneData:

@@ -87,7 +87,7 @@ class Stage:
     def aligns(self) -> bool:
         """Tell whether it trains on word pairs."""
         alignment = self.config.get("alignment", {})
-        return self.config["training"]["stage"] == "align_init" or alignment.get("maintain_interval", 0) > 0
+        return self.config["training"]["stage"] == "align_init" or int(alignment.get("maintain_interval", 0)) > 0
 
     @property
     def reads_lexicon(self) -> bool:
