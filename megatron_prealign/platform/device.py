@@ -9,6 +9,7 @@ import torch
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu
+from megatron_prealign.platform.host_memory import keep_freed_memory
 from megatron_prealign.platform.peak_flops import peak_flops
 
 
@@ -42,6 +43,7 @@ class Platform:
             os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.device)
         else:
+            keep_freed_memory()
             cpu.install()
 
 
