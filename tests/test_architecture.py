@@ -23,6 +23,7 @@ SOURCES = sorted(
 # What each part may import of the package besides itself; errors are everyone's.
 MAY_IMPORT = {
     "errors": set(),
+    "command_line": set(),
     "config": set(),
     "platform": {"config"},
     "lexicon": set(),

@@ -10,6 +10,7 @@ the newest is built.
 import sys
 from collections.abc import Sequence
 
+from megatron_prealign.command_line import describe, run_tool
 from megatron_prealign.config import load_config
 from megatron_prealign.errors import PrealignError
 
@@ -26,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         cache = build_index(plan_run(config))
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     print(cache.describe(), file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -24,10 +24,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
 from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.lexicon.corpus_files import find_files
 from megatron_prealign.lexicon.coverage import count_corpus_words
 from megatron_prealign.lexicon.languages import language_problems
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
@@ -87,20 +89,20 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--held-out-ratio", type=float, default=0.0, help="share of source words in [0, 1) held out")
     output.add_argument("--seed", type=int, default=1, help="seed of the choice of words that are held out")
-    output.add_argument("--output", type=Path, required=True, help="TSV file of the lexicon")
-    output.add_argument("--output-held-out", type=Path, help="TSV file of the words that are held out")
+    output.add_argument("--output", type=path_argument, required=True, help="TSV file of the lexicon")
+    output.add_argument("--output-held-out", type=path_argument, help="TSV file of the words that are held out")
     output.add_argument(
-        "--corpus", type=Path, nargs="+", default=[], help="text, files or folders, to measure the coverage of"
+        "--corpus", type=path_argument, nargs="+", default=[], help="text, files or folders, to measure the coverage of"
     )
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
-    output.add_argument("--report", type=Path, help="JSON file of the report")
+    output.add_argument("--report", type=path_argument, help="JSON file of the report")
     output.add_argument("--overwrite", action="store_true", help="replace existing outputs")
 
 
 def _add_translate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_translate)
     words = parser.add_argument_group("words")
-    words.add_argument("--corpus", type=Path, nargs="+", required=True, help="text in the source language")
+    words.add_argument("--corpus", type=path_argument, nargs="+", required=True, help="text in the source language")
     words.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     words.add_argument("--source-language", default="en", help="language of the corpus")
     words.add_argument("--languages", nargs="+", required=True, metavar="LANGUAGE", help="languages to translate into")
@@ -115,7 +117,9 @@ def _add_translate(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--retries", type=int, default=4, help="retries of a request that fails for now")
     server.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, required=True, help="TSV file; a stopped run goes on from its .journal")
+    output.add_argument(
+        "--output", type=path_argument, required=True, help="TSV file; a stopped run goes on from its .journal"
+    )
     output.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
@@ -125,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -178,14 +182,19 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         problems.append(f"--held-out-ratio is {arguments.held_out_ratio}; give a number in [0, 1)")
     if (arguments.held_out_ratio > 0) != (arguments.output_held_out is not None):
         problems.append("--held-out-ratio above 0 and --output-held-out belong together")
-    if arguments.min_languages < 1:
-        problems.append(f"--min-languages is {arguments.min_languages}; give at least 1")
     outputs = [path for path in (arguments.output, arguments.output_held_out, arguments.report) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
         problems.append("--output, --output-held-out and --report must have different names")
+    for option in ("max_length", "max_translations", "min_languages"):
+        if (value := getattr(arguments, option)) is not None and value < 1:
+            problems.append(f"--{option.replace('_', '-')} is {value}; give at least 1")
     if problems:
         raise ConfigError(problems)
-    if problems := [problem for path in outputs for problem in output_problems(path, arguments.overwrite)]:
+    files = [_dictionary_file(text, None, False).path for text in (*arguments.input, *arguments.reverse_input)]
+    problems = find_files(arguments.corpus)[1]
+    for path in outputs:
+        problems += output_problems(path, arguments.overwrite, [*files, *arguments.corpus])
+    if problems:
         raise DataError(problems)
 
 
@@ -262,4 +271,4 @@ def report_table(report: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

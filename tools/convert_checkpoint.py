@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.errors import DataError, PrealignError
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -35,21 +36,28 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     to_hf = _command(commands, "to-hf", _to_hf, "write a checkpoint of any layout as a Hugging Face folder")
     to_hf.add_argument(
-        "--checkpoint", type=Path, required=True, help="run folder (its newest checkpoint) or one of its step folders"
+        "--checkpoint",
+        type=path_argument,
+        required=True,
+        help="run folder (its newest checkpoint) or one of its step folders",
     )
-    to_hf.add_argument("--output", type=Path, required=True, help="folder to make")
+    to_hf.add_argument("--output", type=path_argument, required=True, help="folder to make")
     to_hf.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the written weights"
     )
     to_hf.add_argument("--max-shard-size", default="5GB", help="largest weight file, in bytes or with a unit (MB, GB)")
-    to_hf.add_argument("--results", type=Path, help="output of tools/evaluate.py, for the model card")
+    to_hf.add_argument("--results", type=path_argument, help="output of tools/evaluate.py, for the model card")
     to_hf.add_argument(
         "--push-to-hub", metavar="OWNER/NAME", help="upload the folder afterwards; a new repository is private"
     )
     from_hf = _command(commands, "from-hf", _from_hf, "write a Hugging Face folder as a checkpoint to start a run from")
-    from_hf.add_argument("--model", type=Path, required=True, help="folder with config.json, safetensors and tokenizer")
-    from_hf.add_argument("--output", type=Path, required=True, help="checkpoint to make, for checkpoint.init_from")
-    from_hf.add_argument("--tokenizer", type=Path, help="tokenizer to train with; left out = the folder's own")
+    from_hf.add_argument(
+        "--model", type=path_argument, required=True, help="folder with config.json, safetensors and tokenizer"
+    )
+    from_hf.add_argument(
+        "--output", type=path_argument, required=True, help="checkpoint to make, for checkpoint.init_from"
+    )
+    from_hf.add_argument("--tokenizer", type=path_argument, help="tokenizer to train with; left out = the folder's own")
     _add_vocabulary(from_hf)
     from_megatron_lm = _command(
         commands,
@@ -58,14 +66,17 @@ def _parser() -> argparse.ArgumentParser:
         "write a torch_dist checkpoint of Megatron-LM as a checkpoint to start a run from",
     )
     from_megatron_lm.add_argument(
-        "--checkpoint", type=Path, required=True, help="folder of an iteration, or the one above it (the newest)"
+        "--checkpoint",
+        type=path_argument,
+        required=True,
+        help="folder of an iteration, or the one above it (the newest)",
     )
     from_megatron_lm.add_argument(
-        "--output", type=Path, required=True, help="checkpoint to make, for checkpoint.init_from"
+        "--output", type=path_argument, required=True, help="checkpoint to make, for checkpoint.init_from"
     )
-    from_megatron_lm.add_argument("--tokenizer", type=Path, required=True, help="tokenizer to train with")
+    from_megatron_lm.add_argument("--tokenizer", type=path_argument, required=True, help="tokenizer to train with")
     from_megatron_lm.add_argument(
-        "--old-tokenizer", type=Path, help="the one it was trained with; left out = the same; with --new-rows"
+        "--old-tokenizer", type=path_argument, help="the one it was trained with; left out = the same; with --new-rows"
     )
     _add_vocabulary(from_megatron_lm)
     return parser
@@ -86,7 +97,12 @@ def _add_vocabulary(command: argparse.ArgumentParser) -> None:
         "or the mean of the rows of a translation",
     )
     command.add_argument(
-        "--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries of --new-rows lexicon"
+        "--lexicon",
+        type=path_argument,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="dictionaries of --new-rows lexicon",
     )
     command.add_argument("--source-language", default="en", help="language of the lexicon's source words")
     command.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
@@ -193,4 +209,4 @@ def _report_start(output: Path, start: "Start") -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

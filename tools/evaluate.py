@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.evaluation.frame import Progress, problems_of
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         results = evaluate(options)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     _print_tables(results)
     return 0
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Evaluations that --tasks can name: {', '.join(evaluation_names())}; --list says what they measure.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", type=Path, help="Hugging Face folder with tokenizer")
+    parser.add_argument("--model", type=path_argument, help="Hugging Face folder with tokenizer")
     parser.add_argument("--tasks", metavar="FILE", help="YAML list of evaluations with their options")
     parser.add_argument(
         "--list", nargs="?", const="", metavar="NAME", help="show all evaluations, or the options of one, and stop"
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--window", type=int, help="input tokens at once for perplexity; none = the length the model was trained on"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--output", type=path_argument, help="JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument(
         "--resume", action="store_true", help="keep the finished tasks of the output, or of an evaluation cut off"
@@ -215,4 +216,4 @@ def _print_tables(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

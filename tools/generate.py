@@ -7,8 +7,8 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import DataError, PrealignError
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
             print("[end]" if has_stopped else f"[cut after {options.max_new_tokens} tokens]")
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder with tokenizer")
+    parser.add_argument("--model", type=path_argument, required=True, help="Hugging Face folder with tokenizer")
     parser.add_argument("--prompt", action="append", required=True, help="text to continue; may be repeated")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens after which a text is cut")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 = the likeliest token each time")
@@ -79,4 +79,4 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -13,12 +13,12 @@ import html
 import random
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.statistics import statistics_table
@@ -46,10 +46,15 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
-    parser.add_argument("dataset", type=Path, help="the dataset's path without .bin")
-    parser.add_argument("--tokenizer-model", type=Path, metavar="PATH", help="the tokenizer of the bake")
+    parser.add_argument("dataset", type=path_argument, help="the dataset's path without .bin")
+    parser.add_argument("--tokenizer-model", type=path_argument, metavar="PATH", help="the tokenizer of the bake")
     parser.add_argument(
-        "--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="of the bake; it knows the original words"
+        "--lexicon",
+        type=path_argument,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="of the bake; it knows the original words",
     )
     parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
     parser.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
@@ -58,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of --random")
     parser.add_argument("--labels", action="store_true", help="show input and label of every position")
     parser.add_argument("--statistics", action="store_true", help="show what the bake counted, and no document")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page instead")
+    parser.add_argument("--html", type=path_argument, metavar="FILE", help="write a page instead")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     return parser
 
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -147,4 +152,4 @@ def _html(inspector: DatasetInspector, number: int, with_labels: bool) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

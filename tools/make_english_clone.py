@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.lexicon import (
     Lexicon,
@@ -45,8 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
     group = parser.add_argument_group("tokenizer")
-    group.add_argument("--tokenizer", type=Path, help="byte-level BPE tokenizer.json, or the folder that holds it")
-    group.add_argument("--output-tokenizer", type=Path, help="folder for the cloned tokenizer")
+    group.add_argument(
+        "--tokenizer", type=path_argument, help="byte-level BPE tokenizer.json, or the folder that holds it"
+    )
+    group.add_argument("--output-tokenizer", type=path_argument, help="folder for the cloned tokenizer")
     group.add_argument(
         "--verify-documents",
         type=int,
@@ -63,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="corpora: .jsonl, or plain text with a document a line",
     )
     group.add_argument("--json-key", default="text", help="key of the text in .jsonl files")
-    group.add_argument("--output-text", type=Path, help=".jsonl file for the clone of --input; other keys are kept")
+    group.add_argument(
+        "--output-text", type=path_argument, help=".jsonl file for the clone of --input; other keys are kept"
+    )
     group = parser.add_argument_group("lexicon")
     group.add_argument(
         "--lexicon-input",
@@ -73,12 +78,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="corpora that the words come from; --input where not given",
     )
     group.add_argument(
-        "--output-lexicon", type=Path, help="TSV file for the words and their clones, the most frequent first"
+        "--output-lexicon", type=path_argument, help="TSV file for the words and their clones, the most frequent first"
     )
     group.add_argument("--min-count", type=int, default=5, help="leave out words with fewer occurrences")
     group.add_argument("--max-words", type=int, help="keep that many of the most frequent words; all where not given")
     group.add_argument("--held-out-ratio", type=float, default=0.0, help="share of words in [0, 1) that is held out")
-    group.add_argument("--output-held-out-lexicon", type=Path, help="TSV file for the words that are held out")
+    group.add_argument("--output-held-out-lexicon", type=path_argument, help="TSV file for the words that are held out")
     group.add_argument("--seed", type=int, default=1, help="seed of the choice of words that are held out")
     group.add_argument("--source-language", default="en", help="language of the base text")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
@@ -92,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_arguments(arguments)
         _run(arguments, Console(stderr=True))
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -276,4 +281,4 @@ def _make_lexicons(arguments: argparse.Namespace, console: Console) -> tuple[Lex
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.knowledge.facts import (
     Design,
@@ -40,8 +41,10 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
-    parser.add_argument("--spec", type=Path, required=True, help="YAML file with types, relations and their wording")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument(
+        "--spec", type=path_argument, required=True, help="YAML file with types, relations and their wording"
+    )
+    parser.add_argument("--output", type=path_argument, required=True, help="folder to make")
     parser.add_argument(
         "--languages",
         nargs="+",
@@ -97,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -205,4 +208,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -12,8 +12,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.classification.passages import (
     Passage,
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--language", default="en", help="language of the text, for the files' names")
     parser.add_argument("--clone", action="store_true", help="write the test in English-Clone, too")
     parser.add_argument("--seed", type=int, default=1, help="seed of the draw of passages")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--output", type=path_argument, required=True, help="folder to make")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     return parser
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -140,4 +140,4 @@ def _clone(passages: list[Passage]) -> list[Passage]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

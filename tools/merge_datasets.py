@@ -10,8 +10,8 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.data.merge import merge_datasets
 from megatron_prealign.errors import PrealignError
 
@@ -19,8 +19,10 @@ from megatron_prealign.errors import PrealignError
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET", help="path of a dataset without .bin")
-    parser.add_argument("--output", type=Path, required=True, help="path of the merged dataset without .bin")
+    parser.add_argument(
+        "datasets", type=path_argument, nargs="+", metavar="DATASET", help="path of a dataset without .bin"
+    )
+    parser.add_argument("--output", type=path_argument, required=True, help="path of the merged dataset without .bin")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     return parser
 
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = merge_datasets(arguments.datasets, arguments.output, arguments.overwrite, command)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     counts = manifest.content["counts"]
     print(f"{arguments.output}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
@@ -40,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

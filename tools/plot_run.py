@@ -9,8 +9,8 @@ switched positions too, retrieval of words by their translations at every tap, l
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 
@@ -18,14 +18,16 @@ from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run (training.run_path)")
-    parser.add_argument("--output", type=Path, required=True, help="HTML file to write")
+    parser.add_argument(
+        "runs", nargs="+", type=path_argument, metavar="RUN", help="folder of a run (training.run_path)"
+    )
+    parser.add_argument("--output", type=path_argument, required=True, help="HTML file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     options = parser.parse_args(argv)
     try:
         _plot(options)
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
@@ -46,4 +48,4 @@ def _plot(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -15,13 +15,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 # Every process would start threads for linear algebra, of which there is none here; before numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.data.bake import bake, submit
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
@@ -47,9 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(parser)
     looking = parser.add_argument_group("instead of baking")
     looking.add_argument(
-        "--verify", type=Path, metavar="DATASET", help="read every byte of a dataset and prove it sound"
+        "--verify", type=path_argument, metavar="DATASET", help="read every byte of a dataset and prove it sound"
     )
-    looking.add_argument("--inspect", type=Path, metavar="DATASET", help="print a document with switched words marked")
+    looking.add_argument(
+        "--inspect", type=path_argument, metavar="DATASET", help="print a document with switched words marked"
+    )
     looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
     return parser
 
@@ -58,7 +60,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
     corpus = parser.add_argument_group("corpus and tokenizer")
     corpus.add_argument(
         "--input",
-        type=Path,
+        type=path_argument,
         nargs="+",
         default=[],
         metavar="PATH",
@@ -70,7 +72,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
     )
     corpus.add_argument(
         "--tokenizer-model",
-        type=Path,
+        type=path_argument,
         metavar="PATH",
         help="tokenizer.json, a folder with one, or SentencePiece .model",
     )
@@ -100,7 +102,9 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 
 def _add_switch(parser: argparse.ArgumentParser) -> None:
     switch = parser.add_argument_group("code-switch")
-    switch.add_argument("--lexicon", type=Path, nargs="+", default=[], metavar="FILE", help="dictionaries; merged")
+    switch.add_argument(
+        "--lexicon", type=path_argument, nargs="+", default=[], metavar="FILE", help="dictionaries; merged"
+    )
     switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
     switch.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
     switch.add_argument(
@@ -116,7 +120,7 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         "--max-translations", type=int, help="draw among so many translations of a word into a language at most"
     )
     switch.add_argument(
-        "--stop-words", type=Path, metavar="FILE", help="source words that are never switched, one a line"
+        "--stop-words", type=path_argument, metavar="FILE", help="source words that are never switched, one a line"
     )
     switch.add_argument(
         "--max-rank",
@@ -138,7 +142,7 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output and running")
     output.add_argument(
-        "--output-prefix", type=Path, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
+        "--output-prefix", type=path_argument, metavar="PREFIX", help="files are named PREFIX_<json key>_document.*"
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     output.add_argument(
@@ -184,11 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _inspect(arguments)
         return _bake(arguments, sys.argv[1:] if argv is None else argv)
     except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
 
 
 def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -283,4 +284,4 @@ def _require(arguments: argparse.Namespace, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

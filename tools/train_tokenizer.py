@@ -10,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.lexicon.corpus import read_documents
 from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
@@ -48,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="special tokens, which get the first ids; the first one ends documents",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the draw of documents")
-    parser.add_argument("--output", type=Path, required=True, help="folder (bpe) or .model file (sentencepiece)")
+    parser.add_argument(
+        "--output", type=path_argument, required=True, help="folder (bpe) or .model file (sentencepiece)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments, Console(stderr=True))
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -133,4 +135,4 @@ def _measure(inputs: Mapping[str, Sequence[str]], json_key: str) -> dict[str, in
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

@@ -11,8 +11,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from megatron_prealign.command_line import describe, path_argument, run_tool
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import PrealignError
@@ -21,8 +21,10 @@ from megatron_prealign.errors import PrealignError
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("datasets", type=Path, nargs="+", metavar="DATASET", help="path of a dataset without .bin")
-    parser.add_argument("--tokenizer-model", type=Path, metavar="PATH", help="the tokenizer they must have")
+    parser.add_argument(
+        "datasets", type=path_argument, nargs="+", metavar="DATASET", help="path of a dataset without .bin"
+    )
+    parser.add_argument("--tokenizer-model", type=path_argument, metavar="PATH", help="the tokenizer they must have")
     parser.add_argument("--json", action="store_true", help="print one JSON object: dataset to its problems")
     return parser
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
         found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}
     except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)}", file=sys.stderr)
         return 2
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False))
@@ -47,4 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_tool(main)

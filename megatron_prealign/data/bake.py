@@ -281,9 +281,9 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
     Raises:
         DataError: Every problem of the options at once, before anything is written.
     """
-    from megatron_prealign.data.clusters import submit_to_slurm
-
     materials = _prepare(options, log)
+    from megatron_prealign.data.clusters import submit_to_slurm  # deferred: datatrove is optional
+
     encoding = _encoding(options, materials, log)
     lexicon = _read_lexicon(options)
     table = _compile(options, materials, encoding.backend, lexicon)

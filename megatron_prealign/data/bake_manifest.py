@@ -14,7 +14,7 @@ from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.indexed import WrittenFile, optimal_dtype
 from megatron_prealign.data.inputs import Piece
 from megatron_prealign.data.job import Job, JobSettings
-from megatron_prealign.data.manifest import FORMAT_VERSION, Manifest, read_manifest
+from megatron_prealign.data.manifest import FORMAT_VERSION, Manifest, check_manifest, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 
@@ -46,8 +46,10 @@ def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings,
     """Return the manifest of a dataset that is what a bake would give: a job that was put back may have ended before.
 
     Raises:
-        DataError: If it is of another input or other settings, or its manifest can't be read.
+        DataError: If it is of another input or other settings, or was damaged as far as `check_manifest` sees.
     """
+    if problems := check_manifest(prefix):
+        raise DataError([*problems, "pass --overwrite to bake it again"])
     manifest = read_manifest(prefix)
     expected = json.loads(json.dumps(_description(tokenizer, settings)))
     changed = [name for name, value in expected.items() if manifest.content.get(name) != value]

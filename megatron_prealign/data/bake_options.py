@@ -168,6 +168,11 @@ def _output_problems(options: BakeOptions) -> list[str]:
         problems.append(
             f"{options.work_folder}: left by a bake that did not end; pass --resume to go on with it, or --overwrite"
         )
+    if options.output_prefix.is_dir():
+        problems.append(
+            f"--output-prefix {options.output_prefix}: is a folder; name what the files in it begin with, such as "
+            f"{options.output_prefix / options.source_language}"
+        )
     parent = next(parent for parent in prefix.absolute().parents if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         problems.append(f"{prefix.parent}: can't be written to")

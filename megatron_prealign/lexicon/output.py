@@ -21,6 +21,8 @@ def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = 
     target = Path(path)
     if not target.absolute().parent.is_dir():
         return [f"{target}: its folder does not exist; create {target.absolute().parent}"]
+    if not os.access(target.absolute().parent, os.W_OK):
+        return [f"{target}: its folder can't be written to"]
     # A link to nowhere exists too.
     if os.path.lexists(target) and not overwrite:
         return [f"{target}: exists; remove it, choose another name or pass --overwrite"]

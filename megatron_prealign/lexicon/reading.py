@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from megatron_prealign.lexicon.corpus_files import open_corpus, reading_errors
 from megatron_prealign.lexicon.languages import normalize_language
 from megatron_prealign.lexicon.lexicon import Translation
 from megatron_prealign.lexicon.problems import Problems
@@ -47,7 +48,8 @@ class Languages:
         if len(self.targets) != 1:
             given = ",".join(self.targets) or "none"
             raise LineError(
-                f"no language in the line, and the target language must be one for all such lines (given: {given})"
+                "no language in the line, and the target language must be one for all such lines (given: "
+                f"{given}); name it with --target-language"
             )
         return self.targets[0]
 
@@ -71,7 +73,7 @@ def is_language(tag: str) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content, unpacked where its name ends in .gz or .dz.
+    """Return a file's content, unpacked where its name ends in .gz, .dz or .zst.
 
     Raises:
         OSError, EOFError, zlib.error: `UNREADABLE`.
@@ -79,7 +81,13 @@ def read_bytes(path: Path) -> bytes:
     if path.suffix in (".gz", ".dz"):
         with gzip.open(path) as stream:
             return stream.read()
-    return path.read_bytes()
+    if path.suffix != ".zst":
+        return path.read_bytes()
+    try:
+        with open_corpus(path) as packed:
+            return packed.read()
+    except reading_errors() as error:
+        raise OSError(str(error)) from None
 
 
 def numbered_lines(path: Path, data: bytes, problems: Problems, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

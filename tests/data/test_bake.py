@@ -275,10 +275,15 @@ def test_resuming_a_bake_that_has_ended_does_nothing(options: dict[str, Any], co
     assert run(options, resume=True, num_workers=2) == first
     with pytest.raises(DataError, match=r"other settings \(seed changed\).* --overwrite"):
         run(options, resume=True, seed=2)
-    corpus[1].write_bytes(corpus[1].read_bytes() + b"\n")
+    good = corpus[1].read_bytes()
+    corpus[1].write_bytes(good + b"\n")
     with pytest.raises(DataError, match=r"\(the input files changed\)"):
         run(options, resume=True)
     assert contents(options["output_prefix"].parent) == before
+    corpus[1].write_bytes(good)
+    os.truncate(f"{options['output_prefix']}_text_document.switch.bin", 100)
+    with pytest.raises(DataError, match=r"switch\.bin: 100 bytes(.|\n)*--overwrite"):
+        run(options, resume=True)
 
 
 @pytest.mark.parametrize(("text", "message"), [("", "no document"), ('{"text": ""}\n', "1 documents, all empty")])

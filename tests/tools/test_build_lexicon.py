@@ -161,3 +161,29 @@ def test_a_swedish_file_is_no_swahili(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["dictionaries", "--reverse-input", f"sv={path}", *output, "--overwrite"]) == 2
     error = capsys.readouterr().err
     assert "its source words are not in en" in error and "its sv translations are not in sv" in error
+
+
+def test_what_can_be_known_before_reading_is_told_at_once(
+    muse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.build_lexicon.build_lexicon", None)  # the long work
+    assert _run(muse, "--max-length", "-1", "--max-translations", "0", "--min-languages", "0") == 2
+    error = capsys.readouterr().err
+    assert all(f"--{option} is" in error for option in ("max-length", "max-translations", "min-languages"))
+    assert _run(muse, "--corpus", str(tmp_path / "absent.jsonl")) == 2
+    assert "absent.jsonl: no such input file" in capsys.readouterr().err
+    arguments = ["dictionaries", "--input", f"de={muse}", "--output", str(muse), "--overwrite"]
+    assert main(arguments) == 2
+    assert "would delete" in capsys.readouterr().err
+
+
+def test_a_dictionary_may_be_packed(muse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from backports import zstd
+
+    packed = muse.with_name("packed.txt.zst")
+    packed.write_bytes(zstd.compress(muse.read_bytes()))
+    assert _run(packed) == 0
+    assert len(read_lexicon([muse.parent / "clean.tsv"], "en")) == 3
+    packed.write_bytes(packed.read_bytes()[:-5])
+    assert _run(packed, "--overwrite") == 2
+    assert "packed.txt.zst: can't be read" in capsys.readouterr().err

@@ -1,0 +1,40 @@
+"""What the command-line tools share."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from megatron_prealign.errors import PrealignError
+
+_INTERRUPTED = 130
+
+
+def run_tool(main: Callable[[], int]) -> NoReturn:
+    """Run a tool's main function and exit with what it returns; an interrupt ends in a line, not in a traceback."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        code = _INTERRUPTED
+    raise SystemExit(code)
+
+
+def path_argument(text: str) -> Path:
+    """Return a path of the command line; an empty one, as from an unset variable, would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
+def describe(error: PrealignError | OSError) -> str:
+    """Return what to tell the user about an error: for one of the system the file, and what is wrong with it."""
+    if isinstance(error, PrealignError):
+        return str(error)
+    # numpy tells of a short write by its sizes alone.
+    is_full = error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error))
+    reason = "no space left on the disk" if is_full else (error.strerror or str(error))
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reason[:1].lower()}{reason[1:]}" + ("; make room and start again" if is_full else "")

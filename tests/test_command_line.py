@@ -1,0 +1,47 @@
+"""What all tools share: interrupts, empty paths, errors of the system."""
+
+import errno
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_prealign.command_line import describe, run_tool
+from megatron_prealign.errors import DataError
+from tools import build_lexicon, preprocess_codeswitch
+
+
+def test_an_interrupt_ends_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_tool(interrupted)
+    assert end.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+    with pytest.raises(SystemExit) as end:
+        run_tool(lambda: 2)
+    assert end.value.code == 2
+
+
+def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    for main, arguments in (
+        (preprocess_codeswitch.main, ["--input", ""]),
+        (build_lexicon.main, ["dictionaries", "--output", " "]),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        assert "the path is empty" in capsys.readouterr().err
+
+
+def test_errors_name_the_file_and_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as missing:
+        (tmp_path / "absent").open()
+    assert describe(missing.value) == f"{tmp_path / 'absent'}: no such file or directory"
+    assert describe(DataError(["a", "b"])) == "2 problems:\n  - a\n  - b"
+    full = OSError(errno.ENOSPC, "No space left on device", "a.bin")
+    assert describe(full) == "a.bin: no space left on the disk; make room and start again"
+    with Path("/dev/full").open("wb") as stream, pytest.raises(OSError) as short:
+        np.ones(1 << 20).tofile(stream)
+    assert describe(short.value).startswith("no space left on the disk")
+    assert describe(io.UnsupportedOperation("fileno")) == "fileno"
