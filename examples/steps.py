@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from megatron_prealign.command_line import describe
 from megatron_prealign.errors import PrealignError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ class Runner:
     """When the experiment began, on the monotonic clock."""
     _running: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _stopping: bool = False
+    _stopped: threading.Event = field(default_factory=threading.Event)
 
     def heading(self, number: int, total: int, title: str) -> None:
         """Show which stage begins, and the time since the start."""
@@ -107,7 +108,17 @@ class Runner:
 
     def seconds(self, step: Step) -> float:
         """Return how long a finished step took."""
-        return float(json.loads(self._marker(step).read_text(encoding="utf-8"))["seconds"])
+        return float(self._state(self._marker(step))["seconds"])
+
+    def _state(self, marker: Path) -> dict[str, Any]:
+        if not marker.exists():
+            return {}
+        try:
+            state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+            _ = state["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StepError(f"{marker}: damaged ({error!r}); remove it, and the step is made again") from None
+        return state
 
     def run(self, step: Step, label: str = "") -> None:
         """Run a step unless it is done.
@@ -116,7 +127,7 @@ class Runner:
             StepError: the command failed, or the folder holds this step with other arguments.
         """
         marker = self._marker(step)
-        state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8")) if marker.exists() else {}
+        state = self._state(marker)
         if state and state["fingerprint"] != step.fingerprint:
             if not self.redo and any(path.exists() for path in step.outputs):
                 raise StepError(
@@ -170,10 +181,25 @@ class Runner:
         for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
             raise error
 
+    def forget(self, step: Step) -> None:
+        """Let a step run again, whose result was lost or is no longer enough."""
+        self._marker(step).unlink(missing_ok=True)
+
+    def wait(self, seconds: float, label: str, text: str = "") -> None:
+        """Wait for something else; say for what.
+
+        Raises:
+            InterruptedError: the runner is stopped.
+        """
+        if text:
+            self._show(label, text, "dim")
+        if self._stopped.wait(seconds):
+            raise InterruptedError(text)
+
     def stop(self) -> None:
         """Terminate the commands that are running, and start no others."""
         with self._lock:
-            self._stopping = True
+            self._stopped.set()
             for process in self._running:
                 with suppress(ProcessLookupError):
                     process.terminate()
@@ -188,7 +214,7 @@ class Runner:
         log_path = self.folder / "logs" / f"{step.name}.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with self._lock:
-            if self._stopping:
+            if self._stopped.is_set():
                 raise InterruptedError(step.name)
             process = subprocess.Popen(
                 step.command,
@@ -210,12 +236,14 @@ class Runner:
                 log.write(line)
                 if line.startswith("error: "):
                     reason = f": {line.removeprefix('error: ').strip()}"
+                elif reason and line.startswith("  - "):  # one of several problems
+                    reason += line.rstrip().removeprefix(" ")
                 # What a command says while it is being stopped would bury the reason of the one that failed.
-                if line.strip() and self.shows_output and not self._stopping:
+                if line.strip() and self.shows_output and not self._stopped.is_set():
                     self._show(label, line.rstrip())
         with self._lock:
             self._running.discard(process)
-            if process.returncode and self._stopping:
+            if process.returncode and self._stopped.is_set():
                 raise InterruptedError(step.name)
         if process.returncode:
             raise StepError(f"the step {step.name!r} ended with code {process.returncode}{reason} (log: {log_path})")
@@ -234,8 +262,9 @@ def exit_code_of(runner: Runner, work: Callable[[], int | None]) -> int:
     """Do an example's work; return its exit code, with a message where it is an error or an interrupt."""
     try:
         return work() or 0
-    except (StepError, PrealignError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (StepError, PrealignError, OSError) as error:
+        message = describe(error) if isinstance(error, PrealignError | OSError) else error
+        print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         runner.stop()
@@ -260,7 +289,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Another process, or thread, may write the same.
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     with partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (PrealignError, OSError) as error:
         print(f"error: {describe(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; pass --resume to go on from the tasks that are finished", file=sys.stderr)
+        return 130
     _print_tables(results)
     return 0
 

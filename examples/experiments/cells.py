@@ -107,9 +107,36 @@ def make_cells(experiments: Sequence[Experiment], scale: Scale, seeds: Iterable[
                 cell = cells.setdefault(made.key, made)
                 cell.users.append((experiment.name, variant.name))
                 problems += _add_tasks(cell, experiment)
+                problems += [f"{experiment.name}: {problem}" for problem in _file_problems(cell)]
     if problems:
         raise DataError(list(dict.fromkeys(problems)))
     return list(cells.values())
+
+
+def _file_problems(cell: Cell) -> list[str]:
+    try:
+        fill(cell.tasks, cell.recipe.files(Path()))
+    except DataError as error:
+        return error.problems
+    return []
+
+
+def fill(value: Any, files: Mapping[str, str]) -> Any:
+    """Put the files of a recipe where a task names them in braces.
+
+    Raises:
+        DataError: a name that the recipe does not have.
+    """
+    if isinstance(value, dict):
+        return {key: fill(inner, files) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [fill(inner, files) for inner in value]
+    if not isinstance(value, str):
+        return value
+    try:
+        return value.format_map(files)
+    except (KeyError, ValueError, IndexError):
+        raise DataError(f"evaluations: {value!r}: write one of {', '.join(f'{{{name}}}' for name in files)}") from None
 
 
 def _add_tasks(cell: Cell, experiment: Experiment) -> list[str]:

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from experiments.cells import Cell, Result, read_result, task_key, task_name, write_result
+from experiments.cells import Cell, Result, fill, read_result, task_key, task_name, write_result
 from experiments.recipes import digest
 from steps import (
     REPOSITORY,
@@ -32,6 +32,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.records import read_records, value_at
 from megatron_prealign.evaluation.report import join_stages
 
+_POLL_SECONDS = 0.5
 PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "numpy")
 
 
@@ -60,19 +61,26 @@ def data_steps(cell: Cell, place: Place) -> list[Step]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other threads and processes wait for."""
+def locked(path: Path, runner: Runner, label: str) -> Iterator[None]:
+    """Hold a lock that other threads and processes wait for; a runner that is stopped waits no longer."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        says = f"waits for {path.stem}, which another cell or grid is making"
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                runner.wait(_POLL_SECONDS, label, says)
+                says = ""
         yield
 
 
 def run_locked(runner: Runner, step: Step, label: str = "") -> None:
     """Run a step that other cells, perhaps of other processes, may want too."""
-    with locked(runner.folder / f"locks/{step.name}.lock"):
+    with locked(runner.folder / f"locks/{step.name}.lock", runner, label):
         runner.run(step, label)
 
 
@@ -95,6 +103,8 @@ def run_cell(cell: Cell, place: Place, runner: Runner, label: str) -> None:
     run_locked(runner, steps[-1], label)
     evaluation = place.output / f"evaluations/{cell.key}.json"
     steps.append(evaluation_step(cell, place, model, evaluation, steps[-1]))
+    if not has_tasks(evaluation, cell):
+        runner.forget(steps[-1])
     run_locked(runner, steps[-1], label)
     # As measured when each of them ran, in this call, an earlier one or another cell's.
     seconds = sum(runner.seconds(step) for step in steps)
@@ -179,27 +189,22 @@ def evaluation_step(cell: Cell, place: Place, model: Path, output: Path, exporte
     tasks = yaml.safe_dump([fill(task, cell.recipe.files(place.data)) for task in cell.tasks], sort_keys=False)
     name = f"{cell.key}_evaluate_{digest(tasks, 6)}"
     path = place.output / f"evaluations/{name}.yaml"
-    write_text(path, tasks)
+    if not path.exists() or path.read_text(encoding="utf-8") != tasks:
+        write_text(path, tasks)
     command = ["tools/evaluate.py", "--model", model, "--tasks", path, "--output", output, "--resume"]
     return make_step(name, command, [], exported, inputs=(path,))
 
 
-def fill(value: Any, files: Mapping[str, str]) -> Any:
-    """Put the files of a recipe where a task names them in braces.
-
-    Raises:
-        DataError: a name that the recipe does not have.
-    """
-    if isinstance(value, dict):
-        return {key: fill(inner, files) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [fill(inner, files) for inner in value]
-    if not isinstance(value, str):
-        return value
+def has_tasks(path: Path, cell: Cell) -> bool:
+    """Tell whether an evaluation holds the tasks of a cell; a damaged one is removed, to be made anew."""
+    if not path.exists():
+        return False
     try:
-        return value.format_map(files)
-    except (KeyError, ValueError) as error:
-        raise DataError(f"evaluations: {value!r} names {error}; the recipe has {', '.join(files)}") from None
+        found = set(read_evaluation(path)["tasks"])
+    except (DataError, KeyError, TypeError):
+        path.unlink()
+        return False
+    return found >= {task_name(task) for task in cell.tasks}
 
 
 def collect(cell: Cell, place: Place, evaluation: Path, seconds: float) -> Result:
@@ -253,7 +258,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: can't be read ({error}); remove steps/{path.stem}_evaluate* beside it") from None
+        raise DataError(f"{path}: can't be read ({error}); start the grid again") from None
     return content
 
 

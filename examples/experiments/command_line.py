@@ -28,8 +28,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("experiments", nargs="+", type=Path, help="YAML files, as paths or by their names")
     parser.add_argument("--scale", default="small", help="a name in scales/, or a YAML file")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds: 1, 2, ...")
-    parser.add_argument("--jobs", type=int, default=count_cores(), help="cells that run at once, on one machine")
+    parser.add_argument("--seeds", type=_count, default=3, help="number of seeds: 1, 2, ...")
+    parser.add_argument("--jobs", type=_count, default=count_cores(), help="cells that run at once, on one machine")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where cells run")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="data, runs, models and logs")
     parser.add_argument("--results", type=Path, default=Path("docs/experiments/cells"), help="files of finished cells")
@@ -46,12 +46,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)
     for name in ("output", "results", "report"):
         setattr(arguments, name, from_repository(getattr(arguments, name).resolve()))
     arguments.experiments = [path.resolve() if path.is_file() else path for path in arguments.experiments]
+    if Path(arguments.scale).is_file():
+        arguments.scale = str(Path(arguments.scale).resolve())
     os.chdir(REPOSITORY)
     console = Console()
     runner = Runner(arguments.output, console, environment(arguments.jobs), arguments.redo, shows_output=False)
@@ -76,8 +85,8 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
         PrealignError: wrong experiments, or damaged files of cells.
         StepError: data could not be made, or jobs not submitted.
     """
-    if arguments.seeds < 1 or arguments.jobs < 1:
-        raise DataError("--seeds and --jobs must be at least 1")
+    if arguments.packages and not arguments.packages.is_dir():
+        raise DataError(f"--packages {arguments.packages}: no such folder")
     scale = read_scale(arguments.scale)
     experiments = read_experiments(arguments.experiments, scale)
     cells = make_cells(experiments, scale, range(1, arguments.seeds + 1))
@@ -97,7 +106,7 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
             for step in data_steps(cell, place):
                 run_locked(runner, step, "data")
         return 0
-    if arguments.only_cell:
+    if arguments.only_cell is not None:
         cells = [cell for cell in cells if cell.key == arguments.only_cell]
         if not cells:
             raise DataError(f"there is no cell {arguments.only_cell} in these experiments; --dry-run lists them")

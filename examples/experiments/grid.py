@@ -121,9 +121,11 @@ class Grid:
             run_cell(cell, self._place, self._runner, cell.title)
         except InterruptedError:
             raise
-        except (StepError, PrealignError, OSError) as error:
-            self._fail(cell, str(error), time.monotonic() - start)
-            self._say(f"{number}: failed: {error}")
+        except Exception as error:  # of whatever kind: it stops no other cell
+            known = isinstance(error, StepError | PrealignError | OSError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self._fail(cell, reason, time.monotonic() - start)
+            self._say(f"{number}: failed: {reason}")
             return
         result = read_result(self._place.results, cell.key)
         assert result is not None

@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from clone_data import CloneData
-from experiments.specs import Stage, validate
+from experiments.specs import Stage
+from experiments.yaml_files import validate
+from pydantic import Field as Limits
 from real_data import RealData
 from steps import Step
 
@@ -32,7 +34,7 @@ def digest(content: object, length: int = 12) -> str:
 class Recipe(ABC):
     """Parameters of the data; a parameter that concerns only some stages has no part in the identity of others."""
 
-    codeswitch_ratio: float = field(metadata=SWITCHED)
+    codeswitch_ratio: Annotated[float, Limits(ge=0, le=1)] = field(metadata=SWITCHED)
     """Share of the covered words that are switched, [0, 1]."""
 
     name = ""
@@ -98,11 +100,11 @@ class EnglishClone(Recipe):
     """Tokens of English; its clone has as many again."""
     max_words: int
     """Most frequent words of the text in the lexicons."""
-    held_out_ratio: float
+    held_out_ratio: Annotated[float, Limits(ge=0, lt=1)]
     """Share of the words that is held out, [0, 1)."""
-    clone_share: float
+    clone_share: Annotated[float, Limits(gt=0, lt=1)]
     """Share of English-Clone in the text, (0, 1)."""
-    lexicon_coverage: float = field(default=1.0, metadata=LEXICON)
+    lexicon_coverage: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
     """Share of the other words that training is shown, (0, 1]."""
     facts: int = 0
     """Invented facts of each relation and frequency that are stated in the English text."""
@@ -201,7 +203,7 @@ class RealLanguages(Recipe):
     """Translations of a word in each language."""
     vocab_size: int
     """Tokens for all languages."""
-    english_share: float
+    english_share: Annotated[float, Limits(gt=0, lt=1)]
     """Share of English in the text, (0, 1); the others divide the rest."""
     valid_ratio: float = 0.05
     """Share of pages that is held out for perplexity."""

@@ -22,7 +22,7 @@ cd {repository}
 def write_scripts(
     cells: Sequence[Cell], folder: Path, command: Sequence[str], jobs: int, options: Sequence[str]
 ) -> tuple[Path, Path]:
-    """Write the script of the data, the script of the array, and the list of cells; return both scripts.
+    """Write the script of the data and that of the array, and return both.
 
     Args:
         cells: unfinished ones.
@@ -32,8 +32,6 @@ def write_scripts(
         options: of sbatch, for example --partition=gpu.
     """
     run = shlex.join([sys.executable, *command, "--launcher", "local", "--jobs", "1", "--no-report"])
-    listed = folder / "cells.txt"
-    write_text(listed, "".join(f"{cell.key}\n" for cell in cells))
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     lines = "".join(f"#SBATCH {option}\n" for option in options)
     shared = {"repository": shlex.quote(str(REPOSITORY))}
@@ -42,7 +40,9 @@ def write_scripts(
     write_text(data, HEAD.format(name="experiments-data", logs=logs, options=lines, **shared) + f"{run} --only-data\n")
     logs = folder / "logs/%a-%A.out"
     lines += f"#SBATCH --array=1-{len(cells)}%{jobs}\n"
-    body = f'{run} --only-cell "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str(listed))})"\n'
+    # In the script itself, of which Slurm keeps a copy: a later submission has other cells.
+    keys = " ".join(cell.key for cell in cells)
+    body = f'cells=({keys})\n{run} --only-cell "${{cells[SLURM_ARRAY_TASK_ID - 1]:?}}"\n'
     write_text(array, HEAD.format(name="experiments", logs=logs, options=lines, **shared) + body)
     return data, array
 

@@ -2,13 +2,14 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from experiments.yaml_files import read_yaml
+from pydantic import PositiveFloat, PositiveInt
 
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.config.sources import Entry, given_at
@@ -16,7 +17,8 @@ from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.evaluation.task_list import make_task
 
 FOLDER = Path(__file__).resolve().parent
-FORBID = ConfigDict(extra="forbid")
+CONDITION = re.compile(r"(?P<variant>\w+)\.(?P<measure>\S+) *(?P<sign>[<>]) *(?P<number>\d+(\.\d+)?)")
+"""What `testable_if` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class StageFile:
     """Which of the recipe's texts it reads, for example plain or switched."""
     config: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Sections of its configuration, over the scale's."""
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Optimizer steps; none = what is left of the scale's tokens."""
 
 
@@ -37,9 +39,9 @@ class Scale:
 
     name: str
     """The file's."""
-    steps: int
+    steps: PositiveInt
     """Optimizer steps of a single stage of language modelling: all variants see that many tokens."""
-    minutes: float
+    minutes: PositiveFloat
     """What such a training takes, for estimates before anything is measured."""
     data: dict[str, dict[str, Any]]
     """Recipe → its parameters."""
@@ -49,7 +51,7 @@ class Scale:
     """What the chains of variants are made of."""
     evaluations: dict[str, list[dict[str, Any]]]
     """Recipe → tasks, as tools/evaluate.py takes them; {names} stand for files of the recipe."""
-    processes: int = 1
+    processes: PositiveInt = 1
     """Ranks of a training on one machine."""
 
     @property
@@ -183,48 +185,6 @@ class Measure:
     digits: int = 3
 
 
-def read_yaml(path: Path, kind: Any, **more: object) -> Any:
-    """Read a YAML file as a type.
-
-    Args:
-        path: of the file.
-        kind: what it holds, for pydantic.
-        more: keys that the file does not hold itself.
-
-    Raises:
-        DataError: it can't be read, or holds something else; every problem with its key.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: must be a mapping, like `title: ...`")
-    try:
-        return validate({**content, **more}, kind)
-    except DataError as error:
-        raise DataError([f"{path}: {problem}" for problem in error.problems]) from None
-
-
-def validate(content: Mapping[str, Any], kind: Any) -> Any:
-    """Return plain data as a type; unknown keys are refused.
-
-    Raises:
-        DataError: every problem with its key.
-    """
-    try:
-        # In a list, because pydantic takes no settings for a dataclass itself.
-        return TypeAdapter(list[kind], config=FORBID).validate_python([content])[0]
-    except ValidationError as error:
-        problems = []
-        for detail in error.errors(include_url=False):
-            where = ".".join(str(step) for step in detail["loc"][1:] if "[" not in str(step))
-            problems.append(f"{where}: {detail['msg'].removeprefix('Input ')}")
-        raise DataError(list(dict.fromkeys(problems))) from None
-
-
 def read_measures() -> dict[str, Measure]:
     """Return the measures that reports can show."""
     measures: dict[str, Measure] = read_yaml(FOLDER / "measures.yaml", dict[str, Measure])
@@ -238,7 +198,15 @@ def read_scale(name: str) -> Scale:
     if not path.is_file():
         raise DataError(f"there is no scale {name!r}; choose from {known}, or name a file")
     scale: Scale = read_yaml(path, Scale, name=path.stem)
+    needed = (("training", "global_batch_size"), ("data", "seq_length"))
+    wrong = [".".join(keys) for keys in needed if not _is_positive(scale.config.get(keys[0], {}).get(keys[1]))]
+    if wrong:
+        raise DataError([f"{path}: config.{name}: must be given, a whole number above 0" for name in wrong])
     return scale
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and value > 0
 
 
 def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
@@ -252,7 +220,7 @@ def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
     problems: list[str] = []
     experiments = []
     for path in paths:
-        found = path if path.is_file() else FOLDER / path.name
+        found = find_experiment(path)
         try:
             file: ExperimentFile = read_yaml(found, ExperimentFile)
         except DataError as error:
@@ -274,6 +242,12 @@ def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
     return experiments
 
 
+def find_experiment(path: Path) -> Path:
+    """Return the file of an experiment: a path, or the name of one of those beside this file, with or without .yaml."""
+    shipped = FOLDER / (path.name if path.suffix else f"{path.name}.yaml")
+    return shipped if not path.exists() and path.parent == Path(".") and shipped.is_file() else path
+
+
 def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure]) -> Iterator[str]:
     """Yield names that stand for nothing."""
     for part in (scale.data, scale.evaluations):
@@ -290,11 +264,20 @@ def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure
     for name in dict.fromkeys([*file.measures, *(claim.measure for claim in file.claims)]):
         if name not in measures:
             yield f"measures: {name!r} is not in measures.yaml{_hint(name, measures)}; add its title there"
+    for claim in file.claims:
+        parts = CONDITION.fullmatch(claim.testable_if) if claim.testable_if else None
+        if claim.testable_if and (parts is None or parts["variant"] not in file.variants):
+            yield (
+                f"claims: {claim.text[:40]}: testable_if: {claim.testable_if!r} must be like `VARIANT.MEASURE > 0.5`, "
+                f"with one of {', '.join(file.variants)}"
+            )
 
 
 def _task_problems(tasks: Sequence[Mapping[str, Any]], place: str) -> list[str]:
     """Return what is wrong with tasks, but for their files."""
-    problems: list[str] = []
+    names = [str(task.get("name") or task.get("evaluation")) for task in tasks]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    problems = [f"{place}: evaluations: {name} is the name of two tasks; rename one" for name in twice]
     for number, task in enumerate(tasks, start=1):
         where = f"{place}: evaluations, task {number}"
         make_task(Entry(where, {key: given_at(value, where) for key, value in task.items()}), problems)
@@ -353,6 +336,9 @@ class _VariantReader:
 
     def _stage(self, variant: str, entry: str | dict[str, dict[str, Any]], shared: dict[str, Any]) -> Stage | None:
         """Return one stage of a chain: the scale's, the variant's overrides, its own."""
+        if not isinstance(entry, str) and len(entry) != 1:
+            self.problems.append(f"variants.{variant}: a stage is a name, or one name with its overrides: {entry}")
+            return None
         ((name, own),) = [(entry, {})] if isinstance(entry, str) else entry.items()
         if name not in self._scale.stages:
             self.problems.append(f"variants.{variant}: there is no stage {name!r}{_hint(name, self._scale.stages)}")
@@ -372,5 +358,9 @@ class _VariantReader:
         except ConfigError as error:
             self.problems += error.problems
             return None
+        if steps is not None and not (_is_positive(steps) and steps < self._scale.steps):
+            self.problems.append(
+                f"variants.{variant}.{name}: steps: {steps} must be above 0 and below the scale's {self._scale.steps}"
+            )
         # Through JSON, so that a stage is what its identity says.
         return Stage(name, text, steps, json.loads(json.dumps(config)))

@@ -127,6 +127,13 @@ def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
     return ([], [problem]) if problem else (entries, problems)
 
 
+def repeated_keys(path: str | Path) -> list[str]:
+    """Return the keys that a YAML file gives twice in one mapping, with their lines; or why it can't be read."""
+    problems: list[str] = []
+    problem = _read_root(path, lambda loader, root: problems.extend(_repeated_keys(str(path), root, set())))
+    return [problem] if problem else problems
+
+
 def _read_root(path: str | Path, read: Callable[[yaml.SafeLoader, yaml.Node], None]) -> str | None:
     """Hand loader and root node of a file that is not empty to `read`; return why the file can't be read, if so."""
     try:

@@ -70,6 +70,12 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(f"{path}: weights are missing: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
+    unexpected = sorted(info["unexpected_keys"])
+    if unexpected:
+        raise CheckpointError(
+            f"{path}: config.json knows nothing of these weights: {', '.join(unexpected[:5])}"
+            f"{' ...' * (len(unexpected) > 5)}"
+        )
     damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if damaged:
         raise CheckpointError(f"{path}: weights hold NaN or infinity: {', '.join(damaged[:5])}")

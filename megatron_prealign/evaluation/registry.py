@@ -6,9 +6,11 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.evaluation import kinds
 from megatron_prealign.evaluation.frame import Evaluation
 
@@ -20,8 +22,9 @@ def evaluation_names() -> list[str]:
 
 def find_evaluation(name: str) -> Evaluation[Any]:
     """Return an evaluation of `evaluation_names`."""
-    evaluation = _module(name).EVALUATION
-    assert isinstance(evaluation, Evaluation), f"{name}.py: EVALUATION must be an Evaluation"
+    evaluation = getattr(_module(name), "EVALUATION", None)
+    if not isinstance(evaluation, Evaluation):
+        raise ConfigError(f"{_file(name)}: defines no EVALUATION, an instance of frame.Evaluation")
     return evaluation
 
 
@@ -32,7 +35,10 @@ def option_types(evaluation: Evaluation[Any]) -> dict[str, object]:
 
 def summary(name: str) -> str:
     """Return the line that says what an evaluation measures: the first of its file."""
-    return (_module(name).__doc__ or "").splitlines()[0]
+    text = _module(name).__doc__
+    if not text:
+        raise ConfigError(f"{_file(name)}: begins without the string that says what it measures")
+    return text.splitlines()[0]
 
 
 def describe_options(name: str) -> Iterator[tuple[str, str, str]]:
@@ -46,7 +52,14 @@ def describe_options(name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{kinds.__name__}.{name}")
+    try:
+        return importlib.import_module(f"{kinds.__name__}.{name}")
+    except SyntaxError as error:
+        raise ConfigError(f"{_file(name)}:{error.lineno}: {error.msg}") from None
+
+
+def _file(name: str) -> Path:
+    return Path(kinds.__path__[0], f"{name}.py")
 
 
 def _field_strings(options: type) -> dict[str, str]:

@@ -6,6 +6,7 @@ output's name.
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -53,6 +54,11 @@ class Session:
 
     def output_problems(self, *, resume: bool, overwrite: bool) -> list[str]:
         """Return why the results can't be written."""
+        parent = next(parent for parent in self.output.absolute().parents if parent.exists())
+        if self.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+            return [f"{self.output}: can't be written: name a file in a folder that is there and can be written to"]
+        if resume and overwrite:
+            return ["--resume and --overwrite: the one keeps what is there, the other replaces it"]
         if resume or overwrite:
             return []
         if self.output.exists():
@@ -69,7 +75,7 @@ class Session:
         Args:
             tasks: sound ones, each with a name of its own.
             summarise: what stands in the output beside model, taps, tasks and versions.
-            resume: take over the tasks that the output or its partial file holds with the same evaluation and options.
+            resume: keep what the output or its partial file holds, but for these tasks with other options.
 
         Raises:
             PrealignError: a task can't be done with this model, or the results to go on from are of another one.
@@ -77,17 +83,17 @@ class Session:
         model = {"model": self.model_path.resolve().name, "model_sha256": hash_folder(self.model_path)}
         earlier = self._earlier(model) if resume else {}
         facts = {name: earlier[name] for name in ("taps", "window")} if earlier else self._facts()
-        finished = earlier.get("tasks", {})
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        entries: dict[str, Any] = {}
+        entries: dict[str, Any] = dict(earlier.get("tasks", {}))
         results = model | facts | {"tasks": entries, "versions": _versions()}
         for task in tasks:
             identity = {"evaluation": task.kind, "options": task.options_as_json()}
-            entry = finished.get(task.name, {})
-            if not identity.items() <= entry.items():
-                entry = identity | self._run(task)
-            entries[task.name] = entry
-            _write(self.partial, results)
+            if not identity.items() <= entries.get(task.name, {}).items():
+                entries[task.name] = identity | self._run(task)
+                try:
+                    _write(self.partial, results)
+                except (TypeError, ValueError) as error:
+                    raise DataError(f"{task.name}: {task.kind} returned what JSON can't hold ({error})") from None
         results |= summarise(results)
         _write(self.partial, results)
         self.partial.replace(self.output)
@@ -111,7 +117,8 @@ class Session:
         try:
             earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             is_same = earlier["model_sha256"] == model["model_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            _ = earlier["taps"], earlier["window"], [entry["results"] for entry in earlier["tasks"].values()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not results to go on from ({error!r}); pass --overwrite to begin anew") from None
         if not is_same:
             raise DataError(f"{path}: results of another model than {model['model']}; pass --overwrite to begin anew")

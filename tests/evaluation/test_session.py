@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.frame import Progress
 from megatron_prealign.evaluation.session import Session
 from megatron_prealign.evaluation.task_list import Task, read_tasks
@@ -96,6 +97,10 @@ def test_finished_tasks_are_not_repeated(tmp_path: Path, tasks: list[Task]) -> N
     run(tmp_path, make_tasks(tmp_path, 17), again)
     assert again == ["third"]
 
+    # Tasks that are not asked for this time stay.
+    only = run(tmp_path, make_tasks(tmp_path, 17)[:1], again)
+    assert again == ["third"] and set(only["tasks"]) == {task.name for task in tasks}
+
 
 def test_results_of_another_model_are_refused(tmp_path: Path, tasks: list[Task]) -> None:
     make_folder(tmp_path / "model")
@@ -103,7 +108,31 @@ def test_results_of_another_model_are_refused(tmp_path: Path, tasks: list[Task])
     make_folder(tmp_path / "model", initializer_range=0.2)
     with pytest.raises(DataError, match="results of another model than model; pass --overwrite to begin anew"):
         run(tmp_path, tasks, Evaluated())
+    sha256 = json.loads((tmp_path / "out.json").read_text())["model_sha256"]
+    make_folder(tmp_path / "model")
+    for damaged in ({}, {"tasks": []}, {"tasks": {"first": "done"}}, {"tasks": {"first": {}}, "taps": [], "window": 1}):
+        (tmp_path / "out.json.partial").write_text(json.dumps({"model_sha256": sha256} | damaged))
+        with pytest.raises(DataError, match=r"out\.json\.partial: not results to go on from"):
+            run(tmp_path, tasks, Evaluated())
     (tmp_path / "out.json.partial").write_text("{")
     with pytest.raises(DataError, match=r"out\.json\.partial: not results to go on from"):
         run(tmp_path, tasks, Evaluated())
     assert run(tmp_path, tasks[:1], Evaluated(), resume=False)["number"] == 1
+
+
+def test_outputs_that_cannot_be_written_are_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "folder", tmp_path / "file" / "x.json"):
+        session = Session(tmp_path / "model", "cpu", output, Evaluated())
+        for overwrite in (False, True):
+            (problem,) = session.output_problems(resume=False, overwrite=overwrite)
+            assert problem.startswith(f"{output}: can't be written")
+
+
+def test_weights_that_the_configuration_does_not_know_are_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(CheckpointError, match=r"config\.json knows nothing of these weights: model\.layers\.1\."):
+        open_folder(tmp_path / "model")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from experiments.cells import Cell
-from experiments.chain import Place, curves, fill, flatten, remaining, run_folder, training_step
+from experiments.cells import Cell, fill, task_name
+from experiments.chain import Place, curves, flatten, has_tasks, remaining, run_folder, training_step
 from experiments.recipes import make_recipe
 from grid_fixtures import read
 
@@ -113,8 +113,22 @@ def test_tasks_name_the_files_of_the_recipe() -> None:
     task = {"evaluation": "x", "texts": {"en": "{a}"}, "lexicons": ["{b}", "c"], "seed": 3}
     filled = {"evaluation": "x", "texts": {"en": "A"}, "lexicons": ["B", "c"], "seed": 3}
     assert fill(task, {"a": "A", "b": "B"}) == filled
-    with pytest.raises(DataError, match=r"'\{c\}' names 'c'; the recipe has a, b"):
+    with pytest.raises(DataError, match=r"'\{c\}': write one of \{a\}, \{b\}"):
         fill({"texts": "{c}"}, {"a": "A", "b": "B"})
+
+
+def test_an_evaluation_that_lacks_a_task_or_is_damaged_is_made_again(tmp_path: Path) -> None:
+    cell, path = cell_of("joint"), tmp_path / "evaluation.json"
+    assert not has_tasks(path, cell)
+    tasks: dict[str, Any] = {task_name(task): {} for task in cell.tasks}
+    path.write_text(json.dumps({"tasks": tasks | {"another": {}}}))
+    assert has_tasks(path, cell)
+    tasks.popitem()
+    path.write_text(json.dumps({"tasks": tasks}))
+    assert not has_tasks(path, cell) and path.exists()
+    for damaged in ("{", "[]", "{}"):
+        path.write_text(damaged)
+        assert not has_tasks(path, cell) and not path.exists()
 
 
 def test_numbers_of_results_by_path() -> None:

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from experiments import command_line, grid, slurm
 from experiments.cells import Cell, read_results, write_result
-from experiments.chain import Place
+from experiments.chain import Place, locked, run_locked
 from experiments.grid import Estimate, Grid, read_failures, show_cells
 from experiments.specs import FOLDER
 from grid_fixtures import make_result, make_results, read, write_experiment
@@ -99,17 +101,59 @@ def test_the_command_line_reports_and_refuses(tmp_path: Path, capsys: pytest.Cap
     assert "0 of 6 cells" in (tmp_path / "docs/r/mine.md").read_text()
     assert (tmp_path / "docs/experiment-log.md").exists()
     for wrong, reason in (
-        (["--seeds", "0"], "--seeds and --jobs must be at least 1"),
+        (["--only-cell", ""], "there is no cell "),
+        (["--packages", str(tmp_path / "absent")], "--packages"),
         (["--only-cell", "f00"], "there is no cell f00"),
         (["--scale", "huge"], "there is no scale 'huge'"),
     ):
         assert command_line.main([str(path), *folders, *wrong]) == 2
         assert f"error: {reason}" in capsys.readouterr().err
+    for option in ("--seeds", "--jobs"):
+        with pytest.raises(SystemExit):
+            command_line.main([str(path), *folders, option, "0"])
+        assert "must be at least 1" in capsys.readouterr().err
     _, _, cells = read([path])
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / f"{cells[0].key}.json").write_text("{")
     assert command_line.main([str(path), *folders, "--dry-run"]) == 2
     assert f"{cells[0].key}.json: no result of a cell; remove it" in capsys.readouterr().err
+
+
+def test_a_failure_of_any_kind_stops_no_other_cell(
+    tmp_path: Path, made: tuple[Place, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(cell: Cell, place: Place, runner: Runner, label: str) -> None:
+        if cell.seed == 2:
+            raise KeyError("lost")
+        fake_cell(cell, place, runner, label)
+
+    monkeypatch.setattr(grid, "run_cell", broken)
+    _, _, cells = read([write_experiment(tmp_path)])
+    first = Grid(cells, {}, *made)
+    first.run(2)
+    assert len(first.results) == 4 and set(first.failed.values()) == {"KeyError: 'lost'"}
+
+
+def test_who_waits_for_another_grid_says_so_and_can_be_stopped(tmp_path: Path, made: tuple[Place, Runner]) -> None:
+    _, runner = made
+    step = make_step("shared", ["-c", "pass"], [])
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(runner.folder / "locks/shared.lock", runner, ""):
+            held.set()
+            done.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        holder = pool.submit(hold)
+        held.wait()
+        waiting = pool.submit(run_locked, runner, step, "mine")
+        while "waits for shared" not in shown(runner):
+            time.sleep(0.01)
+        runner.stop()
+        assert isinstance(waiting.exception(timeout=30), InterruptedError)
+        done.set()
+        holder.result()
 
 
 KILLED = """
@@ -202,6 +246,8 @@ def test_a_slurm_array_runs_the_data_then_every_cell(tmp_path: Path, monkeypatch
     assert calls[0][-1] == "--only-data"
     assert [call[-1] for call in calls[1:]] == [cell.key for cell in cells]
     assert all(call[-2] == "--only-cell" and "--no-report" in call for call in calls[1:])
+    beyond = subprocess.run(["bash", scripts[1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "7"}, capture_output=True)
+    assert beyond.returncode != 0 and len((tmp_path / "calls").read_text().splitlines()) == len(calls)
 
 
 def test_sbatch_that_is_missing_or_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,12 +69,10 @@ def test_a_difference_has_a_smallest_size(tmp_path: Path) -> None:
     assert verdicts[0].numbers.startswith("+0.380 [")
 
 
-def test_a_condition_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    claims = [CLAIM | {"testable_if": "joint is good"}]
-    _, (experiment,), cells = read([write_experiment(tmp_path, claims=claims)])
-    found = gather(experiment, cells, make_results(cells, by_seed(CLONE)))
-    with pytest.raises(DataError, match="mine: testable_if: 'joint is good' must be like"):
-        judge(experiment.file.claims[0], found, read_measures())
+@pytest.mark.parametrize("condition", ["joint is good", "joynt.perplexity.clone.perplexity > 3", "joint.a > abc"])
+def test_a_condition_that_cannot_be_read_is_named(tmp_path: Path, condition: str) -> None:
+    with pytest.raises(DataError, match=f"testable_if: '{condition}' must be like .* one of joint, prealign"):
+        read([write_experiment(tmp_path, claims=[CLAIM | {"testable_if": condition}])])
 
 
 def write_pages(tmp_path: Path, results_of: Callable[[list[Cell]], dict[str, object]], **changes: object) -> Path:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from experiments.specs import FOLDER, read_experiments, read_scale
+from experiments.specs import FOLDER, find_experiment, read_experiments, read_scale
 from grid_fixtures import read, write_experiment
 
 from megatron_prealign.errors import DataError
@@ -31,6 +31,17 @@ def test_methods_differ_in_what_they_say() -> None:
     assert stages["joint"][0].steps is None
 
 
+def test_experiments_are_found_by_path_or_by_name(tmp_path: Path) -> None:
+    assert find_experiment(Path("main_table")) == find_experiment(Path("main_table.yaml")) == FOLDER / "main_table.yaml"
+    assert find_experiment(tmp_path / "main_table.yaml") == tmp_path / "main_table.yaml"
+
+
+def test_keys_given_twice_are_refused(tmp_path: Path) -> None:
+    path = write_experiment(tmp_path)
+    path.write_text(path.read_text() + "title: Another\n")
+    assert "title is given twice (first on line" in problems_of(path)[0]
+
+
 def problems_of(path: Path) -> list[str]:
     with pytest.raises(DataError) as error:
         read([path], seeds=1)
@@ -51,6 +62,28 @@ def problems_of(path: Path) -> list[str]:
         ({"variants": {"joint": {"stages": [{"joint": {"optimizer.rl": 1}}]}}}, "unknown key optimizer.rl"),
         ({"variants": {"joint": {"stages": [{"joint": {"text": "plane"}}]}}}, "has no text plane; it has plain, "),
         ({"variants": {"joint": None, "p": {"extends": "prealign", "data": {"rate": 1}}}}, "data.rate: Unexpected"),
+        ({"variants": {"joint": {"stages": [{}]}}}, "a stage is a name, or one name with its overrides: {}"),
+        ({"variants": {"joint": {"stages": [{"joint": {}, "align_init": {}}]}}}, "a stage is a name, or one name with"),
+        (
+            {"variants": {"joint": {"stages": [{"align_init": {"steps": 10**6}}, "joint"]}}},
+            "steps: 1000000 must be above",
+        ),
+        (
+            {"variants": {"joint": {"stages": [{"align_init": {"steps": -5}}, "joint"]}}},
+            "steps: -5 must be above 0 and",
+        ),
+        ({"variants": {"joint": {"extends": "joint", "data": {"clone_share": -1}}}}, "data.clone_share: "),
+        ({"variants": {"joint": {"extends": "joint", "data": {"codeswitch_ratio": 1.5}}}}, "data.codeswitch_ratio: "),
+        ({"variants": {"joint": {"extends": "joint", "data": {"lexicon_coverage": 0}}}}, "data.lexicon_coverage: "),
+        (
+            {"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_xx}"}}]},
+            "'{valid_xx}': write one of {",
+        ),
+        ({"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_en"}}]}, "'{valid_en': write one of {"),
+        (
+            {"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_en}"}}] * 2},
+            "perplexity is the name of two tasks",
+        ),
         ({"measures": ["perplexity.clon.perplexity"]}, "is not in measures.yaml; did you mean perplexity.clone"),
         ({"recipe": "klingon"}, "scale small has nothing for 'klingon'"),
         ({"axis": {"label": "x", "values": {"joynt": 1}}}, "axis.values: there is no variant 'joynt'"),
