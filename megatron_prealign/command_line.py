@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,11 @@ _INTERRUPTED = 130
 
 
 def run_tool(main: Callable[[], int]) -> NoReturn:
-    """Run a tool's main function and exit with what it returns; an interrupt ends in a line, not in a traceback."""
+    """Run a tool's main function and exit with what it returns; an interrupt ends in a line, not in a traceback.
+
+    So does SIGTERM, as of a scheduler whose time is over.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = main()
     except KeyboardInterrupt:

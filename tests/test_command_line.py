@@ -2,6 +2,8 @@
 
 import errno
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,18 @@ def test_an_interrupt_ends_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as end:
         run_tool(lambda: 2)
     assert end.value.code == 2
+
+
+def test_a_terminated_tool_says_so_too() -> None:
+    code = (
+        "import time; from megatron_prealign.command_line import run_tool\n"
+        "run_tool(lambda: print('ready', flush=True) or time.sleep(60))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 130 and process.stderr.read() == b"error: interrupted\n"
 
 
 def test_an_empty_path_is_not_the_current_folder(capsys: pytest.CaptureFixture[str]) -> None:

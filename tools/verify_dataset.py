@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for prefix, problems in found.items():
             for problem in problems:
                 print(f"problem: {problem}")
-            print(f"{prefix}: {f'{len(problems)} problems' if problems else 'sound'}")
+            print(f"{prefix}: {'not sound' if problems else 'sound'}")
     return 1 if any(found.values()) else 0
 
 

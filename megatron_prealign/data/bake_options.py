@@ -125,6 +125,10 @@ def option_problems(options: BakeOptions) -> list[str]:
         problems.append(
             f"--language-weights {options.language_weights}: must be above 0; leave a dictionary out instead"
         )
+    if options.max_rank < 0:
+        problems.append(f"--max-rank {options.max_rank}: must be at least 0")
+    if options.cluster and options.executor == "local":
+        problems.append("--cluster: belongs to --executor slurm or ray")
     if options.num_workers < 1:
         problems.append(f"--workers {options.num_workers}: must be at least 1")
     if options.resume and options.overwrite:

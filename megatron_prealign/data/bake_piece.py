@@ -94,7 +94,7 @@ class PieceBaker:
             skipped.add(f"{place}: {problem}")
         skipped.count += len(batch.bad_lines) - len(shown)
         if self._job.settings.on_error == "fail":
-            skipped.raise_if_any()
+            skipped.raise_if_any(is_all=False)
 
     def _switch(self, encoded: EncodedDocuments) -> Switched:
         settings = self._job.settings

@@ -20,8 +20,11 @@ class Problems:
         if len(self.shown) < NUM_SHOWN:
             self.shown.append(problem)
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, is_all: bool = True) -> None:
         """Raise one error for all.
+
+        Args:
+            is_all: Whether everything was looked at; otherwise there may be more.
 
         Raises:
             DataError: at least one problem was added.
@@ -29,4 +32,8 @@ class Problems:
         if not self.count:
             return
         hidden = self.count - len(self.shown)
-        raise DataError([*self.shown, f"and {hidden} more ({self.count} problems in all)"] if hidden else self.shown)
+        raise DataError(
+            [*self.shown, f"and {hidden} more ({self.count} problems {'in all' if is_all else 'so far'})"]
+            if hidden
+            else self.shown
+        )
