@@ -99,7 +99,7 @@ def bare(folder: Path) -> None:
     from megatron_prealign.config import load_resolved
     from megatron_prealign.model import build_model_chunks
     from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
-    from megatron_prealign.training.optimizer import build_optimizer
+    from megatron_prealign.training.optimizer import build_optimizer, build_schedule
 
     config = load_resolved(folder / CONFIG)
     platform = select_platform("cpu")
@@ -109,6 +109,7 @@ def bare(folder: Path) -> None:
     model = DistributedDataParallel(chunk.config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), chunk)
     get_model_config(model).finalize_model_grads_func = finalize_model_grads
     optimizer = build_optimizer([model], config)
+    schedule = build_schedule(optimizer, config)  # also says which parameters have no weight decay
     run = get_forward_backward_func()
 
     def forward_step(batches: Any, module: torch.nn.Module) -> Any:
@@ -133,6 +134,7 @@ def bare(folder: Path) -> None:
             micro_batch_size=config.training.micro_batch_size,
         )
         optimizer.step()
+        schedule.step(1)
         return float(reduced["loss"])
 
     serve(step, folder)
@@ -146,7 +148,12 @@ def huggingface(folder: Path) -> None:
     model.train()
     settings = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
     clip_grad = settings.pop("clip_grad")
-    optimizer = torch.optim.AdamW(model.parameters(), **settings)
+    # No weight decay for norms, as in Hugging Face's Trainer and in Megatron.
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in model.parameters() if parameter.dim() > 1]},
+        {"params": [parameter for parameter in model.parameters() if parameter.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, **settings)
 
     def step(batch: dict[str, torch.Tensor]) -> float:
         labels = batch["labels"].where(batch["loss_mask"] > 0, -100)
