@@ -4,27 +4,34 @@ import argparse
 import errno
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import NoReturn
 
 from megatron_prealign.errors import PrealignError
+
+Main = Callable[..., int]
 
 _INTERRUPTED = 130
 
 
-def run_tool(main: Callable[[], int]) -> NoReturn:
-    """Run a tool's main function and exit with what it returns; an interrupt ends in a line, not in a traceback.
+def tool(main: Main) -> Main:
+    """Decorate a tool's main function: an interrupt ends it in a line and a code, not in a traceback.
 
-    So does SIGTERM, as of a scheduler whose time is over.
+    Run as a command, so does SIGTERM, as of a scheduler whose time is over.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = main()
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        code = _INTERRUPTED
-    raise SystemExit(code)
+
+    @wraps(main)
+    def run(argv: Sequence[str] | None = None) -> int:
+        if argv is None:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            return main(argv)
+        except KeyboardInterrupt:
+            print("error: interrupted", file=sys.stderr)
+            return _INTERRUPTED
+
+    return run
 
 
 def path_argument(text: str) -> Path:

@@ -4,32 +4,30 @@ import errno
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megatron_prealign.command_line import describe, run_tool
+from megatron_prealign.command_line import describe, tool
 from megatron_prealign.errors import DataError
 from tools import build_lexicon, preprocess_codeswitch
 
 
 def test_an_interrupt_ends_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> int:
+    @tool
+    def interrupted(argv: Sequence[str] | None = None) -> int:
         raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit) as end:
-        run_tool(interrupted)
-    assert end.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
-    with pytest.raises(SystemExit) as end:
-        run_tool(lambda: 2)
-    assert end.value.code == 2
+    assert interrupted([]) == 130 and capsys.readouterr().err == "error: interrupted\n"
+    assert tool(lambda argv: 2)([]) == 2
 
 
 def test_a_terminated_tool_says_so_too() -> None:
     code = (
-        "import time; from megatron_prealign.command_line import run_tool\n"
-        "run_tool(lambda: print('ready', flush=True) or time.sleep(60))"
+        "import time; from megatron_prealign.command_line import tool\n"
+        "raise SystemExit(tool(lambda argv: print('ready', flush=True) or time.sleep(60))(None))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None

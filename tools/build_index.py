@@ -10,11 +10,12 @@ the newest is built.
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, run_tool
+from megatron_prealign.command_line import describe, tool
 from megatron_prealign.config import load_config
 from megatron_prealign.errors import PrealignError
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -34,4 +35,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
@@ -123,6 +123,7 @@ def _add_translate(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -271,4 +272,4 @@ def report_table(report: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.errors import DataError, PrealignError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from megatron_prealign.checkpoint.start import Start
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
@@ -209,4 +210,4 @@ def _report_start(output: Path, start: "Start") -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

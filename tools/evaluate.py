@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.evaluation.frame import Progress, problems_of
@@ -32,6 +32,7 @@ PERPLEXITY, TRAINED, HELD_OUT = "perplexity", "retrieval_trained", "retrieval_he
 LEXICON_OPTIONS = ("source_language", "target_language", "max_pairs", "seed")
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
@@ -219,4 +220,4 @@ def _print_tables(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

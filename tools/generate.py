@@ -8,10 +8,11 @@ import math
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
@@ -79,4 +80,4 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

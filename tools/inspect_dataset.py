@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.statistics import statistics_table
@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -152,4 +153,4 @@ def _html(inspector: DatasetInspector, number: int, with_labels: bool) -> str:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import ConfigError, DataError, PrealignError
 from megatron_prealign.lexicon import (
     Lexicon,
@@ -90,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -281,4 +282,4 @@ def _make_lexicons(arguments: argparse.Namespace, console: Console) -> tuple[Lex
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.knowledge.facts import (
     Design,
@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -208,4 +209,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.evaluation.classification.passages import (
     Passage,
@@ -53,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -140,4 +141,4 @@ def _clone(passages: list[Passage]) -> list[Passage]:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

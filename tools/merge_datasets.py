@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.data.merge import merge_datasets
 from megatron_prealign.errors import PrealignError
 
@@ -27,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -42,4 +43,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

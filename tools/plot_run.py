@@ -10,11 +10,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,4 +49,4 @@ def _plot(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

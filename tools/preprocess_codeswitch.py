@@ -21,7 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.data.bake import bake, submit
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
@@ -178,6 +178,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -284,4 +285,4 @@ def _require(arguments: argparse.Namespace, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -13,7 +13,7 @@ from functools import partial
 
 from rich.console import Console
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.lexicon.corpus import read_documents
 from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
@@ -59,6 +59,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show defaults, and the description as it is written."""
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -135,4 +136,4 @@ def _measure(inputs: Mapping[str, Sequence[str]], json_key: str) -> dict[str, in
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, run_tool
+from megatron_prealign.command_line import describe, path_argument, tool
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import PrealignError
@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
@@ -49,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    raise SystemExit(main())

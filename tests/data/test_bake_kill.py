@@ -170,7 +170,7 @@ def test_a_full_disk_ends_the_bake(folder: Path) -> None:
     try:
         result = subprocess.run(command(folder, "small/en"), cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 2
-        assert "No space left on device" in result.stderr and "Traceback" not in result.stderr
+        assert "no space left on the disk" in result.stderr and "Traceback" not in result.stderr
         assert [path.name for path in small.iterdir() if not path.name.startswith(".")] == []
     finally:
         subprocess.run(["umount", str(small)], check=True)
