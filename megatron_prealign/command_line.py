@@ -16,7 +16,7 @@ _INTERRUPTED = 130
 
 
 def tool(main: Main) -> Main:
-    """Decorate a tool's main function: an interrupt ends it in a line and a code, not in a traceback.
+    """Decorate a tool's main function: what the user can mend, and an interrupt, end in a message and a code.
 
     Run as a command, so does SIGTERM, as of a scheduler whose time is over.
     """
@@ -27,6 +27,9 @@ def tool(main: Main) -> Main:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return main(argv)
+        except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
+            print(f"error: {describe(error)}", file=sys.stderr)
+            return PrealignError.exit_code
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
             return _INTERRUPTED

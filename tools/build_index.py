@@ -10,9 +10,8 @@ the newest is built.
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, tool
+from megatron_prealign.command_line import tool
 from megatron_prealign.config import load_config
-from megatron_prealign.errors import PrealignError
 
 
 @tool
@@ -22,14 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"} & {*arguments}:
         print(__doc__.strip())
         return 0
-    try:
-        config = load_config(arguments).config
-        from megatron_prealign.training.setup import build_index, plan_run  # seconds of imports
+    config = load_config(arguments).config
+    from megatron_prealign.training.setup import build_index, plan_run  # seconds of imports
 
-        cache = build_index(plan_run(config))
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    cache = build_index(plan_run(config))
     print(cache.describe(), file=sys.stderr)
     return 0
 

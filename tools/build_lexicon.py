@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from megatron_prealign.command_line import describe, path_argument, tool
-from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
 from megatron_prealign.lexicon.corpus import read_documents
@@ -127,11 +127,7 @@ def _add_translate(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        arguments.run(arguments)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    arguments.run(arguments)
     return 0
 
 

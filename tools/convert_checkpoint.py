@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.ranges import RANGES
-from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.errors import DataError
 
 if TYPE_CHECKING:
     from megatron_prealign.checkpoint.new_rows import Growth
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
-    try:
-        options.run(options)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    options.run(options)
     return 0
 
 

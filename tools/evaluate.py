@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
-from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.evaluation.frame import Progress, problems_of
 from megatron_prealign.evaluation.registry import describe_options, evaluation_names, find_evaluation, summary
 from megatron_prealign.evaluation.tables import plain_table
@@ -36,14 +36,11 @@ LEXICON_OPTIONS = ("source_language", "target_language", "max_pairs", "seed")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
+    if options.list is not None:
+        _print_list(options.list)
+        return 0
     try:
-        if options.list is not None:
-            _print_list(options.list)
-            return 0
         results = evaluate(options)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("error: interrupted; pass --resume to go on from the tasks that are finished", file=sys.stderr)
         return 130

@@ -8,21 +8,17 @@ import math
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, tool
-from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.errors import DataError
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
     options = _parser().parse_args(argv)
-    try:
-        for prompt, continuation, has_stopped in generate(options):
-            print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
-            print("[end]" if has_stopped else f"[cut after {options.max_new_tokens} tokens]")
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    for prompt, continuation, has_stopped in generate(options):
+        print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
+        print("[end]" if has_stopped else f"[cut after {options.max_new_tokens} tokens]")
     return 0
 
 

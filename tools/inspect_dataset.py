@@ -11,19 +11,18 @@ On a terminal original words are red and translations green; elsewhere they stan
 import argparse
 import html
 import random
-import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon import read_lexicon
 from megatron_prealign.lexicon.output import atomic_text_file
 
@@ -72,11 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    _run(arguments)
     return 0
 
 

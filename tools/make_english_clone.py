@@ -9,7 +9,6 @@ Every part may be made alone. Nothing is written unless all of it succeeds.
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -21,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from megatron_prealign.command_line import describe, path_argument, tool
-from megatron_prealign.errors import ConfigError, DataError, PrealignError
+from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.lexicon import (
     Lexicon,
     clone_lexicon,
@@ -94,12 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        _check_arguments(arguments)
-        _run(arguments, Console(stderr=True))
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    _check_arguments(arguments)
+    _run(arguments, Console(stderr=True))
     return 0
 
 

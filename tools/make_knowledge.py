@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.command_line import describe, path_argument, tool
-from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.knowledge.facts import (
     Design,
     Fact,
@@ -98,11 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    _run(arguments)
     return 0
 
 

@@ -11,9 +11,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.data.merge import merge_datasets
-from megatron_prealign.errors import PrealignError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,11 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
     command = shlex.join(["merge_datasets.py", *(sys.argv[1:] if argv is None else argv)])
-    try:
-        manifest = merge_datasets(arguments.datasets, arguments.output, arguments.overwrite, command)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    manifest = merge_datasets(arguments.datasets, arguments.output, arguments.overwrite, command)
     counts = manifest.content["counts"]
     print(f"{arguments.output}: {counts['documents']:,} documents, {counts['tokens']:,} tokens")
     return 0

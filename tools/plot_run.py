@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 
@@ -25,11 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=path_argument, required=True, help="HTML file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     options = parser.parse_args(argv)
-    try:
-        _plot(options)
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    _plot(options)
     print(f"wrote {options.output}", file=sys.stderr)
     return 0
 

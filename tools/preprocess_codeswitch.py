@@ -21,14 +21,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.data.bake import bake, submit
 from megatron_prealign.data.bake_options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
-from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon import normalize_language, read_lexicon
 
 # Of a corpus's words; the poorest real pair of corpus and dictionary has many times as many.
@@ -182,15 +182,11 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        if arguments.verify:
-            return _verify(arguments)
-        if arguments.inspect:
-            return _inspect(arguments)
-        return _bake(arguments, sys.argv[1:] if argv is None else argv)
-    except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    if arguments.verify:
+        return _verify(arguments)
+    if arguments.inspect:
+        return _inspect(arguments)
+    return _bake(arguments, sys.argv[1:] if argv is None else argv)
 
 
 def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:

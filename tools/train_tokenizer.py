@@ -7,14 +7,13 @@ SentencePiece writes a `.model` file.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from rich.console import Console
 
-from megatron_prealign.command_line import describe, path_argument, tool
-from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon.corpus import read_documents
 from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
 from megatron_prealign.lexicon.problems import Problems
@@ -63,11 +62,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        _run(arguments, Console(stderr=True))
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    _run(arguments, Console(stderr=True))
     return 0
 
 

@@ -9,13 +9,11 @@ labels and lexicon entries that exist. The exit status is 0 where all are sound,
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import describe, path_argument, tool
+from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.data.verify import verify
-from megatron_prealign.errors import PrealignError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,12 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can mend."""
     arguments = build_parser().parse_args(argv)
-    try:
-        tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
-        found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}
-    except (PrealignError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
-        return 2
+    tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
+    found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}
     if arguments.json:
         print(json.dumps(found, ensure_ascii=False))
     else:

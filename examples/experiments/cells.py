@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipes import Recipe, digest, make_recipe
-from experiments.specs import Experiment, Scale, Stage
+from experiments.specs import Experiment, Scale, Stage, task_name
 from steps import write_json
 
 from megatron_prealign.errors import DataError
@@ -78,11 +78,6 @@ def essence(config: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 def task_key(task: Mapping[str, Any]) -> str:
     """Return a hash of a task's options."""
     return digest(task)
-
-
-def task_name(task: Mapping[str, Any]) -> str:
-    """Return the name under which a task's results are found."""
-    return str(task.get("name") or task.get("evaluation"))
 
 
 def make_cells(experiments: Sequence[Experiment], scale: Scale, seeds: Iterable[int]) -> list[Cell]:

@@ -13,8 +13,9 @@ from statistics import mean
 from typing import Any
 
 import yaml
-from experiments.cells import Cell, Result, fill, read_result, task_key, task_name, write_result
+from experiments.cells import Cell, Result, fill, read_result, task_key, write_result
 from experiments.recipes import digest
+from experiments.specs import task_name
 from steps import (
     REPOSITORY,
     Runner,
@@ -140,10 +141,14 @@ def training_step(cell: Cell, index: int, place: Place, before: tuple[Step, ...]
     if index:
         config.setdefault("checkpoint", {})["init_from"] = str(run_folder(cell, place, index))
     path = place.output / f"configs/{run.name}.yaml"
-    text = yaml.safe_dump(config, sort_keys=True)
+    write_if_changed(path, yaml.safe_dump(config, sort_keys=True))
+    return make_training(run.name, [path], run, [], *before, processes=cell.scale.processes)
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file that is as it should be only once: another grid may be reading it."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
-    return make_training(run.name, [path], run, [], *before, processes=cell.scale.processes)
 
 
 def remaining(cell: Cell, place: Place) -> int:
@@ -189,8 +194,7 @@ def evaluation_step(cell: Cell, place: Place, model: Path, output: Path, exporte
     tasks = yaml.safe_dump([fill(task, cell.recipe.files(place.data)) for task in cell.tasks], sort_keys=False)
     name = f"{cell.key}_evaluate_{digest(tasks, 6)}"
     path = place.output / f"evaluations/{name}.yaml"
-    if not path.exists() or path.read_text(encoding="utf-8") != tasks:
-        write_text(path, tasks)
+    write_if_changed(path, tasks)
     command = ["tools/evaluate.py", "--model", model, "--tasks", path, "--output", output, "--resume"]
     return make_step(name, command, [], exported, inputs=(path,))
 

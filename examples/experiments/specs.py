@@ -273,9 +273,14 @@ def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure
             )
 
 
+def task_name(task: Mapping[str, Any]) -> str:
+    """Return the name under which a task's results are found."""
+    return str(task.get("name") or task.get("evaluation"))
+
+
 def _task_problems(tasks: Sequence[Mapping[str, Any]], place: str) -> list[str]:
     """Return what is wrong with tasks, but for their files."""
-    names = [str(task.get("name") or task.get("evaluation")) for task in tasks]
+    names = [task_name(task) for task in tasks]
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     problems = [f"{place}: evaluations: {name} is the name of two tasks; rename one" for name in twice]
     for number, task in enumerate(tasks, start=1):

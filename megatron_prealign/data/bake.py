@@ -39,7 +39,6 @@ from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
 
 _PROBE_BYTES = 200_000
 _PROBED_PIECES = 20
-_PROBED_WORDS = 2000
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,8 @@ def bake(
     """
     started = time.time()
     materials = _prepare(options, log)
-    num_workers = 1 if options.executor == "ray" else options.num_workers
+    # Others bake on Ray, and nobody a dataset that is there.
+    num_workers = 1 if options.executor == "ray" or is_to_be_compared(options) else options.num_workers
     with LocalWorkers(num_workers, len(materials.pieces), materials.tokenizer) as workers:
         encoding = _encoding(options, materials, log)
         if not options.resume:

@@ -1,6 +1,5 @@
 """What to bake, and everything that can be wrong with it before anything is read."""
 
-import os
 import shutil
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from megatron_prealign.data.job import OnError, may_overwrite
 from megatron_prealign.data.manifest import DATA_SUFFIXES, manifest_path
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon.languages import language_problems
+from megatron_prealign.lexicon.output import can_be_made
 
 BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]
@@ -177,7 +177,6 @@ def _output_problems(options: BakeOptions) -> list[str]:
             f"--output-prefix {options.output_prefix}: is a folder; name what the files in it begin with, such as "
             f"{options.output_prefix / options.source_language}"
         )
-    parent = next(parent for parent in prefix.absolute().parents if parent.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
+    if not can_be_made(prefix):
         problems.append(f"{prefix.parent}: can't be written to")
     return problems

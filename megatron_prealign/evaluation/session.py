@@ -6,7 +6,6 @@ output's name.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -23,6 +22,7 @@ from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.frame import Progress
 from megatron_prealign.evaluation.task_list import Task
 from megatron_prealign.evaluation.vectors import model_tap_names
+from megatron_prealign.lexicon.output import can_be_made
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]
 """From a task's name to what shows its progress."""
@@ -54,8 +54,7 @@ class Session:
 
     def output_problems(self, *, resume: bool, overwrite: bool) -> list[str]:
         """Return why the results can't be written."""
-        parent = next(parent for parent in self.output.absolute().parents if parent.exists())
-        if self.output.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        if self.output.is_dir() or not can_be_made(self.output):
             return [f"{self.output}: can't be written: name a file in a folder that is there and can be written to"]
         if resume and overwrite:
             return ["--resume and --overwrite: the one keeps what is there, the other replaces it"]

@@ -29,6 +29,12 @@ def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = 
     return lost_inputs(target, inputs)
 
 
+def can_be_made(path: Path) -> bool:
+    """Tell whether a file can be written, after its folders are made where they lack."""
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    return nearest.is_dir() and os.access(nearest, os.W_OK)
+
+
 def lost_inputs(output: Path, inputs: Iterable[Path]) -> list[str]:
     """Return which inputs replacing an output would delete."""
     return [
