@@ -67,7 +67,7 @@ class Guard:
         sums = losses.sums()
         num_bad = sums.new_zeros(1)
         for buffer in _gradients(chunks):
-            # Both are NaN where anything is; on CPUs twenty times as fast as the largest absolute value.
+            # Both are NaN where anything is; on CPUs some fifteen times as fast as the largest absolute value.
             smallest, largest = torch.aminmax(buffer)
             num_bad += ~(smallest.isfinite() & largest.isfinite())
         sums = torch.cat([sums, num_bad])
