@@ -5,6 +5,7 @@ fit everywhere. The files are the same: torch.distributed.checkpoint's own reade
 """
 
 import io
+import mmap
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO, cast
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
@@ -96,23 +98,37 @@ class CheckpointTensors(Mapping[str, Tensor]):
             raise CheckpointError(f"{self.path}: parts of {name} are missing; use another checkpoint")
         try:
             parts = [self._read(item) for item in items]
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.path}: {name} can't be read ({error}); use another checkpoint") from error
         return _join(parts, items, sizes).reshape(shape)
 
     def _read(self, item: ReadItem) -> Tensor:
-        """Read the wanted part of one stored piece."""
+        """Return the wanted part of one stored piece."""
         place = self._metadata.storage_data[item.storage_index]
         with (self.path / place.relative_path).open("rb") as file:
-            piece: Tensor = torch.load(
-                cast(IO[bytes], _create_file_view(file, place.offset, place.length)), weights_only=True
-            )
+            piece = _mapped_tensor(file, place.offset, place.length)
         return narrow_tensor_by_index(piece, item.storage_offsets, item.lengths)
 
     def _stored(self, name: str) -> TensorStorageMetadata:
         stored = self._metadata.state_dict_metadata[self._places[name][0]]
         assert isinstance(stored, TensorStorageMetadata)
         return stored
+
+
+def _mapped_tensor(file: io.BufferedReader, offset: int, length: int) -> Tensor:
+    """Return a tensor that torch.save wrote at a place of a file, its memory the file's own pages; writes stay private.
+
+    Copying the weights into fresh memory would cost more than all else in an export.
+    """
+    with FakeTensorMode():  # reads all but the numbers, and notes where these are
+        stored: Tensor = torch.load(cast(IO[bytes], _create_file_view(file, offset, length)), weights_only=True)
+    storage = stored.untyped_storage()
+    start = offset + cast(int, storage._checkpoint_offset)
+    before = start % mmap.ALLOCATIONGRANULARITY
+    pages = mmap.mmap(file.fileno(), before + storage.nbytes(), access=mmap.ACCESS_COPY, offset=start - before)
+    pages.madvise(mmap.MADV_WILLNEED)
+    numbers = torch.frombuffer(pages, dtype=stored.dtype, offset=before)
+    return numbers.as_strided(stored.shape, stored.stride(), stored.storage_offset())
 
 
 def _join(parts: Sequence[Tensor], items: Sequence[ReadItem], sizes: Sequence[int]) -> Tensor:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_prealign.checkpoint.huggingface import (
     export,
@@ -126,3 +127,12 @@ def test_a_damaged_weight_is_named(checkpoint: Path, tmp_path: Path) -> None:
     weights = CheckpointTensors(tmp_path)
     with pytest.raises(CheckpointError, match=r"output_layer\.weight can't be read"):
         weights["output_layer.weight"]
+
+
+def test_a_weight_that_was_read_can_be_changed_and_the_checkpoint_stays(checkpoint: Path) -> None:
+    weights = CheckpointTensors(checkpoint)
+    first = weights["output_layer.weight"]
+    before = first.clone()
+    first.zero_()
+    assert before.any()
+    assert torch.equal(weights["output_layer.weight"], before)
