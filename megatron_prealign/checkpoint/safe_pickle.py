@@ -142,9 +142,9 @@ def load_plain(source: Any, path: Path) -> Any:
         return torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        # torch puts advice to switch the safety off around it.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    except Exception as error:
+        # Damaged pickles raise errors of many types; torch puts advice to switch the safety off around some.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if line.startswith(_TORCH_REASONS)), lines[0])
         raise CheckpointError(
             f"{path}: damaged, or it holds more than tensors and plain values ({reason}); use another checkpoint"
