@@ -1,7 +1,9 @@
 """lm-evaluation-harness on an exported folder, offline: a multiple-choice task in the shape of XCOPA, in a file."""
 
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +33,7 @@ DOCUMENTS = [
     ("Он опоздал на поезд.", "cause", "Он проспал.", "Он купил новую книгу.", 0),
 ]
 JOINT = {"cause": "because", "effect": "therefore"}
-TASK = """task: local_xcopa
+TASK = """task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files:
@@ -63,6 +65,25 @@ def expected_accuracy(folder: Path) -> float:
     return num_right / len(DOCUMENTS)
 
 
+def write_task(folder: Path, name: str, documents: list[tuple[str, str, str, str, int]]) -> None:
+    """Write a task of lm-evaluation-harness and its documents."""
+    fields = ("premise", "question", "choice1", "choice2", "label")
+    lines = [json.dumps(dict(zip(fields, document, strict=True))) for document in documents]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    task = TASK.format(name=name, path=folder / f"{name}.jsonl")
+    (folder / f"{name}.yaml").write_text(task, encoding="utf-8")
+
+
+def draw_documents(count: int) -> list[tuple[str, str, str, str, int]]:
+    """Return documents of drawn words whose right choice is drawn."""
+    words = random.Random(3)
+    sample = ("tap", "bug", "pond", "ice", "light", "rain", "girl", "train")
+    return [
+        (f"The {words.choice(sample)} was there.", "effect", *words.sample(sample, 2), words.randrange(2))
+        for _ in range(count)
+    ]
+
+
 @pytest.mark.slow
 def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
@@ -70,14 +91,11 @@ def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) ->
     import_folder(source, tmp_path / "checkpoint")
     export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported")
     shut_down_distributed()
-    fields = ("premise", "question", "choice1", "choice2", "label")
-    lines = [json.dumps(dict(zip(fields, document, strict=True))) for document in DOCUMENTS]
     (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "documents.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    task = TASK.format(path=tmp_path / "task" / "documents.jsonl")
-    (tmp_path / "task" / "local_xcopa.yaml").write_text(task, encoding="utf-8")
+    write_task(tmp_path / "task", "local_xcopa", DOCUMENTS)
+    write_task(tmp_path / "task", "random_labels", draw_documents(400))
     (tmp_path / "tasks.yaml").write_text(
-        f"- {{evaluation: lm_eval, tasks: local_xcopa, include_path: {tmp_path / 'task'}, batch_size: 4}}\n"
+        f"- {{evaluation: lm_eval, tasks: [local_xcopa, random_labels], include_path: {tmp_path / 'task'}}}\n"
     )
 
     command = [
@@ -98,6 +116,8 @@ def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) ->
     assert results["local_xcopa"]["acc"] == expected
     assert results["local_xcopa"]["num_documents"] == len(DOCUMENTS)
     assert 0 < expected < 1
+    # Three standard deviations of a coin.
+    assert abs(results["random_labels"]["acc"] - 0.5) < 3 * math.sqrt(0.25 / 400)
 
     # Without the hub the tasks of others are known by name, but their data is out of reach.
     options = Options(tasks=("xnli_de", "xcopa_zh", "xstorycloze_*", "pawsx", "local_xkopa"), include_path=("gone",))

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.kinds.validation_loss import EVALUATION, Options
 from megatron_prealign.platform import shut_down_distributed
 from tests.workspace import MakeValues
@@ -60,6 +62,13 @@ def test_the_folder_has_the_losses_and_the_retrieval_of_the_loop(
         assert found["en"][name] == pytest.approx(expected[name]["en"], abs=1e-4), name
     # Far from that of even predictions, which a model could have with any weights in the wrong place.
     assert abs(expected["loss"]["en"] - math.log(300)) > 0.1
+    folder = open_folder(tmp_path / "out")
+    with torch.no_grad():
+        folder.model.get_output_embeddings().weight.zero_()
+    options = Options(config=str(tmp_path / "run" / "config.yaml"))
+    chance = EVALUATION.run(folder, options, lambda done, total, part="": None)
+    for name in ("loss", "switched_loss", "ordinary_loss"):
+        assert chance["en"][name] == pytest.approx(math.log(300), abs=1e-5), name
     assert results["retrieval"].keys() == expected["retrieval"].keys() == {"trained", "held_out"}
     for pair_set, pairs in expected["retrieval"].items():
         for name, value in pairs["en-de"].items():
