@@ -56,7 +56,7 @@ class Step:
     name: str
     """Short and unique; names the marker and the log."""
     command: tuple[str, ...]
-    """The command line, run in the root of the repository."""
+    """The command line, an interpreter first; run in the root of the repository."""
     outputs: tuple[Path, ...]
     """Files and folders it makes."""
     depends_on: tuple["Step", ...] = ()
@@ -69,8 +69,9 @@ class Step:
     @property
     def fingerprint(self) -> str:
         """Return a hash of the command, the content of its inputs, and all steps before it."""
+        # The interpreter's path says nothing: the virtual environment may be made anew elsewhere.
         content = [
-            self.command,
+            self.command[1:],
             [path.read_text(encoding="utf-8") for path in self.inputs],
             [step.fingerprint for step in self.depends_on],
         ]

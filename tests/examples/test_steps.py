@@ -81,6 +81,11 @@ def test_a_change_upstream_or_of_a_configuration_changes_the_fingerprint(tmp_pat
     assert second.fingerprint != before
 
 
+def test_another_interpreter_makes_the_same(tmp_path: Path) -> None:
+    here, elsewhere = (Step("one", (python, "tool.py"), (tmp_path / "out",)) for python in ("here", "elsewhere"))
+    assert here.fingerprint == elsewhere.fingerprint
+
+
 @pytest.mark.parametrize(("resumable", "content"), [(True, "xx"), (False, "x")])
 def test_only_resumable_steps_keep_what_an_interrupted_call_left(
     runner: Runner, tmp_path: Path, resumable: bool, content: str
