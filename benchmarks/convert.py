@@ -30,7 +30,7 @@ from megatron_prealign.checkpoint.huggingface import export_checkpoint
 from megatron_prealign.checkpoint.huggingface.mapping import megatron_shapes
 from megatron_prealign.checkpoint.tensors import write_tensors
 from megatron_prealign.config import Config, ModelConfig, count_parameters, dump_config
-from megatron_prealign.lexicon.output import sync
+from megatron_prealign.files import sync
 
 MODEL = ModelConfig(
     num_layers=24,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
-from megatron_prealign.lexicon.output import atomic_folder, atomic_text_file
+from megatron_prealign.files import atomic_folder, atomic_text_file
 
 LANGUAGES = (
     *("en-us", "de", "fr", "es", "it", "pl", "pt-br", "ru", "zh-cn", "zh-tw", "ja", "ko", "hi", "tr", "nl", "sv"),

@@ -36,8 +36,8 @@ from benchmarks.step_ways import BATCHES, CONFIG, WAYS, WEIGHTS
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, model_config_json
 from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
 from megatron_prealign.config import Config, config_from_dict, dump_config
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.data.bake.bake import bake
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.data.blend import build_train_dataset
 from megatron_prealign.data.sampler import StepLoader
 from megatron_prealign.data.tokenizer import load_tokenizer

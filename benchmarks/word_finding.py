@@ -25,13 +25,13 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_prealign.data.compile_lexicon import compile_lexicon
-from megatron_prealign.data.documents import read_texts
-from megatron_prealign.data.inputs import cut_into_pieces
-from megatron_prealign.data.matching import find_matches
-from megatron_prealign.data.token_classes import classify_vocabulary, is_letters
+from megatron_prealign.data.bake.documents import read_texts
+from megatron_prealign.data.bake.inputs import cut_into_pieces
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.matching import find_matches
+from megatron_prealign.data.codeswitch.token_classes import classify_vocabulary, is_letters
+from megatron_prealign.data.codeswitch.words import Words, find_eligible, find_words, token_flags
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.words import Words, find_eligible, find_words, token_flags
 from megatron_prealign.lexicon import read_lexicon
 
 _TAINTS = frozenset("@\\_=<>{}|~^#$`/&%+*")

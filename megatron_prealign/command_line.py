@@ -15,6 +15,10 @@ Main = Callable[..., int]
 _INTERRUPTED = 130
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show defaults, and the description as it is written."""
+
+
 def tool(main: Main) -> Main:
     """Decorate a tool's main function: what the user can mend, and an interrupt, end in a message and a code.
 

@@ -24,16 +24,15 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.corpus.files import find_files
+from megatron_prealign.errors import ConfigError, DataError, Problems
+from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
-from megatron_prealign.lexicon.corpus import read_documents
-from megatron_prealign.lexicon.corpus_files import find_files
 from megatron_prealign.lexicon.coverage import count_corpus_words
 from megatron_prealign.lexicon.languages import language_problems
-from megatron_prealign.lexicon.output import atomic_text_file, output_problems
-from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.readers import FORMATS, parse_languages
 from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, translate_words
 
@@ -48,17 +47,13 @@ _LANGUAGE_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_,-]*)=(.+)", re.DOTALL)
 _NUM_MISSED_SHOWN = 12
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_dictionaries(commands.add_parser("dictionaries", help="build a lexicon", formatter_class=_HelpFormatter))
+    _add_dictionaries(commands.add_parser("dictionaries", help="build a lexicon", formatter_class=HelpFormatter))
     _add_translate(
-        commands.add_parser("translate", help="have words of a corpus translated", formatter_class=_HelpFormatter)
+        commands.add_parser("translate", help="have words of a corpus translated", formatter_class=HelpFormatter)
     )
     return parser
 

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     options.run(options)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     to_hf = _command(commands, "to-hf", _to_hf, "write a checkpoint of any layout as a Hugging Face folder")

@@ -35,7 +35,7 @@ LEXICON_OPTIONS = ("source_language", "target_language", "max_pairs", "seed")
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation; return 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     if options.list is not None:
         _print_list(options.list)
         return 0
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog=f"Evaluations that --tasks can name: {', '.join(evaluation_names())}; --list says what they measure.",

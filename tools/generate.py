@@ -15,14 +15,15 @@ from megatron_prealign.errors import DataError
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 after an error that the user can mend."""
-    options = _parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     for prompt, continuation, has_stopped in generate(options):
         print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
         print("[end]" if has_stopped else f"[cut after {options.max_new_tokens} tokens]")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Build the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

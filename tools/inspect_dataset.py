@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megatron_prealign.command_line import path_argument, tool
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
 from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import ConfigError
+from megatron_prealign.files import atomic_text_file
 from megatron_prealign.lexicon import read_lexicon
-from megatron_prealign.lexicon.output import atomic_text_file
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -38,13 +38,9 @@ td {{ white-space: pre }} .switched {{ background: #fff3c4 }}</style>
 """
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("dataset", type=path_argument, help="the dataset's path without .bin")
     parser.add_argument("--tokenizer-model", type=path_argument, metavar="PATH", help="the tokenizer of the bake")
     parser.add_argument(

@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.corpus.documents import Document, read_documents
+from megatron_prealign.errors import ConfigError, DataError, Problems
+from megatron_prealign.files import atomic_folder, atomic_text_file, output_problems
 from megatron_prealign.lexicon import (
     Lexicon,
     clone_lexicon,
@@ -32,18 +34,11 @@ from megatron_prealign.lexicon import (
     frequent_words,
 )
 from megatron_prealign.lexicon.clone import clone_ids, shared_ids
-from megatron_prealign.lexicon.corpus import Document, read_documents
-from megatron_prealign.lexicon.output import atomic_folder, atomic_text_file, output_problems
-from megatron_prealign.lexicon.problems import Problems
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     group = parser.add_argument_group("tokenizer")
     group.add_argument(
         "--tokenizer", type=path_argument, help="byte-level BPE tokenizer.json, or the folder that holds it"

@@ -16,8 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.errors import DataError
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.evaluation.knowledge.facts import (
     Design,
     Fact,
@@ -28,19 +29,13 @@ from megatron_prealign.evaluation.knowledge.facts import (
 )
 from megatron_prealign.evaluation.knowledge.mixing import mix, num_kept_at_end
 from megatron_prealign.evaluation.knowledge.spec import KnowledgeSpec, read_spec
+from megatron_prealign.files import atomic_folder, output_problems
 from megatron_prealign.lexicon import normalize_language
-from megatron_prealign.lexicon.corpus import read_documents
-from megatron_prealign.lexicon.output import atomic_folder, output_problems
-from megatron_prealign.lexicon.problems import Problems
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--spec", type=path_argument, required=True, help="YAML file with types, relations and their wording"
     )

@@ -13,8 +13,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.errors import DataError
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.evaluation.classification.passages import (
     Passage,
     balance,
@@ -22,19 +23,13 @@ from megatron_prealign.evaluation.classification.passages import (
     cut_passages,
     without,
 )
+from megatron_prealign.files import atomic_folder, output_problems
 from megatron_prealign.lexicon import CLONE_LANGUAGE, clone_text, find_clone_character
-from megatron_prealign.lexicon.corpus import read_documents
-from megatron_prealign.lexicon.output import atomic_folder, output_problems
-from megatron_prealign.lexicon.problems import Problems
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     for name, what in (("--train", "fine-tuning"), ("--test", "the test, others than those of --train")):
         parser.add_argument(
             name, nargs="+", action="extend", required=True, metavar="PATH", help=f"JSONL documents for {what}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.errors import DataError, PrealignError
-from megatron_prealign.lexicon.output import atomic_text_file, output_problems
+from megatron_prealign.files import atomic_text_file, output_problems
 
 
 @tool

@@ -21,9 +21,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.data.bake import bake, submit
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.data.bake.bake import bake, submit
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.data.inspection import inspect_document
 from megatron_prealign.data.statistics import statistics_table
 from megatron_prealign.data.tokenizer import load_tokenizer
@@ -35,13 +35,9 @@ from megatron_prealign.lexicon import normalize_language, read_lexicon
 _LOW_COVERAGE = 0.005
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     _add_corpus(parser)
     _add_switch(parser)
     _add_output(parser)

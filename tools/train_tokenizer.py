@@ -12,16 +12,15 @@ from functools import partial
 
 from rich.console import Console
 
-from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.errors import ConfigError
-from megatron_prealign.lexicon.corpus import read_documents
-from megatron_prealign.lexicon.output import atomic_file, atomic_folder, output_problems
-from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.errors import ConfigError, Problems
+from megatron_prealign.files import atomic_file, atomic_folder, output_problems
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--input",
         action="append",
@@ -52,10 +51,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
 
 
 @tool

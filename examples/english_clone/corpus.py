@@ -36,7 +36,9 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from megatron_prealign.command_line import tool
 from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.files import write_atomically
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from downloads import download_wheel
@@ -231,16 +233,6 @@ def write_splits(
     return characters
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
-
-
 def iterate_documents(wheel: Path, workers: int) -> Iterator[Document]:
     """Yield every document; text that is not plain ASCII is left out.
 
@@ -275,13 +267,10 @@ def build(arguments: argparse.Namespace) -> None:
         print(f"{split}.jsonl: {counts.total() / 1e6:.2f} M characters ({parts})", file=sys.stderr)
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    try:
-        build(parse_arguments(argv))
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    build(parse_arguments(argv))
     return 0
 
 

@@ -19,7 +19,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.output import atomic_folder, output_problems
+from megatron_prealign.files import atomic_folder, output_problems
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from downloads import download_debian, download_npm, download_wheel, unpack_debian

@@ -13,7 +13,6 @@ Parts of the held-out English words, for each language:
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
@@ -23,12 +22,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.command_line import tool
+from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.retrieval import retrieval_scores, select_pairs, token_ids_of
 from megatron_prealign.evaluation.vectors import word_vectors
+from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.output import atomic_text_file, output_problems
 
 STEM_LETTERS = 5
 MIN_STEM_LETTERS = 3
@@ -101,6 +101,7 @@ def show(results: dict[str, dict[str, Any]], languages: Sequence[str]) -> None:
         Console().print(table)
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,19 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", type=Path, required=True, help="held-out pairs")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     arguments = parser.parse_args(argv)
-    try:
-        if problems := output_problems(arguments.output, overwrite=False):
-            raise DataError(problems)
-        trained, held_out = (read_lexicon([path], "en") for path in (arguments.lexicon, arguments.held_out))
-        results = {}
-        for name, _, path in (text.partition("=") for text in arguments.model):
-            folder = open_folder(Path(path))
-            results[name] = {language: measure(folder, trained, held_out, language) for language in held_out.languages}
-        with atomic_text_file(arguments.output) as stream:
-            json.dump(results, stream, indent=2)
-    except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if problems := output_problems(arguments.output, overwrite=False):
+        raise DataError(problems)
+    trained, held_out = (read_lexicon([path], "en") for path in (arguments.lexicon, arguments.held_out))
+    results = {}
+    for name, _, path in (text.partition("=") for text in arguments.model):
+        folder = open_folder(Path(path))
+        results[name] = {language: measure(folder, trained, held_out, language) for language in held_out.languages}
+    with atomic_text_file(arguments.output) as stream:
+        json.dump(results, stream, indent=2)
     show(results, held_out.languages)
     return 0
 

@@ -6,16 +6,16 @@ python examples/real_lexicons/lexicons.py --lexicon runs/real_lexicons/dictionar
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import wordfreq
 
-from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.command_line import tool
+from megatron_prealign.errors import ConfigError
+from megatron_prealign.files import atomic_folder
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.output import atomic_folder
 
 
 def most_frequent(lexicon: Lexicon, num_words: int) -> Lexicon:
@@ -40,6 +40,7 @@ def describe(trained: Lexicon, held_out: Lexicon, language: str) -> dict[str, An
     }
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,20 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out-ratio", type=float, default=0.1, help="share of the English words, (0, 1)")
     parser.add_argument("--seed", type=int, default=1, help="of the choice of words that are held out")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.num_words < 2 or not 0 < arguments.held_out_ratio < 1:
-            raise ConfigError("--num-words must be at least 2, --held-out-ratio above 0 and below 1")
-        lexicon = most_frequent(read_lexicon([arguments.lexicon], "en"), arguments.num_words)
-        trained, held_out = lexicon.split(arguments.held_out_ratio, arguments.seed)
-        counts: dict[str, Any] = {"words": {"trained": len(trained), "held_out": len(held_out)}}
-        counts |= {language: describe(trained, held_out, language) for language in lexicon.languages}
-        with atomic_folder(arguments.output) as folder:
-            trained.write_tsv(folder / "lexicon.tsv")
-            held_out.write_tsv(folder / "held_out.tsv")
-            (folder / "counts.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
-    except (PrealignError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.num_words < 2 or not 0 < arguments.held_out_ratio < 1:
+        raise ConfigError("--num-words must be at least 2, --held-out-ratio above 0 and below 1")
+    lexicon = most_frequent(read_lexicon([arguments.lexicon], "en"), arguments.num_words)
+    trained, held_out = lexicon.split(arguments.held_out_ratio, arguments.seed)
+    counts: dict[str, Any] = {"words": {"trained": len(trained), "held_out": len(held_out)}}
+    counts |= {language: describe(trained, held_out, language) for language in lexicon.languages}
+    with atomic_folder(arguments.output) as folder:
+        trained.write_tsv(folder / "lexicon.tsv")
+        held_out.write_tsv(folder / "held_out.tsv")
+        (folder / "counts.json").write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(counts, indent=2))
     return 0
 

@@ -9,14 +9,13 @@ recomputation, and one layer's 34), and the logits in bf16, in fp32 and their gr
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_prealign.command_line import tool
 from megatron_prealign.config import PRESETS, Config, count_parameters, load_resolved
 from megatron_prealign.config.flops import count_flops_per_token
-from megatron_prealign.errors import PrealignError
 
 H100_FLOPS = 989e12
 LAYER_BYTES, KEPT_BYTES = 34, 2
@@ -97,6 +96,7 @@ class Arithmetic:
         ]
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the arithmetic of configurations."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -105,11 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mfu", type=float, default=0.35, help="share of the peak, (0, 1]")
     arguments = parser.parse_args(argv)
     for path in arguments.configs:
-        try:
-            config = load_resolved(path)
-        except PrealignError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        config = load_resolved(path)
         print(path)
         print("\n".join(f"  {line}" for line in Arithmetic(config, arguments.gpus, arguments.mfu).lines()))
     return 0

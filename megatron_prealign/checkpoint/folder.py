@@ -21,7 +21,7 @@ from typing import Any
 
 from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, quick_problems
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.lexicon.output import sync
+from megatron_prealign.files import sync, write_atomically
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
@@ -187,12 +187,3 @@ def sweep(checkpoints: Path) -> None:
     """Delete what saves and prunings that were cut off left behind."""
     for leftover in checkpoints.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file under a temporary name, sync it, and rename it into place."""
-    temporary = path.with_name(path.name + TEMPORARY)
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)

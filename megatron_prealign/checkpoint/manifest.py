@@ -14,7 +14,7 @@ from typing import Any
 
 from megatron_prealign.data.manifest import Manifest, file_hash
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.lexicon.output import sync
+from megatron_prealign.files import sync
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_prealign.checkpoint.folder import write_atomically
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.files import write_atomically
 from megatron_prealign.platform.agreement import on_first_rank
 
 LOCK = "run.lock"

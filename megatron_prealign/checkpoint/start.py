@@ -17,7 +17,7 @@ from megatron_prealign.checkpoint.tensors import write_tensors
 from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.lexicon.output import atomic_folder
+from megatron_prealign.files import atomic_folder
 
 VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
 

@@ -12,7 +12,7 @@ from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
-from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.data.corpora import read_corpora, split_problem, split_range
 from megatron_prealign.data.dataset import CodeSwitchDataset
 from megatron_prealign.data.index_cache import IndexCache

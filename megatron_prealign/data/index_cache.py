@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.output import atomic_file
+from megatron_prealign.files import atomic_file
 
 Arrays = tuple[NDArray[Any], ...]
 

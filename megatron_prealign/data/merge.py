@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from megatron_prealign import __version__
+from megatron_prealign.data.bake.publish import existing_files, publish, staging
 from megatron_prealign.data.indexed import IndexedReader, IndexedWriter, WrittenFile
 from megatron_prealign.data.manifest import Manifest, read_manifest
-from megatron_prealign.data.publish import existing_files, publish, staging
 from megatron_prealign.data.verify import verify
 from megatron_prealign.errors import DataError
 

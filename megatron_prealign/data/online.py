@@ -17,9 +17,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
-from megatron_prealign.data.codeswitch import Switched, codeswitch
+from megatron_prealign.data.codeswitch.codeswitch import Switched, codeswitch
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
 from megatron_prealign.data.dataset import CodeSwitchDataset, CodeSwitchDatasetConfig, no_full_sample, order_samples
-from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.errors import DataError
 
 _TOKENS_AT_ONCE = 1 << 18

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.languages import normalize_language
-from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.reading import UNREADABLE, numbered_lines, read_bytes
 
 if TYPE_CHECKING:

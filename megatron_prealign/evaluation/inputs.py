@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.corpus import read_documents
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.languages import normalize_language
-from megatron_prealign.lexicon.problems import Problems
 
 
 def read_texts(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, list[str]]:
@@ -23,7 +22,9 @@ def read_texts(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, l
     for language, names in paths.items():
         documents = [document.text for document in read_documents(names, json_key, problems)]
         if not language.strip():
-            problems.add(f"texts: {', '.join(names)} stands under a language without a name; write its code, such as de")
+            problems.add(
+                f"texts: {', '.join(names)} stands under a language without a name; write its code, such as de"
+            )
         elif not names:
             problems.add(f"texts names no file of {language}; give one, or leave the language out")
         elif documents and not any(text.strip() for text in documents):

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign import __version__
-from megatron_prealign.checkpoint.folder import write_atomically
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.frame import Progress
 from megatron_prealign.evaluation.task_list import Task
 from megatron_prealign.evaluation.vectors import model_tap_names
-from megatron_prealign.lexicon.output import can_be_made
+from megatron_prealign.files import can_be_made, write_atomically
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]
 """From a task's name to what shows its progress."""

@@ -5,9 +5,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon import Lexicon
-from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.reading import UNREADABLE, numbered_lines, read_bytes
 
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_prealign.errors import Problems
 from megatron_prealign.lexicon.glosses import split_glosses, strip_annotations
-from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.reading import (
     UNREADABLE,
     Languages,

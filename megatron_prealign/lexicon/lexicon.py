@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.lexicon.output import atomic_text_file
+from megatron_prealign.files import atomic_text_file
 
 TSV_COLUMNS = ("source", "translation", "language", "weight")
 

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.cedict import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_edict
 from megatron_prealign.lexicon.collector import paused_collector
 from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
 from megatron_prealign.lexicon.ding import parse_ding
 from megatron_prealign.lexicon.languages import normalize_language, primary_language
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
-from megatron_prealign.lexicon.problems import Problems
 from megatron_prealign.lexicon.reading import (
     UNREADABLE,
     Languages,

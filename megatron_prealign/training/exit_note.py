@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from megatron_prealign.lexicon.output import atomic_text_file
+from megatron_prealign.files import atomic_text_file
 
 _NAME = "exit.json"
 

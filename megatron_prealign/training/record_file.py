@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from megatron_prealign.lexicon.output import atomic_file, sync
+from megatron_prealign.files import atomic_file, sync
 
 RECORDS = "metrics.jsonl"
 DISCARDED = "metrics.discarded.jsonl"

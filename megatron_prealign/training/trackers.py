@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import yaml
 
-from megatron_prealign.checkpoint.folder import write_atomically
 from megatron_prealign.config import Config, dump_config
 from megatron_prealign.config.logging import LoggingConfig
+from megatron_prealign.files import write_atomically
 from megatron_prealign.training.tracker_thread import Tracker, TrackerThread
 
 _MOST_PARAMETERS = 100  # MLflow takes no more at once

@@ -6,8 +6,8 @@ from megatron_prealign.alignment import Taps
 from megatron_prealign.config import AlignmentConfig, Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_batches import WordBatches
-from megatron_prealign.data.word_table import WordTable
+from megatron_prealign.data.word_batches.batches import WordBatches
+from megatron_prealign.data.word_batches.table import WordTable
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.platform import Layout

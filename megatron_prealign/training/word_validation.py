@@ -19,7 +19,7 @@ from torch import Tensor
 from megatron_prealign.alignment import Taps, WordMicrobatch, gather_ranks
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_packing import PackedWords, pack_words
+from megatron_prealign.data.word_batches.packing import PackedWords, pack_words
 from megatron_prealign.evaluation.retrieval import (
     WordPairs,
     retrieval_scores,

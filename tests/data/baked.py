@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.data.bake.bake import bake
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.data.manifest import DATA_SUFFIXES, FORMAT_VERSION, Manifest, file_hash, manifest_path
 
 Documents = Sequence[tuple[np.ndarray, np.ndarray]]

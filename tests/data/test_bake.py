@@ -19,14 +19,14 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
-from megatron_prealign.data import documents as documents_module
-from megatron_prealign.data import inputs as inputs_module
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
-from megatron_prealign.data.codeswitch import codeswitch
-from megatron_prealign.data.compile_lexicon import compile_lexicon
-from megatron_prealign.data.executors import LocalWorkers
-from megatron_prealign.data.job import Job
+from megatron_prealign.data.bake import documents as documents_module
+from megatron_prealign.data.bake import inputs as inputs_module
+from megatron_prealign.data.bake.bake import bake
+from megatron_prealign.data.bake.executors import LocalWorkers
+from megatron_prealign.data.bake.job import Job
+from megatron_prealign.data.bake.options import BakeOptions
+from megatron_prealign.data.codeswitch.codeswitch import codeswitch
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.data.labels import apply_switch_records
 from megatron_prealign.data.manifest import Manifest, check_manifest, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer

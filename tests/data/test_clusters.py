@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.data import inputs as inputs_module
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.data.bake import inputs as inputs_module
+from megatron_prealign.data.bake.bake import bake
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.errors import DataError
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_prealign.data.codeswitch import Switched, codeswitch
-from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.codeswitch import Switched, codeswitch
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
 from megatron_prealign.data.draws import Counter, document_keys, draw, stream_keys
 from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records
-from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.lexicon import Lexicon, Translation, uses_spaces
 

@@ -10,9 +10,9 @@ import pytest
 from backports import zstd
 from pyarrow import parquet
 
-from megatron_prealign.data import documents, inputs
-from megatron_prealign.data.documents import locate, read_texts
-from megatron_prealign.data.inputs import cut_into_pieces, expand_inputs
+from megatron_prealign.data.bake import documents, inputs
+from megatron_prealign.data.bake.documents import locate, read_texts
+from megatron_prealign.data.bake.inputs import cut_into_pieces, expand_inputs
 from megatron_prealign.errors import DataError
 
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from megatron_prealign.data.documents import locate, read_texts
-from megatron_prealign.data.inputs import cut_into_pieces, expand_inputs
+from megatron_prealign.data.bake.documents import locate, read_texts
+from megatron_prealign.data.bake.inputs import cut_into_pieces, expand_inputs
 from megatron_prealign.errors import DataError
 
 LINES = b'{"text": "one"}\n{"text": "two"}\n\n{"id": 3}\n' * 40

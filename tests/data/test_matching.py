@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megatron_prealign.data.codeswitch import codeswitch
-from megatron_prealign.data.compile_lexicon import compile_lexicon
-from megatron_prealign.data.matching import find_matches
-from megatron_prealign.data.switch_table import SwitchTable
+from megatron_prealign.data.codeswitch.codeswitch import codeswitch
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.matching import find_matches
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.lexicon import Lexicon, Translation
 

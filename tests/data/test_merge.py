@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.data.bake import BakeOptions, bake
+from megatron_prealign.data.bake.bake import BakeOptions, bake
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.merge import merge_datasets
 from megatron_prealign.data.verify import verify

@@ -10,11 +10,11 @@ import pytest
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
 from megatron_prealign.data import online as online_module
-from megatron_prealign.data.bake import bake
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.data.bake.bake import bake
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.data.blend import build_train_dataset
-from megatron_prealign.data.codeswitch import codeswitch
-from megatron_prealign.data.compile_lexicon import compile_lexicon
+from megatron_prealign.data.codeswitch.codeswitch import codeswitch
+from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.data.indexed import IndexedReader
 from megatron_prealign.data.labels import IGNORE, apply_switch_records
 from megatron_prealign.data.tokenizer import Tokenizer

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_prealign.data import compile_lexicon as compile_module
-from megatron_prealign.data import switch_table
-from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.data.codeswitch import compile_lexicon as compile_module
+from megatron_prealign.data.codeswitch import switch_table
+from megatron_prealign.data.codeswitch.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable, WeightedChoice
+from megatron_prealign.data.codeswitch.word_forms import NUM_FORMS, WordEncoder
 from megatron_prealign.data.ragged import spread
-from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_forms import NUM_FORMS, WordEncoder
 from megatron_prealign.lexicon import Lexicon, Translation
 
 PAIRS = [("bank", "Ufer", "de"), ("bank", "银行", "zh"), ("statement", "Aussage", "de"), ("polish", "polieren", "de")]

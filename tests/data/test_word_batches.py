@@ -11,8 +11,8 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.word_batches import WordBatch, WordBatches
-from megatron_prealign.data.word_table import WordTable
+from megatron_prealign.data.word_batches.batches import WordBatch, WordBatches
+from megatron_prealign.data.word_batches.table import WordTable
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
 

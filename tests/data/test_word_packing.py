@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_prealign.data.word_packing import pack_words, place_words
+from megatron_prealign.data.word_batches.packing import pack_words, place_words
 
 
 @given(st.lists(st.integers(1, 16), max_size=60), st.integers(16, 40))

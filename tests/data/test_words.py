@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import regex
 
-from megatron_prealign.data.token_classes import classify_vocabulary
+from megatron_prealign.data.codeswitch.token_classes import classify_vocabulary
+from megatron_prealign.data.codeswitch.words import Words, find_eligible, find_words, hash_words, token_flags
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.words import Words, find_eligible, find_words, hash_words, token_flags
 
 FOREIGN = "Die Straße – «Über»: Банк стоит, под дождём! 银行在河边。 L'été déjà. naïve 😀 हिन्दी भाषा عربى x2 3D a_b"
 

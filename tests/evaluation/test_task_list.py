@@ -95,7 +95,7 @@ def test_shared_names_and_missing_inputs(tmp_path: Path) -> None:
         f"{path}:3: perplexity: texts names no language; write a language and its file",
         f"{path}:4: empty: texts names no file of en; give one, or leave the language out",
         f"{path}:5: nameless: gone.jsonl: no such input file",
-        f"{path}:5: nameless: texts: gone.jsonl stands under a language without a name; write its code, such as de",
+        f"{path}:5: nameless: texts: gone.jsonl stands under a language without name; write its code, such as de",
     ]
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.corpus import read_documents
-from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.corpus.documents import read_documents
+from megatron_prealign.errors import DataError, Problems
 
 
 def test_jsonl_and_text_files_stream_in_order(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.output import atomic_file, atomic_folder, atomic_text_file
+from megatron_prealign.files import atomic_file, atomic_folder, atomic_text_file
 
 
 def test_text_file_appears_when_complete(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_prealign.errors import Problems
 from megatron_prealign.evaluation.knowledge.questions import read_questions
-from megatron_prealign.lexicon.problems import Problems
 from tools.make_knowledge import main
 
 SPEC = str(Path(__file__).resolve().parents[2] / "examples/knowledge/spec.yaml")

@@ -36,7 +36,7 @@ from megatron_prealign.checkpoint.names import local_name
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import Config, ModelConfig, load_resolved
 from megatron_prealign.errors import CheckpointError, PrealignError
-from megatron_prealign.lexicon.output import lost_inputs, sync
+from megatron_prealign.files import lost_inputs, sync
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MAX_SHARD_SIZE = "5GB"

@@ -15,7 +15,7 @@ from megatron_prealign.checkpoint.start import Origin, Start, write_start
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError
-from megatron_prealign.lexicon.output import output_problems
+from megatron_prealign.files import output_problems
 
 _TIED_COPIES = ("lm_head.weight", "embed_out.weight")
 

@@ -15,7 +15,7 @@ from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError
-from megatron_prealign.lexicon.output import output_problems
+from megatron_prealign.files import output_problems
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 _FORMAT = "torch_dist"

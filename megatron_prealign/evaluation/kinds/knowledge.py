@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from megatron_prealign.errors import Problems
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
 from megatron_prealign.evaluation.knowledge.questions import Question, read_questions
-from megatron_prealign.lexicon.problems import Problems
 
 if TYPE_CHECKING:
     from rich.table import Table

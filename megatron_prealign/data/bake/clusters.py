@@ -11,9 +11,9 @@ from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from megatron_prealign.data.bake_piece import bake_share
+from megatron_prealign.data.bake.job import Job
+from megatron_prealign.data.bake.piece import bake_share
 from megatron_prealign.data.encoders import limit_threads
-from megatron_prealign.data.job import Job
 from megatron_prealign.errors import DataError
 
 

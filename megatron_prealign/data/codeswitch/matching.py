@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
+from megatron_prealign.data.codeswitch.words import Words, find_eligible, find_letter_tokens, find_words, token_flags
 from megatron_prealign.data.ragged import spread
-from megatron_prealign.data.switch_table import SwitchTable
-from megatron_prealign.data.words import Words, find_eligible, find_letter_tokens, find_words, token_flags
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign import __version__
-from megatron_prealign.data.bake_options import BakeOptions
+from megatron_prealign.data.bake.inputs import Piece
+from megatron_prealign.data.bake.job import Job, JobSettings
+from megatron_prealign.data.bake.options import BakeOptions
 from megatron_prealign.data.indexed import WrittenFile, optimal_dtype
-from megatron_prealign.data.inputs import Piece
-from megatron_prealign.data.job import Job, JobSettings
 from megatron_prealign.data.manifest import FORMAT_VERSION, Manifest, check_manifest, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from megatron_prealign.data.encode_piece import EncodingSettings
-from megatron_prealign.data.inputs import Piece
-from megatron_prealign.data.switch_table import SwitchTable
-from megatron_prealign.data.word_forms import WordEncoder
+from megatron_prealign.data.bake.encode_piece import EncodingSettings
+from megatron_prealign.data.bake.inputs import Piece
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
+from megatron_prealign.data.codeswitch.word_forms import WordEncoder
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.output import atomic_text_file
+from megatron_prealign.files import atomic_text_file
 
 OnError = Literal["fail", "skip"]
 

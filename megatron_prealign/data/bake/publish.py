@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from megatron_prealign.data.manifest import DATA_SUFFIXES, Manifest, manifest_path
-from megatron_prealign.lexicon.output import sync
+from megatron_prealign.files import sync
 
 
 def existing_files(prefix: str | Path) -> list[Path]:

@@ -11,15 +11,15 @@ from typing import IO, Any
 
 import orjson
 
-from megatron_prealign.data.inputs import Piece
-from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.corpus_files import (
+from megatron_prealign.corpus.files import (
     JSON_SUFFIXES,
     PARQUET_SUFFIX,
     open_corpus,
     reading_errors,
     text_suffix,
 )
+from megatron_prealign.data.bake.inputs import Piece
+from megatron_prealign.errors import DataError
 
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 4096

@@ -10,8 +10,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.codeswitch.word_forms import NUM_FORMS, WordEncoder, in_case
 from megatron_prealign.data.ragged import Ragged, spread
-from megatron_prealign.data.word_forms import NUM_FORMS, WordEncoder, in_case
 
 
 @dataclass(frozen=True)

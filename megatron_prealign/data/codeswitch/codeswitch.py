@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.codeswitch.matching import find_matches
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
+from megatron_prealign.data.codeswitch.word_forms import NUM_FORMS
 from megatron_prealign.data.draws import Counter, document_keys, draw, stream_keys
-from megatron_prealign.data.matching import find_matches
 from megatron_prealign.data.ragged import spread
-from megatron_prealign.data.switch_table import SwitchTable
-from megatron_prealign.data.word_forms import NUM_FORMS
 
 
 @dataclass

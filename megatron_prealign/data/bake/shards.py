@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from megatron_prealign.data.codeswitch import SwitchCounts
+from megatron_prealign.data.bake.job import Job
+from megatron_prealign.data.codeswitch.codeswitch import SwitchCounts
 from megatron_prealign.data.indexed import IndexedWriter, WrittenFile, optimal_dtype
-from megatron_prealign.data.job import Job
 from megatron_prealign.data.manifest import DATA_SUFFIXES
 
 _MAX_EXAMPLES = 20

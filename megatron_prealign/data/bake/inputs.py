@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.corpus_files import (
+from megatron_prealign.corpus.files import (
     COMPRESSION_SUFFIXES,
     KNOWN_KINDS,
     PARQUET_SUFFIX,
     find_files,
     is_known,
 )
+from megatron_prealign.errors import DataError
 
 # Small enough that a few files keep many workers busy, large enough that a terabyte is some thousand pieces.
 _MIN_PIECE_BYTES = 8 << 20

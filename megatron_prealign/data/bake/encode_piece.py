@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_prealign.data.documents import TextBatch, read_texts
+from megatron_prealign.data.bake.documents import TextBatch, read_texts
+from megatron_prealign.data.bake.encoding import EncodedDocuments, encode_documents
+from megatron_prealign.data.bake.inputs import Piece
+from megatron_prealign.data.bake.sentences import SentenceSplitter
 from megatron_prealign.data.encoders import Backend, make_encoder
-from megatron_prealign.data.encoding import EncodedDocuments, encode_documents
 from megatron_prealign.data.indexed import optimal_dtype
-from megatron_prealign.data.inputs import Piece
-from megatron_prealign.data.sentences import SentenceSplitter
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.draws import Counter, draw, stream_keys
-from megatron_prealign.data.word_packing import PackedWords, pack_words
-from megatron_prealign.data.word_table import Ints, WordReport, WordTable, expand, gather
+from megatron_prealign.data.word_batches.packing import PackedWords, pack_words
+from megatron_prealign.data.word_batches.table import Ints, WordReport, WordTable, expand, gather
 from megatron_prealign.errors import DataError
 
 PADDING = -1

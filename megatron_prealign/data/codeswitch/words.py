@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.codeswitch.token_classes import Token
 from megatron_prealign.data.draws import mix
-from megatron_prealign.data.token_classes import Token
 
 _WORD = Token.SPACED | Token.LETTERS
 

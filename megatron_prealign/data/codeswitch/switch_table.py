@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.data.phrases import Phrases
+from megatron_prealign.data.codeswitch.phrases import Phrases
+from megatron_prealign.data.codeswitch.target_forms import TargetForms, TargetWords
+from megatron_prealign.data.codeswitch.word_forms import WordEncoder
+from megatron_prealign.data.codeswitch.words import hash_words
 from megatron_prealign.data.ragged import Ragged, same_spans
-from megatron_prealign.data.target_forms import TargetForms, TargetWords
-from megatron_prealign.data.word_forms import WordEncoder
-from megatron_prealign.data.words import hash_words
 
 
 @dataclass(frozen=True)

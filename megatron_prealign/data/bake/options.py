@@ -6,12 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from megatron_prealign.data.compile_lexicon import TableOptions
-from megatron_prealign.data.job import OnError, may_overwrite
+from megatron_prealign.data.bake.job import OnError, may_overwrite
+from megatron_prealign.data.codeswitch.compile_lexicon import TableOptions
 from megatron_prealign.data.manifest import DATA_SUFFIXES, manifest_path
 from megatron_prealign.errors import DataError
+from megatron_prealign.files import can_be_made
 from megatron_prealign.lexicon.languages import language_problems
-from megatron_prealign.lexicon.output import can_be_made
 
 BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]

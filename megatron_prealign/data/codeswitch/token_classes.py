@@ -1,6 +1,6 @@
 """Classes of a vocabulary's tokens: what the bytes of each say about the words of a text.
 
-Computed once a vocabulary; `megatron_prealign.data.words` then works on whole arrays of flags.
+Computed once a vocabulary; `megatron_prealign.data.codeswitch.words` then works on whole arrays of flags.
 """
 
 import unicodedata

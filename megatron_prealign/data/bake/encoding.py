@@ -7,8 +7,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.bake.sentences import SentenceSplitter
 from megatron_prealign.data.encoders import Encoder
-from megatron_prealign.data.sentences import SentenceSplitter
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Self
 
-from megatron_prealign.data.bake_piece import PieceBaker
-from megatron_prealign.data.encode_piece import EncodingSettings, PieceEncoder
+from megatron_prealign.data.bake.encode_piece import EncodingSettings, PieceEncoder
+from megatron_prealign.data.bake.inputs import Piece
+from megatron_prealign.data.bake.job import Job
+from megatron_prealign.data.bake.piece import PieceBaker
 from megatron_prealign.data.encoders import limit_threads
-from megatron_prealign.data.inputs import Piece
-from megatron_prealign.data.job import Job
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 

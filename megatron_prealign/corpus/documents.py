@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.lexicon.corpus_files import (
+from megatron_prealign.corpus.files import (
     JSON_SUFFIXES,
     PARQUET_SUFFIX,
     find_files,
@@ -15,7 +15,7 @@ from megatron_prealign.lexicon.corpus_files import (
     reading_errors,
     text_suffix,
 )
-from megatron_prealign.lexicon.problems import Problems
+from megatron_prealign.errors import Problems
 
 # JSON can spell halves of surrogate pairs, which no tokenizer takes.
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.data.codeswitch.phrases import Phrases
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable, WeightedChoice
+from megatron_prealign.data.codeswitch.target_forms import TargetForms, TargetWords
+from megatron_prealign.data.codeswitch.token_classes import Token, classify_vocabulary, is_letters
+from megatron_prealign.data.codeswitch.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
+from megatron_prealign.data.codeswitch.words import hash_words
 from megatron_prealign.data.encoders import Encoder
-from megatron_prealign.data.phrases import Phrases
 from megatron_prealign.data.ragged import Ragged, same_spans
-from megatron_prealign.data.switch_table import SwitchTable, WeightedChoice
-from megatron_prealign.data.target_forms import TargetForms, TargetWords
-from megatron_prealign.data.token_classes import Token, classify_vocabulary, is_letters
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
-from megatron_prealign.data.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 from megatron_prealign.lexicon.collector import paused_collector
 from megatron_prealign.lexicon.languages import script_fits

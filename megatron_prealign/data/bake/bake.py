@@ -15,22 +15,22 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from megatron_prealign.data.bake_manifest import finished_manifest, make_manifest
-from megatron_prealign.data.bake_options import BakeOptions, is_to_be_compared, option_problems, table_options
-from megatron_prealign.data.compile_lexicon import TableOptions, compile_lexicon
-from megatron_prealign.data.documents import read_texts
-from megatron_prealign.data.encode_piece import EncodingSettings
+from megatron_prealign.data.bake.documents import read_texts
+from megatron_prealign.data.bake.encode_piece import EncodingSettings
+from megatron_prealign.data.bake.encoding import probe_of
+from megatron_prealign.data.bake.executors import LocalWorkers
+from megatron_prealign.data.bake.inputs import Piece, cut_into_pieces, expand_inputs
+from megatron_prealign.data.bake.job import Job, JobSettings
+from megatron_prealign.data.bake.manifest import finished_manifest, make_manifest
+from megatron_prealign.data.bake.options import BakeOptions, is_to_be_compared, option_problems, table_options
+from megatron_prealign.data.bake.progress import BakeProgress
+from megatron_prealign.data.bake.publish import publish
+from megatron_prealign.data.bake.sentences import SentenceSplitter
+from megatron_prealign.data.bake.shards import ShardMerger
+from megatron_prealign.data.codeswitch.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.data.codeswitch.switch_table import SwitchTable
 from megatron_prealign.data.encoders import Backend, make_encoder, probe_gigatoken
-from megatron_prealign.data.encoding import probe_of
-from megatron_prealign.data.executors import LocalWorkers
-from megatron_prealign.data.inputs import Piece, cut_into_pieces, expand_inputs
-from megatron_prealign.data.job import Job, JobSettings
 from megatron_prealign.data.manifest import Manifest
-from megatron_prealign.data.progress import BakeProgress
-from megatron_prealign.data.publish import publish
-from megatron_prealign.data.sentences import SentenceSplitter
-from megatron_prealign.data.shards import ShardMerger
-from megatron_prealign.data.switch_table import SwitchTable
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
@@ -268,7 +268,7 @@ def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, shards: Sh
             shards.add(number)
 
         if options.executor == "ray":
-            from megatron_prealign.data.clusters import bake_on_ray  # deferred: datatrove and ray are optional
+            from megatron_prealign.data.bake.clusters import bake_on_ray  # deferred: datatrove and ray are optional
 
             bake_on_ray(job, options.num_workers, options.cluster)
         else:
@@ -282,7 +282,7 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
         DataError: Every problem of the options at once, before anything is written.
     """
     materials = _prepare(options, log)
-    from megatron_prealign.data.clusters import submit_to_slurm  # deferred: datatrove is optional
+    from megatron_prealign.data.bake.clusters import submit_to_slurm  # deferred: datatrove is optional
 
     encoding = _encoding(options, materials, log)
     lexicon = _read_lexicon(options)

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_prealign.data.codeswitch import SwitchCounts, Switched, codeswitch
-from megatron_prealign.data.documents import TextBatch, locate
+from megatron_prealign.data.bake.documents import TextBatch, locate
+from megatron_prealign.data.bake.encode_piece import PieceEncoder, read_ahead
+from megatron_prealign.data.bake.encoding import EncodedDocuments
+from megatron_prealign.data.bake.job import Job
+from megatron_prealign.data.codeswitch.codeswitch import SwitchCounts, Switched, codeswitch
+from megatron_prealign.data.codeswitch.word_forms import WordEncoder
 from megatron_prealign.data.draws import document_keys, mix
-from megatron_prealign.data.encode_piece import PieceEncoder, read_ahead
-from megatron_prealign.data.encoding import EncodedDocuments
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
-from megatron_prealign.data.job import Job
 from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.data.word_forms import WordEncoder
-from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon.output import atomic_file, atomic_text_file
-from megatron_prealign.lexicon.problems import NUM_SHOWN, Problems
+from megatron_prealign.errors import NUM_SHOWN, DataError, Problems
+from megatron_prealign.files import atomic_file, atomic_text_file
 
 RECORD_INTS = 4
 

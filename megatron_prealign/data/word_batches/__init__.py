@@ -1,0 +1,1 @@
+"""Words and their translations as batches of an alignment loss."""
