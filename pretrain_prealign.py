@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, ConfigError, PrealignError, TrainingError
-from megatron_prealign.training.exit_note import read_exit, write_exit
+from megatron_prealign.training.exit_note import take_exit, write_exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def train(config: Config, rank: int, world_size: int, *, dry_run: bool) -> int:
     Returns:
         The exit code: 0 where the run is done.
     """
-    if not dry_run and (ended := read_exit(config.training.run_path)) is not None:
+    if not dry_run and (ended := take_exit(config.training.run_path)) is not None:
         return ended
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.
     from megatron_prealign.checkpoint.run_lock import run_lock

@@ -66,7 +66,7 @@ def all_checkpoints(run_path: str | Path) -> list[Path]:
 
 
 def newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
-    """Return the last sound one of some checkpoints, none of none; warn on rank 0 of later ones that are not.
+    """Return the newest sound checkpoint, None if there is no checkpoint; warn on rank 0 of newer, damaged ones.
 
     Args:
         checkpoints: oldest first.

@@ -6,7 +6,7 @@ Shape legend: R rows of a vocabulary weight, H hidden_size.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.lexicon.languages import uses_spaces
 
 Method = Literal["mean", "zero", "lexicon"]
-METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)

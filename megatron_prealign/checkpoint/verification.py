@@ -10,7 +10,7 @@ from megatron_prealign.platform.agreement import from_all_ranks, on_first_rank
 
 
 def agree_on_checkpoint(path: str | Path, verify: bool) -> Path | None:
-    """Return the newest sound checkpoint of a run folder, or a step folder itself; none of none; collective.
+    """Return the newest sound checkpoint of a run folder, a step folder itself, None if there is none; collective.
 
     Args:
         path: run folder or step folder.

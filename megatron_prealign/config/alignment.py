@@ -9,7 +9,7 @@ class AlignmentConfig:
     """Contrastive alignment of a word with its translations at every tap."""
 
     lexicon_paths: tuple[str, ...] = ()
-    """Lexicon files: TSV, MUSE text or JSONL."""
+    """Lexicon files, in any format of docs/lexicons.md."""
 
     source_language: str = "en"
     """Language of the source words of the lexicon."""

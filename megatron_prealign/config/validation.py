@@ -79,6 +79,12 @@ def _model(config: Config) -> Iterator[Problem]:
             f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or take qwen3",
             ("model.kv_channels", "model.architecture"),
         )
+    if not model.traits.rotates_part and model.rotary_percent != 1:
+        yield Problem(
+            f"--model.rotary_percent {model.rotary_percent} with --model.architecture {model.architecture}: "
+            f"{model.traits.title} rotates whole heads; set it to 1, or take gpt_neox",
+            ("model.rotary_percent", "model.architecture"),
+        )
     head_size = model.kv_channels or model.hidden_size // max(model.num_attention_heads, 1)
     rotated = int(head_size * model.rotary_percent)
     if rotated < 2 or rotated % 2:

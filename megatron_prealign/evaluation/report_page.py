@@ -17,7 +17,7 @@ from megatron_prealign.evaluation.report import (
     format_rows,
     retrieval,
 )
-from megatron_prealign.evaluation.report_plots import plot_losses, plot_retrieval, tap_names
+from megatron_prealign.evaluation.report_plots import plot_losses, plot_retrieval, tap_labels
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _tap_table(page: Page, runs: Sequence[Run]) -> str:
             if not all(page.pair in run.evaluation["retrieval"].get(pair_set, {}) for run in found):
                 continue
             values = [mean(tap) for tap in zip(*(retrieval(run, pair_set, page.pair) for run in found), strict=True)]
-            names = tap_names(len(values), page.num_layers)
+            names = tap_labels(len(values), page.num_layers)
             rows.append((f"{method}, {title}", *(f"{value:.3f}" for value in values)))
     return html_table(["method, words", *names], rows)
 

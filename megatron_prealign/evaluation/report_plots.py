@@ -46,7 +46,7 @@ def plot_retrieval(runs: Sequence[Run], methods: Sequence[str], pair: str, num_l
         labels: list[str] = []
         for run, style in _styled(runs, methods):
             values = retrieval(run, pair_set, pair)
-            labels = tap_names(len(values), num_layers)
+            labels = tap_labels(len(values), num_layers)
             axes.plot(range(len(values)), values, **style)
         axes.set_xticks(range(len(labels)), labels)
         axes.set(title=PAIR_SETS[pair_set], xlabel="tap", ylabel="P@1", ylim=(-0.03, 1.03))
@@ -54,7 +54,7 @@ def plot_retrieval(runs: Sequence[Run], methods: Sequence[str], pair: str, num_l
     return draw_panels(pair_sets, draw)
 
 
-def tap_names(num_taps: int, num_layers: int) -> list[str]:
+def tap_labels(num_taps: int, num_layers: int) -> list[str]:
     """Name the taps: embedding output, layers, and output-embedding rows where the weights are not tied."""
     names = ["embedding", *(str(layer) for layer in range(1, num_layers + 1)), "output"]
     return names[:num_taps]

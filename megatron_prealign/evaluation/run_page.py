@@ -199,5 +199,6 @@ def _describe_words(scores: Record) -> str:
     """Say what was measured."""
     counts = f"{scores['num_source_words']:,} source words among {scores['num_target_words']:,} target words"
     known = scores.get("num_known_source_words")
-    apart = "" if known is None else f"; of {known:,} all tokens occur in trained words (known tokens)"
+    rule = "all tokens, translations included, occur in trained words (known tokens)"
+    apart = "" if known is None else f"; of {known:,} {rule}"
     return f"{counts}{apart}. Anisotropy: mean cosine of a source and a target word that are no pair."

@@ -99,14 +99,16 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
             output = self._attend(query, key, value, attention_mask, dropout)
         return output.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_size)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, dropout: float) -> Tensor:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float
+    ) -> Tensor:
         return torch.nn.functional.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=None if hidden is None else ~hidden,
+            attn_mask=None if attention_mask is None else ~attention_mask,
             dropout_p=dropout,
-            is_causal=hidden is None,
+            is_causal=attention_mask is None,
             scale=self.softmax_scale,
             enable_gqa=query.shape[1] != key.shape[1],
         )

@@ -21,8 +21,6 @@ class Layout:
     world_size: int
     data_parallel_rank: int
     data_parallel_size: int
-    is_first_stage: bool
-    is_last_stage: bool
 
     @classmethod
     def current(cls) -> "Layout":
@@ -32,8 +30,6 @@ class Layout:
             world_size=torch.distributed.get_world_size(),
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
-            is_first_stage=parallel_state.is_pipeline_first_stage(),
-            is_last_stage=parallel_state.is_pipeline_last_stage(),
         )
 
 

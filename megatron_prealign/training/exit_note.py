@@ -13,8 +13,11 @@ from megatron_prealign.files import atomic_text_file
 _NAME = "exit.json"
 
 
-def read_exit(run_path: str | Path) -> int | None:
-    """Return the exit code of a run that torchrun starts again though it ended on purpose; else forget its last end."""
+def take_exit(run_path: str | Path) -> int | None:
+    """Return the exit code of a run that torchrun starts again though it ended on purpose.
+
+    A first start, which is nobody's restart, deletes the note of the run's last end instead.
+    """
     path = Path(run_path) / _NAME
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         if _is_first_of_host() and path.exists():

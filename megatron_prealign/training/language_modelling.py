@@ -68,10 +68,10 @@ class LanguageModelling:
         self, scale: Tensor, batches: Iterator[Batch], chunk: torch.nn.Module
     ) -> tuple[Tensor, "partial[tuple[Tensor, dict[str, Tensor]]]"]:
         batch = next(batches)
-        hidden = None
+        attention_mask = None
         if self._end_of_document is not None:
-            hidden = segment_mask(number_documents(batch["tokens"], self._end_of_document))
-        output = chunk(batch["tokens"], batch["position_ids"], hidden, labels=batch["labels"])
+            attention_mask = segment_mask(number_documents(batch["tokens"], self._end_of_document))
+        output = chunk(batch["tokens"], batch["position_ids"], attention_mask, labels=batch["labels"])
         return output, partial(self._loss, batch, scale)
 
     def _loss(self, batch: Batch, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -347,6 +347,7 @@ def _build_stage(plan: Plan, words: WordPasses | None, sequences: Sequences, dev
         config.data.languages,
         end_of_document=document_border(config, plan.tokenizer),
     )
-    if config.training.stage == "pretrain" or words is None:
+    if config.training.stage == "pretrain":
         return PretrainStage(config, words, sequences, make())
+    assert words is not None  # align_init always has a lexicon
     return AlignInitStage(config, words, sequences, make(weight=config.alignment.lm_weight))

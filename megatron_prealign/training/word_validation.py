@@ -44,7 +44,7 @@ class PairSet:
     """Source and target, like en-de."""
     pairs: WordPairs
     known: Tensor | None
-    """Source words all of whose tokens occur in trained words, bool; none for trained words."""
+    """Source words whose tokens and those of all translations occur in trained words, bool; none for trained words."""
 
 
 def select_pair_sets(

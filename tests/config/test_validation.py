@@ -28,6 +28,7 @@ VIRTUAL = "parallel.virtual_pipeline_model_parallel_size"
 CONTEXT, SHARDED = "parallel.context_parallel_size", "parallel.use_distributed_optimizer"
 OVERLAP_GRADS, OVERLAP_PARAMS = "parallel.overlap_grad_reduce", "parallel.overlap_param_gather"
 RAMPUP, RECOMPUTED = "training.rampup_batch_size", "training.recompute_num_layers"
+NEOX = {"model.architecture": "gpt_neox", "model.num_query_groups": None}
 FP8 = {"training.fp8": "hybrid", "training.precision": "bf16"}
 ALIGN = {"training.stage": "align_init", "alignment.lexicon_paths": ["en-de.tsv"]}
 KEPT = {"alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"]}
@@ -46,8 +47,18 @@ ROWS = [
         {"model.architecture": "gpt_neox", "model.num_query_groups": 2},
         "--model.num_query_groups 2 with --model.architecture gpt_neox: GPT-NeoX has no grouped-query attention; set",
     ),
-    Row({"model.rotary_percent": 0.1}, "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which must be"),
-    Row({"model.rotary_percent": 0.01}, "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which must be"),
+    Row(
+        {"model.rotary_percent": 0.5},
+        "--model.rotary_percent 0.5 with --model.architecture llama: Llama rotates whole heads; set it to 1, or take",
+    ),
+    Row(
+        {**NEOX, "model.rotary_percent": 0.1},
+        "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which must be",
+    ),
+    Row(
+        {**NEOX, "model.rotary_percent": 0.01},
+        "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which must be",
+    ),
     Row(
         {"model.transformer_impl": "transformer_engine", "training.device": "cpu"},
         "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",

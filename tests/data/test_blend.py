@@ -171,7 +171,7 @@ def build_on_rank(data: DataConfig, tokenizer_path: str, cache_path: str) -> tup
     tokenizer = load_tokenizer(tokenizer_path)
     torch.distributed.init_process_group("gloo")
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    layout = Layout(rank, size, rank, size, is_first_stage=True, is_last_stage=True)
+    layout = Layout(rank, size, rank, size)
     alone = replace(data, blend=data.blend[:1])
 
     def build(make: Callable[[IndexCache], Any]) -> Any:

@@ -11,7 +11,7 @@ from rich.console import Console
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.report import Run, compare, join_stages, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
-from megatron_prealign.evaluation.report_plots import plot_losses, tap_names
+from megatron_prealign.evaluation.report_plots import plot_losses, tap_labels
 
 
 def evaluation(clone: float, held_out: float) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def test_terminal_table_shows_mean_deviation_and_agreement() -> None:
 
 @pytest.mark.parametrize(("num_taps", "last"), [(5, "4"), (6, "output")])
 def test_taps_are_named_with_tied_and_untied_embeddings(num_taps: int, last: str) -> None:
-    names = tap_names(num_taps, num_layers=4)
+    names = tap_labels(num_taps, num_layers=4)
     assert (names[0], names[-1], len(names)) == ("embedding", last, num_taps)
 
 

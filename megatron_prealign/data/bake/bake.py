@@ -22,7 +22,7 @@ from megatron_prealign.data.bake.executors import LocalWorkers
 from megatron_prealign.data.bake.inputs import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.data.bake.job import Job, JobSettings
 from megatron_prealign.data.bake.manifest import finished_manifest, make_manifest
-from megatron_prealign.data.bake.options import BakeOptions, is_to_be_compared, option_problems, table_options
+from megatron_prealign.data.bake.options import BakeOptions, may_have_ended, option_problems, table_options
 from megatron_prealign.data.bake.progress import BakeProgress
 from megatron_prealign.data.bake.publish import publish
 from megatron_prealign.data.bake.sentences import SentenceSplitter
@@ -67,8 +67,8 @@ def bake(
     """
     started = time.time()
     materials = _prepare(options, log)
-    # Others bake on Ray, and nobody a dataset that is there.
-    num_workers = 1 if options.executor == "ray" or is_to_be_compared(options) else options.num_workers
+    # On Ray the cluster bakes, and a dataset that is there is only compared: no local workers.
+    num_workers = 1 if options.executor == "ray" or may_have_ended(options) else options.num_workers
     with LocalWorkers(num_workers, len(materials.pieces), materials.tokenizer) as workers:
         encoding = _encoding(options, materials, log)
         if not options.resume:
@@ -76,7 +76,7 @@ def bake(
         with paused_collector():
             lexicon = _read_lexicon(options)
             settings = _settings(options, materials, encoding, lexicon)
-            if is_to_be_compared(options):
+            if may_have_ended(options):
                 manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
                 log(f"{options.dataset_prefix} is finished already")
                 return manifest

@@ -155,8 +155,8 @@ def final_paths(prefix: Path) -> list[Path]:
     return [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
 
 
-def is_to_be_compared(options: BakeOptions) -> bool:
-    """Tell whether a bake is to go on of which nothing but a dataset is there: perhaps it has ended."""
+def may_have_ended(options: BakeOptions) -> bool:
+    """Tell whether --resume finds a dataset but no work folder: the bake may be complete already."""
     return options.resume and not options.work_folder.exists() and manifest_path(options.dataset_prefix).exists()
 
 
@@ -165,7 +165,7 @@ def _output_problems(options: BakeOptions) -> list[str]:
     prefix = options.dataset_prefix
     existing = [path for path in final_paths(prefix) if path.exists()]
     is_own = options.resume and may_overwrite(options.work_folder)
-    if existing and not options.overwrite and not is_own and not is_to_be_compared(options):
+    if existing and not options.overwrite and not is_own and not may_have_ended(options):
         names = ", ".join(map(str, existing))
         problems.append(f"{names}: already there; choose another --output-prefix or pass --overwrite")
     if options.work_folder.exists() and not (options.overwrite or options.resume):

@@ -38,7 +38,7 @@ class Words:
         return len(self.starts)
 
     def take(self, numbers: NDArray[np.int64], sizes: NDArray[np.int64] | int = 1) -> "Words":
-        """Return spans of words: from each number on so many of them, which follow each other."""
+        """Return spans of `sizes` consecutive words, each from one of `numbers` on."""
         return Words(
             self.starts[numbers], self.stops[numbers + sizes - 1], self.documents[numbers], self.indices[numbers]
         )

@@ -90,7 +90,8 @@ def _table(title: str, row: dict[str, Any], taps: list[str], columns: dict[str, 
 
     title += f" ({row['num_pairs']:,} pairs)"
     if "num_known_source_words" in row:
-        title += f"\nknown: all tokens occur in trained words, {row['num_known_source_words']:,} source words"
+        count = row["num_known_source_words"]
+        title += f"\nknown: all tokens, translations included, occur in trained words, {count:,} source words"
     table = Table("tap", *columns.values(), title=title)
     for index, tap in enumerate(taps):
         scores = [row[key][index] for key in columns]
