@@ -21,11 +21,7 @@ def read_texts(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, l
     texts: dict[str, list[str]] = {}
     for language, names in paths.items():
         documents = [document.text for document in read_documents(names, json_key, problems)]
-        if not language.strip():
-            problems.add(
-                f"texts: {', '.join(names)} stands under a language without a name; write its code, such as de"
-            )
-        elif not names:
+        if not names:
             problems.add(f"texts names no file of {language}; give one, or leave the language out")
         elif documents and not any(text.strip() for text in documents):
             problems.add(f"{', '.join(names)}: all its documents are empty; give {language} a file with text")

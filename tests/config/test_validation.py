@@ -47,18 +47,9 @@ ROWS = [
         {"model.architecture": "gpt_neox", "model.num_query_groups": 2},
         "--model.num_query_groups 2 with --model.architecture gpt_neox: GPT-NeoX has no grouped-query attention; set",
     ),
-    Row(
-        {"model.rotary_percent": 0.5},
-        "--model.rotary_percent 0.5 with --model.architecture llama: Llama rotates whole heads; set it to 1, or take",
-    ),
-    Row(
-        {**NEOX, "model.rotary_percent": 0.1},
-        "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which must be",
-    ),
-    Row(
-        {**NEOX, "model.rotary_percent": 0.01},
-        "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which must be",
-    ),
+    Row({"model.rotary_percent": 0.5}, "--model.rotary_percent 0.5 with --model.architecture llama: Llama rotates"),
+    Row({**NEOX, "model.rotary_percent": 0.1}, "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which"),
+    Row({**NEOX, "model.rotary_percent": 0.01}, "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which"),
     Row(
         {"model.transformer_impl": "transformer_engine", "training.device": "cpu"},
         "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
