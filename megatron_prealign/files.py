@@ -1,6 +1,7 @@
 """Outputs that appear whole or not at all."""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def lost_inputs(output: Path, inputs: Iterable[Path]) -> list[str]:
 
 def _temporary(path: Path) -> Path:
     """Return a name beside the target that no other process uses: a rename stays within one file system."""
-    return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}"
+    # Processes of other hosts may write the same file, and have the same number.
+    return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def sync(path: Path) -> None:

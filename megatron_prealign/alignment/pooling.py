@@ -22,14 +22,20 @@ def sum_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
     flat = precise.transpose(0, 1).reshape(-1, hidden.shape[-1])
     # Positions without a word gather in a row behind the words.
     index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
-    return flat.new_zeros(num_words + 1, flat.shape[1]).index_add(0, index, flat)[:num_words]
+    return _add_rows(flat.new_zeros(num_words + 1, flat.shape[1]), index, flat)[:num_words]
 
 
 def num_subwords(word_index: Tensor, num_words: int) -> Tensor:
     """Count each word's subwords: word_index int64 [R, S] to fp32 [W, 1], at least 1 so that padding divides."""
     index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
     ones = torch.ones_like(index, dtype=torch.float32)
-    return ones.new_zeros(num_words + 1).index_add(0, index, ones)[:num_words, None].clamp(min=1)
+    return _add_rows(ones.new_zeros(num_words + 1), index, ones)[:num_words, None].clamp(min=1)
+
+
+def _add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+    """Add rows to sums in an order that never changes: tensor-parallel ranks pool the same words to the same bits."""
+    # On each device one of the two adds in order; the other uses atomics.
+    return sums.index_put((index,), rows, accumulate=True) if rows.is_cuda else sums.index_add(0, index, rows)
 
 
 def mean_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:

@@ -97,6 +97,8 @@ def _precision(training: TrainingConfig) -> dict[str, Any]:
         "bf16": training.precision == "bf16",
         "fp16": training.precision == "fp16",
         "fp8": None if training.fp8 == "none" else training.fp8,
+        # With it Transformer Engine overwrites the gradients of an earlier pass, as of words, in the first microbatch.
+        "disable_parameter_transpose_cache": training.fp8 != "none",
     }
 
 

@@ -17,7 +17,7 @@ from megatron_prealign.data.word_batches.batches import WordBatch, WordBatches
 from megatron_prealign.data.word_batches.packing import PackedWords
 from megatron_prealign.model import hidden_states_only, segment_mask
 from megatron_prealign.platform import Layout
-from megatron_prealign.training.stage import Pass
+from megatron_prealign.training.stage import Pass, sum_over_ranks
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
 
@@ -56,8 +56,9 @@ class WordPasses:
         state.word_microbatches += self._count
         state.word_tokens += sum(batch.num_tokens for batch in batches)
         self.loss.begin_step(self._count)
-        computed = sum(batch.packed.token_ids.size for batch in batches) * layout.data_parallel_size
-        self._positions += torch.tensor([computed - sum(batch.num_tokens for batch in batches), computed])
+        for batch in batches:
+            is_padding = batch.packed.word_index < 0
+            self._positions += torch.tensor([is_padding.sum(), is_padding.size])
         microbatches = [self._to_microbatch(batch) for batch in batches]
         num_rows, row_length = microbatches[0].token_ids.shape
         scale = self._scale_loss(torch.tensor(weight / self._count, device=self._device))
@@ -89,7 +90,7 @@ class WordPasses:
         losses = self.loss.take_losses()
         if not losses:
             return {}
-        padding, computed = self._positions.tolist()
+        padding, computed = sum_over_ranks(self._positions.to(self._device)).tolist()
         self._positions.zero_()
         return {
             "alignment_loss": self.loss.mean(losses),

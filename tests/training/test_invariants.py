@@ -9,7 +9,13 @@ import torch
 
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
-from megatron_prealign.training.invariants import InvariantError, check_batches, check_gradients, check_replicas
+from megatron_prealign.training.invariants import (
+    InvariantError,
+    _digest,
+    check_batches,
+    check_gradients,
+    check_replicas,
+)
 from tests.workspace import MakeValues
 
 
@@ -80,3 +86,48 @@ def test_what_breaks_on_one_rank_is_found(
     assert healthy["gradients"] == ["", ""]
     assert broken["gradients"][0] == ""
     assert broken["gradients"][1].endswith("mlp.linear_fc2.weight has no gradient")
+
+
+def _lose_the_embedding(values: Any) -> str:
+    """Return what is said of gradients where the input embedding of rank 1 has none."""
+    trainer = make_trainer(values)
+    trainer.compute_gradients()
+    if torch.distributed.get_rank() == 1:
+        named = dict(trainer.chunks[0].named_parameters())
+        named["module.embedding.word_embeddings.weight"].main_grad.zero_()
+    return _message(check_gradients, trainer.chunks)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "expected"),
+    [({}, "embedding.word_embeddings.weight has no gradient"), ({"tensor_model_parallel_size": 2}, "")],
+    ids=["whole", "part"],
+)
+def test_only_a_part_of_the_vocabulary_may_be_without_a_token(
+    parallel: dict[str, int], expected: str, make_values: MakeValues, tmp_path: Path
+) -> None:
+    model = {"untie_embeddings_and_output_weights": True}
+    values = make_values("pretrain", tmp_path / "run", parallel=parallel, model=model)
+    assert run_distributed(_lose_the_embedding, 2, values) == ["", expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_digest_tells_any_changed_bit_and_any_exchange(dtype: torch.dtype) -> None:
+    drawn = torch.Generator().manual_seed(1)
+    matrix, vector = torch.randn(16, 8, generator=drawn).to(dtype), torch.randn(16, generator=drawn).to(dtype)
+
+    def digest(matrix: torch.Tensor, vector: torch.Tensor) -> int:
+        return int(_digest([torch.nn.Parameter(matrix), torch.nn.Parameter(vector)]))
+
+    expected = digest(matrix, vector)
+    assert digest(matrix.clone(), vector.clone()) == expected
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    for row in range(16):
+        for column in range(8):
+            for bit in range(8 * dtype.itemsize):
+                changed = matrix.clone()
+                changed.view(integer)[row, column] ^= torch.tensor(1, dtype=integer) << bit
+                assert digest(changed, vector) != expected, (row, column, bit)
+    for exchanged in (matrix.flip(0), matrix.flip(1), matrix[:, torch.randperm(8, generator=drawn)]):
+        assert digest(exchanged.contiguous(), vector) != expected
+    assert digest(matrix, vector.flip(0)) != expected

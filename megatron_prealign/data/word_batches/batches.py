@@ -98,7 +98,9 @@ class WordBatches:
         return self._batch_size * (self._table.mean_entry_tokens + negatives)
 
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
-        """Return consecutive microbatches with as many rows each, on all ranks: the schedule wants equal shapes.
+        """Return consecutive microbatches with as many rows each: the schedule wants equal shapes.
+
+        The ranks of the data-parallel axis may have other numbers of rows; they exchange word vectors alone.
 
         Args:
             first: counter of the first microbatch since the start of training, over all epochs.
@@ -106,15 +108,15 @@ class WordBatches:
             rank: this rank on the data-parallel axis.
             size: size of the data-parallel axis; the number of words is padded to a multiple of it.
         """
-        found = [self._batches_of_ranks(index, size) for index in range(first, first + count)]
-        num_rows = max(len(batch.packed.token_ids) for ranks in found for batch in ranks)
-        return [replace(ranks[rank], packed=ranks[rank].packed.padded(num_rows)) for ranks in found]
+        found = [self._batch(index, rank, size) for index in range(first, first + count)]
+        num_rows = max(len(batch.packed.token_ids) for batch in found)
+        return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
     def batch(self, index: int, *, rank: int = 0, size: int = 1) -> WordBatch:
         """Return one microbatch."""
         return self.batches(index, 1, rank=rank, size=size)[0]
 
-    def _batches_of_ranks(self, index: int, size: int) -> list[WordBatch]:
+    def _batch(self, index: int, rank: int, size: int) -> WordBatch:
         table = self._table
         word_ids, group_ids = self._words(index)
         per_entry = table.words_per_entry + self._num_hard_negatives
@@ -125,22 +127,17 @@ class WordBatches:
         padded_groups = np.pad(group_ids, padding, constant_values=PADDING)
         padded_words = np.pad(word_ids, padding, constant_values=PADDING)
         lengths = np.diff(table.token_offsets)[word_ids]
-        batches = []
-        for rank in range(size):
-            start, stop = rank * num_words // size, (rank + 1) * num_words // size
-            _, values = gather(table.token_offsets, word_ids[start:stop])
-            batches.append(
-                WordBatch(
-                    packed=pack_words(lengths[start:stop], table.token_ids[values], self._row_length),
-                    start=start,
-                    stop=stop,
-                    group_ids=padded_groups,
-                    word_ids=padded_words,
-                    excluded_pairs=excluded_pairs,
-                    num_tokens=int(lengths.sum()),
-                )
-            )
-        return batches
+        start, stop = rank * num_words // size, (rank + 1) * num_words // size
+        _, values = gather(table.token_offsets, word_ids[start:stop])
+        return WordBatch(
+            packed=pack_words(lengths[start:stop], table.token_ids[values], self._row_length),
+            start=start,
+            stop=stop,
+            group_ids=padded_groups,
+            word_ids=padded_words,
+            excluded_pairs=excluded_pairs,
+            num_tokens=int(lengths.sum()),
+        )
 
     def _words(self, index: int) -> tuple[Ints, Ints]:
         """Return surface forms and group ids of a microbatch's words, both int64; each source before its words."""

@@ -7,6 +7,19 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_file, atomic_folder, atomic_text_file
 
 
+def test_two_writers_of_one_file_do_not_share_its_temporary_name(tmp_path: Path) -> None:
+    # As on two hosts, where the first may have the process number of the second.
+    with (
+        atomic_file(tmp_path / "out", overwrite=True) as first,
+        atomic_file(tmp_path / "out", overwrite=True) as second,
+    ):
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "out").read_text() == "first"
+    assert os.listdir(tmp_path) == ["out"]
+
+
 def test_text_file_appears_when_complete(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     with atomic_text_file(target) as stream:
