@@ -1,4 +1,4 @@
-"""AdamW for machines without Transformer Engine and apex, whose state reshards.
+"""AdamW where Transformer Engine's and apex's can't run, with a state that reshards.
 
 megatron-core's distributed optimizer cannot reload torch's AdamW: it keeps its `step` beside each
 parameter, where apex and Transformer Engine keep one in the parameter group. This one does too, and
@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from megatron.core import optimizer as core_optimizer
-from megatron.core.optimizer import distrib_optimizer
+from megatron.core import utils
+from megatron.core.optimizer import clip_grads, distrib_optimizer
+from megatron.core.optimizer import optimizer as core_base
 from torch.optim.adamw import adamw
 
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
@@ -61,13 +63,18 @@ class GroupStepAdamW(torch.optim.Optimizer):
         group["step"] = step + 1
 
 
-def register() -> None:
-    """Make megatron-core use `GroupStepAdamW` where no fused AdamW is installed.
+def register(device: torch.device) -> None:
+    """Make megatron-core use `GroupStepAdamW`, and kernels of its own, where no others are installed or run.
 
     Can go when megatron-core's distributed optimizer reloads torch.optim.AdamW.
     """
-    if has_transformer_engine() or has_apex():
+    if device.type == "cuda" and (has_transformer_engine() or has_apex()):
         return
+    # megatron-core takes what is installed; on a CPU it would be given kernels that read a GPU's memory.
+    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
+    for module in (clip_grads, core_base):
+        module.multi_tensor_applier = utils.local_multi_tensor_applier
+        module.multi_tensor_scale_impl = utils.local_multi_tensor_scale
     core_optimizer.Adam = GroupStepAdamW
     core_optimizer.USING_PYTORCH_OPTIMIZER = False
     distrib_optimizer.Adam = GroupStepAdamW

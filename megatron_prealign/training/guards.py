@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
@@ -18,6 +19,8 @@ from megatron_prealign.training.step_losses import StepLosses
 
 Verdict = Literal["apply", "skip", "rewind"]
 SKIPPED = "skipped.jsonl"
+# OptimizerConfig.min_loss_scale of megatron-core.
+_LOWEST_LOSS_SCALE = 1.0
 
 
 class DivergenceError(PrealignError):
@@ -37,12 +40,18 @@ class Guard:
         self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(
-        self, chunks: list[torch.nn.Module], losses: StepLosses, before: TrainState, state: TrainState
+        self,
+        chunks: list[torch.nn.Module],
+        optimizer: MegatronOptimizer,
+        losses: StepLosses,
+        before: TrainState,
+        state: TrainState,
     ) -> Verdict:
         """Return what becomes of a step whose gradients are in the buffers; a collective.
 
         Args:
             chunks: wrapped model chunks.
+            optimizer: whose loss scale says whether an overflow is to be expected.
             losses: of the step; out of the record if it is skipped.
             before: position in the data at which the step began.
             state: position behind it; its counters of skipped steps and its recent losses are kept up.
@@ -52,8 +61,9 @@ class Guard:
         """
         total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
         loss = total / max(count, 1)
-        # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale.
-        if (num_bad and not self._is_loss_scaled) or not (math.isfinite(total) and math.isfinite(other)):
+        # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale while it can.
+        is_overflow = self._is_loss_scaled and float(optimizer.get_loss_scale()) > _LOWEST_LOSS_SCALE
+        if (num_bad and not is_overflow) or not (math.isfinite(total) and math.isfinite(other)):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
         if count and self._is_spike(loss, state):
             return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)

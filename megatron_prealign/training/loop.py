@@ -96,7 +96,7 @@ class Trainer:
         """
         before = replace(self.state)
         self.compute_gradients()
-        verdict = self.guard.judge(self.chunks, self.stage.step_losses, before, self.state)
+        verdict = self.guard.judge(self.chunks, self.optimizer, self.stage.step_losses, before, self.state)
         if verdict == "apply":
             if self._checks_step() and self.config.alignment.lm_weight > 0:
                 check_gradients(self.chunks)

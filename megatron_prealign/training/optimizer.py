@@ -65,7 +65,8 @@ def gather_parameters(chunks: list[torch.nn.Module]) -> None:
 
 def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:
     """Build AdamW over the wrapped chunks; weight decay spares norms and biases."""
-    adamw.register()
+    device = next(chunks[0].parameters()).device
+    adamw.register(device)
     options = config.optimizer
     core = CoreOptimizerConfig(
         optimizer="adam",
@@ -83,7 +84,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         loss_scale_window=options.loss_scale_window,
         params_dtype=PARAMS_DTYPE[config.training.precision],
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
-        overlap_param_gather=overlaps(config, next(chunks[0].parameters()).device)[1],
+        overlap_param_gather=overlaps(config, device)[1],
     )
     optimizer = get_megatron_optimizer(core, chunks)
     _allocate_moments(optimizer)

@@ -129,10 +129,10 @@ def _train_through_spikes(values: Any) -> tuple[list[dict[str, Any]], str]:
     steps: list[dict[str, Any]] = []
     judge = trainer.guard.judge
 
-    def note_and_judge(chunks: Any, step_losses: Any, *states: Any) -> Any:
+    def note_and_judge(chunks: Any, optimizer: Any, step_losses: Any, *states: Any) -> Any:
         total, count, _ = step_losses.sums().tolist()
         losses.append(total / count)
-        return judge(chunks, step_losses, *states)
+        return judge(chunks, optimizer, step_losses, *states)
 
     trainer.guard.judge = note_and_judge  # type: ignore[method-assign]
     try:

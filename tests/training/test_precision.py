@@ -7,6 +7,7 @@ import torch
 
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
+from megatron_prealign.training.guards import DivergenceError
 from tests.workspace import MakeValues
 
 # CPUs compute it slowly.
@@ -44,6 +45,37 @@ def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeVa
         # megatron-core bears one overflow, then halves at each.
         num_overflown = sum(overflown)
         assert steps[-1][1] == 2.0 ** (21 - num_overflown + 1)
+
+
+def _stop(values: Any) -> tuple[list[float], str]:
+    """Return the scale before each step whose gradients are infinite, and how the run ends."""
+    trainer = make_trainer(values)
+    compute = trainer.compute_gradients
+
+    def compute_and_spoil() -> None:
+        compute()
+        trainer.chunks[0].buffers[0].grad_data[5] = float("inf")
+
+    trainer.compute_gradients = compute_and_spoil  # type: ignore[method-assign]
+    scales = []
+    try:
+        while len(scales) < 12:
+            scales.append(float(trainer.optimizer.get_loss_scale()))
+            trainer.train_step()
+    except DivergenceError as error:
+        return scales, str(error)
+    return scales, "goes on"
+
+
+def test_overflows_that_no_scale_cures_end_the_run(make_values: MakeValues, tmp_path: Path) -> None:
+    training, guards = {**FP16, "train_steps": 20}, {"max_skipped_steps": 3}
+    values = make_values(
+        "pretrain", tmp_path / "run", optimizer={"initial_loss_scale": 4.0}, training=training, guards=guards, **SMALL
+    )
+    scales, end = run_distributed(_stop, 1, values)[0]
+    # megatron-core bears one overflow, then halves at each.
+    assert scales == [4.0, 4.0, 2.0, 1.0, 1.0, 1.0]
+    assert "was skipped because the loss or a gradient is NaN or infinite, 3 in a row" in end
 
 
 def _scale(values: Any) -> float:
