@@ -62,7 +62,7 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
-        # Checkpoint metadata and the distributed optimizer's gathers go through gloo on cuda.
+        # A save gathers the distributed optimizer's state over gloo, in host memory.
         create_gloo_process_groups=True,
         distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
