@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, quick_problems
+from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, head_problems, quick_problems
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.files import sync, write_atomically
 
@@ -56,7 +56,10 @@ def missing_parts(path: Path) -> list[str]:
 
 def check_for(verify: bool) -> Check:
     """Return what is looked at before a checkpoint is opened: sizes against its manifest, or only that it is there."""
-    return quick_problems if verify else missing_parts
+    if not verify:
+        return missing_parts
+    # Thousands of ranks would ask the file system for thousands of shards each; rank 0 speaks for them in the end.
+    return quick_problems if os.environ.get("RANK", "0") == "0" else head_problems
 
 
 def all_checkpoints(run_path: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ It tells damage, not origin: who can write a checkpoint can write its manifest.
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 # Configuration and counters: read by every rank before the ranks meet to share the rest.
 _SMALL_BYTES = 1 << 16
+_SHARD_SUFFIX = ".distcp"
 _NUM_THREADS = min(8, os.cpu_count() or 1)
 
 Entry = dict[str, Any]
@@ -96,12 +97,23 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
 
 def quick_problems(checkpoint: Path) -> list[str]:
     """Return what the manifest, all sizes and the hashes of small files show to be wrong with a checkpoint; quick."""
+    return _quick_problems(checkpoint, lambda name: True)
+
+
+def head_problems(checkpoint: Path) -> list[str]:
+    """Return the same of all files but the shards, of which there are as many as ranks or more."""
+    return _quick_problems(checkpoint, lambda name: not name.endswith(_SHARD_SUFFIX))
+
+
+def _quick_problems(checkpoint: Path, is_chosen: Callable[[str], bool]) -> list[str]:
     try:
         expected = read_manifest(checkpoint)
     except CheckpointError as error:
         return error.problems
     problems = []
     for name, file in expected.items():
+        if not is_chosen(name):
+            continue
         size = _size(checkpoint / name)
         if size is None:
             problems.append(f"{checkpoint / name}: missing")

@@ -119,6 +119,20 @@ def test_damage_is_found_by_size_and_by_hash(tmp_path: Path, capsys: pytest.Capt
     assert "manifest.json: its content does not have the hash that it names" in capsys.readouterr().err
 
 
+def test_ranks_leave_the_shards_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = _save(tmp_path, 5), folder.step_path(tmp_path, 10)
+    temporary = _write(tmp_path, 10)
+    (temporary / "__0_0.distcp").write_bytes(b"weights")
+    write_manifest(temporary, {})
+    folder.commit(temporary, newer, 2)
+    (newer / "__0_0.distcp").write_bytes(b"weight")
+    for rank, found in (("0", older), ("1", newer)):
+        monkeypatch.setenv("RANK", rank)
+        assert folder.newest_checkpoint(tmp_path, folder.check_for(verify=True)) == found
+    (newer / folder.CONFIG).write_text("other")
+    assert folder.newest_checkpoint(tmp_path, folder.check_for(verify=True)) == older
+
+
 def test_without_a_manifest_a_checkpoint_is_used_only_if_told(tmp_path: Path) -> None:
     path = _save(tmp_path, 5)
     (path / MANIFEST).unlink()
