@@ -24,6 +24,7 @@ import yaml
 from rich.console import Console
 
 from megatron_prealign.errors import ConfigError
+from megatron_prealign.evaluation.records import METRICS
 from megatron_prealign.evaluation.report import Row, Run, compare, read_run, rows_as_json, text_table
 from megatron_prealign.evaluation.report_page import Page, render_page
 
@@ -121,7 +122,7 @@ class Experiment:
         config, options, words = "pretrain.yaml", ["--checkpoint.init_from", start], 0.0
         if self.arguments.maintain:
             config, options, words = "pretrain_maintained.yaml", [*options, *lexicon], word_tokens_per_step(start)
-        seen = last_tokens(start / "metrics.jsonl")
+        seen = last_tokens(start / METRICS)
         remaining = remaining_steps(self.arguments.steps, tokens_per_step(), seen, words)
         second = self.train("prealign", config, "english_switched", remaining, seed, *options)
         yield second
@@ -150,7 +151,7 @@ class Experiment:
         for seed in range(1, self.arguments.seeds + 1):
             folder = self.seed_folder(seed)
             for method, stages in ((BASELINE, ("joint",)), (METHOD, ("align_init", "prealign"))):
-                metrics = [folder / stage / "metrics.jsonl" for stage in stages]
+                metrics = [folder / stage / METRICS for stage in stages]
                 runs.append(read_run(method, seed, metrics, folder / f"{stages[-1]}_evaluation.json"))
         return Outcome(runs, compare(runs, BASELINE, METHOD))
 
@@ -190,7 +191,7 @@ def word_tokens_per_step(align_init: Path, example: Path = EXAMPLE) -> float:
         yaml.safe_load((example / name).read_text(encoding="utf-8"))["alignment"]
         for name in ("align_init.yaml", "pretrain_maintained.yaml")
     )
-    lines = (align_init / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (align_init / METRICS).read_text(encoding="utf-8").splitlines()
     last = [record for record in map(json.loads, lines) if record["kind"] == "train"][-1]
     tokens_an_entry = last["word_tokens"] / last["step"] / stage_1["word_batch_size"]
     return float(tokens_an_entry * stage_2["word_batch_size"] / stage_2["maintain_interval"])

@@ -30,7 +30,7 @@ from steps import (
 
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.records import read_records, value_at
+from megatron_prealign.evaluation.records import METRICS, read_records, value_at
 from megatron_prealign.evaluation.report import join_stages
 
 _POLL_SECONDS = 0.5
@@ -160,7 +160,7 @@ def remaining(cell: Cell, place: Place) -> int:
     seen = 0
     tokens_an_entry = None
     for index, stage in enumerate(cell.stages[:-1]):
-        tokens = last_tokens(run_folder(cell, place, index + 1) / "metrics.jsonl")
+        tokens = last_tokens(run_folder(cell, place, index + 1) / METRICS)
         seen += tokens
         if stage.config["training"]["stage"] == "align_init" and stage.steps:
             lm = _step_tokens(stage.config) if stage.config["alignment"].get("lm_weight", 1.0) else 0
@@ -219,7 +219,7 @@ def collect(cell: Cell, place: Place, evaluation: Path, seconds: float) -> Resul
     """
     problems: list[str] = []
     folders = [run_folder(cell, place, index + 1) for index in range(len(cell.stages))]
-    records = join_stages([read_records(folder / "metrics.jsonl", problems) for folder in folders])
+    records = join_stages([read_records(folder / METRICS, problems) for folder in folders])
     if problems:
         raise DataError(problems)
     content = read_evaluation(evaluation)

@@ -17,7 +17,7 @@ from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from megatron_prealign.data.index_cache import IndexCache
-from megatron_prealign.data.labels import IGNORE, LabelMode, apply_switch_records, original_word_positions
+from megatron_prealign.data.labels import IGNORE, RECORD_INTS, LabelMode, apply_switch_records, original_word_positions
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
 
@@ -155,8 +155,8 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
     def _records(self, sequence: int, start: int, stop: int) -> NDArray[Any]:
         """Return the switch records of a sequence that may touch tokens [start, stop): int [n, 4]."""
         if self._switches is None:
-            return np.empty((0, 4), dtype=np.int32)
-        records: NDArray[Any] = self._switches[sequence].reshape(-1, 4)
+            return np.empty((0, RECORD_INTS), dtype=np.int32)
+        records: NDArray[Any] = self._switches[sequence].reshape(-1, RECORD_INTS)
         # Bisection touches few pages of the map, where a comparison of the column would read every record of a
         # long document. The record before the first start may reach into the piece.
         low = bisect.bisect_left(records, start, key=_record_start)

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from megatron_prealign.data.indexed import IndexedReader
-from megatron_prealign.data.labels import IGNORE, apply_switch_records
+from megatron_prealign.data.labels import IGNORE, RECORD_INTS, apply_switch_records
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon
-
-_RECORD_INTS = 4
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class DatasetInspector:
 
     def _records(self, sequence: int) -> list[list[int]]:
         records: list[list[int]] = (
-            self._switches[sequence].reshape(-1, _RECORD_INTS).tolist() if self._switches is not None else []
+            self._switches[sequence].reshape(-1, RECORD_INTS).tolist() if self._switches is not None else []
         )
         return records
 
@@ -126,7 +124,7 @@ class DatasetInspector:
 
     def _rows(self, sequence: int) -> list[Row]:
         tokens = self._tokens[sequence].astype(np.int64)
-        records = np.array(self._records(sequence), dtype=np.int64).reshape(-1, _RECORD_INTS)
+        records = np.array(self._records(sequence), dtype=np.int64).reshape(-1, RECORD_INTS)
         labels = apply_switch_records(tokens, records, "input-only").tolist()
         following = [*tokens.tolist()[1:], None]
         return [

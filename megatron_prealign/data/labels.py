@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 IGNORE = -100
 """Label of a position that nothing is predicted for."""
 
+RECORD_INTS = 4
+"""Integers of a switch record."""
+
 LabelMode = Literal["input-only", "vanilla", "no-predict"]
 """What a switched position predicts: the original word, the switched text, or nothing."""
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.data.indexed import IndexedReader
+from megatron_prealign.data.labels import RECORD_INTS
 from megatron_prealign.data.manifest import check_manifest, file_hash, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 
-_RECORD_INTS = 4
 _SEQUENCES_AT_ONCE = 1 << 18
 
 
@@ -97,10 +97,10 @@ def _switch_problems(
         return [f"{name}: records are {switches.dtype}, not int32"]
     if len(switches) != len(tokens) or not np.array_equal(switches.document_ends, tokens.document_ends):
         return [f"{name}: its sequences are not those of the tokens"]
-    if (switches.lengths % _RECORD_INTS).any():
+    if (switches.lengths % RECORD_INTS).any():
         return [f"{name}: a sequence holds a part of a record"]
     counts = content["counts"]
-    num_records, num_tokens = len(switches.tokens) // _RECORD_INTS, 0
+    num_records, num_tokens = len(switches.tokens) // RECORD_INTS, 0
     problems = []
     if num_records != counts["switched"]:
         problems.append(f"{name}: {num_records} records, the manifest counts {counts['switched']} switched words")
@@ -120,9 +120,9 @@ def _record_chunks(
     bounds = [*range(0, len(switches), _SEQUENCES_AT_ONCE), len(switches)]
     position = 0
     for start, stop in pairwise(bounds):
-        per_sequence = switches.lengths[start:stop] // _RECORD_INTS
-        size = int(per_sequence.sum()) * _RECORD_INTS
-        records = switches.tokens[position : position + size].reshape(-1, _RECORD_INTS).astype(np.int64)
+        per_sequence = switches.lengths[start:stop] // RECORD_INTS
+        size = int(per_sequence.sum()) * RECORD_INTS
+        records = switches.tokens[position : position + size].reshape(-1, RECORD_INTS).astype(np.int64)
         sequences = np.repeat(np.arange(start, stop), per_sequence)
         yield records, sequences, tokens.lengths[sequences].astype(np.int64)
         position += size

@@ -4,6 +4,7 @@ import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megatron_prealign.checkpoint.folder import CONFIG
 from megatron_prealign.config.loading import load_resolved
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import DataError, PrealignError
@@ -72,7 +73,7 @@ def _read_run(path: Path, name: str, problems: list[str]) -> TrainingRun | None:
         problems.append(f"{path}: no such folder; name the training.run_path of a run")
         return None
     records = read_records(path / METRICS, problems)
-    config_path = path / "config.yaml"
+    config_path = path / CONFIG
     try:
         model = load_resolved(config_path).model
     except PrealignError as error:

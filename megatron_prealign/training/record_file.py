@@ -5,9 +5,9 @@ from typing import Any
 
 import orjson
 
+from megatron_prealign.evaluation.records import METRICS
 from megatron_prealign.files import atomic_file, sync
 
-RECORDS = "metrics.jsonl"
 DISCARDED = "metrics.discarded.jsonl"
 
 
@@ -16,7 +16,7 @@ class RecordFile:
 
     def __init__(self, run_path: Path, step: int) -> None:
         """Open the records of a run that goes on after `step`; later ones move to metrics.discarded.jsonl."""
-        path = run_path / RECORDS
+        path = run_path / METRICS
         if path.exists():
             _discard(path, run_path / DISCARDED, step)
         self._file = path.open("ab")

@@ -28,6 +28,7 @@ from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches.batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
+from megatron_prealign.evaluation.records import METRICS
 from megatron_prealign.files import write_atomically
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
@@ -162,8 +163,8 @@ def _path_problems(config: Config) -> Iterator[str]:
     run = paths["training.run_path"]
     if (run / folder.CHECKPOINTS).is_file():
         yield f"{run / folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
-    if (run / "metrics.jsonl").is_dir():
-        yield f"{run / 'metrics.jsonl'}: a folder stands where the records go; name another training.run_path"
+    if (run / METRICS).is_dir():
+        yield f"{run / METRICS}: a folder stands where the records go; name another training.run_path"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:

@@ -16,11 +16,10 @@ from megatron_prealign.data.codeswitch.codeswitch import SwitchCounts, Switched,
 from megatron_prealign.data.codeswitch.word_forms import WordEncoder
 from megatron_prealign.data.draws import document_keys, mix
 from megatron_prealign.data.indexed import IndexedWriter, optimal_dtype
+from megatron_prealign.data.labels import RECORD_INTS
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import NUM_SHOWN, DataError, Problems
 from megatron_prealign.files import atomic_file, atomic_text_file
-
-RECORD_INTS = 4
 
 
 class PieceBaker:
