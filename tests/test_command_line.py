@@ -1,6 +1,8 @@
 """What all tools share: interrupts, empty paths, errors of the system."""
 
+import argparse
 import errno
+import importlib
 import io
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 from megatron_prealign.command_line import describe, tool
 from megatron_prealign.errors import DataError
 from tools import build_lexicon, preprocess_codeswitch
+
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def test_an_interrupt_ends_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,3 +61,14 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path: Path) -> None:
         np.ones(1 << 20).tofile(stream)
     assert describe(short.value).startswith("no space left on the disk")
     assert describe(io.UnsupportedOperation("fileno")) == "fileno"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in TOOLS.glob("*.py") if "build_parser" in path.read_text()))
+def test_an_option_given_twice_adds_to_what_it_had(name: str) -> None:
+    parsers = [importlib.import_module(f"tools.{name}").build_parser()]
+    while parsers:
+        for action in parsers.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            elif action.option_strings and action.nargs == "+" and not action.default:
+                assert isinstance(action, argparse._ExtendAction), action.option_strings

@@ -87,7 +87,12 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--output", type=path_argument, required=True, help="TSV file of the lexicon")
     output.add_argument("--output-held-out", type=path_argument, help="TSV file of the words that are held out")
     output.add_argument(
-        "--corpus", type=path_argument, nargs="+", default=[], help="text, files or folders, to measure the coverage of"
+        "--corpus",
+        type=path_argument,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="text, files or folders, to measure the coverage of",
     )
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     output.add_argument("--report", type=path_argument, help="JSON file of the report")
@@ -97,10 +102,14 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
 def _add_translate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_run_translate)
     words = parser.add_argument_group("words")
-    words.add_argument("--corpus", type=path_argument, nargs="+", required=True, help="text in the source language")
+    words.add_argument(
+        "--corpus", type=path_argument, nargs="+", action="extend", required=True, help="text in the source language"
+    )
     words.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     words.add_argument("--source-language", default="en", help="language of the corpus")
-    words.add_argument("--languages", nargs="+", required=True, metavar="LANGUAGE", help="languages to translate into")
+    words.add_argument(
+        "--languages", nargs="+", action="extend", required=True, metavar="LANGUAGE", help="languages to translate into"
+    )
     words.add_argument("--num-words", type=int, default=10000, help="most frequent words of the corpus to translate")
     server = parser.add_argument_group("server", f"its key is read from {KEY_VARIABLE}, if it wants one")
     server.add_argument("--endpoint", required=True, help="base address, for example http://localhost:8000/v1")

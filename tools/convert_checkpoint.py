@@ -98,6 +98,7 @@ def _add_vocabulary(command: argparse.ArgumentParser) -> None:
         "--lexicon",
         type=path_argument,
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
         help="dictionaries of --new-rows lexicon",

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json-key", default="text", help="key of the text in JSONL files")
     for name, what in (("--lexicon", "trained"), ("--held-out-lexicon", "held-out")):
-        parser.add_argument(name, action="append", default=[], help=f"lexicon file of {what} pairs; may be repeated")
+        parser.add_argument(name, nargs="+", action="extend", default=[], help=f"lexicon files of {what} pairs")
     parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
     parser.add_argument("--target-language", help="language of translations in files that name none")
     parser.add_argument("--max-pairs", type=int, default=2000, help="word pairs of a language pair, at most")

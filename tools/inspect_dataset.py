@@ -47,13 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--lexicon",
         type=path_argument,
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
         help="of the bake; it knows the original words",
     )
     parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
     parser.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
-    parser.add_argument("--documents", type=int, nargs="+", default=[], metavar="N", help="numbers, from 0")
+    parser.add_argument(
+        "--documents", type=int, nargs="+", action="extend", default=[], metavar="N", help="numbers, from 0"
+    )
     parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="as many documents drawn at random")
     parser.add_argument("--seed", type=int, default=1, help="seed of --random")
     parser.add_argument("--labels", action="store_true", help="show input and label of every position")

@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stated-in",
         nargs="+",
+        action="extend",
         metavar="LANGUAGE",
         help="languages of statements; a fact has one of them (default: the first of --languages)",
     )

@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--json-key", default="text", help="key of the text")
     parser.add_argument("--label-key", default="section", help="key of the label")
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="labels to use; all with enough text if not given")
+    parser.add_argument(
+        "--labels", nargs="+", action="extend", metavar="LABEL", help="labels to use; all with enough text if not given"
+    )
     parser.add_argument("--words", type=int, default=40, help="words of a passage")
     parser.add_argument("--train-per-label", type=int, default=300, help="passages of each label to train on")
     parser.add_argument("--test-per-label", type=int, default=50, help="passages of each label to test on")

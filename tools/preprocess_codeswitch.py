@@ -58,6 +58,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--input",
         type=path_argument,
         nargs="+",
+        action="extend",
         default=[],
         metavar="PATH",
         help="files, folders and globs, baked in this order: .jsonl, .json, .ndjson (an object a line), .txt (a "
@@ -99,7 +100,13 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
 def _add_switch(parser: argparse.ArgumentParser) -> None:
     switch = parser.add_argument_group("code-switch")
     switch.add_argument(
-        "--lexicon", type=path_argument, nargs="+", default=[], metavar="FILE", help="dictionaries; merged"
+        "--lexicon",
+        type=path_argument,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="dictionaries; merged",
     )
     switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
     switch.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
@@ -128,6 +135,7 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
     switch.add_argument(
         "--language-weights",
         nargs="+",
+        action="extend",
         default=[],
         metavar="LANGUAGE=WEIGHT",
         help="relative chance of target languages to be drawn; 1 where not named",
@@ -167,6 +175,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--cluster",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=VALUE",
         help="for Slurm: partition, time, memory_gb and venv (its activate script), the rest goes to sbatch; for Ray: "
