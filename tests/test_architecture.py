@@ -34,7 +34,8 @@ MAY_IMPORT = {
     "alignment": {"platform", "config"},
     "checkpoint": {"model", "data", "lexicon", "platform", "config"},
     "evaluation": {"checkpoint", "model", "data", "lexicon", "corpus", "alignment", "platform", "config"},
-    "training": {"evaluation", "checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
+    "reports": {"checkpoint", "config"},
+    "training": {"reports", "evaluation", "checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
     "testing": {"training", "checkpoint", "model", "data", "lexicon", "alignment", "platform", "config"},
 }
 

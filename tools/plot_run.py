@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from megatron_prealign.evaluation.run_page import read_runs, render_runs
+    from megatron_prealign.reports.run_page import read_runs, render_runs
 
     problems = output_problems(options.output, options.overwrite)
     try:

@@ -24,9 +24,9 @@ import yaml
 from rich.console import Console
 
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.evaluation.records import METRICS
-from megatron_prealign.evaluation.report import Row, Run, compare, read_run, rows_as_json, text_table
-from megatron_prealign.evaluation.report_page import Page, render_page
+from megatron_prealign.reports.comparison import Row, Run, compare, read_run, rows_as_json, text_table
+from megatron_prealign.reports.comparison_page import Page, render_page
+from megatron_prealign.reports.records import METRICS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from clone_data import CloneData

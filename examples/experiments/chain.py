@@ -30,8 +30,8 @@ from steps import (
 
 from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.records import METRICS, read_records, value_at
-from megatron_prealign.evaluation.report import join_stages
+from megatron_prealign.reports.comparison import join_stages
+from megatron_prealign.reports.records import METRICS, read_records, value_at
 
 _POLL_SECONDS = 0.5
 PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "numpy")

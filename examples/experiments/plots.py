@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from experiments.specs import Measure
 from experiments.verdicts import Found
 
-from megatron_prealign.evaluation.panels import STYLES, draw_panels
-from megatron_prealign.evaluation.report import LANGUAGE_NAMES
+from megatron_prealign.reports.comparison import LANGUAGE_NAMES
+from megatron_prealign.reports.panels import STYLES, draw_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

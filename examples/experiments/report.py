@@ -13,7 +13,7 @@ from experiments.specs import Experiment, Measure, read_measures
 from experiments.verdicts import CONFIRMED, NOT_CONFIRMED, NOT_TESTABLE, OPEN, Found, Verdict, gather, judge
 from steps import write_text
 
-from megatron_prealign.evaluation.page import html_figure, html_page, html_table
+from megatron_prealign.reports.page import html_figure, html_page, html_table
 
 CLAIMS_LINE = "Claims: "
 BETTER, WORSE = "▲", "▼"

@@ -5,8 +5,8 @@ from typing import Any
 
 import orjson
 
-from megatron_prealign.evaluation.records import METRICS
 from megatron_prealign.files import atomic_file, sync
+from megatron_prealign.reports.records import METRICS
 
 DISCARDED = "metrics.discarded.jsonl"
 

@@ -28,12 +28,12 @@ from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches.batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.evaluation.records import METRICS
 from megatron_prealign.files import write_atomically
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.random_states import set_random_states
+from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption

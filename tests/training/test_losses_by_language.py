@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_prealign.evaluation.records import read_records
+from megatron_prealign.reports.records import read_records
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from megatron_prealign.training.metrics import scalars

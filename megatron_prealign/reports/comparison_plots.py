@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.evaluation.panels import PAGE_COLOR, STYLES, draw_panels
-from megatron_prealign.evaluation.records import series
-from megatron_prealign.evaluation.report import LANGUAGE_NAMES, PAIR_SETS, Run, retrieval
+from megatron_prealign.reports.comparison import LANGUAGE_NAMES, PAIR_SETS, Run, retrieval
+from megatron_prealign.reports.panels import PAGE_COLOR, STYLES, draw_panels
+from megatron_prealign.reports.records import series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

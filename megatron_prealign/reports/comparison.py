@@ -15,7 +15,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.records import read_records
+from megatron_prealign.reports.records import read_records
 
 LANGUAGE_NAMES = {"en": "English", "clone": "English-Clone"}
 

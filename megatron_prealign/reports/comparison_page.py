@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from megatron_prealign.evaluation.page import html_figure, html_folded, html_page, html_table
-from megatron_prealign.evaluation.report import (
+from megatron_prealign.reports.comparison import (
     LANGUAGE_NAMES,
     PAIR_SETS,
     Row,
@@ -17,7 +16,8 @@ from megatron_prealign.evaluation.report import (
     format_rows,
     retrieval,
 )
-from megatron_prealign.evaluation.report_plots import plot_losses, plot_retrieval, tap_labels
+from megatron_prealign.reports.comparison_plots import plot_losses, plot_retrieval, tap_labels
+from megatron_prealign.reports.page import html_figure, html_folded, html_page, html_table
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.report import Run, compare, join_stages, read_run, rows_as_json, text_table
-from megatron_prealign.evaluation.report_page import Page, render_page
-from megatron_prealign.evaluation.report_plots import plot_losses, tap_labels
+from megatron_prealign.reports.comparison import Run, compare, join_stages, read_run, rows_as_json, text_table
+from megatron_prealign.reports.comparison_page import Page, render_page
+from megatron_prealign.reports.comparison_plots import plot_losses, tap_labels
 
 
 def evaluation(clone: float, held_out: float) -> dict[str, Any]:

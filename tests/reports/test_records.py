@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.evaluation.records import read_records, series
+from megatron_prealign.reports.records import read_records, series
 
 
 def train(step: int, loss: float = 1.0) -> dict[str, Any]:

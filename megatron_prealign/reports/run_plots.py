@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.config.taps import EMBEDDING, OUTPUT_EMBEDDING
-from megatron_prealign.evaluation.panels import STYLES, draw_panels, layer_colors
-from megatron_prealign.evaluation.records import Record, series, value_at
+from megatron_prealign.reports.panels import STYLES, draw_panels, layer_colors
+from megatron_prealign.reports.records import Record, series, value_at
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
