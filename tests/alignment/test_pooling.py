@@ -1,5 +1,6 @@
 """Word vectors: the mean over a word's own subwords and nothing else."""
 
+import pytest
 import torch
 
 from megatron_prealign.alignment import mean_pool
@@ -43,3 +44,13 @@ def test_half_precision_is_pooled_in_fp32() -> None:
     pooled = mean_pool(hidden, torch.zeros(1, 300, dtype=torch.int64), 1)
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, torch.tensor([[555.0 / 300]]))
+
+
+@pytest.mark.gpu
+def test_a_gpu_pools_to_the_same_bits_every_time() -> None:
+    drawn = torch.Generator(device="cuda").manual_seed(1)
+    hidden = torch.randn(64, 128, 256, device="cuda", generator=drawn)
+    # Words of thirty subwords, whose sums depend on the order of their terms.
+    word_index = torch.randint(0, 256, (128, 64), device="cuda", generator=drawn)
+    first = mean_pool(hidden, word_index, 256)
+    assert all(torch.equal(mean_pool(hidden, word_index, 256), first) for _ in range(20))
