@@ -1,12 +1,17 @@
 """Train one stage of PreAlign: torchrun pretrain_prealign.py --config FILE [--section.field VALUE ...]."""
 
 import os
+import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, ConfigError, PrealignError, TrainingError
 from megatron_prealign.training.exit_note import take_exit, write_exit
+
+_SECONDS_TO_SPEAK = 15.0
+"""How long other ranks leave the word to the first of their host, who may still be importing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,8 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     except PrealignError as error:
-        if rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         return error.exit_code
     except BaseException as error:  # torch's CheckpointException is no Exception
         if not isinstance(error, SystemExit | KeyboardInterrupt):
@@ -29,6 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             report_failure(error, rank)
         raise
+
+
+def _tell(error: PrealignError) -> None:
+    """Print an error once a host: the end of any rank makes torchrun end the others, who may not have spoken yet."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        # torchrun's SIGTERM is no request to save.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(_SECONDS_TO_SPEAK)
+    print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def read_environment() -> tuple[int, int]:
@@ -39,7 +52,7 @@ def read_environment() -> tuple[int, int]:
     """
     values = {name: os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))}
     problems = [
-        f"{name}={value!r} in the environment is no number" for name, value in values.items() if not value.isdigit()
+        f"{name}={value!r} in the environment is no number" for name, value in values.items() if not value.isdecimal()
     ]
     if not problems and int(values["RANK"]) >= int(values["WORLD_SIZE"]):
         problems.append(f"RANK={values['RANK']} in the environment is not below WORLD_SIZE={values['WORLD_SIZE']}")

@@ -198,6 +198,19 @@ def test_a_rank_that_fails_alone_says_so_itself(
     assert capsys.readouterr().err == "error: rank 1: the alignment loss is not finite\n"
 
 
+def test_the_first_rank_of_a_host_speaks_before_the_others_end(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(pretrain_prealign.time, "sleep", slept.append)
+    monkeypatch.setattr(pretrain_prealign.signal, "signal", lambda *_: None)
+    values["model"]["hidden_size"] = 0
+    for local_rank, expected in (("0", []), ("1", [15.0])):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        assert "--model.hidden_size must be at least 1" in _refused(values, tmp_path, capsys)
+        assert slept == expected
+
+
 def test_lexicons_that_translate_into_their_own_language_or_hold_nothing_out(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

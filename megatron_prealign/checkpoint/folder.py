@@ -30,6 +30,7 @@ LAYOUT = "layout.json"
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
+_NECESSARY = ("metadata.json", STATE, CONFIG)
 _PREFIX = "step_"
 _FINAL = re.compile(rf"{_PREFIX}(\d+)")
 
@@ -51,7 +52,7 @@ def step_of(checkpoint: Path) -> int:
 
 def missing_parts(path: Path) -> list[str]:
     """Return which of a checkpoint's necessary files are missing; all that is looked at without verification."""
-    return [f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()]
+    return [f"{path / name}: missing" for name in _NECESSARY if not (path / name).is_file()]
 
 
 def check_for(verify: bool) -> Check:
@@ -145,7 +146,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"a mapping is expected, not {content!r:.40}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
     return content
 
@@ -184,6 +185,15 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
             # Renamed first: a half-deleted folder must not look like a checkpoint.
             stale.rename(stale.with_name(stale.name + TEMPORARY))
     sweep(final.parent)
+
+
+def set_aside(run_path: str | Path, newest: Path) -> None:
+    """Rename what is newer than the checkpoint a run goes on from: it counts no longer, and is not deleted."""
+    for path in all_checkpoints(run_path):
+        if step_of(path) > step_of(newest):
+            aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+            path.rename(aside)
+            print(f"WARNING: {path} is now called {aside.name}", file=sys.stderr, flush=True)
 
 
 def sweep(checkpoints: Path) -> None:

@@ -86,7 +86,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
             f"{path}: missing, so nothing shows that the checkpoint is whole; to trust it as it is, pass "
             "--checkpoint.verify false"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not the manifest of a checkpoint ({error!r})") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")

@@ -49,11 +49,11 @@ def _files(name: str, entry: ValidEntry) -> Iterator[Problem]:
 
 def _share(name: str, entry: BlendEntry) -> Iterator[Problem]:
     """Check the numbers of an entry of the training mix."""
-    for key, value in (("weight", entry.weight), ("tokens", entry.tokens), ("max_epochs", entry.max_epochs)):
-        if value is not None and not 0 < value < float("inf"):
-            yield Problem(
-                f"--{name}.{key} must be above 0, got {value}: leave the dataset out instead", ("data.blend",)
-            )
+    limits = (("weight", entry.weight, 1e-9, 1e9), ("tokens", entry.tokens, 1, 1 << 62))
+    for key, value, low, high in (*limits, ("max_epochs", entry.max_epochs, 1e-9, 1e9)):
+        if value is not None and not low <= value <= high:
+            rule = "above 0" if value <= 0 else f"in [{low:g}, {high:g}]"
+            yield Problem(f"--{name}.{key} must be {rule}, got {value}: leave the dataset out instead", ("data.blend",))
 
 
 def _online(config: Config) -> Iterator[Problem]:
@@ -87,7 +87,7 @@ def _split(config: Config) -> Iterator[Problem]:
         shares = [float(share) for share in split.split(",")]
     except ValueError:
         shares = []
-    if len(shares) != 3 or not all(0 <= share < float("inf") for share in shares) or shares[0] == 0:
+    if len(shares) != 3 or not all(share == 0 or 1e-9 <= share <= 1e9 for share in shares) or shares[0] == 0:
         yield Problem(
             f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test",
             ("data.split",),

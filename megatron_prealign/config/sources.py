@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 
@@ -144,7 +144,9 @@ def _read_root(path: str | Path, read: Callable[[yaml.SafeLoader, yaml.Node], No
                 read(loader, root)
         finally:
             loader.dispose()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except RecursionError:
+        return f"{path}: nested too deeply; a configuration is a mapping of sections"
+    except (OSError, ValueError, yaml.YAMLError) as error:
         return _reading_problem(path, error)
     return None
 
@@ -174,15 +176,23 @@ def _read_sections(path: str, loader: yaml.SafeLoader, root: yaml.Node, source: 
             source.problems.append(f"{path}:{line}: {section} is a section: put its fields on lines below it")
             continue
         for name, node in _items(loader, section_node):
-            value = loader.construct_object(node, deep=True)
+            value = _construct(loader, node)
             source.fields[f"{section}.{name}"] = Given(value, _node_place(path, node))
+
+
+def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Return the value of a node, as 2024-99-99 or !!bool foo have none."""
+    try:
+        return loader.construct_object(node, deep=True)
+    except (ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise yaml.constructor.ConstructorError(None, None, f"no such value ({error})", node.start_mark) from None
 
 
 def _items(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
     """Yield key and value node of a mapping, `<<` merges resolved."""
     loader.flatten_mapping(node)
     for key, value in node.value:
-        yield str(loader.construct_object(key, deep=True)), value
+        yield str(_construct(loader, key)), value
 
 
 def _node_place(path: str, node: yaml.Node) -> Callable[[Location], str]:

@@ -18,7 +18,7 @@ from megatron.core.utils import get_model_config
 from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.platform import Platform
-from megatron_prealign.training.guards import Guard
+from megatron_prealign.training.guards import DivergenceError, Guard
 from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_batches, check_gradients, check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
@@ -192,8 +192,17 @@ class Trainer:
             self.metrics.write("valid", {"step": self.state.step, "tokens": self.state.tokens, **record})
 
     def save(self) -> Path:
-        """Save a checkpoint of this step; collective."""
+        """Save a checkpoint of this step; collective.
+
+        Raises:
+            DivergenceError: The weights hold NaN or infinity; pruning would leave nothing else in the end.
+        """
         gather_parameters(self.chunks)
+        if not math.isfinite(parameter_norm(self.chunks)):
+            raise DivergenceError(
+                f"the weights hold NaN or infinity after step {self.state.step}, so they are not saved: lower "
+                "optimizer.lr, or raise optimizer.adam_eps; the newest checkpoint is untouched"
+            )
         with signals_held():
             path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
         self._saved_step = self.state.step

@@ -32,6 +32,7 @@ from megatron_prealign.files import write_atomically
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
@@ -217,6 +218,7 @@ def _settle_start(plan: Plan) -> Plan:
             problems += _check_lexicon(plan.words, newest)
         if problems:
             raise ConfigError(problems)
+    on_first_rank(lambda: folder.set_aside(plan.config.training.run_path, newest))
     return dataclasses.replace(plan, resume_from=newest, init_from=None)
 
 

@@ -119,6 +119,24 @@ def test_damage_is_found_by_size_and_by_hash(tmp_path: Path, capsys: pytest.Capt
     assert "manifest.json: its content does not have the hash that it names" in capsys.readouterr().err
 
 
+def test_what_is_damaged_or_not_ours_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = [_save(tmp_path, step, keep_last=3) for step in (5, 8)]
+    damaged, foreign = _save(tmp_path, 12, keep_last=3), folder.step_path(tmp_path, 14)
+    (damaged / folder.CONFIG).write_text("other")
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("years of work")
+    newest = folder.newest_checkpoint(tmp_path)
+    assert newest == sound[-1]
+    folder.set_aside(tmp_path, newest)
+    assert f"WARNING: {damaged} is now called {damaged.name}.damaged-" in capsys.readouterr().err
+    assert folder.all_checkpoints(tmp_path) == sound
+    _save(tmp_path, 14)
+    assert _steps(tmp_path) == [8, 14]
+    (kept,) = foreign.parent.glob("step_0000014.damaged-*")
+    assert (kept / "thesis.txt").read_text() == "years of work"
+    assert len([*foreign.parent.glob("step_0000012.damaged-*")]) == 1
+
+
 def test_ranks_leave_the_shards_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older, newer = _save(tmp_path, 5), folder.step_path(tmp_path, 10)
     temporary = _write(tmp_path, 10)

@@ -345,9 +345,7 @@ def test_ranges(name: str) -> None:
     problems = find_problems(configure({name: -1}), world_size=1)
     assert f"--{name} must be {RANGES[name][1]}, got -1" in [problem.replace("-1.0", "-1") for problem in problems]
     zero_is_refused = [problem for problem in find_problems(configure({name: 0}), world_size=1) if "must be" in problem]
-    assert bool(zero_is_refused) == (
-        RANGES[name][1] not in ("at least 0", "in [0, 1)", "in [0, 1000000]", "in [0, 2^32)")
-    )
+    assert bool(zero_is_refused) == (not RANGES[name][1].startswith(("at least 0", "in [0, ")))
 
 
 @pytest.mark.parametrize(

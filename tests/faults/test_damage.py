@@ -44,6 +44,10 @@ def test_the_one_before_is_used_loudly(
     assert f"WARNING: the one before is used: {before}" in run.log
     assert read_records(run.path) == whole.records
     assert folder.newest_checkpoint(run.path) == folder.step_path(run.path, NUM_STEPS)
+    # Set aside, so that it does not count among those that are kept.
+    (aside,) = (run.path / "checkpoints").glob("*.damaged-*")
+    assert aside.name.startswith(newest.name)
+    assert (aside / shard.name).is_file()
 
 
 def test_nothing_is_started_afresh_over_damaged_checkpoints(

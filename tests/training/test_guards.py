@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from megatron_prealign.checkpoint.folder import all_checkpoints
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from megatron_prealign.training.guards import DivergenceError
@@ -188,3 +189,25 @@ def test_a_loss_spike_is_skipped_or_the_weights_go_back(make_values: MakeValues,
     assert all(step["kept"] for step in steps[:4] if not step["applied"])
     assert [step["rate"] for step in steps[:last]] == rates[:last]
     assert f"step {last + 1} was skipped because the loss spikes, the run went back 2 times: lower" in error
+
+
+def _save_poisoned(values: Any) -> tuple[str, int]:
+    """Return what a save of weights with NaN on one tensor-parallel rank says, and the checkpoints after it."""
+    trainer = make_trainer(values)
+    trainer.train_step()
+    trainer.save()
+    trainer.train_step()
+    if torch.distributed.get_rank() == 1:
+        next(trainer.chunks[0].parameters()).data.view(-1)[3] = float("nan")
+    try:
+        trainer.save()
+    except DivergenceError as error:
+        return str(error), len(all_checkpoints(trainer.config.training.run_path))
+    return "saved", 0
+
+
+def test_weights_with_nan_are_not_saved(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values("pretrain", tmp_path / "run", parallel={"tensor_model_parallel_size": 2})
+    for said, num_checkpoints in run_distributed(_save_poisoned, 2, values):
+        assert said.startswith("the weights hold NaN or infinity after step 2, so they are not saved")
+        assert num_checkpoints == 1
