@@ -198,6 +198,15 @@ def test_a_rank_that_fails_alone_says_so_itself(
     assert capsys.readouterr().err == "error: rank 1: the alignment loss is not finite\n"
 
 
+def test_a_validation_split_without_a_sample_is_refused_before_anything_is_made(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values["data"]["split"] = "99999,0.0001,0"
+    values["training"]["eval_interval"] = 2
+    assert "language en: " in (error := _refused(values, tmp_path, capsys)) and "holds no full sample" in error
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_first_rank_of_a_host_speaks_before_the_others_end(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,11 @@ def train_problems(data: DataConfig) -> list[str]:
     return [problem for problem in found if problem]
 
 
+def valid_problems(data: DataConfig) -> list[str]:
+    """Return a message for each dataset of a language of which nothing fills a sample to validate on."""
+    return _valid_prefixes(data)[1]
+
+
 def build_valid_datasets(
     data: DataConfig, tokenizer: Tokenizer, *, seed: int, cache: IndexCache | None = None
 ) -> dict[str, SampleDataset]:
@@ -126,23 +131,32 @@ def build_valid_datasets(
     Raises:
         DataError: naming every language of which nothing fills a sample.
     """
-    entries: Sequence[ValidEntry] = data.valid_blend or data.blend
-    split = _WHOLE if data.valid_blend else data.split
-    chosen: dict[str, list[str]] = {}
-    problems: list[str] = []
-    for language in dict.fromkeys(entry.language for entry in entries):
-        named = [prefix for entry in entries if entry.language == language for prefix in find_prefixes(entry.prefix)]
-        found = {prefix: split_problem(prefix, split, Split.valid, data.seq_length) for prefix in named}
-        chosen[language] = [prefix for prefix, problem in found.items() if not problem]
-        if not chosen[language]:
-            problems.extend(f"language {language}: {problem}" for problem in found.values())
+    chosen, problems = _valid_prefixes(data)
     if problems:
         raise DataError(problems)
     build = _Builder(data, tokenizer, seed, cache or IndexCache())
     return {
-        language: _join([build(prefix, Split.valid, split, None) for prefix in prefixes])
+        language: _join([build(prefix, Split.valid, _valid_split(data), None) for prefix in prefixes])
         for language, prefixes in chosen.items()
     }
+
+
+def _valid_split(data: DataConfig) -> str:
+    return _WHOLE if data.valid_blend else data.split
+
+
+def _valid_prefixes(data: DataConfig) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the datasets with a sample to validate on by language, and what is wrong with languages without any."""
+    entries: Sequence[ValidEntry] = data.valid_blend or data.blend
+    chosen: dict[str, list[str]] = {}
+    problems: list[str] = []
+    for language in dict.fromkeys(entry.language for entry in entries):
+        named = [prefix for entry in entries if entry.language == language for prefix in find_prefixes(entry.prefix)]
+        found = {prefix: split_problem(prefix, _valid_split(data), Split.valid, data.seq_length) for prefix in named}
+        chosen[language] = [prefix for prefix, problem in found.items() if not problem]
+        if not chosen[language]:
+            problems.extend(f"language {language}: {problem}" for problem in found.values())
+    return chosen, problems
 
 
 def _deal(shares: list[float], num_samples: int, cache: IndexCache) -> tuple[NDArray[Any], ...]:

@@ -22,7 +22,7 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
-from megatron_prealign.data.blend import train_problems
+from megatron_prealign.data.blend import train_problems, valid_problems
 from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
@@ -90,6 +90,8 @@ def plan_run(config: Config) -> Plan:
     corpora: list[list[Corpus]] = []
     blend_problems = check_blend(config.data, tokenizer) or train_problems(config.data)
     problems += blend_problems
+    if not blend_problems and config.training.eval_interval:
+        problems += valid_problems(config.data)
     if not blend_problems:
         corpora = read_corpora(config.data)
     resume_from = init_from = None
