@@ -132,6 +132,9 @@ def test_checkpoints_that_are_damaged_or_foreign(
     assert "not the counters of this program: step (Input should be a valid integer), epoch" in _refused(
         values, tmp_path, capsys, *options
     )
+    for stored, wrong in (('{"step": 2}', "step 2 can't be"), ('{"step": 1, "lm_tokens": -1}', "lm_tokens below 0")):
+        (folder.step_path(tmp_path / "used", 1) / folder.STATE).write_text(stored)
+        assert f"state.json: {wrong}" in _refused(values, tmp_path, capsys, *options)
 
 
 def test_run_folder_below_a_file(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

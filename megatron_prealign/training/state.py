@@ -58,12 +58,18 @@ class TrainState:
         """
         stored = json.dumps(folder.read_state(checkpoint))
         try:
-            return TypeAdapter(cls).validate_json(stored, strict=True, extra="forbid")
+            state = TypeAdapter(cls).validate_json(stored, strict=True, extra="forbid")
         except ValidationError as error:
             fields = ", ".join(f"{detail['loc'][0]} ({detail['msg']})" for detail in error.errors())
             raise CheckpointError(
                 f"{checkpoint / folder.STATE}: not the counters of this program: {fields}; use another checkpoint"
             ) from None
+
+        negative = [name for name, value in asdict(state).items() if isinstance(value, int) and value < 0]
+        if negative or checkpoint.name != folder.step_path("", state.step).name:
+            wrong = f"{', '.join(negative)} below 0" if negative else f"step {state.step}"
+            raise CheckpointError(f"{checkpoint / folder.STATE}: {wrong} can't be; use another checkpoint")
+        return state
 
     def note_retrieval(self, held_out: float) -> None:
         """Count a validation's held-out retrieval, in [0, 1]."""
