@@ -165,6 +165,11 @@ class ExperimentFile:
     notes: list[str] = field(default_factory=list)
     """Paragraphs under the results: what was looked into, what to make of it."""
 
+    @property
+    def named_measures(self) -> list[str]:
+        """Return the measures of the table and of the claims, each once."""
+        return list(dict.fromkeys([*self.measures, *(claim.measure for claim in self.claims)]))
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -233,6 +238,7 @@ def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
             variants = {name: variant for name in file.variants if (variant := reader.read(name))}
             problems += [f"{found}: {problem}" for problem in reader.problems]
             tasks = scale.evaluations[file.recipe] if file.evaluations is None else file.evaluations
+            problems += [f"{found}: {problem}" for problem in _measure_problems(file, tasks)]
             problems += _task_problems(tasks, str(found) if file.evaluations else f"scale {scale.name}")
             experiments.append(Experiment(found.stem, file, variants, tasks))
     names = [experiment.name for experiment in experiments]
@@ -261,9 +267,9 @@ def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure
     for where, name in named:
         if name not in file.variants:
             yield f"{where}: there is no variant {name!r}{_hint(name, file.variants)}"
-    for name in dict.fromkeys([*file.measures, *(claim.measure for claim in file.claims)]):
+    for name in file.named_measures:
         if name not in measures:
-            yield f"measures: {name!r} is not in measures.yaml{_hint(name, measures)}; add its title there"
+            yield f"measures: {name!r} is not in measures.yaml{_hint(name, measures)} Add its title there"
     for claim in file.claims:
         parts = CONDITION.fullmatch(claim.testable_if) if claim.testable_if else None
         if claim.testable_if and (parts is None or parts["variant"] not in file.variants):
@@ -276,6 +282,14 @@ def _problems(file: ExperimentFile, scale: Scale, measures: Mapping[str, Measure
 def task_name(task: Mapping[str, Any]) -> str:
     """Return the name under which a task's results are found."""
     return str(task.get("name") or task.get("evaluation"))
+
+
+def _measure_problems(file: ExperimentFile, tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield measures that no task yields."""
+    known = [task_name(task) for task in tasks]
+    for name in file.named_measures:
+        if (task := name.split(".")[0]) not in known:
+            yield f"measures: {name!r}: no task under evaluations is called {task}{_hint(task, known)}"
 
 
 def _task_problems(tasks: Sequence[Mapping[str, Any]], place: str) -> list[str]:
@@ -291,7 +305,7 @@ def _task_problems(tasks: Sequence[Mapping[str, Any]], place: str) -> list[str]:
 
 def _hint(word: str, known: Any) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]}?" if matches else f"; there are {', '.join(known)}"
+    return f"; did you mean {matches[0]}?" if matches else f"; there are {', '.join(known)}."
 
 
 class _VariantReader:

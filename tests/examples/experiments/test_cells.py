@@ -111,6 +111,8 @@ def test_damaged_files_are_named_with_what_to_do(tmp_path: Path, damage: str) ->
 
 def test_one_task_name_with_two_meanings_is_refused(tmp_path: Path) -> None:
     task = {"evaluation": "perplexity", "texts": {"en": "{valid_en}"}}
-    paths = [write_experiment(tmp_path, "one"), write_experiment(tmp_path, "two", evaluations=[task])]
+    measures = ["perplexity.en.perplexity"]
+    two = write_experiment(tmp_path, "two", evaluations=[task], measures=measures, claims=[])
+    paths = [write_experiment(tmp_path, "one"), two]
     with pytest.raises(DataError, match="two: the task perplexity has other options in one: rename it"):
         read(paths, 1)

@@ -10,6 +10,9 @@ from megatron_prealign.errors import DataError
 
 EXPERIMENTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path.name not in ("methods.yaml", "measures.yaml"))
 
+PERPLEXITY = {"evaluation": "perplexity", "texts": {"en": "{valid_en}"}}
+MEASURED = {"measures": ["perplexity.en.perplexity"], "claims": []}
+
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_of_the_repository_are_sound(name: str) -> None:
@@ -75,11 +78,12 @@ def problems_of(path: Path) -> list[str]:
         ({"variants": {"joint": {"extends": "joint", "data": {"clone_share": -1}}}}, "data.clone_share: "),
         ({"variants": {"joint": {"extends": "joint", "data": {"codeswitch_ratio": 1.5}}}}, "data.codeswitch_ratio: "),
         ({"variants": {"joint": {"extends": "joint", "data": {"lexicon_coverage": 0}}}}, "data.lexicon_coverage: "),
+        ({"evaluations": [{**PERPLEXITY, "texts": {"en": "{valid_xx}"}}], **MEASURED}, "'{valid_xx}': write one of {"),
+        ({"evaluations": [{**PERPLEXITY, "texts": {"en": "{valid_en"}}], **MEASURED}, "'{valid_en': write one of {"),
         (
-            {"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_xx}"}}]},
-            "'{valid_xx}': write one of {",
+            {"evaluations": [PERPLEXITY]},
+            "p_at_1': no task under evaluations is called held_out; there are",
         ),
-        ({"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_en"}}]}, "'{valid_en': write one of {"),
         (
             {"evaluations": [{"evaluation": "perplexity", "texts": {"en": "{valid_en}"}}] * 2},
             "perplexity is the name of two tasks",
