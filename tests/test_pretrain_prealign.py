@@ -233,6 +233,18 @@ def test_lexicons_that_translate_into_their_own_language_or_hold_nothing_out(
     assert "lexicon.tsv: translations into de, which is alignment.source_language" in _refused(values, tmp_path, capsys)
 
 
+def test_paths_that_no_file_system_has(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 300
+    assert f"run_path {tmp_path}"[:40] in _refused(
+        values, tmp_path, capsys, "--training.run_path", str(tmp_path / long)
+    )
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    error = _refused(values, tmp_path, capsys, "--training.run_path", str(tmp_path / "link"))
+    assert f"training.run_path {tmp_path / 'link'}: a link to nowhere; remove it, or name another folder" in error
+    for option in ("data.tokenizer_path", "checkpoint.init_from", "alignment.lexicon_paths"):
+        assert f"--{option}" in _refused(values, tmp_path, capsys, f"--{option}", long)
+
+
 def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
@@ -240,4 +252,4 @@ def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: py
     assert _main(values, tmp_path) == 2
     error = capsys.readouterr().err
     assert "a file stands where the checkpoints go" in error
-    assert "a folder stands where the records go" in error
+    assert "a folder stands where a file goes" in error

@@ -1,7 +1,7 @@
 """Checks of the alignment section against the rest of the configuration."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from megatron_prealign.config.problem import Problem
 from megatron_prealign.config.root import Config
@@ -37,7 +37,7 @@ def check_alignment(config: Config) -> Iterator[Problem]:
     alignment = config.alignment
     for name in ("lexicon_paths", "held_out_lexicon_paths"):
         for path in getattr(alignment, name):
-            if not Path(path).is_file():
+            if not os.path.isfile(path):
                 yield Problem(f"--alignment.{name} {path}: no such file: check the path", (f"alignment.{name}",))
     if config.training.stage == "align_init":
         yield from _align_init(config)

@@ -1,7 +1,7 @@
 """Checks of the data section: what its files are is looked at when they are opened."""
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from megatron_prealign.config.data import BlendEntry, ValidEntry, find_prefixes
 from megatron_prealign.config.problem import Problem
@@ -14,7 +14,7 @@ def check_data(config: Config) -> Iterator[Problem]:
     hint = "train one with prealign-train-tokenizer, or name a Hugging Face folder or a SentencePiece .model"
     if not data.tokenizer_path:
         yield Problem(f"--data.tokenizer_path is not given: {hint}", ("data.tokenizer_path",))
-    elif not Path(data.tokenizer_path).exists():
+    elif not os.path.exists(data.tokenizer_path):
         yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}", ("data.tokenizer_path",))
     if not data.blend:
         example = "'[{prefix: data/en_text_document, language: en}]'"
@@ -38,7 +38,7 @@ def _files(name: str, entry: ValidEntry) -> Iterator[Problem]:
         shown = entry.prefix if isinstance(entry.prefix, str) else list(entry.prefix)
         yield Problem(f"--{name}: no dataset matches {shown}: check the path, which ends before .idx", (field,))
     for prefix in prefixes:
-        missing = [suffix for suffix in (".bin", ".idx", ".json") if not Path(prefix + suffix).is_file()]
+        missing = [suffix for suffix in (".bin", ".idx", ".json") if not os.path.isfile(prefix + suffix)]
         if missing:
             yield Problem(
                 f"--{name}: {prefix} lacks {', '.join(missing)}: bake it with prealign-preprocess; "
@@ -65,7 +65,7 @@ def _online(config: Config) -> Iterator[Problem]:
             ("data.codeswitch", "data.codeswitch_lexicon_paths"),
         )
     for path in data.codeswitch_lexicon_paths:
-        if not Path(path).is_file():
+        if not os.path.isfile(path):
             yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file", ("data.codeswitch_lexicon_paths",))
     ratios = data.codeswitch_ratios
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):

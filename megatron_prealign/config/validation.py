@@ -1,7 +1,7 @@
 """Checks across fields: everything that can be known before data is opened or a process group exists."""
 
+import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
 from megatron_prealign.config.data_validation import check_data
@@ -241,7 +241,7 @@ def _run(config: Config) -> Iterator[Problem]:
     init_from = config.checkpoint.init_from
     if not config.training.run_path:
         yield Problem("--training.run_path is not given: name the folder of this run", ("training.run_path",))
-    elif Path(config.training.run_path).is_file():
+    elif os.path.isfile(config.training.run_path):
         yield Problem(
             f"--training.run_path {config.training.run_path} is a file: name a folder", ("training.run_path",)
         )
@@ -251,7 +251,7 @@ def _run(config: Config) -> Iterator[Problem]:
             "leave init_optimizer out",
             ("checkpoint.init_optimizer", "checkpoint.init_from"),
         )
-    if init_from is not None and not any((Path(init_from) / name).exists() for name in _CHECKPOINT_MARKS):
+    if init_from is not None and not any(os.path.exists(os.path.join(init_from, name)) for name in _CHECKPOINT_MARKS):
         yield Problem(
             f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
             "folder or a checkpoint in it, or none to start from fresh weights",

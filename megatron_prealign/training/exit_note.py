@@ -6,6 +6,7 @@ find the note and end as before. A run that crashed leaves no note.
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from megatron_prealign.files import atomic_text_file
@@ -20,10 +21,14 @@ def take_exit(run_path: str | Path) -> int | None:
     """
     path = Path(run_path) / _NAME
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        if _is_first_of_host() and path.exists():
-            path.unlink(missing_ok=True)
+        if _is_first_of_host():
+            with suppress(OSError):
+                path.unlink()
         return None
-    return int(json.loads(path.read_text(encoding="utf-8"))["exit_code"]) if path.exists() else None
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["exit_code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write_exit(run_path: str | Path, exit_code: int, cause: str) -> None:

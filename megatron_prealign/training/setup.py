@@ -84,6 +84,9 @@ def plan_run(config: Config) -> Plan:
         ConfigError: Lists everything that does not fit.
     """
     problems = [*_path_problems(config), *missing_packages(config.logging)]
+    if problems:
+        # What is looked at below lies on these paths.
+        raise ConfigError(problems)
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
@@ -154,20 +157,32 @@ def _describe_weights(plan: Plan) -> str:
     return "Starting from fresh weights."
 
 
+_LONGEST_NAME = 255
+"""Bytes of a file's or folder's name, on all file systems that clusters use."""
+
+
 def _path_problems(config: Config) -> Iterator[str]:
     """Yield why a folder of the run can't be made; nothing is created to find out."""
     paths = {"training.run_path": Path(config.training.run_path), "data.cache_path": cache_path(config)}
     for name, path in paths.items():
-        existing = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        whole = path.absolute()
+        if "\0" in str(whole) or any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in whole.parts):
+            yield f"{name} {whole!s:.80}: no name of a file; name another folder"
+            continue
+        if whole.is_symlink() and not os.path.exists(whole):
+            yield f"{name} {path}: a link to nowhere; remove it, or name another folder"
+            continue
+        existing = next(parent for parent in (whole, *whole.parents) if os.path.exists(parent))
         if not existing.is_dir():
             yield f"{name} {path}: {existing} is a file; name another folder"
         elif not os.access(existing, os.W_OK):
             yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
-    run = paths["training.run_path"]
-    if (run / folder.CHECKPOINTS).is_file():
-        yield f"{run / folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
-    if (run / METRICS).is_dir():
-        yield f"{run / METRICS}: a folder stands where the records go; name another training.run_path"
+    run = config.training.run_path
+    if os.path.isfile(os.path.join(run, folder.CHECKPOINTS)):
+        yield f"{run}/{folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
+    for name in (METRICS, folder.CONFIG):
+        if os.path.isdir(os.path.join(run, name)):
+            yield f"{run}/{name}: a folder stands where a file goes; name another training.run_path"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:
