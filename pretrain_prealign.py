@@ -11,7 +11,7 @@ from megatron_prealign.errors import INTERRUPTED, ConfigError, PrealignError, Tr
 from megatron_prealign.training.exit_note import take_exit, write_exit
 
 _SECONDS_TO_SPEAK = 15.0
-"""How long other ranks leave the word to the first of their host, who may still be importing."""
+"""How long other ranks leave the word to rank 0, which may still be importing; then it is on another host."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     except PrealignError as error:
-        _tell(error)
+        _tell(error, rank)
         return error.exit_code
     except BaseException as error:  # torch's CheckpointException is no Exception
         if not isinstance(error, SystemExit | KeyboardInterrupt):
@@ -35,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
 
 
-def _tell(error: PrealignError) -> None:
-    """Print an error once a host: the end of any rank makes torchrun end the others, who may not have spoken yet."""
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+def _tell(error: PrealignError, rank: int) -> None:
+    """Print an error, rank 0 first: the end of any rank makes torchrun end the others, told or not."""
+    if rank > 0:
         # torchrun's SIGTERM is no request to save.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(_SECONDS_TO_SPEAK)

@@ -210,15 +210,16 @@ def test_a_validation_split_without_a_sample_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_the_first_rank_of_a_host_speaks_before_the_others_end(
+def test_rank_0_speaks_before_the_others_end(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr(pretrain_prealign.time, "sleep", slept.append)
     monkeypatch.setattr(pretrain_prealign.signal, "signal", lambda *_: None)
     values["model"]["hidden_size"] = 0
-    for local_rank, expected in (("0", []), ("1", [15.0])):
-        monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, expected in (("0", []), ("1", [15.0])):
+        monkeypatch.setenv("RANK", rank)
         assert "--model.hidden_size must be at least 1" in _refused(values, tmp_path, capsys)
         assert slept == expected
 
