@@ -30,7 +30,6 @@ LAYOUT = "layout.json"
 CONFIG = "config.yaml"
 TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
-_NECESSARY = ("metadata.json", STATE, CONFIG)
 _PREFIX = "step_"
 _FINAL = re.compile(rf"{_PREFIX}(\d+)")
 
@@ -52,7 +51,7 @@ def step_of(checkpoint: Path) -> int:
 
 def missing_parts(path: Path) -> list[str]:
     """Return which of a checkpoint's necessary files are missing; all that is looked at without verification."""
-    return [f"{path / name}: missing" for name in _NECESSARY if not (path / name).is_file()]
+    return [f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()]
 
 
 def check_for(verify: bool) -> Check:

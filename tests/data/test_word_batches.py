@@ -127,6 +127,18 @@ def test_microbatches_of_a_step_have_equal_shapes(bpe: Tokenizer) -> None:
         assert words_of(steps[0][offset]) + words_of(steps[1][offset]) == gather(batches, 4 + offset, 2)[1]
 
 
+def test_a_rank_without_a_word_has_a_row_of_padding(bpe: Tokenizer) -> None:
+    # One entry has a second language, so all get room for it: the last of many ranks hold padding alone.
+    one_language = [LexiconEntry(word, (Translation(f"{word}s", "de"),)) for word in ("sun", "tree", "house")]
+    two_languages = LexiconEntry("moon", (Translation("mond", "de"), Translation("lune", "fr")))
+    lexicon = Lexicon("en", (two_languages, *one_language))
+    batches = make_batches(WordTable.build(lexicon, bpe, max_word_tokens=16), 0, word_batch_size=4)
+    batch = batches.batch(0, rank=11, size=12)
+    assert set(batch.word_ids[batch.start : batch.stop]) == {-1}
+    assert len(batch.packed.token_ids) == 1
+    assert set(batch.packed.word_index[0]) == {-1}
+
+
 def test_tokens_are_those_of_the_word_in_running_text(bpe: Tokenizer) -> None:
     entry = LexiconEntry("bank", (Translation("银行", "zh"), Translation("Straße", "de")))
     table = WordTable.build(Lexicon("en", (entry,)), bpe, max_word_tokens=16)

@@ -109,7 +109,8 @@ class WordBatches:
             size: size of the data-parallel axis; the number of words is padded to a multiple of it.
         """
         found = [self._batch(index, rank, size) for index in range(first, first + count)]
-        num_rows = max(len(batch.packed.token_ids) for batch in found)
+        # Where entries lack languages the last ranks may have padding alone; the model still needs a row to run on.
+        num_rows = max(1, *(len(batch.packed.token_ids) for batch in found))
         return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
     def batch(self, index: int, *, rank: int = 0, size: int = 1) -> WordBatch:
