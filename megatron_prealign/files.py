@@ -31,7 +31,7 @@ def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = 
 
 
 def can_be_made(path: Path) -> bool:
-    """Tell whether a file can be written, after its folders are made where they lack."""
+    """Tell whether a file can be written once its missing folders are created."""
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
