@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.labels import IGNORE, RECORD_INTS, LabelMode, apply_switch_records, original_word_positions
 from megatron_prealign.data.manifest import read_manifest
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, TrainingError
 
 
 @dataclass
@@ -88,8 +88,12 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             tokens, labels and position_ids: int64 [S]; loss_mask: float32 [S]. Ignored labels are 0 with mask 0.
             loss_group: int16 [S], which loss a position is reported under: twice the number of the language, plus 1
             where the label is a switch's original word.
+
+        Raises:
+            TrainingError: if there is an id that the tokenizer does not have.
         """
         tokens, labels, is_original = self.streams(0 if idx is None else int(idx))
+        self._check_ids(tokens, labels)
         inputs, targets = tokens[:-1], labels[1:]
         counted = targets != IGNORE
         if self.config.eod_mask_loss:
@@ -103,6 +107,17 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             "position_ids": self._positions(inputs),
             "loss_group": torch.from_numpy((2 * self._language_number + is_original[1:]).astype(np.int16)),
         }
+
+    def _check_ids(self, tokens: NDArray[Any], labels: NDArray[Any]) -> None:
+        """Refuse ids that would read past the embedding, which a GPU reports long after and without their place."""
+        ids = np.concatenate((tokens, labels[labels != IGNORE]))
+        lowest, highest, size = int(ids.min()), int(ids.max()), self.config.tokenizer.vocab_size
+        if lowest < 0 or highest >= size:
+            raise TrainingError(
+                f"{self.dataset_path}: holds the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 to "
+                f"{size - 1}: damaged after its bake, see tools/preprocess_codeswitch.py --verify {self.dataset_path}; "
+                "bake it again"
+            )
 
     def _positions(self, inputs: NDArray[Any]) -> torch.Tensor:
         """Return the positions of input tokens [S]: int64 [S], counted in each document if they are reset."""

@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from megatron_prealign.errors import TrainingError
 
 Read = Callable[[NDArray[np.int64]], dict[str, torch.Tensor]]
 """From the positions of a microbatch's samples, int64 [B], to the microbatch."""
@@ -49,6 +52,7 @@ class ReaderProcesses:
         """Return the microbatches of some rows of positions, in their order.
 
         Raises:
+            TrainingError: what a process read can't be trained on.
             RuntimeError: a process died, or failed to read; with its cause.
         """
         size = len(self.processes)
@@ -79,6 +83,8 @@ class ReaderProcesses:
         except (EOFError, OSError):
             process.join(_POLL_SECONDS)
             raise RuntimeError(f"{name} {_describe_end(process.exitcode)}") from None
+        if isinstance(failure, TrainingError):
+            raise failure
         if failure:
             raise RuntimeError(f"{name} failed:\n{failure}")
         return {key: torch.from_numpy(array) for key, array in batch.items()}
@@ -112,7 +118,10 @@ def _serve(read: Read, connection: Connection, parent: int) -> None:
         except EOFError:
             return
         try:
+            answer: tuple[dict[str, NDArray[Any]], str | TrainingError]
             answer = {key: tensor.numpy() for key, tensor in read(row).items()}, ""
+        except TrainingError as error:
+            answer = {}, error
         except Exception:
             answer = {}, traceback.format_exc()
         try:

@@ -13,7 +13,7 @@ from megatron.core.datasets.utils import Split
 
 from megatron_prealign.data.dataset import CodeSwitchDataset, CodeSwitchDatasetConfig
 from megatron_prealign.data.index_cache import IndexCache
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, TrainingError
 from tests.data.baked import random_documents, write_baked
 
 VOCAB_SIZE = 500
@@ -154,6 +154,38 @@ def test_loss_mask_is_not_shared_between_samples(prefix: str) -> None:
 
 def test_padding_sample_counts_nothing(prefix: str) -> None:
     assert open_dataset(prefix)[None]["loss_mask"].sum() == 0
+
+
+@pytest.mark.parametrize("wrong", [VOCAB_SIZE, 2**16 - 1])
+def test_ids_that_the_tokenizer_does_not_have_are_refused(
+    tmp_path: Path, documents: list[tuple[np.ndarray, np.ndarray]], wrong: int
+) -> None:
+    """A damaged file of the right size."""
+    prefix = write_baked(tmp_path / "damaged", documents, VOCAB_SIZE)
+    tokens = np.fromfile(f"{prefix}.bin", dtype=np.uint16)
+    tokens[40] = wrong
+    tokens.tofile(f"{prefix}.bin")
+    dataset = open_dataset(prefix)
+    refused = 0
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+        except TrainingError as error:
+            assert f"{prefix}: holds the token id {wrong}, the tokenizer has 0 to {VOCAB_SIZE - 1}: " in str(error)
+            refused += 1
+    assert 1 <= refused <= 2
+
+
+@pytest.mark.parametrize("wrong", [VOCAB_SIZE, -7])
+def test_labels_that_the_tokenizer_does_not_have_are_refused(
+    tmp_path: Path, documents: list[tuple[np.ndarray, np.ndarray]], wrong: int
+) -> None:
+    prefix = write_baked(tmp_path / "damaged", documents, VOCAB_SIZE)
+    records = np.fromfile(f"{prefix}.switch.bin", dtype=np.int32).reshape(-1, 4)
+    records[:, 2] = wrong
+    records.tofile(f"{prefix}.switch.bin")
+    with pytest.raises(TrainingError, match=f"holds the token id {wrong}, "):
+        [*open_dataset(prefix)]
 
 
 def test_ratio_zero_has_no_switch_files(tmp_path: Path) -> None:

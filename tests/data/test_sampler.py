@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from megatron_prealign.data.sampler import Batch, StepLoader, step_indices
-from megatron_prealign.errors import ConfigError
+from megatron_prealign.errors import ConfigError, TrainingError
 
 
 class Numbers:
@@ -34,6 +34,13 @@ class Numbers:
         tokens = torch.full((3,), idx)
         fixed = {"loss_mask": torch.ones(3), "position_ids": torch.arange(3), "loss_group": torch.zeros(3)}
         return {"tokens": tokens, "labels": tokens, **fixed}
+
+
+class Unfit(Numbers):
+    """Holds what can't be trained on."""
+
+    def __getitem__(self, idx: int) -> dict[str, torch.Tensor]:
+        raise TrainingError(f"sample {idx} is unfit")
 
 
 class Damaged(Numbers):
@@ -172,6 +179,12 @@ class TestWorkers:
         loader = StepLoader(Damaged(4), micro_batch_size=2, global_batch_size=4, num_workers=2)
         next(loader)
         with pytest.raises(RuntimeError, match=r"(?s)data worker 1 of 2 .* failed:\nTraceback .*IndexError: 4"):
+            next(loader)
+        loader.close()
+
+    def test_what_they_refuse_is_refused_as_without_them(self) -> None:
+        loader = StepLoader(Unfit(4), micro_batch_size=2, global_batch_size=4, num_workers=2)
+        with pytest.raises(TrainingError, match=r"^sample 0 is unfit$"):
             next(loader)
         loader.close()
 
