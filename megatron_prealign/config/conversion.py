@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import reprlib
 import typing
 from collections.abc import Iterable
 from functools import cache
@@ -10,6 +11,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from megatron_prealign.config.sources import Given
+
+# A few lines of YAML with aliases in aliases stand for billions of values.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 200, 80
 
 
 def convert(name: str, hint: object, entry: Given) -> tuple[object, list[str]]:
@@ -40,6 +45,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+def shown(value: object) -> str:
+    """Return a value as messages show it: large ones in part."""
+    return _SHORT.repr(value)
+
+
 def is_none(value: object) -> bool:
     """Say whether a value stands for "none"."""
     return value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))
@@ -62,7 +72,9 @@ def _type_problem(name: str, hint: object, entry: Given, detail: ErrorDetails) -
         return f"{place}: {where} is missing; give it"
     message = detail["msg"].removeprefix("Input ").split(", unable to parse")[0]
     choices = typing.get_args(hint) if detail["type"] == "literal_error" else ()
-    return f"{place}: {where} {message}, got {detail['input']!r}{did_you_mean(str(detail['input']), choices)}"
+    given = detail["input"]
+    hint = did_you_mean(given, choices) if isinstance(given, str) else ""
+    return f"{place}: {where} {message}, got {shown(given)}{hint}"
 
 
 def _nested_keys(hint: object) -> list[str]:

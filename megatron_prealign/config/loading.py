@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter
 
-from megatron_prealign.config.conversion import convert, did_you_mean, is_none
+from megatron_prealign.config.conversion import convert, did_you_mean, is_none, shown
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.sources import Given, Source, given_at, mapping_source, read_yaml, split_command_line
@@ -139,10 +139,11 @@ def _with_preset(given: dict[str, Given]) -> tuple[dict[str, Given], list[str]]:
     entry = given.get("model.preset")
     if entry is None or is_none(entry.value):
         return given, []
-    preset = PRESETS.get(str(entry.value))
+    name = entry.value if isinstance(entry.value, str) else shown(entry.value)
+    preset = PRESETS.get(name)
     if preset is None:
-        hint = did_you_mean(str(entry.value), PRESETS) or f"; choose from {', '.join(PRESETS)}"
-        return given, [f"{entry.place(())}: model.preset: there is no preset {entry.value!r}{hint}"]
+        hint = did_you_mean(name, PRESETS) or f"; choose from {', '.join(PRESETS)}"
+        return given, [f"{entry.place(())}: model.preset: there is no preset {shown(entry.value)}{hint}"]
     place = f"preset {entry.value}"
     return {f"model.{name}": given_at(value, place) for name, value in preset.values.items()} | given, []
 

@@ -66,8 +66,8 @@ def split_command_line(argv: Sequence[str]) -> CommandLine:
             if values:
                 line.problems.append(f"command line: --dry-run takes no value, got {' '.join(values)!r}; leave it out")
         elif name == "config":
-            line.config_paths.extend(values)
-            if not values:
+            line.config_paths.extend(value for value in values if value)
+            if not all(values) or not values:
                 line.problems.append("command line: --config needs a YAML file; write --config FILE")
         else:
             line.overrides.append((name, values))

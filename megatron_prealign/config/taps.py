@@ -1,6 +1,7 @@
 """The names of a model's taps, and which of them enter the alignment loss."""
 
 import difflib
+from collections.abc import Iterable
 
 from megatron_prealign.errors import ConfigError
 
@@ -35,19 +36,23 @@ def tap_weights(choice: str, num_layers: int, *, tied: bool) -> list[float]:
         "middle": names[1 + third : 1 + num_layers - third],
     }
     group = groups.get(choice.strip())
-    chosen = _read_weights(choice, names) if group is None else dict.fromkeys(group, 1.0)
+    chosen = _read_weights(choice, names, groups) if group is None else dict.fromkeys(group, 1.0)
     total = sum(chosen.values())
     return [chosen.get(name, 0.0) / total for name in names]
 
 
-def _read_weights(choice: str, names: list[str]) -> dict[str, float]:
+def _read_weights(choice: str, names: list[str], groups: Iterable[str]) -> dict[str, float]:
     weights: dict[str, float] = {}
     problems = []
     for part in choice.split(","):
         name, _, number = (piece.strip() for piece in part.partition(":"))
         if name not in names:
-            close = difflib.get_close_matches(name, [*names, "all", "embeddings", "middle"], n=1)
-            hint = f"did you mean {close[0]}?" if close else f"the taps are {names[0]}, {names[1]} .. {names[-1]}"
+            if name in groups:
+                hint = f"give {name} alone, without a weight"
+            elif close := difflib.get_close_matches(name, [*names, *groups], n=1):
+                hint = f"did you mean {close[0]}?"
+            else:
+                hint = f"the taps are {names[0]}, {names[1]} .. {names[-1]}"
             problems.append(f"--alignment.taps: this model has no tap {name!r}; {hint}")
         elif name in weights:
             problems.append(f"--alignment.taps names {name} twice; give it one weight")

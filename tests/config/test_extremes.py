@@ -29,6 +29,18 @@ def test_yaml_that_has_no_value_is_named_with_its_line(text: str, expected: str,
     assert f"{tmp_path / 'config.yaml'}{expected}" in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["training: {train_steps: ", "data: {languages: ", "model: {preset: "])
+def test_aliases_that_stand_for_billions_of_values_are_not_spelt_out(place: str, tmp_path: Path) -> None:
+    bomb = "&a0 [x]"
+    for level in range(1, 40):
+        bomb = f"&a{level} [{bomb}{f', *a{level - 1}' * 9}]"
+    (tmp_path / "config.yaml").write_text(f"{place}{bomb}}}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(["--config", str(tmp_path / "config.yaml")])
+    assert f"{tmp_path / 'config.yaml'}:1" in str(caught.value)
+    assert len(str(caught.value)) < 10_000
+
+
 @pytest.mark.parametrize(
     ("section", "name", "value", "expected"),
     [

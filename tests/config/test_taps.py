@@ -38,6 +38,7 @@ def test_every_model_has_a_middle(num_layers: int) -> None:
     [
         ("layer_7", ["--alignment.taps: this model has no tap 'layer_7'; did you mean layer_6?"]),
         ("", ["--alignment.taps: this model has no tap ''; the taps are embedding, layer_1 .. layer_6"]),
+        ("layer_1,all:2", ["--alignment.taps: this model has no tap 'all'; give all alone, without a weight"]),
         ("layer_1,layer_1", ["--alignment.taps names layer_1 twice; give it one weight"]),
         (
             "layer_1:0,layer_2:x,layer_3:-1,layer_4:1e308",
