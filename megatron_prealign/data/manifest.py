@@ -6,13 +6,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from megatron_prealign.errors import DataError
 
 FORMAT_VERSION = 1
 DATA_SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx")
 """The files of a dataset, appended to its prefix; the last two only where something was switched."""
 
-_REQUIRED = ("format_version", "files", "tokenizer_fingerprint", "vocab_size", "lexicon_fingerprint", "seed", "counts")
+
+class _Relied(BaseModel):
+    """What is relied on; a bake writes more."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _File(_Relied):
+    size: int
+    sha256: str
+
+
+class _Content(_Relied):
+    format_version: int
+    files: dict[str, _File]
+    tokenizer_fingerprint: str
+    vocab_size: int
+    lexicon_fingerprint: str | None
+    seed: int
+    counts: dict[str, int | dict[str, int]]
+
+
+class _Whole(_Relied):
+    content: _Content
+    content_hash: str
+    provenance: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -62,25 +89,31 @@ def read_manifest(prefix: str | Path) -> Manifest:
         suffix = next((suffix for suffix in (*reversed(DATA_SUFFIXES), ".json") if str(prefix).endswith(suffix)), "")
         fix = f"leave out {suffix}" if suffix else "bake the dataset with tools/preprocess_codeswitch.py"
         raise DataError(f"{path}: no such manifest; {fix}") from None
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a manifest ({error}); bake the dataset again") from None
     content = whole.get("content") if isinstance(whole, dict) else None
-    if not isinstance(content, dict) or any(key not in content for key in _REQUIRED):
-        raise DataError(f"{path}: not the manifest of a baked dataset")
-    if not isinstance(content["files"], dict) or not isinstance(content["counts"], dict):
-        raise DataError(f"{path}: not the manifest of a baked dataset")
-    if content["format_version"] != FORMAT_VERSION:
-        raise DataError(f"{path}: format version {content['format_version']}, this code reads {FORMAT_VERSION}")
-    manifest = Manifest(content, whole.get("provenance") or {})
-    if whole.get("content_hash") != manifest.content_hash:
+    format_version = content.get("format_version") if isinstance(content, dict) else None
+    if isinstance(format_version, int) and format_version != FORMAT_VERSION:
+        raise DataError(f"{path}: format version {format_version}, this code reads {FORMAT_VERSION}")
+    try:
+        _Whole.model_validate(whole)
+        manifest = Manifest(whole["content"], whole.get("provenance", {}))
+        is_sound = whole["content_hash"] == manifest.content_hash
+    except (ValidationError, RecursionError):
+        raise DataError(f"{path}: not the manifest of a baked dataset; bake the dataset again") from None
+    if not is_sound:
         raise DataError(f"{path}: its content does not have the hash it names; it was edited or damaged")
     return manifest
 
 
-def check_manifest(prefix: str | Path) -> list[str]:
+def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]:
     """Return what is wrong with a dataset as far as sizes and the hashes of `.idx` files show it; quick.
 
     `megatron_prealign.data.verify` checks everything.
+
+    Args:
+        prefix: The dataset's path without `.bin`.
+        with_hashes: Whether to read the `.idx` files; they may hold gigabytes.
     """
     try:
         files: dict[str, dict[str, Any]] = read_manifest(prefix).content["files"]
@@ -96,7 +129,7 @@ def check_manifest(prefix: str | Path) -> list[str]:
             problems.append(f"{path}: missing; the manifest names it")
         elif path.stat().st_size != files[suffix]["size"]:
             problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {files[suffix]['size']}")
-        elif suffix.endswith(".idx") and file_hash(path) != files[suffix]["sha256"]:
+        elif with_hashes and suffix.endswith(".idx") and file_hash(path) != files[suffix]["sha256"]:
             problems.append(f"{path}: its content does not have the hash that the manifest names")
     return problems
 

@@ -48,8 +48,13 @@ def test_the_hash_is_of_content_alone(tmp_path: Path) -> None:
         (lambda whole: whole["content"].update(format_version=9), "format version 9"),
         (lambda whole: whole["content"].pop("counts"), "not the manifest"),
         (lambda whole: whole.pop("content"), "not the manifest"),
-        (lambda whole: whole.pop("content_hash"), "edited or damaged"),
+        (lambda whole: whole.update(content_hash="0"), "edited or damaged"),
+        (lambda whole: whole.pop("content_hash"), "not the manifest"),
         (lambda whole: whole["content"].update(files=[1]), "not the manifest"),
+        (lambda whole: whole["content"]["files"].update({".bin": 7}), "not the manifest"),
+        (lambda whole: whole["content"].update(tokenizer_fingerprint=7), "not the manifest"),
+        (lambda whole: whole["content"].update(vocab_size="7"), "not the manifest"),
+        (lambda whole: whole.update(provenance=["a"]), "not the manifest"),
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path: Path, damage: Any, message: str) -> None:
@@ -68,6 +73,11 @@ def test_missing_or_truncated_manifest_is_refused(tmp_path: Path) -> None:
     prefix = write_dataset(tmp_path)
     with pytest.raises(DataError, match=r"no such manifest; leave out \.switch\.idx"):
         read_manifest(f"{prefix}.switch.idx")
+    manifest_path(prefix).unlink()
+    manifest_path(prefix).mkdir()
+    with pytest.raises(DataError, match=r"not a manifest .*directory"):
+        read_manifest(prefix)
+    manifest_path(prefix).rmdir()
     for text in ('{"content": ', "[" * 100_000):
         manifest_path(prefix).write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match="not a manifest"):
