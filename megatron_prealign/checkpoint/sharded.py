@@ -176,8 +176,8 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
 def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
     try:
         loaded = read_sharded(sharded, checkpoint)
-    except CheckpointError:
-        raise
+    except PrealignError as error:
+        raise CheckpointError(error.problems) from error
     except CheckpointException as error:
         # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
         cause, _ = next(iter(error.failures.values()))

@@ -87,13 +87,16 @@ class _SafeCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]
 
 
 class _SafeReader(FileSystemReader):
-    """Reads the table of contents through a list of allowed names."""
+    """Reads by a table of contents that was read through a list of allowed names."""
+
+    def __init__(self, folder: str | Path, metadata: Metadata) -> None:
+        super().__init__(folder)
+        self._metadata = metadata
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
-        metadata = read_metadata(Path(self.path) / ".metadata")
-        metadata.storage_meta = metadata.storage_meta or StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        self._metadata.storage_meta = self._metadata.storage_meta or StorageMeta()
+        self._metadata.storage_meta.load_id = self.load_id
+        return self._metadata
 
 
 class _SafePlanner(MCoreLoadPlanner):  # type: ignore[misc]
@@ -117,7 +120,10 @@ class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
         )
         flat, flat_mapping, rename_mapping = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
         torch_state = mcore_to_pyt_state_dict(flat, is_loading=True)
-        load(torch_state, storage_reader=_SafeReader(checkpoint_dir), planner=planner)
+        # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+        with failing_together():
+            metadata = read_metadata(Path(checkpoint_dir) / ".metadata")
+        load(torch_state, storage_reader=_SafeReader(checkpoint_dir, metadata), planner=planner)
         unwrapped = {name: _unwrap_pyt_sharded_tensor(value) for name, value in torch_state.items()}
         result: StateDict = _replace_sharded_keys_with_state_dict_keys(unwrapped, flat_mapping, rename_mapping)
         _restore_dict_types(result, sharded_state_dict)
