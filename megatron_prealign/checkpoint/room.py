@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from megatron_prealign.checkpoint.folder import CHECKPOINTS, all_checkpoints
 from megatron_prealign.config import Config
 from megatron_prealign.config.parameters import count_parameters
@@ -34,7 +36,7 @@ def room_problems(config: Config) -> list[str]:
     if free >= num_missing * each:
         return []
     return [
-        f"training.run_path {config.training.run_path}: {free / 1e9:.2f} GB are free, but {num_missing} more "
-        f"checkpoints of about {each / 1e9:.2f} GB come to lie there at once (checkpoint.keep_last {keep_last} and the "
+        f"training.run_path {config.training.run_path}: {decimal(free)} are free, but {num_missing} more "
+        f"checkpoints of about {decimal(each)} come to lie there at once (checkpoint.keep_last {keep_last} and the "
         "one being written); make room, or name another folder"
     ]

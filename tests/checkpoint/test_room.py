@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.filesize import decimal
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.room import checkpoint_bytes, room_problems
@@ -55,8 +56,8 @@ def test_a_disk_without_room_is_refused(
     each = checkpoint_bytes(config)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 4 * each - 1))
     (problem,) = room_problems(config)
-    assert problem.startswith(f"training.run_path {run}: 0.")
-    assert "but 4 more checkpoints of about 0.0" in problem
+    assert problem.startswith(f"training.run_path {run}: {decimal(4 * each - 1)} are free, but 4 more")
+    assert f"but 4 more checkpoints of about {decimal(each)} come" in problem
     # Those that are there already will make way.
     for step in range(1, 4):
         folder.step_path(run, step).mkdir(parents=True)
