@@ -102,6 +102,10 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float
     ) -> Tensor:
+        queries_per_key = query.shape[1] // key.shape[1]
+        if queries_per_key > 1 and attention_mask is not None and query.is_cuda:
+            # With groups and a mask PyTorch has no kernel for many GPUs but the one that holds all S x S scores.
+            key, value = (x.repeat_interleave(queries_per_key, dim=1) for x in (key, value))
         return torch.nn.functional.scaled_dot_product_attention(
             query,
             key,

@@ -97,3 +97,20 @@ def test_attention_equals_megatron_core() -> None:
     key, value = (torch.randn(6, 2, 2, 8, generator=generator) for _ in range(2))
     mask = torch.ones(1, 1, 6, 6).triu(1).bool()
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value, mask), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_groups_and_a_mask_on_a_gpu_need_no_kernel_that_holds_all_scores() -> None:
+    from megatron.core.transformer.enums import AttnMaskType
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    config = _build(num_query_groups=2).config
+    attention = SDPAttention(config, 1, AttnMaskType.causal, "self")
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(6, 2, 4, 8, generator=generator)
+    key, value = (torch.randn(6, 2, 2, 8, generator=generator) for _ in range(2))
+    mask = torch.ones(1, 1, 6, 6).triu(1).bool()
+    expected = attention(query, key, value, mask)
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+        result = attention(query.cuda(), key.cuda(), value.cuda(), mask.cuda())
+    torch.testing.assert_close(result.cpu(), expected, rtol=1e-4, atol=1e-5)
