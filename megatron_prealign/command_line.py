@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import STOPPED_BY_KEYBOARD, PrealignError
 
 Main = Callable[..., int]
-
-_INTERRUPTED = 130
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -36,7 +34,7 @@ def tool(main: Main) -> Main:
             return PrealignError.exit_code
         except KeyboardInterrupt:
             print("error: interrupted", file=sys.stderr)
-            return _INTERRUPTED
+            return STOPPED_BY_KEYBOARD
 
     return run
 

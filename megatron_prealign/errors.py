@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 INTERRUPTED = 75
 """Exit code of a run that was told to stop, and saved: EX_TEMPFAIL, to be started again as it is."""
+STOPPED_BY_KEYBOARD = 130
+"""Exit code of a command that Ctrl+C ended, as shells say it."""
 NUM_SHOWN = 20
 """Problems of a large file that are told in full."""
 

@@ -14,6 +14,7 @@ import pretrain_prealign
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.config import config_from_dict, dump_config
+from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import TrainingError
 from tests.data.baked import random_documents, write_baked
 from tests.workspace import MakeValues
@@ -98,7 +99,15 @@ def test_continuing_with_other_data_or_too_few_steps(
     assert "Nothing to do" in capsys.readouterr().err
 
 
+def _bake(prefix: Path, values: Any, switch_ratio: float) -> str:
+    """Write a dataset for the run's tokenizer; return its prefix."""
+    tokenizer = load_tokenizer(values["data"]["tokenizer_path"])
+    documents = random_documents(np.random.default_rng(0), 40, tokenizer.vocab_size, 100, switch_ratio)
+    return write_baked(prefix, documents, tokenizer.vocab_size, tokenizer.fingerprint)
+
+
 def test_continuing_with_other_switches(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values["data"]["blend"][0]["prefix"] = _bake(tmp_path / "plain", values, switch_ratio=0)
     online = {"codeswitch": "online", "codeswitch_lexicon_paths": values["alignment"]["lexicon_paths"]}
     saved = {**values, "model": {**values["model"], "vocab_size": 300}, "data": {**values["data"], **online}}
     _save_checkpoint(tmp_path / "run", saved, step=4)
@@ -149,6 +158,9 @@ def test_environment_that_torchrun_did_not_set(
     monkeypatch.setenv("WORLD_SIZE", "many")
     assert "WORLD_SIZE" in _refused(values, tmp_path, capsys)
     monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", "z")
+    assert "LOCAL_RANK='z' in the environment is no number" in _refused(values, tmp_path, capsys)
+    monkeypatch.delenv("LOCAL_RANK")
     monkeypatch.setenv("RANK", "1")
     assert _main(values, tmp_path) == 2
     assert "RANK=1" in capsys.readouterr().err
@@ -249,8 +261,42 @@ def test_paths_that_no_file_system_has(values: Any, tmp_path: Path, capsys: pyte
 def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("")
-    (tmp_path / "run" / "metrics.jsonl").mkdir()
+    files = ("metrics.jsonl", "config.yaml", "run.lock", "run.holder", "exit.json")
+    for name in files:
+        (tmp_path / "run" / name).mkdir()
     assert _main(values, tmp_path) == 2
     error = capsys.readouterr().err
     assert "a file stands where the checkpoints go" in error
-    assert "a folder stands where a file goes" in error
+    for name in files:
+        assert f"{tmp_path}/run/{name}: a folder stands where a file goes" in error
+    (tmp_path / "run" / "checkpoints").unlink()
+    (tmp_path / "run" / "checkpoints" / "latest").mkdir(parents=True)
+    assert _main(values, tmp_path) == 2
+    assert f"{tmp_path}/run/checkpoints/latest: a folder stands where a file goes" in capsys.readouterr().err
+
+
+def test_a_lexicon_for_switches_while_training_is_read_before_anything_is_made(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lexicon = tmp_path / "switches.tsv"
+    lexicon.write_text("house\thaus\tde\t1.0\ndog hund\n")
+    values["data"] |= {"codeswitch": "online", "codeswitch_lexicon_paths": [str(lexicon)]}
+    assert f"{lexicon}:2" in _refused(values, tmp_path, capsys)
+    values["data"]["blend"][0]["prefix"] = _bake(tmp_path / "switched", values, switch_ratio=0.3)
+    assert "data.codeswitch online needs a bake without" in _refused(values, tmp_path, capsys)
+
+
+def test_the_keyboard_ends_it_without_a_traceback(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain_prealign, "train", interrupt)
+    assert _main(values, tmp_path) == 130
+    assert capsys.readouterr().err == "error: interrupted; the same command goes on from the last checkpoint\n"
+
+
+def test_an_empty_name_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert pretrain_prealign.main(["--config", ""]) == 2
+    assert "--config needs a YAML file; write --config FILE" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
-from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.errors import STOPPED_BY_KEYBOARD, ConfigError, DataError
 from megatron_prealign.evaluation.frame import Progress, problems_of
 from megatron_prealign.evaluation.registry import describe_options, evaluation_names, find_evaluation, summary
 from megatron_prealign.evaluation.tables import plain_table
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results = evaluate(options)
     except KeyboardInterrupt:
         print("error: interrupted; pass --resume to go on from the tasks that are finished", file=sys.stderr)
-        return 130
+        return STOPPED_BY_KEYBOARD
     _print_tables(results)
     return 0
 

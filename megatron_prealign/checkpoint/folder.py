@@ -10,7 +10,6 @@ complete checkpoint in place.
 """
 
 import json
-import os
 import re
 import secrets
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, head_problems, quick_problems
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.files import sync, write_atomically
+from megatron_prealign.ranks import is_first
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
@@ -59,7 +59,7 @@ def check_for(verify: bool) -> Check:
     if not verify:
         return missing_parts
     # Thousands of ranks would ask the file system for thousands of shards each; rank 0 speaks for them in the end.
-    return quick_problems if os.environ.get("RANK", "0") == "0" else head_problems
+    return quick_problems if is_first() else head_problems
 
 
 def all_checkpoints(run_path: str | Path) -> list[Path]:
@@ -82,7 +82,7 @@ def newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
     for path in reversed(checkpoints):
         problems = check(path)
         if not problems:
-            if passed_over and os.environ.get("RANK", "0") == "0":
+            if passed_over and is_first():
                 lines = [*passed_over, f"the one before is used: {path}"]
                 print("\n".join(f"WARNING: {line}" for line in lines), file=sys.stderr, flush=True)
             return path

@@ -17,11 +17,11 @@ from megatron_prealign.data.corpora import read_corpora, split_problem, split_ra
 from megatron_prealign.data.dataset import CodeSwitchDataset
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.mix import MixRequest, MixSegment, deal_out
-from megatron_prealign.data.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch
+from megatron_prealign.data.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch, baked_switches
 from megatron_prealign.data.sampler import SampleDataset
 from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
-from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.lexicon import Lexicon, read_lexicon
 
 _AT_ONCE = 1 << 24
 _WHOLE = "0,1,0"
@@ -121,6 +121,16 @@ def valid_problems(data: DataConfig) -> list[str]:
     return _valid_prefixes(data)[1]
 
 
+def online_problems(data: DataConfig) -> list[str]:
+    """Return why the blend can't be switched while it is read: an unfit lexicon, or datasets that have switches."""
+    try:
+        _online_lexicon(data)
+        problems: list[str] = []
+    except DataError as error:
+        problems = error.problems
+    return [*problems, *(problem for prefix in _online_prefixes(data) for problem in baked_switches(prefix))]
+
+
 def build_valid_datasets(
     data: DataConfig, tokenizer: Tokenizer, *, seed: int, cache: IndexCache | None = None
 ) -> dict[str, SampleDataset]:
@@ -200,16 +210,24 @@ def _online_switch(data: DataConfig, tokenizer: Tokenizer) -> OnlineSwitch:
     Raises:
         DataError: if a dictionary can't be read.
     """
-    paths = [Path(path) for path in data.codeswitch_lexicon_paths]
-    lexicon = read_lexicon(paths, data.codeswitch_language, data.codeswitch_target_language)
-    entries = [entry for entry in data.blend if entry.language == data.codeswitch_language]
+    lexicon = _online_lexicon(data)
     return OnlineSwitch(
         table=compile_lexicon(lexicon, tokenizer),
         fingerprint=lexicon.fingerprint,
         ratios=data.codeswitch_ratios,
         seed=data.codeswitch_seed,
-        prefixes=frozenset(prefix for entry in entries for prefix in find_prefixes(entry.prefix)),
+        prefixes=frozenset(_online_prefixes(data)),
     )
+
+
+def _online_lexicon(data: DataConfig) -> Lexicon:
+    paths = [Path(path) for path in data.codeswitch_lexicon_paths]
+    return read_lexicon(paths, data.codeswitch_language, data.codeswitch_target_language)
+
+
+def _online_prefixes(data: DataConfig) -> list[str]:
+    entries = [entry for entry in data.blend if entry.language == data.codeswitch_language]
+    return [prefix for entry in entries for prefix in find_prefixes(entry.prefix)]
 
 
 class _Builder:

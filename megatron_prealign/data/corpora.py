@@ -15,6 +15,7 @@ from megatron_prealign.config.data import DataConfig, find_prefixes
 from megatron_prealign.data.dataset import no_full_sample
 from megatron_prealign.data.manifest import check_manifest, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.ranks import is_first_of_host
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Corpus:
 def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
     """Return every problem that keeps the datasets from being trained and validated on with this tokenizer.
 
-    Reads manifests and hashes .idx files; needs no process group.
+    Reads manifests, and on the first rank of a host hashes .idx files; needs no process group.
     """
     problems: list[str] = [] if data.blend else ["data.blend: no dataset given; name at least one baked prefix"]
     if data.reset_attention_mask and tokenizer.eod_id is None:
@@ -92,7 +93,8 @@ def split_problem(prefix: str, split: str, part: Split, sequence_length: int) ->
 
 
 def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Sequence[str]:
-    problems = check_manifest(prefix)
+    # Once a host: thousands of ranks would read the same files.
+    problems = check_manifest(prefix, with_hashes=is_first_of_host())
     if problems:
         return problems
     content = read_manifest(prefix).content

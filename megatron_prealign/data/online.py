@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from megatron_prealign.data.codeswitch.codeswitch import Switched, codeswitch
 from megatron_prealign.data.codeswitch.switch_table import SwitchTable
 from megatron_prealign.data.dataset import CodeSwitchDataset, CodeSwitchDatasetConfig, no_full_sample, order_samples
+from megatron_prealign.data.manifest import read_manifest
 from megatron_prealign.errors import DataError
 
 _TOKENS_AT_ONCE = 1 << 18
@@ -83,11 +84,8 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
         self._epoch_lengths: NDArray[np.int32] = indexed_dataset.sequence_lengths
         self._switched = lru_cache(_DOCUMENTS_KEPT)(self._switch_one)
         super().__init__(indexed_dataset, dataset_path, indexed_indices, num_samples, index_split, config)
-        if self._online and self._switches is not None:
-            raise DataError(
-                f"{dataset_path}: baked with switches; data.codeswitch online needs a bake without: "
-                "leave --lexicon out, or give --codeswitch-ratio 0"
-            )
+        if self._online and (problems := baked_switches(dataset_path)):
+            raise DataError(problems)
 
     def _read(self, sequence: int, start: int, length: int) -> tuple[NDArray[Any], NDArray[Any]]:
         if self._online is None:
@@ -151,6 +149,16 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
         assert self._online is not None
         offsets = np.concatenate(([0], np.cumsum([len(tokens) for tokens in sequences])))
         return self._online(np.concatenate(sequences).astype(np.int32), offsets, epoch)
+
+
+def baked_switches(prefix: str) -> list[str]:
+    """Return that a dataset can't be switched again, where it was baked with switches."""
+    if not read_manifest(prefix).has_switches:
+        return []
+    return [
+        f"{prefix}: baked with switches; data.codeswitch online needs a bake without: leave --lexicon out, or give "
+        "--codeswitch-ratio 0"
+    ]
 
 
 def _groups(indices: NDArray[Any], lengths: NDArray[np.int32]) -> list[NDArray[Any]]:

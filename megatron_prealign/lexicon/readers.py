@@ -184,7 +184,7 @@ def _read(
 ) -> list[Pair]:
     """Return the pairs that `read` gives for the languages of the file's two sides, turned to those of the lexicon."""
     if not languages.targets:
-        problems.add(f"{path}: its lines name no language; give the target language, with --target-language")
+        problems.add(f"{path}: its lines name no language; give the target language")
         return []
     if not reverse:
         return list(read(languages))

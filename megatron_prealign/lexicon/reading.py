@@ -48,8 +48,7 @@ class Languages:
         if len(self.targets) != 1:
             given = ",".join(self.targets) or "none"
             raise LineError(
-                "no language in the line, and the target language must be one for all such lines (given: "
-                f"{given}); name it with --target-language"
+                f"no language in the line, and the target language must be one for all such lines (given: {given})"
             )
         return self.targets[0]
 

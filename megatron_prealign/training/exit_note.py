@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from megatron_prealign.files import atomic_text_file
+from megatron_prealign.ranks import is_first_of_host
 
-_NAME = "exit.json"
+EXIT = "exit.json"
 
 
 def take_exit(run_path: str | Path) -> int | None:
@@ -19,9 +20,9 @@ def take_exit(run_path: str | Path) -> int | None:
 
     A first start, which is nobody's restart, deletes the note of the run's last end instead.
     """
-    path = Path(run_path) / _NAME
+    path = Path(run_path) / EXIT
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        if _is_first_of_host():
+        if is_first_of_host():
             with suppress(OSError):
                 path.unlink()
         return None
@@ -33,11 +34,7 @@ def take_exit(run_path: str | Path) -> int | None:
 
 def write_exit(run_path: str | Path, exit_code: int, cause: str) -> None:
     """Note how the run ended; does nothing but on the first rank of a host."""
-    path = Path(run_path) / _NAME
-    if _is_first_of_host() and path.parent.is_dir():
+    path = Path(run_path) / EXIT
+    if is_first_of_host() and path.parent.is_dir():
         with atomic_text_file(path, overwrite=True) as stream:
             stream.write(json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")
-
-
-def _is_first_of_host() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0"

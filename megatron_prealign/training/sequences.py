@@ -1,6 +1,5 @@
 """The sequences of a run: from the blend to batches and validation sets, and where the run stands in them."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import CheckpointError, ConfigError
 from megatron_prealign.platform import Layout
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks
+from megatron_prealign.ranks import is_first_of_host
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
 from megatron_prealign.training.validation import Validator
@@ -164,7 +164,7 @@ def build_together(build: Callable[[IndexCache], T], folder: Path, layout: Layou
     Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
     others read. Each turn fails on all ranks if it fails on one.
     """
-    turns = from_all_ranks(0 if layout.rank == 0 else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2)
+    turns = from_all_ranks(0 if layout.rank == 0 else 1 if is_first_of_host() else 2)
     built: list[T] = []
     for turn in sorted(set(turns)):
         with failing_together():

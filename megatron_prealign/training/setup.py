@@ -13,6 +13,7 @@ import torch
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.room import room_problems
+from megatron_prealign.checkpoint.run_lock import HOLDER, LOCK
 from megatron_prealign.checkpoint.sharded import (
     check_model,
     check_optimizer,
@@ -22,7 +23,7 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config, load_resolved
-from megatron_prealign.data.blend import train_problems, valid_problems
+from megatron_prealign.data.blend import online_problems, train_problems, valid_problems
 from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
@@ -36,6 +37,7 @@ from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
+from megatron_prealign.training.exit_note import EXIT
 from megatron_prealign.training.guards import Guard
 from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
@@ -95,6 +97,8 @@ def plan_run(config: Config) -> Plan:
     problems += blend_problems
     if not blend_problems and config.training.eval_interval:
         problems += valid_problems(config.data)
+    if not blend_problems and config.data.codeswitch == "online":
+        problems += online_problems(config.data)
     if not blend_problems:
         corpora = read_corpora(config.data)
     resume_from = init_from = None
@@ -180,7 +184,7 @@ def _path_problems(config: Config) -> Iterator[str]:
     run = config.training.run_path
     if os.path.isfile(os.path.join(run, folder.CHECKPOINTS)):
         yield f"{run}/{folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
-    for name in (METRICS, folder.CONFIG):
+    for name in (METRICS, folder.CONFIG, LOCK, HOLDER, EXIT, f"{folder.CHECKPOINTS}/{folder.LATEST}"):
         if os.path.isdir(os.path.join(run, name)):
             yield f"{run}/{name}: a folder stands where a file goes; name another training.run_path"
 

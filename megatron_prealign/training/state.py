@@ -3,14 +3,17 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config
 from megatron_prealign.data.mix import MixSegment
 from megatron_prealign.errors import CheckpointError
+
+# No sum of them overflows.
+_Loss = Annotated[float, Field(gt=-1e38, lt=1e38)]
 
 
 @dataclass
@@ -47,7 +50,7 @@ class TrainState:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     rewinds: int = 0
-    recent_losses: list[float] = field(default_factory=list)
+    recent_losses: list[_Loss] = field(default_factory=list)
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainState":
