@@ -65,3 +65,20 @@ def test_nothing_is_started_afresh_over_damaged_checkpoints(
     assert "none is left that can be used, and a fresh start would bury them" in error
     assert folder.all_checkpoints(tmp_path / "run") == checkpoints
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == records
+
+
+@pytest.mark.parametrize("content", [b"no pickle", None])
+def test_a_damaged_table_of_contents_is_one_error_where_nothing_is_verified(
+    content: bytes | None, make_run: MakeRun, undisturbed: Callable[[str, str], Undisturbed], tmp_path: Path
+) -> None:
+    values = make_run("pretrain", "tp2", tmp_path / "run")
+    values["checkpoint"]["verify"] = False
+    shutil.copytree(undisturbed("pretrain", "tp2").path, tmp_path / "run")
+    contents = folder.all_checkpoints(tmp_path / "run")[-1] / ".metadata"
+    contents.unlink()
+    if content is not None:
+        contents.write_bytes(content)
+    run = Run.start(values)
+    assert run.wait() == [2, 2], run.log
+    assert f"error: {contents}: " in run.log
+    assert "Traceback" not in run.log
