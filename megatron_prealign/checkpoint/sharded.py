@@ -72,6 +72,9 @@ def _sharded_state(
     if optimizer is None:
         return model
     state = optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_sharding_metadata())
+    if "param_state" in state and state["param_state"] is None:
+        # Another rank has gathered it; megatron-core would warn at every save that the ranks differ.
+        del state["param_state"]
     return {**model, "optimizer": state}
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreLoadPlanner,
     MCoreSavePlanner,
@@ -68,11 +69,17 @@ def write_sharded(state: StateDict, folder: Path) -> list[str]:
 def read_sharded(state: StateDict, folder: Path) -> StateDict:
     """Read a sharded state dict; collective.
 
+    What all data-parallel ranks need is read from the disk by one of them, and sent to the others.
+
     Raises:
         CheckpointException: The files don't hold what is asked for; and a dozen errors of megatron-core.
     """
+    replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
     loaded: StateDict = dist_checkpointing.load(
-        state, str(folder), sharded_strategy=_SafeLoadStrategy(), common_strategy=_SafeCommonStrategy()
+        state,
+        str(folder),
+        sharded_strategy=FullyParallelLoadStrategyWrapper(_SafeLoadStrategy(), replicas),
+        common_strategy=_SafeCommonStrategy(),
     )
     return loaded
 

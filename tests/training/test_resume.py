@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -239,3 +240,48 @@ def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values
     # At one's own risk: what was flipped is padding.
     unchecked = make_values("pretrain", run, parallel=layout, checkpoint={"verify": False})
     assert run_distributed(_start_point, 2, unchecked)[0][0] == 2
+
+
+def _read_by_this_rank(values: Any) -> list[str]:
+    """Return the parts of tensors that a rank reads from the disk when it continues a run."""
+    from megatron_prealign.checkpoint.torch_dist import FileSystemReader
+    from megatron_prealign.testing.trainers import make_trainer
+
+    read: list[str] = []
+    read_data = FileSystemReader.read_data
+
+    def noted(self: Any, plan: Any, planner: Any) -> Any:
+        tensors = [item for item in plan.items if item.type.name == "TENSOR"]
+        read.extend(f"{item.storage_index} {tuple(item.storage_offsets)}" for item in tensors)
+        return read_data(self, plan, planner)
+
+    with mock.patch.object(FileSystemReader, "read_data", noted):
+        make_trainer(values)
+    return read
+
+
+def _warnings_of_a_save(values: Any) -> list[str]:
+    """Return what megatron-core warns of while a rank trains and saves."""
+    import logging
+
+    said = io.StringIO()
+    handler, logger = logging.StreamHandler(said), logging.getLogger("megatron.core")
+    logger.addHandler(handler)
+    try:
+        train_and_save_all([values])
+    finally:
+        logger.removeHandler(handler)
+    return said.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_data_parallel_ranks_share_is_written_and_read_once(
+    sharded: bool, make_values: MakeValues, tmp_path: Path
+) -> None:
+    values = make_values("pretrain", tmp_path / "run", parallel={SHARDED: sharded}, training={"train_steps": 1})
+    assert run_distributed(_warnings_of_a_save, 2, values) == [[], []]
+    first, second = run_distributed(_read_by_this_rank, 2, values)
+    names = [*first, *second]
+    assert len(set(names)) == len(names)
+    assert any("optimizer.state.exp_avg_sq" in name for name in names)
+    assert min(len(first), len(second)) > len(names) / 4
