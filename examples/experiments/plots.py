@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from experiments.specs import Measure
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NEUTRAL_COLOR = "#777777"
+TITLE_CHARACTERS = 36
+"""What fits above a panel that has names on its left."""
 
 
 def standalone(svg: str) -> str:
@@ -27,7 +30,7 @@ def plot_measures(found: Found, keys: Sequence[str], measures: Mapping[str, Meas
     variants, axis = found.experiment.variants, found.experiment.file.axis
 
     def draw(axes: "Axes", key: str) -> None:
-        axes.set_title(measures[key].title, fontsize=9)
+        axes.set_title(fill(measures[key].title, TITLE_CHARACTERS), fontsize=9)
         if axis is not None:
             _draw_axis(axes, found, key)
             axes.set_xlabel(axis.label)

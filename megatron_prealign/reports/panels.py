@@ -6,7 +6,7 @@ backgrounds; lines differ in style and marker as well as in colour.
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#a855f7", "linestyle": ":", "marker": "D"},
     {"color": "#db2777", "linestyle": (0, (5, 1)), "marker": "v"},
     {"color": "#0d9488", "linestyle": (0, (3, 1, 1, 1)), "marker": "P"},
+    {"color": "#808080", "linestyle": (0, (1, 1)), "marker": "X"},
+    {"color": "#57830d", "linestyle": (0, (7, 2, 1, 2)), "marker": "*"},
 )
 # From the first layer to the last; each colour in between has that contrast too.
 LAYER_COLORS = ("#3b82f6", "#a855f7", "#db2777", "#d9730d")
@@ -28,7 +30,6 @@ LAYER_COLORS = ("#3b82f6", "#a855f7", "#db2777", "#d9730d")
 PAGE_COLOR = "#010203"
 PANEL_INCHES = (4.6, 3.3)
 REM_PER_INCH = 6.2
-LEGEND_COLUMNS = 3
 
 RC: dict[Any, Any] = {
     "axes.edgecolor": PAGE_COLOR,
@@ -76,10 +77,17 @@ def draw_panels(names: Sequence[str], draw: Callable[["Axes", str], None], num_c
             axes.set_axis_off()
         handles = [axes.get_legend_handles_labels() for axes in panels]
         entries = {label: line for lines, labels in handles for line, label in zip(lines, labels, strict=True)}
-        if entries:
-            columns = min(len(entries), LEGEND_COLUMNS * num_columns)
-            figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+        _add_legend(figure, entries)
         return _to_svg(figure)
+
+
+def _add_legend(figure: "Figure", entries: Mapping[str, Any]) -> None:
+    """Explain the lines below all panels, in as many columns as there is room for."""
+    for columns in range(len(entries), 0, -1):
+        legend = figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def layer_colors(count: int) -> list[str]:

@@ -32,3 +32,14 @@ def test_panels_are_drawn_in_rows_with_one_legend(num_panels: int, num_rows: int
     width, height = map(float, re.findall(r"[\d.]+", re.search(r'viewBox="0 0 ([^"]*)"', svg)[1]))  # type: ignore[index]
     assert (width, height) == pytest.approx((72 * 4.6 * min(num_panels, 3), 72 * 3.3 * num_rows))
     assert svg.count('id="legend') == 1
+
+
+@pytest.mark.parametrize(("num_runs", "length"), [(2, 8), (7, 24), (3, 30)])
+def test_the_legend_stays_inside(num_runs: int, length: int) -> None:
+    runs = [f"{number} ".ljust(length, "w") for number in range(num_runs)]
+    svg = draw_panels(["a panel"], lambda axes, _: [axes.plot([0, 1], [0, 1], label=run) for run in runs])
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # type: ignore[index]
+    legend = svg[svg.index('id="legend') :]
+    places = [float(place) for place in re.findall(r"translate\(([-\d.]+) [-\d.]+\) scale", legend)]
+    assert len(places) >= num_runs
+    assert all(0 <= place <= width for place in places)
