@@ -300,3 +300,20 @@ def test_the_keyboard_ends_it_without_a_traceback(
 def test_an_empty_name_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain_prealign.main(["--config", ""]) == 2
     assert "--config needs a YAML file; write --config FILE" in capsys.readouterr().err
+
+
+def test_indices_of_datasets_are_hashed_once_a_host(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = _bake(tmp_path / "plain", values, switch_ratio=0)
+    values["data"]["blend"][0]["prefix"] = prefix
+    index = Path(f"{prefix}.idx")
+    content = bytearray(index.read_bytes())
+    content[34 + 40 * 4 + 8] ^= 1  # where the second of 40 sequences begins
+    index.write_bytes(content)
+    assert f"{index}: its content does not have the hash" in _refused(values, tmp_path, capsys)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _main(values, tmp_path, "--dry-run") == 0
+    index.write_bytes(bytes(content[:-1]) + b"\1")
+    capsys.readouterr()
+    assert f"{index}: no index of a dataset (it contradicts itself)" in _refused(values, tmp_path, capsys)

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 from megatron.core.datasets import helpers
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
 from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
 from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
-from megatron_prealign.data.corpora import read_corpora, split_problem, split_range
+from megatron_prealign.data.corpora import open_indexed, read_corpora, split_problem, split_range
 from megatron_prealign.data.dataset import CodeSwitchDataset
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.mix import MixRequest, MixSegment, deal_out
@@ -263,6 +262,6 @@ class _Builder:
 
     def __call__(self, prefix: str, part: Split, split: str, num_samples: int | None) -> CodeSwitchDataset:
         """Open a part of the dataset at a prefix; without `num_samples` one epoch of it."""
-        dataset = IndexedDataset(prefix)
+        dataset = open_indexed(prefix)
         indices = np.arange(*split_range(len(dataset), split, part), dtype=np.int32)
         return self._kind(dataset, prefix, indices, num_samples, part, self._config)

@@ -15,6 +15,7 @@ from megatron_prealign.config.data import DataConfig, find_prefixes
 from megatron_prealign.data.dataset import no_full_sample
 from megatron_prealign.data.manifest import check_manifest, read_manifest
 from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.errors import DataError
 from megatron_prealign.ranks import is_first_of_host
 
 
@@ -67,9 +68,24 @@ def read_corpora(data: DataConfig) -> list[list[Corpus]]:
     ]
 
 
+def open_indexed(prefix: str) -> IndexedDataset:
+    """Open the token sequences of a dataset.
+
+    Raises:
+        DataError: Its index is damaged.
+    """
+    try:
+        return IndexedDataset(prefix)
+    except Exception as error:
+        # megatron-core only asserts what it relies on, and numpy maps what the index claims.
+        raise DataError(
+            f"{prefix}.idx: no index of a dataset ({str(error) or 'it contradicts itself'}); bake it again"
+        ) from None
+
+
 def _read_corpus(prefix: str, language: str, split: str) -> Corpus:
     # Held while its lengths are read: megatron-core unmaps the file when the reader goes, views or not.
-    dataset = IndexedDataset(prefix)
+    dataset = open_indexed(prefix)
     start, stop = split_range(len(dataset), split, Split.train)
     num_tokens = int(np.sum(dataset.sequence_lengths[start:stop], dtype=np.int64))
     return Corpus(read_manifest(prefix).content_hash[:16], prefix, language, num_tokens)
@@ -84,7 +100,7 @@ def split_range(num_sequences: int, split: str, part: Split) -> tuple[int, int]:
 
 def split_problem(prefix: str, split: str, part: Split, sequence_length: int) -> str | None:
     """Return the message if a part of a dataset can't fill one sample."""
-    dataset = IndexedDataset(prefix)
+    dataset = open_indexed(prefix)
     start, stop = split_range(len(dataset), split, part)
     lengths = dataset.sequence_lengths[start:stop]
     if np.sum(lengths, dtype=np.int64) > sequence_length:
