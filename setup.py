@@ -90,6 +90,7 @@ COMMANDS = {
     "prealign-make-transfer-task": "make_transfer_task",
     "prealign-preprocess": "preprocess_codeswitch",
     "prealign-inspect": "inspect_dataset",
+    "prealign-inspect-samples": "inspect_samples",
     "prealign-verify": "verify_dataset",
     "prealign-merge": "merge_datasets",
     "prealign-build-index": "build_index",

@@ -112,14 +112,16 @@ class DatasetInspector:
         pieces = []
         position = 0
         for start, length, label, entry in self._records(sequence):
-            pieces.append(Piece(self._text(tokens[position:start])))
-            original = self._lexicon.entries[entry].word if self._lexicon else self._text([label]).strip() + "…"
-            switched = self._text(tokens[start : start + length])
+            pieces.append(Piece(spell(self._tokenizer, tokens[position:start])))
+            original = (
+                self._lexicon.entries[entry].word if self._lexicon else spell(self._tokenizer, [label]).strip() + "…"
+            )
+            switched = spell(self._tokenizer, tokens[start : start + length])
             if switched.startswith(" "):
                 pieces.append(Piece(" "))
             pieces.append(Piece(switched.strip(), original))
             position = start + length
-        pieces.append(Piece(self._text(tokens[position:])))
+        pieces.append(Piece(spell(self._tokenizer, tokens[position:])))
         return [piece for piece in pieces if piece.text]
 
     def _rows(self, sequence: int) -> list[Row]:
@@ -129,20 +131,20 @@ class DatasetInspector:
         following = [*tokens.tolist()[1:], None]
         return [
             Row(
-                input=self._text([token]),
-                label=None if label in (None, IGNORE) else self._text([label]),
+                input=spell(self._tokenizer, [token]),
+                label=None if label in (None, IGNORE) else spell(self._tokenizer, [label]),
                 is_switched=label != after,
             )
             for token, label, after in zip(tokens.tolist(), [*labels[1:], None], following, strict=True)
         ]
 
-    def _text(self, ids: Sequence[int]) -> str:
-        """Return what tokens spell, special ones by name; `decode` would drop spaces at the start of a piece."""
-        tokenizer = self._tokenizer
-        data = b"".join(
-            tokenizer.token_bytes[i] or (tokenizer.decode([i]) or f"<special token {i}>").encode("utf-8") for i in ids
-        )
-        return data.decode("utf-8", errors="replace")
+
+def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return what tokens spell, special ones by name; `decode` would drop spaces at the start of a piece."""
+    data = b"".join(
+        tokenizer.token_bytes[i] or (tokenizer.decode([i]) or f"<special token {i}>").encode("utf-8") for i in ids
+    )
+    return data.decode("utf-8", errors="replace")
 
 
 def inspect_document(prefix: str | Path, document: int, tokenizer: Tokenizer, lexicon: Lexicon | None = None) -> str:
