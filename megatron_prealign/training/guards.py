@@ -14,11 +14,12 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
+from megatron_prealign.training.record_file import discard_after
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
 
 Verdict = Literal["apply", "skip", "rewind"]
-SKIPPED = "skipped.jsonl"
+SKIPPED, DISCARDED = "skipped.jsonl", "skipped.discarded.jsonl"
 # OptimizerConfig.min_loss_scale of megatron-core.
 _LOWEST_LOSS_SCALE = 1.0
 
@@ -32,11 +33,13 @@ class DivergenceError(PrealignError):
 class Guard:
     """Judges each step before its update."""
 
-    def __init__(self, config: Config, say: Callable[[str], None] | None) -> None:
-        """Write skipped steps down where there is a `say` to tell them with: on one rank."""
+    def __init__(self, config: Config, step: int, say: Callable[[str], None] | None) -> None:
+        """Judge the steps after `step`; write skipped ones down where there is a `say` to tell them: on one rank."""
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
         self._say = say
+        if say is not None:
+            discard_after(step, self._run_path / SKIPPED, self._run_path / DISCARDED)
         self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(
@@ -65,9 +68,14 @@ class Guard:
         is_overflow = self._is_loss_scaled and float(optimizer.get_loss_scale()) > _LOWEST_LOSS_SCALE
         if (num_bad and not is_overflow) or not (math.isfinite(total) and math.isfinite(other)):
             return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
-        if count and self._is_spike(loss, state):
-            return self._skip("the loss spikes", loss, losses, before, state, self._options.loss_spike)
-        if count and self._options.loss_spike != "ignore":
+        limit = self._spike_limit(state)
+        if count and loss > limit:
+            cause = f"the loss spikes, above {limit:.4f}"
+            return self._skip(cause, loss, losses, before, state, is_spike=True)
+        if self._options.loss_spike == "ignore":
+            # Switched on later, the guard must not judge by losses of long ago.
+            state.recent_losses = []
+        elif count:
             state.recent_losses = [*state.recent_losses, loss][-self._options.spike_window :]
         state.skipped_in_a_row = 0
         return "apply"
@@ -85,11 +93,12 @@ class Guard:
         values: list[float] = sums.tolist()
         return values
 
-    def _is_spike(self, loss: float, state: TrainState) -> bool:
+    def _spike_limit(self, state: TrainState) -> float:
+        """Return the loss above which a step is a spike; infinite while too few losses are known."""
         recent = state.recent_losses
         if self._options.loss_spike == "ignore" or len(recent) < self._options.spike_window:
-            return False
-        return loss > statistics.fmean(recent) + self._options.spike_deviations * statistics.pstdev(recent)
+            return math.inf
+        return statistics.fmean(recent) + self._options.spike_deviations * statistics.pstdev(recent)
 
     def _skip(
         self,
@@ -98,23 +107,26 @@ class Guard:
         losses: StepLosses,
         before: TrainState,
         state: TrainState,
-        action: Literal["ignore", "skip", "rewind"] = "skip",
+        *,
+        is_spike: bool = False,
     ) -> Verdict:
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
         step = before.step + 1
         self._write_down(step, cause, loss, before, state)
-        too_often = action == "rewind" and state.rewinds >= self._options.max_rewinds
+        rewinds = is_spike and self._options.loss_spike == "rewind"
+        too_often = rewinds and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
             problems = dict.fromkeys(problem for found in from_all_ranks(losses.problems()) for problem in found)
             done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
+            tolerance = "raise guards.spike_deviations, " if is_spike else ""
+            fixes = f"{tolerance}lower optimizer.lr or the weights of the losses, or look at the data"
             raise DivergenceError(
-                f"step {step} was skipped because {cause}, {done}: lower optimizer.lr or the weights of the losses, or "
-                f"look at the data: {self._run_path / SKIPPED} names the samples; the newest checkpoint is untouched"
-                + "".join(f"; {problem}" for problem in problems)
+                f"step {step} was skipped because {cause}, {done}: {fixes}: {self._run_path / SKIPPED} names the "
+                "samples; the newest checkpoint is untouched" + "".join(f"; {problem}" for problem in problems)
             )
         losses.drop()
-        return "rewind" if action == "rewind" else "skip"
+        return "rewind" if rewinds else "skip"
 
     def _write_down(self, step: int, cause: str, loss: float, before: TrainState, state: TrainState) -> None:
         if self._say is None:

@@ -17,8 +17,7 @@ class RecordFile:
     def __init__(self, run_path: Path, step: int) -> None:
         """Open the records of a run that goes on after `step`; later ones move to metrics.discarded.jsonl."""
         path = run_path / METRICS
-        if path.exists():
-            _discard(path, run_path / DISCARDED, step)
+        discard_after(step, path, run_path / DISCARDED)
         self._file = path.open("ab")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -31,7 +30,10 @@ class RecordFile:
         self._file.close()
 
 
-def _discard(path: Path, discarded_path: Path, step: int) -> None:
+def discard_after(step: int, path: Path, discarded_path: Path) -> None:
+    """Move the records of later steps, and what a killed run left of one, to the end of another file."""
+    if not path.exists():
+        return
     kept: list[bytes] = []
     discarded: list[bytes] = []
     for line in path.read_bytes().splitlines(keepends=True):

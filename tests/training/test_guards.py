@@ -188,7 +188,40 @@ def test_a_loss_spike_is_skipped_or_the_weights_go_back(make_values: MakeValues,
     assert {step["updates"] for step in rewinds} == {steps[3]["updates"]}
     assert all(step["kept"] for step in steps[:4] if not step["applied"])
     assert [step["rate"] for step in steps[:last]] == rates[:last]
-    assert f"step {last + 1} was skipped because the loss spikes, the run went back 2 times: lower" in error
+    assert f"step {last + 1} was skipped because the loss spikes, above " in error
+    assert ", the run went back 2 times: raise guards.spike_deviations, lower optimizer.lr" in error
+
+
+def _recent_losses(configurations: list[Any]) -> list[list[float]]:
+    """Return the losses that spikes are judged by at the end of runs that go on one from the other."""
+    found = []
+    for values in configurations:
+        trainer = make_trainer(values)
+        trainer.train()
+        found.append(trainer.state.recent_losses)
+    return found
+
+
+def test_a_guard_that_was_off_forgets_the_losses_before(make_values: MakeValues, tmp_path: Path) -> None:
+    guards = ({"loss_spike": "skip", "spike_window": 8}, {}, {"loss_spike": "skip", "spike_window": 8})
+    values = [
+        make_values("pretrain", tmp_path / "run", training={"train_steps": steps}, guards=options)
+        for steps, options in zip((2, 3, 5), guards, strict=True)
+    ]
+    on, off, again = run_distributed(_recent_losses, 1, values)[0]
+    assert (len(on), off, len(again)) == (2, [], 2)
+
+
+def test_steps_that_are_taken_again_are_listed_once(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values("pretrain", tmp_path / "run")
+    listed: dict[str, list[int]] = {}
+    for skipped in ((2,), (3,)):  # nothing is saved, so the second run begins anew
+        run_distributed(_train_with_nan, 2, values, skipped)
+        listed = {
+            path.name: [json.loads(line)["step"] for line in path.read_text().splitlines()]
+            for path in (tmp_path / "run").glob("skipped.*")
+        }
+    assert listed == {"skipped.jsonl": [3], "skipped.discarded.jsonl": [2]}
 
 
 def _save_poisoned(values: Any) -> tuple[str, int]:
