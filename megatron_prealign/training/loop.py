@@ -53,6 +53,7 @@ class Trainer:
     tokenizer_path: Path
     state: TrainState = field(default_factory=TrainState)
     _saved_step: int = 0
+    _recorded_step: int = 0
 
     def train(self) -> str:
         """Train from `state` to the last step, until held-out retrieval stops rising, or an interruption; save then.
@@ -61,7 +62,8 @@ class Trainer:
             What interrupted the run; empty where it is done.
         """
         training, logging = self.config.training, self.config.logging
-        self._saved_step = self.state.step
+        self._saved_step = self._recorded_step = self.state.step
+        gradient_norm: float | None = None
         self.throughput.start(self.state)
         while not self.is_done and not self.interruption.agreed(self.platform.device):
             self.profile.before_step(self.state.step + 1)
@@ -77,6 +79,8 @@ class Trainer:
                 if self._is_due(self.config.checkpoint.save_interval):
                     self.save()
         self.profile.close()
+        if self._recorded_step < self.state.step:
+            self._record(gradient_norm)
         if self._saved_step < self.state.step:
             self.save()
         if self.metrics is not None:
@@ -103,7 +107,8 @@ class Trainer:
             return self.update()
         self._advance()
         if verdict == "rewind":
-            self.schedule = rewind(self.config, self.chunks, self.optimizer, self.state) or self.schedule
+            say = None if self.metrics is None else self.metrics.say
+            self.schedule = rewind(self.config, self.chunks, self.optimizer, self.state, say) or self.schedule
         return None
 
     def update(self) -> float:
@@ -152,6 +157,7 @@ class Trainer:
 
     def _record(self, gradient_norm: float | None) -> None:
         self.platform.synchronize()
+        self._recorded_step = self.state.step
         speed = self.throughput.take(self.state)
         # The slowest rank holds up all others.
         worst = {"data_wait_share": speed["data_wait_share"], "memory_bytes": float(self.platform.memory_bytes())}

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -41,6 +42,25 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(make_values: MakeValu
     assert (run / "checkpoints" / "latest").read_text() == "step_0000003\n"
     assert run_distributed(_train, 2, values) == [("", 6)] * 2
     assert train_records(run) == train_records(whole)
+
+
+def test_a_stop_between_two_records_loses_no_losses(make_values: MakeValues, tmp_path: Path) -> None:
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    run_distributed(_train, 2, make_values("pretrain", whole, logging=EVERY_STEP))
+    values = make_values("pretrain", run, logging={"log_interval": 4})
+    assert run_distributed(_train, 2, values, 2) == [("SIGUSR1", 3)] * 2
+    assert run_distributed(_train, 2, values) == [("", 6)] * 2
+    single = {record["step"]: record["lm_loss"] for record in _losses(whole)}
+    means = {record["step"]: record["lm_loss"] for record in _losses(run)}
+    # Steps predict nearly as many positions each, so the mean over steps is nearly that of their means.
+    for step, steps in {3: [1, 2, 3], 4: [4], 6: [5, 6]}.items():
+        assert means.pop(step) == pytest.approx(mean(single[one] for one in steps), rel=1e-4)
+    assert not means
+
+
+def _losses(run: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record for record in records if record["kind"] == "train"]
 
 
 def test_the_time_is_over_before_the_first_step(make_values: MakeValues, tmp_path: Path) -> None:
