@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, STOPPED_BY_KEYBOARD, PrealignError, TrainingError
-from megatron_prealign.ranks import Ranks, read_ranks
+from megatron_prealign.ranks import Ranks, check_rendezvous, read_ranks
 from megatron_prealign.training.exit_note import take_exit, write_exit
 
 _SECONDS_TO_SPEAK = 15.0
@@ -55,8 +55,10 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
     Returns:
         The exit code: 0 where the run is done.
     """
-    if not dry_run and (ended := take_exit(config.training.run_path)) is not None:
-        return ended
+    if not dry_run:
+        check_rendezvous()
+        if (ended := take_exit(config.training.run_path)) is not None:
+            return ended
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.
     from megatron_prealign.checkpoint.run_lock import run_lock
     from megatron_prealign.platform import (
@@ -71,18 +73,23 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
     plan = plan_run(config)
     if ranks.rank == 0:
         word_tokens = None if plan.words is None else plan.words.mean_tokens
-        print(describe(plan.config, ranks.world_size, word_tokens=word_tokens), file=sys.stderr, flush=True)
+        state = plan.read_state()
+        done = state.step, state.consumed_samples
+        print(describe(plan.config, ranks.world_size, word_tokens=word_tokens, done=done), file=sys.stderr, flush=True)
         print(describe_start(plan), file=sys.stderr, flush=True)
     if dry_run:
         return 0
     platform = select_platform(config.training.device, ranks.local_rank)
-    initialize_distributed(platform, config.parallel.distributed_timeout_minutes)
     try:
+        initialize_distributed(platform, config.parallel.distributed_timeout_minutes)
         with run_lock(config.training.run_path):
             layout = initialize_model_parallel(config.parallel, config.training.seed)
             interrupted_by = build_trainer(plan, platform, layout).train()
-    except DivergenceError as error:
-        write_exit(config.training.run_path, error.exit_code, str(error))
+    except (DivergenceError, TrainingError) as error:
+        write_exit(config.training.run_path, error.exit_code, str(error), is_mine=isinstance(error, TrainingError))
+        raise
+    except KeyboardInterrupt:
+        write_exit(config.training.run_path, STOPPED_BY_KEYBOARD, "Ctrl+C")
         raise
     exit_code = INTERRUPTED if interrupted_by else 0
     write_exit(config.training.run_path, exit_code, interrupted_by or "done")

@@ -14,6 +14,7 @@ for _message in (
     "Please use DTensor instead.*",
     "torch.distributed is disabled, unavailable or uninitialized.*",
     "`load_state_dict` is deprecated.*",
+    "`torch.distributed.[a-z_]+` is deprecated. Please use .*",
 ):
     warnings.filterwarnings("ignore", message=_message)
 logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 """The entry script: bad input is refused at once, with one error and nothing written; a dry run writes nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -141,7 +142,13 @@ def test_checkpoints_that_are_damaged_or_foreign(
     assert "not the counters of this program: step (Input should be a valid integer), epoch" in _refused(
         values, tmp_path, capsys, *options
     )
-    for stored, wrong in (('{"step": 2}', "step 2 can't be"), ('{"step": 1, "lm_tokens": -1}', "lm_tokens below 0")):
+    for stored, wrong in (
+        ('{"step": 2}', "step 2 can't be"),
+        ('{"step": 1, "lm_tokens": -1}', "lm_tokens below 0"),
+        (f'{{"step": 1, "lm_tokens": {1 << 60}}}', "lm_tokens below 0 or beyond 2^53"),
+        ('{"step": 1, "best_retrieval": 5.0}', "not the counters of this program: best_retrieval (Input should be"),
+        ('{"step": 1, "recent_losses": [1e300]}', "not the counters of this program: recent_losses.0 (Input should"),
+    ):
         (folder.step_path(tmp_path / "used", 1) / folder.STATE).write_text(stored)
         assert f"state.json: {wrong}" in _refused(values, tmp_path, capsys, *options)
 
@@ -164,6 +171,16 @@ def test_environment_that_torchrun_did_not_set(
     monkeypatch.setenv("RANK", "1")
     assert _main(values, tmp_path) == 2
     assert "RANK=1" in capsys.readouterr().err
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "99999")):
+        monkeypatch.setenv(name, value)
+    error = _refused(values, tmp_path, capsys)
+    assert "MASTER_ADDR is missing in the environment, beside MASTER_PORT, RANK, WORLD_SIZE; start with" in error
+    assert "MASTER_PORT='99999' in the environment is no port" in error
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("MASTER_PORT")
+    assert "RANK is missing" in _refused(values, tmp_path, capsys)
+    # Of a run on other machines.
+    assert _main(values, tmp_path, "--dry-run") == 0
 
 
 def test_start_from_another_model(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,13 +283,18 @@ def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: py
         (tmp_path / "run" / name).mkdir()
     assert _main(values, tmp_path) == 2
     error = capsys.readouterr().err
-    assert "a file stands where the checkpoints go" in error
+    assert f"{tmp_path}/run/checkpoints: no folder, as must stand there" in error
     for name in files:
-        assert f"{tmp_path}/run/{name}: a folder stands where a file goes" in error
+        assert f"{tmp_path}/run/{name}: no file, as must stand there" in error
     (tmp_path / "run" / "checkpoints").unlink()
     (tmp_path / "run" / "checkpoints" / "latest").mkdir(parents=True)
     assert _main(values, tmp_path) == 2
-    assert f"{tmp_path}/run/checkpoints/latest: a folder stands where a file goes" in capsys.readouterr().err
+    assert f"{tmp_path}/run/checkpoints/latest: no file, as must stand there" in capsys.readouterr().err
+    (tmp_path / "run" / "checkpoints" / "latest").rmdir()
+    (tmp_path / "run" / "checkpoints").rmdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "nowhere")
+    assert _main(values, tmp_path) == 2
+    assert f"{tmp_path}/run/checkpoints: no folder, as must stand there" in capsys.readouterr().err
 
 
 def test_a_lexicon_for_switches_while_training_is_read_before_anything_is_made(
@@ -292,9 +314,30 @@ def test_the_keyboard_ends_it_without_a_traceback(
     def interrupt(*_: Any, **__: Any) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain_prealign, "train", interrupt)
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr("megatron_prealign.platform.initialize_distributed", interrupt)
     assert _main(values, tmp_path) == 130
-    assert capsys.readouterr().err == "error: interrupted; the same command goes on from the last checkpoint\n"
+    assert capsys.readouterr().err.endswith("error: interrupted; the same command goes on from the last checkpoint\n")
+    assert json.loads((run / "exit.json").read_text()) == {"exit_code": 130, "cause": "Ctrl+C"}
+
+
+def test_a_rank_that_refuses_its_data_leaves_a_note_for_the_restart(
+    values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> int:
+        raise TrainingError("unfit")
+
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr("megatron_prealign.platform.initialize_distributed", fail)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert _main(values, tmp_path) == 3
+    assert json.loads((run / "exit.json").read_text()) == {"exit_code": 3, "cause": "unfit"}
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    capsys.readouterr()
+    assert _main(values, tmp_path) == 3
+    assert capsys.readouterr().err == ""
 
 
 def test_an_empty_name_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from megatron_prealign.config.parameters import count_non_embedding_parameters, 
 from megatron_prealign.config.presets import PRESETS, Preset
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.schedule import ScheduleConfig
-from megatron_prealign.config.summary import describe, differences
+from megatron_prealign.config.summary import describe, describe_changes, differences
 from megatron_prealign.config.training import TrainingConfig
 from megatron_prealign.config.validation import find_problems
 
@@ -36,6 +36,7 @@ __all__ = [
     "count_non_embedding_parameters",
     "count_parameters",
     "describe",
+    "describe_changes",
     "differences",
     "dump_config",
     "find_prefixes",

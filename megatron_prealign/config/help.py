@@ -27,8 +27,10 @@ A file has one mapping a section:
 
 exit codes of each process (torchrun returns 1 for all but 0; <run_path>/exit.json keeps them):
   0   finished
+  1   a crash; the traceback says why
   2   the configuration, data or a checkpoint was refused; nothing was trained
   3   training can't go on: start it again only after looking into it
+  130 stopped by Ctrl+C; nothing was saved
   75  saved and stopped on SIGTERM, SIGUSR1 or training.exit_duration_minutes: start the same command again
 """
 

@@ -142,7 +142,7 @@ def _with_preset(given: dict[str, Given]) -> tuple[dict[str, Given], list[str]]:
     name = entry.value if isinstance(entry.value, str) else shown(entry.value)
     preset = PRESETS.get(name)
     if preset is None:
-        hint = did_you_mean(name, PRESETS) or f"; choose from {', '.join(PRESETS)}"
+        hint = f"; choose from {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
         return given, [f"{entry.place(())}: model.preset: there is no preset {shown(entry.value)}{hint}"]
     place = f"preset {entry.value}"
     return {f"model.{name}": given_at(value, place) for name, value in preset.values.items()} | given, []

@@ -11,7 +11,8 @@ class ModelConfig:
     """Decoder-only transformer; names are Megatron's."""
 
     preset: str | None = None
-    """Named set of sizes (tiny, 150m, 400m, 1b, llama-...); fields given beside it win."""
+    """Named set of sizes: tiny, 150m, 400m, 1b, llama-150m, llama-400m, llama-1b or llama-8b; fields given beside it
+    win."""
 
     architecture: ArchitectureName = "llama"
     """llama: RMSNorm, SwiGLU, no biases; qwen2: llama with biases on queries, keys and values; qwen3: llama with norms

@@ -184,7 +184,7 @@ def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     """Return the value of a node, as 2024-99-99 or !!bool foo have none."""
     try:
         return loader.construct_object(node, deep=True)
-    except (ValueError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise yaml.constructor.ConstructorError(None, None, f"no such value ({error})", node.start_mark) from None
 
 

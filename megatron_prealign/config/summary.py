@@ -10,20 +10,31 @@ from megatron_prealign.config.root import Config
 from megatron_prealign.config.validation import model_parallel_size
 
 
-def differences(config: Config) -> list[tuple[str, object, object]]:
-    """List ("section.field", value, default) of every field that is not at its default, in order."""
-    default = Config()
+def differences(config: Config, standard: Config | None = None) -> list[tuple[str, object, object]]:
+    """List ("section.field", value, other value) of each field that differs from its default, or from another's."""
+    other = standard or Config()
     found = []
     for section in dataclasses.fields(Config):
-        chosen, standard = getattr(config, section.name), getattr(default, section.name)
+        chosen, standing = getattr(config, section.name), getattr(other, section.name)
         for field in dataclasses.fields(chosen):
-            value, usual = getattr(chosen, field.name), getattr(standard, field.name)
+            value, usual = getattr(chosen, field.name), getattr(standing, field.name)
             if value != usual:
                 found.append((f"{section.name}.{field.name}", value, usual))
     return found
 
 
-def describe(config: Config, world_size: int, vocab_size: int | None = None, word_tokens: float | None = None) -> str:
+def describe_changes(config: Config, before: Config) -> list[str]:
+    """Return a line for each field that is not as it was."""
+    return [f"{name} = {_show(value)}  (was {_show(old)})" for name, value, old in differences(config, before)]
+
+
+def describe(
+    config: Config,
+    world_size: int,
+    vocab_size: int | None = None,
+    word_tokens: float | None = None,
+    done: tuple[int, int] = (0, 0),
+) -> str:
     """Say what differs from the defaults, then the arithmetic of the run.
 
     Args:
@@ -31,12 +42,17 @@ def describe(config: Config, world_size: int, vocab_size: int | None = None, wor
         world_size: Number of ranks; a multiple of the model-parallel size.
         vocab_size: Vocabulary of the tokenizer in tokens, where known; model.vocab_size wins over it.
         word_tokens: Expected tokens of a word microbatch, where the lexicon is known.
+        done: Steps done before, and the sequences that they took: batches may have been of another size.
     """
     lines = ["Different from the defaults:"]
     lines.extend(f"  {name} = {_show(value)}  (default {_show(usual)})" for name, value, usual in differences(config))
     if len(lines) == 1:
         lines = ["Nothing differs from the defaults."]
-    facts = [*_model_facts(config, vocab_size), *_layout_facts(config, world_size), *_step_facts(config, word_tokens)]
+    facts = [
+        *_model_facts(config, vocab_size),
+        *_layout_facts(config, world_size),
+        *_step_facts(config, word_tokens, done),
+    ]
     width = max(len(name) for name, _ in facts)
     return "\n".join([*lines, "", "Arithmetic:", *(f"  {name:<{width}}  {text}" for name, text in facts)])
 
@@ -78,11 +94,11 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
     return [("ranks", ranks), ("microbatches a step", microbatches)]
 
 
-def _step_facts(config: Config, word_tokens: float | None) -> list[tuple[str, str]]:
+def _step_facts(config: Config, word_tokens: float | None, done: tuple[int, int]) -> list[tuple[str, str]]:
     """Say what a step and the run consume."""
     training = config.training
     tokens = training.global_batch_size * config.data.seq_length
-    all_tokens = _count(count_samples(training) * config.data.seq_length)
+    all_tokens = _count(count_samples(training, *done) * config.data.seq_length)
     facts = [("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})")]
     if training.rampup_batch_size is not None:
         start, increment, samples = training.rampup_batch_size
@@ -126,8 +142,7 @@ def _show(value: object) -> str:
         return "[" + ", ".join(_show(entry) for entry in value) + "]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         chosen = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        usual = {field.name: field.default for field in dataclasses.fields(value)}
-        return "{" + ", ".join(f"{name}: {_show(it)}" for name, it in chosen.items() if it != usual[name]) + "}"
+        return "{" + ", ".join(f"{name}: {_show(it)}" for name, it in chosen.items() if it is not None) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) or "''"

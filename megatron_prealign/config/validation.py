@@ -86,7 +86,7 @@ def _model(config: Config) -> Iterator[Problem]:
             ("model.rotary_percent", "model.architecture"),
         )
     head_size = model.kv_channels or model.hidden_size // max(model.num_attention_heads, 1)
-    rotated = int(head_size * model.rotary_percent)
+    rotated = int(head_size * min(model.rotary_percent, 1.0))
     if rotated < 2 or rotated % 2:
         yield Problem(
             f"--model.rotary_percent {model.rotary_percent} rotates {rotated} dimensions of each head, which must be "

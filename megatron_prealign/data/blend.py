@@ -56,6 +56,10 @@ class MixedDataset:
         assert dataset is not None
         return dataset[self._positions[index] + int(self._number[idx - self.mix.start])]
 
+    def key_of(self, idx: int) -> str:
+        """Return the key of the corpus that a sample of this mix is of."""
+        return self._keys[int(self._which[idx - self.mix.start])]
+
     def count_draws(self, first: int, num_samples: int) -> dict[str, int]:
         """Return how many of some samples are of each corpus, by key."""
         start = first - self.mix.start

@@ -93,7 +93,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             TrainingError: if there is an id that the tokenizer does not have.
         """
         tokens, labels, is_original = self.streams(0 if idx is None else int(idx))
-        self._check_ids(tokens, labels)
+        self._check_ids(np.concatenate((tokens, labels[labels != IGNORE])))
         inputs, targets = tokens[:-1], labels[1:]
         counted = targets != IGNORE
         if self.config.eod_mask_loss:
@@ -108,9 +108,8 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             "loss_group": torch.from_numpy((2 * self._language_number + is_original[1:]).astype(np.int16)),
         }
 
-    def _check_ids(self, tokens: NDArray[Any], labels: NDArray[Any]) -> None:
+    def _check_ids(self, ids: NDArray[Any]) -> None:
         """Refuse ids that would read past the embedding, which a GPU reports long after and without their place."""
-        ids = np.concatenate((tokens, labels[labels != IGNORE]))
         lowest, highest, size = int(ids.min()), int(ids.max()), self.config.tokenizer.vocab_size
         if lowest < 0 or highest >= size:
             raise TrainingError(

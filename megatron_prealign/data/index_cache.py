@@ -44,7 +44,7 @@ class IndexCache:
             build: makes them.
 
         Raises:
-            DataError: they are not there, and must not be built here.
+            DataError: they are not there, and must not be built here; or a file is damaged.
         """
         start = time.monotonic()
         if self._folder is None:
@@ -66,15 +66,24 @@ class IndexCache:
                 with atomic_file(path, overwrite=True) as temporary, temporary.open("wb") as stream:
                     np.save(stream, array, allow_pickle=False)
             self._count_built(start)
-        return tuple(np.load(path, mmap_mode="r") for path in paths)
+        return tuple(_read(path) for path in paths)
 
     def _count_built(self, start: float) -> None:
         self.built += 1
         self.seconds += time.monotonic() - start
 
-    def describe(self) -> str:
-        """Say where the indices came from."""
+    def describe(self, of: str = "") -> str:
+        """Say where the indices came from; `of` names what they are of."""
+        name = f"Sample index{of and ' of '}{of}"
         if not self.built:
-            return f"Sample index: all {self.found} parts found in {self._folder}."
+            return f"{name}: all {self.found} parts found in {self._folder}."
         where = "in memory" if self._folder is None else f"into {self._folder}"
-        return f"Sample index: {self.built} parts built {where} in {self.seconds:.1f} s, {self.found} found."
+        return f"{name}: {self.built} parts built {where} in {self.seconds:.1f} s, {self.found} found."
+
+
+def _read(path: Path) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: damaged ({error}); delete it, and the next start builds it again") from None
+    return array

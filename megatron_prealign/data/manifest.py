@@ -99,7 +99,9 @@ def read_manifest(prefix: str | Path) -> Manifest:
         _Whole.model_validate(whole)
         manifest = Manifest(whole["content"], whole.get("provenance", {}))
         is_sound = whole["content_hash"] == manifest.content_hash
-    except (ValidationError, RecursionError):
+        if {*manifest.content["files"]} not in ({*DATA_SUFFIXES[:2]}, {*DATA_SUFFIXES}):
+            raise DataError(f"{path}: it names {', '.join(manifest.content['files']) or 'no files'}; bake it again")
+    except (ValidationError, RecursionError, UnicodeError):
         raise DataError(f"{path}: not the manifest of a baked dataset; bake the dataset again") from None
     if not is_sound:
         raise DataError(f"{path}: its content does not have the hash it names; it was edited or damaged")

@@ -148,7 +148,9 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
     def _switch(self, sequences: Sequence[NDArray[Any]], epoch: int) -> Switched:
         assert self._online is not None
         offsets = np.concatenate(([0], np.cumsum([len(tokens) for tokens in sequences])))
-        return self._online(np.concatenate(sequences).astype(np.int32), offsets, epoch)
+        tokens = np.concatenate(sequences).astype(np.int32)
+        self._check_ids(tokens)
+        return self._online(tokens, offsets, epoch)
 
 
 def baked_switches(prefix: str) -> list[str]:

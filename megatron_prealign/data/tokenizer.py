@@ -200,7 +200,7 @@ class HuggingFaceTokenizer(Tokenizer):
             return {}
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON ({error})") from None
         if not isinstance(settings, dict):
             raise DataError(f"{path}: not an object; it should map names such as eos_token to values")

@@ -32,9 +32,9 @@ def take_exit(run_path: str | Path) -> int | None:
         return None
 
 
-def write_exit(run_path: str | Path, exit_code: int, cause: str) -> None:
-    """Note how the run ended; does nothing but on the first rank of a host."""
+def write_exit(run_path: str | Path, exit_code: int, cause: str, *, is_mine: bool = False) -> None:
+    """Note how the run ended; does nothing but on the first rank of a host, and where the end is this rank's alone."""
     path = Path(run_path) / EXIT
-    if is_first_of_host() and path.parent.is_dir():
+    if (is_mine or is_first_of_host()) and path.parent.is_dir():
         with atomic_text_file(path, overwrite=True) as stream:
             stream.write(json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")

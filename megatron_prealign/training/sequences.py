@@ -100,7 +100,10 @@ def build_sequences(
     if problems:
         raise ConfigError(problems)
     dataset = build_together(
-        lambda cache: build_training_set(config, tokenizer, corpora, state, cache), cache_path(config), layout
+        "training",
+        lambda cache: build_training_set(config, tokenizer, corpora, state, cache),
+        cache_path(config),
+        layout,
     )
     mix = state.mixes[-1]
     if _add(mix.positions, dataset.count_draws(mix.start, state.consumed_samples - mix.start)) != state.positions:
@@ -126,7 +129,9 @@ def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device
     training = config.training
     if training.eval_interval == 0:
         return None
-    datasets = build_together(lambda cache: build_validation_sets(config, tokenizer, cache), cache_path(config), layout)
+    datasets = build_together(
+        "validation", lambda cache: build_validation_sets(config, tokenizer, cache), cache_path(config), layout
+    )
     return Validator(
         datasets,
         languages=config.data.languages,
@@ -158,8 +163,8 @@ def build_validation_sets(config: Config, tokenizer: Tokenizer, cache: IndexCach
     return build_valid_datasets(config.data, tokenizer, seed=config.training.seed, cache=cache)
 
 
-def build_together(build: Callable[[IndexCache], T], folder: Path, layout: Layout) -> T:
-    """Build datasets on all ranks whose indices are built once; collective.
+def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, layout: Layout) -> T:
+    """Build datasets on all ranks, `of` training or validation, whose indices are built once; collective.
 
     Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
     others read. Each turn fails on all ranks if it fails on one.
@@ -173,7 +178,7 @@ def build_together(build: Callable[[IndexCache], T], folder: Path, layout: Layou
                 built.append(build(cache))
                 if turn == 0 or cache.built:
                     host = "" if turn == 0 else f"rank {layout.rank}, on a host of its own: "
-                    print(f"{host}{cache.describe()}", file=sys.stderr, flush=True)
+                    print(f"{host}{cache.describe(of)}", file=sys.stderr, flush=True)
     return built[0]
 
 

@@ -22,7 +22,7 @@ from megatron_prealign.checkpoint.sharded import (
     resolve_checkpoint,
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
-from megatron_prealign.config import Config, dump_config, load_resolved
+from megatron_prealign.config import Config, describe_changes, dump_config, load_resolved
 from megatron_prealign.data.blend import online_problems, train_problems, valid_problems
 from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
 from megatron_prealign.data.index_cache import IndexCache
@@ -38,7 +38,8 @@ from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.exit_note import EXIT
-from megatron_prealign.training.guards import Guard
+from megatron_prealign.training.guards import DISCARDED as SKIPPED_DISCARDED
+from megatron_prealign.training.guards import SKIPPED, Guard
 from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
@@ -46,6 +47,7 @@ from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.profiling import ProfileWindow
+from megatron_prealign.training.record_file import DISCARDED as METRICS_DISCARDED
 from megatron_prealign.training.sequences import (
     Sequences,
     build_sequences,
@@ -77,6 +79,10 @@ class Plan:
     pair_sets: list[PairSet]
     resume_from: Path | None
     init_from: Path | None
+
+    def read_state(self) -> TrainState:
+        """Return where the run stands."""
+        return _read_state(self.resume_from)
 
 
 def plan_run(config: Config) -> Plan:
@@ -131,7 +137,7 @@ def plan_run(config: Config) -> Plan:
 
 def describe_start(plan: Plan) -> str:
     """Return the mix, what became of the lexicon, if one is trained on, and what the run starts from."""
-    state = _read_state(plan.resume_from)
+    state = plan.read_state()
     continue_mix(plan.config, plan.corpora, state)
     lines = [describe_mix(plan.config, plan.corpora, state)]
     if plan.words is not None:
@@ -145,7 +151,7 @@ def _read_state(checkpoint: Path | None) -> TrainState:
 
 def _describe_weights(plan: Plan) -> str:
     if plan.resume_from is not None:
-        state, steps = TrainState.read(plan.resume_from), plan.config.training.train_steps
+        state, steps = plan.read_state(), plan.config.training.train_steps
         step = state.step
         if has_lost_patience(plan.config, state):
             return (
@@ -154,7 +160,9 @@ def _describe_weights(plan: Plan) -> str:
             )
         if step == steps:
             return f"Nothing to do: {plan.resume_from} is step {step} of {steps}; raise training.train_steps to go on."
-        return f"Continuing from {plan.resume_from}, step {step} of {steps}."
+        changes = describe_changes(plan.config, load_resolved(plan.resume_from / folder.CONFIG))
+        changed = ["; changed since then:", *(f"  {line}" for line in changes)] if changes else ["."]
+        return f"Continuing from {plan.resume_from}, step {step} of {steps}" + "\n".join(changed)
     if plan.init_from is not None:
         taken = "weights and optimizer" if plan.config.checkpoint.init_optimizer else "weights"
         return f"Starting from the {taken} of {plan.init_from}."
@@ -182,11 +190,12 @@ def _path_problems(config: Config) -> Iterator[str]:
         elif not os.access(existing, os.W_OK):
             yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
     run = config.training.run_path
-    if os.path.isfile(os.path.join(run, folder.CHECKPOINTS)):
-        yield f"{run}/{folder.CHECKPOINTS}: a file stands where the checkpoints go; name another training.run_path"
-    for name in (METRICS, folder.CONFIG, LOCK, HOLDER, EXIT, f"{folder.CHECKPOINTS}/{folder.LATEST}"):
-        if os.path.isdir(os.path.join(run, name)):
-            yield f"{run}/{name}: a folder stands where a file goes; name another training.run_path"
+    files = (METRICS, METRICS_DISCARDED, SKIPPED, SKIPPED_DISCARDED, folder.CONFIG, LOCK, HOLDER, EXIT)
+    kinds = {folder.CHECKPOINTS: "folder", **dict.fromkeys((*files, f"{folder.CHECKPOINTS}/{folder.LATEST}"), "file")}
+    for name, kind in kinds.items():
+        path = Path(run, name)
+        if os.path.lexists(path) and not (path.is_dir() if kind == "folder" else path.is_file()):
+            yield f"{path}: no {kind}, as must stand there; remove it, or name another training.run_path"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:
@@ -292,7 +301,7 @@ def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
 
 def build_index(plan: Plan) -> IndexCache:
     """Build what is missing of the sample index that the run will read; needs no process group."""
-    config, state = plan.config, _read_state(plan.resume_from)
+    config, state = plan.config, plan.read_state()
     cache = IndexCache(cache_path(config))
     continue_mix(config, plan.corpora, state)
     build_training_set(config, plan.tokenizer, plan.corpora, state, cache)
@@ -305,7 +314,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
-    state = _read_state(plan.resume_from)
+    state = plan.read_state()
     if plan.words is not None:
         state.lexicon_fingerprint = plan.words.fingerprint
     chunks = build_model_chunks(config, platform.device)
@@ -350,7 +359,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         throughput=throughput,
         profile=ProfileWindow(config, layout.rank),
         interruption=interruption,
-        guard=Guard(config, writer.say if writer is not None else None),
+        guard=Guard(config, state.step, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )

@@ -12,6 +12,7 @@ from megatron_prealign.config import Config
 from megatron_prealign.data.mix import MixSegment
 from megatron_prealign.errors import CheckpointError
 
+_LARGEST = 1 << 53
 # No sum of them overflows.
 _Loss = Annotated[float, Field(gt=-1e38, lt=1e38)]
 
@@ -45,7 +46,7 @@ class TrainState:
     word_microbatches: int = 0
     word_tokens: int = 0
     lexicon_fingerprint: str = ""
-    best_retrieval: float = -1.0
+    best_retrieval: Annotated[float, Field(ge=-1, le=1)] = -1.0
     validations_since_best: int = 0
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
@@ -63,14 +64,15 @@ class TrainState:
         try:
             state = TypeAdapter(cls).validate_json(stored, strict=True, extra="forbid")
         except ValidationError as error:
-            fields = ", ".join(f"{detail['loc'][0]} ({detail['msg']})" for detail in error.errors())
+            fields = ", ".join(f"{'.'.join(map(str, detail['loc']))} ({detail['msg']})" for detail in error.errors())
             raise CheckpointError(
                 f"{checkpoint / folder.STATE}: not the counters of this program: {fields}; use another checkpoint"
             ) from None
 
-        negative = [name for name, value in asdict(state).items() if isinstance(value, int) and value < 0]
-        if negative or checkpoint.name != folder.step_path("", state.step).name:
-            wrong = f"{', '.join(negative)} below 0" if negative else f"step {state.step}"
+        counters = {name: value for name, value in asdict(state).items() if isinstance(value, int)}
+        odd = [name for name, value in counters.items() if not 0 <= value < _LARGEST]
+        if odd or checkpoint.name != folder.step_path("", state.step).name:
+            wrong = f"{', '.join(odd)} below 0 or beyond 2^53" if odd else f"step {state.step}"
             raise CheckpointError(f"{checkpoint / folder.STATE}: {wrong} can't be; use another checkpoint")
         return state
 

@@ -16,6 +16,8 @@ ENGLISH = {"prefix": "en_text_document"}
         ("training: {seed: 2024-99-99}", ":1: not valid YAML: no such value (month must be in 1..12"),
         ("training:\n  run_path: 2024-01-01 99:99:99", ":2: not valid YAML: no such value (hour must be in 0..23"),
         ("training: {train_steps: 0x_}", ":1: not valid YAML: no such value (invalid literal for int()"),
+        ("training:\n  seed: !!int ''", ":2: not valid YAML: no such value (string index out of range)"),
+        ("model: {hidden_size: 1" + "0" * 400 + "}", ":1: model.hidden_size must be from -2^53 to 2^53, got 1000"),
         ("training:\n  seed: !!int abc", ":2: not valid YAML: no such value (invalid literal for int()"),
         ("data: {codeswitch: !!bool foo}", ":1: not valid YAML: no such value ('foo')"),
         ("data: {blend: " + "[" * 3000 + "]" * 3000 + "}", ": nested too deeply; a configuration is a mapping"),
@@ -61,7 +63,7 @@ def test_aliases_that_stand_for_billions_of_values_are_not_spelt_out(place: str,
         ("optimizer", "lr", 1e300, "optimizer.lr"),
         ("optimizer", "adam_eps", 1e-320, "optimizer.adam_eps"),
         ("parallel", "distributed_timeout_minutes", 1e26, "parallel.distributed_timeout_minutes"),
-        ("training", "train_steps", 10**26, "training.train_steps"),
+        ("training", "train_steps", 1 << 53, "training.train_steps"),
     ],
 )
 def test_numbers_beyond_all_use_are_refused(section: str, name: str, value: object, expected: str) -> None:

@@ -160,7 +160,8 @@ def test_one_error_lists_all_problems_of_all_sources(tmp_path: Path) -> None:
         (["--foo.bar=1"], "command line: --foo.bar: unknown section foo; sections are model, data, parallel,"),
         (
             ["--model.preset=1bb"],
-            "command line: --model.preset: model.preset: there is no preset '1bb'; did you mean 1b?",
+            "command line: --model.preset: model.preset: there is no preset '1bb'; choose from tiny, 150m, 400m, 1b, "
+            "llama-150m, llama-400m, llama-1b, llama-8b; did you mean 1b?",
         ),
         (["--model.preset=x"], "there is no preset 'x'; choose from tiny, 150m, 400m, 1b, llama-150m,"),
         (["--optimizer.lr=nan"], "command line: --optimizer.lr: optimizer.lr should be a finite number, got 'nan'"),

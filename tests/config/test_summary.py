@@ -16,7 +16,7 @@ def test_only_what_differs_is_shown() -> None:
     blend = (BlendEntry(prefix="a"),)
     assert differences(config) == [("data.blend", blend, ()), ("training.train_steps", 5, 1000)]
     text = describe(config, 1)
-    assert "  data.blend = [{prefix: a}]  (default [])\n" in text
+    assert "  data.blend = [{prefix: a, language: en, weight: 1.0}]  (default [])\n" in text
     assert "  training.train_steps = 5  (default 1000)\n" in text
     assert "seed" not in text
     assert describe(Config(), 1).startswith("Nothing differs from the defaults.\n")

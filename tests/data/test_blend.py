@@ -175,7 +175,7 @@ def build_on_rank(data: DataConfig, tokenizer_path: str, cache_path: str) -> tup
     alone = replace(data, blend=data.blend[:1])
 
     def build(make: Callable[[IndexCache], Any]) -> Any:
-        return build_together(make, Path(cache_path), layout)
+        return build_together("training", make, Path(cache_path), layout)
 
     sets = [
         build(lambda cache: build_train_dataset(data, tokenizer, num_samples=200, seed=1, cache=cache)),

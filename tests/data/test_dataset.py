@@ -222,6 +222,14 @@ class TestCache:
             open_dataset(write_baked(tmp_path / name, documents, VOCAB_SIZE), cache_path=tmp_path / "cache")
         assert len(list((tmp_path / "cache").iterdir())) == 3
 
+    @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00v\x00{'descr'"])
+    def test_a_damaged_file_is_named(self, prefix: str, tmp_path: Path, content: bytes) -> None:
+        open_dataset(prefix, cache_path=tmp_path)
+        damaged = next(tmp_path.glob("*shuffle_index.npy"))
+        damaged.write_bytes(content)
+        with pytest.raises(DataError, match=f"{damaged}: damaged .*; delete it, and the next start builds it again"):
+            open_dataset(prefix, cache_path=tmp_path)
+
     def test_cached_index_is_read_back(self, prefix: str, tmp_path: Path) -> None:
         built = open_dataset(prefix, 500)
         written = open_dataset(prefix, 500, cache_path=tmp_path)

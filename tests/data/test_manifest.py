@@ -55,6 +55,7 @@ def test_the_hash_is_of_content_alone(tmp_path: Path) -> None:
         (lambda whole: whole["content"].update(tokenizer_fingerprint=7), "not the manifest"),
         (lambda whole: whole["content"].update(vocab_size="7"), "not the manifest"),
         (lambda whole: whole.update(provenance=["a"]), "not the manifest"),
+        (lambda whole: whole["content"].update(tokenizer_fingerprint="\ud800"), "not the manifest"),
     ],
 )
 def test_damaged_manifests_are_refused(tmp_path: Path, damage: Any, message: str) -> None:
@@ -65,6 +66,11 @@ def test_damaged_manifests_are_refused(tmp_path: Path, damage: Any, message: str
     with pytest.raises(DataError, match=message):
         read_manifest(prefix)
     assert message in check_manifest(prefix)[0]
+
+
+def test_half_of_the_switch_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"it names \.bin, \.idx, \.switch\.bin; bake it again"):
+        read_manifest(write_dataset(tmp_path, (".bin", ".idx", ".switch.bin")))
 
 
 def test_missing_or_truncated_manifest_is_refused(tmp_path: Path) -> None:

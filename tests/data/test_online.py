@@ -18,7 +18,7 @@ from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.data.indexed import IndexedReader
 from megatron_prealign.data.labels import IGNORE, apply_switch_records
 from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.errors import DataError
+from megatron_prealign.errors import DataError, TrainingError
 from megatron_prealign.lexicon import read_lexicon
 
 RATIOS = (0.4, 0.1, 0.9)
@@ -97,3 +97,15 @@ def test_a_bake_with_switches_is_refused(tmp_path: Path, data: DataConfig, bpe: 
     baked = replace(data, blend=(BlendEntry(prefix=f"{tmp_path}/baked_text_document"),))
     with pytest.raises(DataError, match="needs a bake without"):
         build_train_dataset(baked, bpe, num_samples=5, seed=3)
+
+
+def test_ids_that_the_tokenizer_does_not_have_are_refused(data: DataConfig, bpe: Tokenizer) -> None:
+    """A file that was damaged after the bake."""
+    path = Path(f"{data.blend[0].prefix}.bin")
+    tokens = np.fromfile(path, dtype=np.uint16)
+    tokens[3] = 60_000
+    tokens.tofile(path)
+    with pytest.raises(
+        TrainingError, match=f"{data.blend[0].prefix}: holds the token id 60000, the tokenizer has 0 to"
+    ):
+        samples_of(data, bpe, 5)

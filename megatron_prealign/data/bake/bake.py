@@ -243,7 +243,7 @@ def _choose_backend(
         return "gigatoken"
     if options.backend == "gigatoken":
         raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
-    log(f"the tokenizer's own library encodes; gigatoken, some times as fast, can't: {reason}")
+    log(f"the tokenizer's own library encodes; the faster gigatoken can't, and nothing needs to be done: {reason}")
     return "reference"
 
 
