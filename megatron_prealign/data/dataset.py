@@ -110,12 +110,11 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
 
     def _check_ids(self, ids: NDArray[Any]) -> None:
         """Refuse ids that would read past the embedding, which a GPU reports long after and without their place."""
-        lowest, highest, size = int(ids.min()), int(ids.max()), self.config.tokenizer.vocab_size
+        lowest, highest, size = int(ids.min(initial=0)), int(ids.max(initial=0)), self.config.tokenizer.vocab_size
         if lowest < 0 or highest >= size:
             raise TrainingError(
                 f"{self.dataset_path}: holds the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 to "
-                f"{size - 1}: damaged after its bake, see tools/preprocess_codeswitch.py --verify {self.dataset_path}; "
-                "bake it again"
+                f"{size - 1}: damaged after its bake, see tools/verify_dataset.py; bake it again"
             )
 
     def _positions(self, inputs: NDArray[Any]) -> torch.Tensor:
