@@ -148,8 +148,8 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
     ):
         assert problem in shown, problem
     assert not (tmp_path / "none").exists()
-    assert main([*[str(runs / "pretrain")] * 7, "--output", str(tmp_path / "page.html")]) == 2
-    assert "7 runs: at most 6" in capsys.readouterr().err
+    assert main([*[str(runs / "pretrain")] * 9, "--output", str(tmp_path / "page.html")]) == 2
+    assert "9 runs: at most 8" in capsys.readouterr().err
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(runs: Path, tmp_path: Path) -> None:

@@ -136,12 +136,16 @@ def _rewind_and_train(values: Any) -> Run:
     def train_step(trainer: Any) -> Any:
         norm = step(trainer)
         if trainer.state.step == 4:
-            rewind(trainer.config, trainer.chunks, trainer.optimizer, trainer.state)
+            rewind(trainer.config, trainer.chunks, trainer.optimizer, trainer.state, said.append)
         return norm
 
+    said: list[str] = []
     step = loop.Trainer.train_step
     loop.Trainer.train_step = train_step  # type: ignore[method-assign]
-    return _train(values)
+    outcome = _train(values)
+    newest = f"{values['training']['run_path']}/checkpoints/step_0000003"
+    assert said == [f"step 4: back to {newest}, and the data goes on"]
+    return outcome
 
 
 def test_positions_that_do_not_follow_and_mixes_that_run_out_are_refused(
