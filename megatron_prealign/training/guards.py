@@ -19,7 +19,7 @@ from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
 
 Verdict = Literal["apply", "skip", "rewind"]
-SKIPPED, DISCARDED = "skipped.jsonl", "skipped.discarded.jsonl"
+SKIPPED = "skipped.jsonl"
 # OptimizerConfig.min_loss_scale of megatron-core.
 _LOWEST_LOSS_SCALE = 1.0
 
@@ -39,7 +39,7 @@ class Guard:
         self._run_path = Path(config.training.run_path)
         self._say = say
         if say is not None:
-            discard_after(step, self._run_path / SKIPPED, self._run_path / DISCARDED)
+            discard_after(step, self._run_path / SKIPPED)
         self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(

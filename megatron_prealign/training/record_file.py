@@ -8,8 +8,6 @@ import orjson
 from megatron_prealign.files import atomic_file, sync
 from megatron_prealign.reports.records import METRICS
 
-DISCARDED = "metrics.discarded.jsonl"
-
 
 class RecordFile:
     """Appends records, a line each."""
@@ -17,7 +15,7 @@ class RecordFile:
     def __init__(self, run_path: Path, step: int) -> None:
         """Open the records of a run that goes on after `step`; later ones move to metrics.discarded.jsonl."""
         path = run_path / METRICS
-        discard_after(step, path, run_path / DISCARDED)
+        discard_after(step, path)
         self._file = path.open("ab")
 
     def write(self, record: dict[str, Any]) -> None:
@@ -30,8 +28,13 @@ class RecordFile:
         self._file.close()
 
 
-def discard_after(step: int, path: Path, discarded_path: Path) -> None:
-    """Move the records of later steps, and what a killed run left of one, to the end of another file."""
+def discarded_path(path: Path) -> Path:
+    """Return where the records go that a continued run writes again: beside metrics.jsonl, metrics.discarded.jsonl."""
+    return path.with_suffix(".discarded.jsonl")
+
+
+def discard_after(step: int, path: Path) -> None:
+    """Move the records of later steps, and what a killed run left of one, to the end of the file of discarded ones."""
     if not path.exists():
         return
     kept: list[bytes] = []
@@ -39,9 +42,9 @@ def discard_after(step: int, path: Path, discarded_path: Path) -> None:
     for line in path.read_bytes().splitlines(keepends=True):
         (kept if _is_record_until(line, step) else discarded).append(line)
     if discarded:
-        with discarded_path.open("ab") as stream:
+        with discarded_path(path).open("ab") as stream:
             stream.writelines(line.rstrip(b"\n") + b"\n" for line in discarded)
-        sync(discarded_path)
+        sync(discarded_path(path))
         with atomic_file(path, overwrite=True) as temporary:
             temporary.write_bytes(b"".join(kept))
 

@@ -38,7 +38,6 @@ from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.exit_note import EXIT
-from megatron_prealign.training.guards import DISCARDED as SKIPPED_DISCARDED
 from megatron_prealign.training.guards import SKIPPED, Guard
 from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
@@ -47,7 +46,7 @@ from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.profiling import ProfileWindow
-from megatron_prealign.training.record_file import DISCARDED as METRICS_DISCARDED
+from megatron_prealign.training.record_file import discarded_path
 from megatron_prealign.training.sequences import (
     Sequences,
     build_sequences,
@@ -142,17 +141,16 @@ def describe_start(plan: Plan) -> str:
     lines = [describe_mix(plan.config, plan.corpora, state)]
     if plan.words is not None:
         lines.append(plan.words.report.describe())
-    return "\n".join([*lines, _describe_weights(plan)])
+    return "\n".join([*lines, _describe_weights(plan, state)])
 
 
 def _read_state(checkpoint: Path | None) -> TrainState:
     return TrainState() if checkpoint is None else TrainState.read(checkpoint)
 
 
-def _describe_weights(plan: Plan) -> str:
+def _describe_weights(plan: Plan, state: TrainState) -> str:
     if plan.resume_from is not None:
-        state, steps = plan.read_state(), plan.config.training.train_steps
-        step = state.step
+        step, steps = state.step, plan.config.training.train_steps
         if has_lost_patience(plan.config, state):
             return (
                 f"Nothing to do: {plan.resume_from} ended at step {step} of {steps}, held-out retrieval no longer rose "
@@ -190,10 +188,10 @@ def _path_problems(config: Config) -> Iterator[str]:
         elif not os.access(existing, os.W_OK):
             yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
     run = config.training.run_path
-    files = (METRICS, METRICS_DISCARDED, SKIPPED, SKIPPED_DISCARDED, folder.CONFIG, LOCK, HOLDER, EXIT)
-    kinds = {folder.CHECKPOINTS: "folder", **dict.fromkeys((*files, f"{folder.CHECKPOINTS}/{folder.LATEST}"), "file")}
-    for name, kind in kinds.items():
-        path = Path(run, name)
+    records = [Path(run, name) for name in (METRICS, SKIPPED)]
+    others = (folder.CONFIG, LOCK, HOLDER, EXIT, f"{folder.CHECKPOINTS}/{folder.LATEST}")
+    files = [*records, *map(discarded_path, records), *(Path(run, name) for name in others)]
+    for path, kind in {Path(run, folder.CHECKPOINTS): "folder", **dict.fromkeys(files, "file")}.items():
         if os.path.lexists(path) and not (path.is_dir() if kind == "folder" else path.is_file()):
             yield f"{path}: no {kind}, as must stand there; remove it, or name another training.run_path"
 
