@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.training.record_file import DISCARDED, METRICS, RecordFile
+from megatron_prealign.reports.records import METRICS
+from megatron_prealign.training.record_file import RecordFile, discarded_path
 
 
 def _write(folder: Path, after: int, steps: Iterable[int], run: str) -> None:
@@ -36,10 +37,10 @@ def test_records_behind_the_resumed_step_move_away(tmp_path: Path) -> None:
     _write(tmp_path, 0, [5, 10, 15, 20], "a")
     _write(tmp_path, 12, [15], "b")
     assert _read(tmp_path / METRICS) == _both([5, 10], "a") + _both([15], "b")
-    assert _read(tmp_path / DISCARDED) == _both([15, 20], "a")
+    assert _read(discarded_path(tmp_path / METRICS)) == _both([15, 20], "a")
     _write(tmp_path, 10, [15], "c")
     assert _read(tmp_path / METRICS) == _both([5, 10], "a") + _both([15], "c")
-    assert _read(tmp_path / DISCARDED) == _both([15, 20], "a") + _both([15], "b")
+    assert _read(discarded_path(tmp_path / METRICS)) == _both([15, 20], "a") + _both([15], "b")
 
 
 def test_half_a_line_of_a_killed_run_moves_away(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_half_a_line_of_a_killed_run_moves_away(tmp_path: Path) -> None:
             stream.write(half)
         _write(tmp_path, 8, [], "b")
         assert _read(tmp_path / METRICS) == _both([5], "a")
-        assert (tmp_path / DISCARDED).read_text().splitlines()[-1] == half
+        assert discarded_path(tmp_path / METRICS).read_text().splitlines()[-1] == half
     _write(tmp_path, 8, [10], "b")
     assert _read(tmp_path / METRICS) == _both([5], "a") + _both([10], "b")
 
