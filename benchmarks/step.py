@@ -1,14 +1,16 @@
 """What a training step costs, against a bare megatron-core loop and against Hugging Face.
 
-    python -m benchmarks.step            # about five minutes on two cores
+    python -m benchmarks.step            # about eight minutes on two cores
     python -m benchmarks.step --table    # our loop alone: sequences of 256 to 4,096, 4 to 32 layers; half an hour
 
 Three ways train the same Llama (8 layers x 384, vocabulary 32,000) from the same weights on the same sequences of 512
 tokens, on the CPU in fp32: our loop as it is, with its data loading and a record every other step; megatron-core's
 schedule and optimizer around the same layers, on batches that are in memory; and LlamaForCausalLM (sdpa) with
-torch's AdamW, fused, on the same. Each is a process of its own, so that its peak memory is its own; they take turns,
-and medians of the turns are compared. The text is Python's own reference, the tokenizer the 32,000-token
-SentencePiece model of the package mistral-common. The last line is one JSON object.
+torch's AdamW, fused, on the same. Each is a process of its own, so that its peak memory is its own; they take turns.
+All are started afresh several times, since where a process finds its memory makes its steps some percent faster or
+slower for as long as it lives; a start counts with the median of its turns, and medians over the starts are compared.
+The text is Python's own reference, the tokenizer the 32,000-token SentencePiece model of the package mistral-common.
+The last line is one JSON object.
 """
 
 import argparse
@@ -56,7 +58,8 @@ _CONSOLE = Console(stderr=True)
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each way, after one that warms up")
+    parser.add_argument("--starts", type=int, default=5, help="times that each way is started afresh; 1 for --table")
+    parser.add_argument("--repeats", type=int, default=3, help="timed turns of a start, after one that warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each way")
     parser.add_argument("--table", action="store_true", help="show how our step's cost grows instead")
     return parser.parse_args(argv)
@@ -199,8 +202,8 @@ class Way:
 
 def run_ways(names: Sequence[str], folder: Path, threads: int, repeats: int) -> dict[str, Way]:
     """Start the ways one after the other, then let them take turns."""
-    ways = {name: Way.start(name, folder, threads) for name in track(names, "starting", console=_CONSOLE)}
-    for _ in track(range(repeats), "turns", console=_CONSOLE):
+    ways = {name: Way.start(name, folder, threads) for name in names}
+    for _ in range(repeats):
         for way in ways.values():
             way.take_turn()
     for way in ways.values():
@@ -208,49 +211,69 @@ def run_ways(names: Sequence[str], folder: Path, threads: int, repeats: int) -> 
     return ways
 
 
-def compare(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
-    """Measure the three ways; return what the last line says."""
-    config = make_config(folder, 8, 512, 4, (repeats + 1) * STEPS_PER_TURN + 1)
-    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
-    write_others(folder, config)
-    ways = run_ways(list(WAYS), folder, threads, repeats)
-    table = Table("way", "s a step", "tokens/s", "peak MB", "loss of first steps", "of last steps")
-    tokens = config.training.global_batch_size * config.data.seq_length
-    for name, way in ways.items():
-        seconds = median(way.seconds)
-        table.add_row(
-            name,
-            f"{seconds:.3f}",
-            f"{tokens / seconds:,.0f}",
-            f"{way.peak_bytes / 1e6:,.0f}",
-            f"{way.losses[0]:.5f}",
-            f"{way.losses[-1]:.5f}",
-        )
-    _CONSOLE.print(table)
-    ours, bare, huggingface = (ways[name] for name in ("ours", "bare", "huggingface"))
+def median_of_starts(starts: Sequence[Way]) -> float:
+    """Return the seconds of a step: the median over the starts of each start's median turn."""
+    return median(median(way.seconds) for way in starts)
+
+
+def summarize(starts: Sequence[dict[str, Way]]) -> dict[str, Any]:
+    """Return what the last line says of three ways that were started one or more times."""
+    ways = {name: [start[name] for start in starts] for name in WAYS}
+    seconds = {name: median_of_starts(way) for name, way in ways.items()}
+    peak_bytes = {name: round(median(one.peak_bytes for one in way)) for name, way in ways.items()}
+    turns = [turn for way in ways["ours"] for turn in zip(way.waited, way.seconds, strict=True)]
     return {
-        "vs_bare_mcore": round(median(bare.seconds) / median(ours.seconds), 4),
-        "vs_hf": round(median(huggingface.seconds) / median(ours.seconds), 4),
-        "peak_memory_vs_hf": round(ours.peak_bytes / huggingface.peak_bytes, 4),
-        "data_wait_share": round(sum(ours.waited) / sum(ours.seconds), 5),
+        "vs_bare_mcore": round(seconds["bare"] / seconds["ours"], 4),
+        "vs_hf": round(seconds["huggingface"] / seconds["ours"], 4),
+        "peak_memory_vs_hf": round(peak_bytes["ours"] / peak_bytes["huggingface"], 4),
+        "data_wait_share": round(sum(waited for waited, _ in turns) / sum(took for _, took in turns), 5),
         "largest_loss_difference": max(
             abs(loss - other)
-            for way in (bare, huggingface)
-            for loss, other in zip(ours.losses, way.losses, strict=True)
+            for start in starts
+            for way in start.values()
+            for loss, other in zip(start["ours"].losses, way.losses, strict=True)
         ),
-        "step_seconds": {name: [round(seconds, 4) for seconds in way.seconds] for name, way in ways.items()},
-        "peak_bytes": {name: way.peak_bytes for name, way in ways.items()},
+        "step_seconds": {name: [[round(took, 4) for took in one.seconds] for one in way] for name, way in ways.items()},
+        "peak_bytes": peak_bytes,
     }
 
 
-def tabulate(folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the three ways; return what the last line says."""
+    config = make_config(folder, 8, 512, 4, (options.repeats + 1) * STEPS_PER_TURN + 1)
+    (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
+    write_others(folder, config)
+    starts = [
+        run_ways(list(WAYS), folder, options.threads, options.repeats)
+        for _ in track(range(options.starts), "starts", console=_CONSOLE)
+    ]
+    result = summarize(starts)
+    table = Table("way", "s a step", "of each start", "tokens/s", "peak MB", "loss of first steps", "of last steps")
+    tokens = config.training.global_batch_size * config.data.seq_length
+    for name in WAYS:
+        ways = [start[name] for start in starts]
+        table.add_row(
+            name,
+            f"{median_of_starts(ways):.3f}",
+            " ".join(f"{median(way.seconds):.3f}" for way in ways),
+            f"{tokens / median_of_starts(ways):,.0f}",
+            f"{result['peak_bytes'][name] / 1e6:,.0f}",
+            f"{ways[0].losses[0]:.5f}",
+            f"{ways[0].losses[-1]:.5f}",
+        )
+    _CONSOLE.print(table)
+    return result
+
+
+def tabulate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure our loop over lengths and layers at 4,096 tokens a step; return what the last line says."""
     table = Table("layers", "sequence", "s a step", "tokens/s", "peak MB", title="Our loop, 4,096 tokens a step")
     rows = []
-    for num_layers, seq_length in product(TABLE_LAYERS, TABLE_LENGTHS):
-        config = make_config(folder, num_layers, seq_length, 4096 // seq_length, (repeats + 1) * STEPS_PER_TURN + 1)
+    num_steps = (options.repeats + 1) * STEPS_PER_TURN + 1
+    for num_layers, seq_length in track(list(product(TABLE_LAYERS, TABLE_LENGTHS)), "models", console=_CONSOLE):
+        config = make_config(folder, num_layers, seq_length, 4096 // seq_length, num_steps)
         (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
-        way = run_ways(["ours"], folder, threads, repeats)["ours"]
+        way = run_ways(["ours"], folder, options.threads, options.repeats)["ours"]
         seconds = median(way.seconds)
         table.add_row(
             str(num_layers),
@@ -277,8 +300,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="prealign-step-") as name:
         bake_text(Path(name))
         measure = tabulate if options.table else compare
-        result = measure(Path(name), options.threads, options.repeats)
+        result = measure(Path(name), options)
     facts = {
+        "starts": 1 if options.table else options.starts,
         "repeats": options.repeats,
         "threads": options.threads,
         "cores": os.cpu_count(),
