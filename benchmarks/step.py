@@ -4,11 +4,11 @@
     python -m benchmarks.step --table    # our loop alone: sequences of 256 to 4,096, 4 to 32 layers; half an hour
 
 Three ways train the same Llama (8 layers x 384, vocabulary 32,000) from the same weights on the same sequences of 512
-tokens, on the CPU in fp32: our loop as it is, with its data loading and a record every other step; megatron-core's
+tokens, on the CPU in fp32: our loop as it is, with its data loading and a record every ten steps; megatron-core's
 schedule and optimizer around the same layers, on batches that are in memory; and LlamaForCausalLM (sdpa) with
 torch's AdamW, fused, on the same. Each is a process of its own, so that its peak memory is its own; they take turns.
 All are started afresh several times, since where a process finds its memory makes its steps some percent faster or
-slower for as long as it lives; a start counts with the median of its turns, and medians over the starts are compared.
+slower for as long as it lives. The ratios are medians over the starts, of each start's mean turns.
 The text is Python's own reference, the tokenizer the 32,000-token SentencePiece model of the package mistral-common.
 The last line is one JSON object.
 """
@@ -26,7 +26,7 @@ from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from pydoc_data.topics import topics
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="times that each way is started afresh; 1 for --table")
-    parser.add_argument("--repeats", type=int, default=3, help="timed turns of a start, after one that warms up")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns of a start, after one that warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each way")
     parser.add_argument("--table", action="store_true", help="show how our step's cost grows instead")
     return parser.parse_args(argv)
@@ -96,7 +96,6 @@ def make_config(folder: Path, num_layers: int, seq_length: int, batch_size: int,
             "schedule": {"lr_decay_style": "constant"},
             "training": training,
             "checkpoint": {"save_interval": num_steps + 1},
-            "logging": {"log_interval": STEPS_PER_TURN},
         }
     )
 
@@ -203,39 +202,39 @@ class Way:
 def run_ways(names: Sequence[str], folder: Path, threads: int, repeats: int) -> dict[str, Way]:
     """Start the ways one after the other, then let them take turns."""
     ways = {name: Way.start(name, folder, threads) for name in names}
-    for _ in range(repeats):
-        for way in ways.values():
-            way.take_turn()
+    for turn in range(repeats):
+        first = turn % len(names)  # so that none always comes behind the same other
+        for name in (*names[first:], *names[:first]):
+            ways[name].take_turn()
     for way in ways.values():
         way.end()
     return ways
 
 
-def median_of_starts(starts: Sequence[Way]) -> float:
-    """Return the seconds of a step: the median over the starts of each start's median turn."""
-    return median(median(way.seconds) for way in starts)
-
-
 def summarize(starts: Sequence[dict[str, Way]]) -> dict[str, Any]:
     """Return what the last line says of three ways that were started one or more times."""
-    ways = {name: [start[name] for start in starts] for name in WAYS}
-    seconds = {name: median_of_starts(way) for name, way in ways.items()}
-    peak_bytes = {name: round(median(one.peak_bytes for one in way)) for name, way in ways.items()}
-    turns = [turn for way in ways["ours"] for turn in zip(way.waited, way.seconds, strict=True)]
+    seconds = {name: [mean(start[name].seconds) for start in starts] for name in WAYS}
+    peak_bytes = {name: [start[name].peak_bytes for start in starts] for name in WAYS}
+    waits = [sum(start["ours"].waited) / sum(start["ours"].seconds) for start in starts]
     return {
-        "vs_bare_mcore": round(seconds["bare"] / seconds["ours"], 4),
-        "vs_hf": round(seconds["huggingface"] / seconds["ours"], 4),
-        "peak_memory_vs_hf": round(peak_bytes["ours"] / peak_bytes["huggingface"], 4),
-        "data_wait_share": round(sum(waited for waited, _ in turns) / sum(took for _, took in turns), 5),
+        "vs_bare_mcore": median_ratio(seconds["bare"], seconds["ours"]),
+        "vs_hf": median_ratio(seconds["huggingface"], seconds["ours"]),
+        "peak_memory_vs_hf": median_ratio(peak_bytes["ours"], peak_bytes["huggingface"]),
+        "data_wait_share": round(median(waits), 5),
         "largest_loss_difference": max(
             abs(loss - other)
             for start in starts
             for way in start.values()
             for loss, other in zip(start["ours"].losses, way.losses, strict=True)
         ),
-        "step_seconds": {name: [[round(took, 4) for took in one.seconds] for one in way] for name, way in ways.items()},
+        "step_seconds": {name: [[round(turn, 4) for turn in start[name].seconds] for start in starts] for name in WAYS},
         "peak_bytes": peak_bytes,
     }
+
+
+def median_ratio(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return the median over the starts of one way's number over another's."""
+    return round(median(one / other for one, other in zip(left, right, strict=True)), 4)
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -247,22 +246,22 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         run_ways(list(WAYS), folder, options.threads, options.repeats)
         for _ in track(range(options.starts), "starts", console=_CONSOLE)
     ]
-    result = summarize(starts)
     table = Table("way", "s a step", "of each start", "tokens/s", "peak MB", "loss of first steps", "of last steps")
     tokens = config.training.global_batch_size * config.data.seq_length
     for name in WAYS:
         ways = [start[name] for start in starts]
+        seconds = [mean(way.seconds) for way in ways]
         table.add_row(
             name,
-            f"{median_of_starts(ways):.3f}",
-            " ".join(f"{median(way.seconds):.3f}" for way in ways),
-            f"{tokens / median_of_starts(ways):,.0f}",
-            f"{result['peak_bytes'][name] / 1e6:,.0f}",
+            f"{median(seconds):.3f}",
+            " ".join(f"{one:.3f}" for one in seconds),
+            f"{tokens / median(seconds):,.0f}",
+            f"{median(way.peak_bytes for way in ways) / 1e6:,.0f}",
             f"{ways[0].losses[0]:.5f}",
             f"{ways[0].losses[-1]:.5f}",
         )
     _CONSOLE.print(table)
-    return result
+    return summarize(starts)
 
 
 def tabulate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -47,17 +47,20 @@ class TurnTaking:
         self.name = stage.name
         self.step_losses = stage.step_losses
         self._stage = stage
-        self._left = self._started = self._waited = self._loss = 0.0
+        self._left = self._turn = self._started = self._waited = self._loss = 0.0
 
     def next_passes(self, state: Any) -> Any:
         """Draw the passes of the next step; the time it takes is what the step waits for data."""
+        self._note_loss()
         if self._left == 0:
-            if self._started:
-                answer(time.perf_counter() - self._started, self._loss, self._waited)
+            if self._turn:
+                answer(time.perf_counter() - self._started, self._loss / self._turn, self._waited)
             line = sys.stdin.readline()
             if not line:
                 raise SystemExit
-            self._left, self._waited, self._started = int(line), 0.0, time.perf_counter()
+            self._left = self._turn = int(line)
+            self._waited = self._loss = 0.0
+            self._started = time.perf_counter()
         self._left -= 1
         begun = time.perf_counter()
         passes = self._stage.next_passes(state)
@@ -66,9 +69,15 @@ class TurnTaking:
 
     def take_metrics(self) -> dict[str, Any]:
         """Return the stage's metrics."""
+        self._note_loss()
         metrics: dict[str, Any] = self._stage.take_metrics()
-        self._loss = metrics["lm_loss"]
         return metrics
+
+    def _note_loss(self) -> None:
+        """Add the loss of the last step, unless a record has taken it already."""
+        total, count, _ = self.step_losses.sums().tolist()
+        if count:
+            self._loss += total / count
 
 
 def ours(folder: Path) -> None:

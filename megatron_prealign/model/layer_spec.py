@@ -17,6 +17,7 @@ from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.attention import SDPAttention, transformer_engine_attention
 from megatron_prealign.model.norms import Norm
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+from megatron_prealign.platform.matrix_products import prefers_onednn
 
 
 def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["transformer_engine", "local"], str]:
@@ -36,7 +37,8 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
         reason = "installed" if asked_for == "auto" else "asked for"
         return "transformer_engine", f"Transformer Engine layers ({reason}): fused norms, attention and linear layers"
     reason = "asked for" if asked_for == "local" else "on cpu" if device == "cpu" else "no Transformer Engine"
-    return "local", f"local layers ({reason}): PyTorch's attention, {_choose_norm(model, device)[1]}"
+    products = ", oneDNN's fp32 matrix products (AMD's CPU)" if device == "cpu" and prefers_onednn() else ""
+    return "local", f"local layers ({reason}): PyTorch's attention, {_choose_norm(model, device)[1]}{products}"
 
 
 def _choose_norm(model: ModelConfig, device: str) -> tuple[type, str]:

@@ -10,6 +10,7 @@ import torch
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu
 from megatron_prealign.platform.host_memory import keep_freed_memory
+from megatron_prealign.platform.matrix_products import multiply_fast
 from megatron_prealign.platform.peak_flops import peak_flops
 
 
@@ -44,6 +45,7 @@ class Platform:
             torch.cuda.set_device(self.device)
         else:
             keep_freed_memory()
+            multiply_fast()
             cpu.install()
 
 
