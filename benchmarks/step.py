@@ -1,6 +1,6 @@
 """What a training step costs, against a bare megatron-core loop and against Hugging Face.
 
-    python -m benchmarks.step            # about eight minutes on two cores
+    python -m benchmarks.step            # about twelve minutes on two cores
     python -m benchmarks.step --table    # our loop alone: sequences of 256 to 4,096, 4 to 32 layers; half an hour
 
 Three ways train the same Llama (8 layers x 384, vocabulary 32,000) from the same weights on the same sequences of 512
@@ -16,6 +16,7 @@ The last line is one JSON object.
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,7 @@ from megatron_prealign.platform import initialize_distributed, initialize_model_
 TOKENIZER = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 PACKAGES = ("torch", "megatron-core", "transformers", "mistral-common")
 STEPS_PER_TURN = 2
+WARM_UP_TURNS = 2
 TABLE_LENGTHS = (256, 512, 1024, 2048, 4096)
 TABLE_LAYERS = (4, 8, 16, 32)
 _CONSOLE = Console(stderr=True)
@@ -59,10 +61,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="times that each way is started afresh; 1 for --table")
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns of a start, after one that warms up")
+    parser.add_argument("--repeats", type=int, default=10, help="timed turns of a start, after two that warm up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each way")
     parser.add_argument("--table", action="store_true", help="show how our step's cost grows instead")
     return parser.parse_args(argv)
+
+
+def count_steps(repeats: int) -> int:
+    """Return the steps of a way; it learns that its last turn is over when it asks for the step behind."""
+    return (WARM_UP_TURNS + repeats) * STEPS_PER_TURN + 1
 
 
 def make_config(folder: Path, num_layers: int, seq_length: int, batch_size: int, num_steps: int) -> Config:
@@ -165,7 +172,7 @@ class Way:
 
     @classmethod
     def start(cls, name: str, folder: Path, threads: int) -> "Way":
-        """Start the process and let it warm up with one turn."""
+        """Start the process and let it warm up, which also takes all memory that it will need."""
         command = [sys.executable, "-m", "benchmarks.step_ways", name, str(folder), str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         log = (folder / f"{name}.log").open("w", encoding="utf-8")
@@ -174,7 +181,8 @@ class Way:
         )
         way = cls(process)
         try:
-            way.take_turn()
+            for _ in range(WARM_UP_TURNS):
+                way.take_turn()
         except json.JSONDecodeError:
             raise SystemExit(f"error: {name} ended:\n{(folder / f'{name}.log').read_text(encoding='utf-8')}") from None
         way.seconds.clear()
@@ -202,9 +210,9 @@ class Way:
 def run_ways(names: Sequence[str], folder: Path, threads: int, repeats: int) -> dict[str, Way]:
     """Start the ways one after the other, then let them take turns."""
     ways = {name: Way.start(name, folder, threads) for name in names}
-    for turn in range(repeats):
-        first = turn % len(names)  # so that none always comes behind the same other
-        for name in (*names[first:], *names[:first]):
+    order = random.Random(repeats)  # so that none always comes behind the same other
+    for _ in range(repeats):
+        for name in order.sample(names, len(names)):
             ways[name].take_turn()
     for way in ways.values():
         way.end()
@@ -221,12 +229,14 @@ def summarize(starts: Sequence[dict[str, Way]]) -> dict[str, Any]:
         "vs_hf": median_ratio(seconds["huggingface"], seconds["ours"]),
         "peak_memory_vs_hf": median_ratio(peak_bytes["ours"], peak_bytes["huggingface"]),
         "data_wait_share": round(median(waits), 5),
-        "largest_loss_difference": max(
-            abs(loss - other)
-            for start in starts
-            for way in start.values()
-            for loss, other in zip(start["ours"].losses, way.losses, strict=True)
-        ),
+        "largest_loss_difference": {
+            name: max(
+                abs(loss - other)
+                for start in starts
+                for loss, other in zip(start["ours"].losses, start[name].losses, strict=True)
+            )
+            for name in ("bare", "huggingface")
+        },
         "step_seconds": {name: [[round(turn, 4) for turn in start[name].seconds] for start in starts] for name in WAYS},
         "peak_bytes": peak_bytes,
     }
@@ -239,7 +249,7 @@ def median_ratio(left: Sequence[float], right: Sequence[float]) -> float:
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the three ways; return what the last line says."""
-    config = make_config(folder, 8, 512, 4, (options.repeats + 1) * STEPS_PER_TURN + 1)
+    config = make_config(folder, 8, 512, 4, count_steps(options.repeats))
     (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
     write_others(folder, config)
     starts = [
@@ -268,7 +278,7 @@ def tabulate(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure our loop over lengths and layers at 4,096 tokens a step; return what the last line says."""
     table = Table("layers", "sequence", "s a step", "tokens/s", "peak MB", title="Our loop, 4,096 tokens a step")
     rows = []
-    num_steps = (options.repeats + 1) * STEPS_PER_TURN + 1
+    num_steps = count_steps(options.repeats)
     for num_layers, seq_length in track(list(product(TABLE_LAYERS, TABLE_LENGTHS)), "models", console=_CONSOLE):
         config = make_config(folder, num_layers, seq_length, 4096 // seq_length, num_steps)
         (folder / CONFIG).write_text(dump_config(config), encoding="utf-8")
