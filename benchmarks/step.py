@@ -1,7 +1,7 @@
 """What a training step costs, against a bare megatron-core loop and against Hugging Face.
 
-    python -m benchmarks.step            # about twelve minutes on two cores
-    python -m benchmarks.step --table    # our loop alone: sequences of 256 to 4,096, 4 to 32 layers; half an hour
+    python -m benchmarks.step            # about fourteen minutes on two cores
+    python -m benchmarks.step --table    # our loop alone: 256 to 4,096 tokens, 4 to 32 layers; 45 minutes
 
 Three ways train the same Llama (8 layers x 384, vocabulary 32,000) from the same weights on the same sequences of 512
 tokens, on the CPU in fp32: our loop as it is, with its data loading and a record every ten steps; megatron-core's
@@ -50,8 +50,7 @@ from megatron_prealign.platform import initialize_distributed, initialize_model_
 
 TOKENIZER = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 PACKAGES = ("torch", "megatron-core", "transformers", "mistral-common")
-STEPS_PER_TURN = 2
-WARM_UP_TURNS = 2
+STEPS_PER_TURN = 5  # of which the first is not timed
 TABLE_LENGTHS = (256, 512, 1024, 2048, 4096)
 TABLE_LAYERS = (4, 8, 16, 32)
 _CONSOLE = Console(stderr=True)
@@ -61,7 +60,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--starts", type=int, default=5, help="times that each way is started afresh; 1 for --table")
-    parser.add_argument("--repeats", type=int, default=10, help="timed turns of a start, after two that warm up")
+    parser.add_argument("--repeats", type=int, default=4, help="timed turns of a start, after one that warms up")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of each way")
     parser.add_argument("--table", action="store_true", help="show how our step's cost grows instead")
     return parser.parse_args(argv)
@@ -69,7 +68,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def count_steps(repeats: int) -> int:
     """Return the steps of a way; it learns that its last turn is over when it asks for the step behind."""
-    return (WARM_UP_TURNS + repeats) * STEPS_PER_TURN + 1
+    return (1 + repeats) * STEPS_PER_TURN + 1
 
 
 def make_config(folder: Path, num_layers: int, seq_length: int, batch_size: int, num_steps: int) -> Config:
@@ -181,8 +180,7 @@ class Way:
         )
         way = cls(process)
         try:
-            for _ in range(WARM_UP_TURNS):
-                way.take_turn()
+            way.take_turn()
         except json.JSONDecodeError:
             raise SystemExit(f"error: {name} ended:\n{(folder / f'{name}.log').read_text(encoding='utf-8')}") from None
         way.seconds.clear()
@@ -195,8 +193,8 @@ class Way:
         self.process.stdin.write(f"{STEPS_PER_TURN}\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
-        self.seconds.append(answer["seconds"] / STEPS_PER_TURN)
-        self.waited.append(answer["waited"] / STEPS_PER_TURN)
+        self.seconds.append(answer["seconds"] / (STEPS_PER_TURN - 1))
+        self.waited.append(answer["waited"] / (STEPS_PER_TURN - 1))
         self.losses.append(answer["loss"])
         self.peak_bytes = answer["peak_bytes"]
 
