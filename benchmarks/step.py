@@ -1,12 +1,13 @@
 """What a training step costs, against a bare megatron-core loop and against Hugging Face.
 
-    python -m benchmarks.step            # about fourteen minutes on two cores
-    python -m benchmarks.step --table    # our loop alone: 256 to 4,096 tokens, 4 to 32 layers; 45 minutes
+    python -m benchmarks.step --starts 3    # eight minutes on two cores; five starts are the default
+    python -m benchmarks.step --table       # our loop alone: 256 to 4,096 tokens, 4 to 32 layers; far longer
 
 Three ways train the same Llama (8 layers x 384, vocabulary 32,000) from the same weights on the same sequences of 512
 tokens, on the CPU in fp32: our loop as it is, with its data loading and a record every ten steps; megatron-core's
 schedule and optimizer around the same layers, on batches that are in memory; and LlamaForCausalLM (sdpa) with
-torch's AdamW, fused, on the same. Each is a process of its own, so that its peak memory is its own; they take turns.
+torch's AdamW, fused, on the same. Each is a process of its own, so that its peak memory is its own; they take turns,
+the first step of which is not timed, since the system may have put aside the memory of a process that lay idle.
 All are started afresh several times, since where a process finds its memory makes its steps some percent faster or
 slower for as long as it lives. The ratios are medians over the starts, of each start's mean turns.
 The text is Python's own reference, the tokenizer the 32,000-token SentencePiece model of the package mistral-common.

@@ -22,14 +22,15 @@ _for_good = contextlib.ExitStack()
 def prefers_onednn() -> bool:
     """Tell whether this CPU multiplies large fp32 matrices faster through oneDNN: one of AMD's, with AVX-512."""
     return (
-        _cpu_vendor() == "AuthenticAMD"
+        cpu_vendor() == "AuthenticAMD"
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
-def _cpu_vendor() -> str:
+@functools.cache
+def cpu_vendor() -> str:
     """Return what this CPU calls its maker; empty where the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"vendor_id\s*: (\S+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None

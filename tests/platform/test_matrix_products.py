@@ -123,6 +123,6 @@ def test_what_does_not_fit_has_torchs_error(other: Tensor) -> None:
 def test_amd_with_avx512_prefers_onednn(
     vendor: str, capability: str, preferred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix_products, "_cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(matrix_products, "cpu_vendor", lambda: vendor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert prefers_onednn() is preferred

@@ -7,13 +7,13 @@ A change that is meant to move them records them anew, and the difference is the
 
 import json
 import platform
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from megatron_prealign.platform.matrix_products import cpu_vendor
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import Values, run_all_steps
 from tests.workspace import MakeValues
@@ -28,13 +28,11 @@ ELSEWHERE = 1e-4  # relative: other kernels round otherwise, and 25 steps carry 
 
 def _environment() -> dict[str, Any]:
     """Return what decides how this process rounds."""
-    cpuinfo = Path("/proc/cpuinfo")
-    vendor = re.search(r"vendor_id\s*: (\S+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return {
         "torch": torch.__version__,
         "build": torch.__config__.show().splitlines(),
-        # MKL chooses its kernels by the maker, too.
-        "instruction_set": [platform.machine(), torch.backends.cpu.get_cpu_capability(), vendor and vendor[1]],
+        # Libraries choose their kernels by the maker, too.
+        "instruction_set": [platform.machine(), torch.backends.cpu.get_cpu_capability(), cpu_vendor()],
         "threads": torch.get_num_threads(),
     }
 
