@@ -3,8 +3,9 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from megatron.core import parallel_state
@@ -17,8 +18,9 @@ from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
+from megatron_prealign.checkpoint.optimizer_shards import Box, distributed_parts, optimizer_boxes
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states
-from megatron_prealign.checkpoint.torch_dist import read_sharded, write_sharded
+from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError, TrainingError
@@ -30,19 +32,11 @@ from megatron_prealign.platform.random_states import RandomStates, get_random_st
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 
+T = TypeVar("T")
+
 RANDOM_STATES = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files that belong to a tokenizer beside the one that holds it."""
-
-
-def _sharding_metadata() -> dict[str, Any]:
-    # The one layout of the distributed optimizer's state that reshards over TP, PP and DP. A new
-    # dictionary each time: megatron-core adds process groups to it.
-    return {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        # Gathered by one rank of each data-parallel group, not by all: 12 bytes a parameter of its model part.
-        "distrib_optim_fully_reshardable_mem_efficient": True,
-    }
 
 
 def _layout() -> dict[str, int | None]:
@@ -62,20 +56,18 @@ def _random_states(states: RandomStates | None) -> ShardedObject:
     return ShardedObject(RANDOM_STATES, states, shape, offset)
 
 
-def _sharded_state(
-    chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None, is_loading: bool
-) -> dict[str, Any]:
-    model = {
-        f"model{index}": chunk.sharded_state_dict(metadata=_sharding_metadata())
-        for index, chunk in enumerate(unwrap_model(chunks))
-    }
+def _sharded_model(chunks: list[torch.nn.Module]) -> dict[str, Any]:
+    return {f"model{index}": chunk.sharded_state_dict() for index, chunk in enumerate(unwrap_model(chunks))}
+
+
+def _sharded_optimizer(optimizer: MegatronOptimizer | None, model: dict[str, Any], is_loading: bool) -> dict[str, Any]:
+    """Return the optimizer's part of a sharded state dict, without what `optimizer_boxes` gives."""
     if optimizer is None:
-        return model
-    state = optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=_sharding_metadata())
-    if "param_state" in state and state["param_state"] is None:
-        # Another rank has gathered it; megatron-core would warn at every save that the ranks differ.
-        del state["param_state"]
-    return {**model, "optimizer": state}
+        return {}
+    if distributed_parts(optimizer):
+        # As megatron-core names the format, so that its own loading knows it.
+        return {"optimizer": {**optimizer.state_dict(), "param_state_sharding_type": "fully_reshardable"}}
+    return {"optimizer": optimizer.sharded_state_dict(model, is_loading=is_loading)}
 
 
 def save_checkpoint(
@@ -105,8 +97,10 @@ def save_checkpoint(
     try:
         temporary = on_first_rank(lambda: folder.begin(final))
         keepers = find_keepers(temporary)
-        sharded = _sharded_state(chunks, optimizer, is_loading=False)
-        names = write_sharded({**sharded, RANDOM_STATES: _random_states(get_random_states())}, temporary)
+        model = _sharded_model(chunks)
+        state_dict = {**model, **_sharded_optimizer(optimizer, model, is_loading=False)}
+        state_dict[RANDOM_STATES] = _random_states(get_random_states())
+        names = write_sharded(state_dict, temporary, optimizer_boxes(optimizer, model))
         with failing_together():
             entries = seal_files(temporary, names)
         share_files(temporary, keepers)
@@ -156,13 +150,17 @@ def load_training_state(
         CheckpointError: The checkpoint does not fit the model, or is damaged.
         TrainingError: A weight is no finite number.
     """
-    sharded = _sharded_state(chunks, optimizer, is_loading=True)
+    model = _sharded_model(chunks)
+    sharded = {**model, **_sharded_optimizer(optimizer, model, is_loading=True)}
     saved_layout = checkpoint / folder.LAYOUT
     if saved_layout.is_file() and folder.read_json(saved_layout) == _layout():
         sharded[RANDOM_STATES] = _random_states(None)
-    loaded = _load(checkpoint, sharded)
+    loaded = _load(checkpoint, lambda: read_sharded(sharded, checkpoint))
     _load_model(checkpoint, chunks, loaded)
     optimizer.load_state_dict(loaded["optimizer"])
+    if distributed_parts(optimizer):
+        # Of a new state dict: loading has put what it read in the place of the parameters.
+        _load_boxes(checkpoint, optimizer_boxes(optimizer, _sharded_model(chunks)))
     return loaded.get(RANDOM_STATES)
 
 
@@ -173,12 +171,30 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
         TrainingError: A weight is no finite number.
     """
-    _load_model(checkpoint, chunks, _load(checkpoint, _sharded_state(chunks, None, is_loading=True)))
+    sharded = _sharded_model(chunks)
+    _load_model(checkpoint, chunks, _load(checkpoint, lambda: read_sharded(sharded, checkpoint)))
 
 
-def _load(checkpoint: Path, sharded: dict[str, Any]) -> dict[str, Any]:
+def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
+    """Load the distributed optimizer's state, and compare its main parameters with the weights; collective.
+
+    Raises:
+        CheckpointError: It is damaged: megatron-core saved it from padded gradient buckets.
+    """
+    unlike = _load(checkpoint, lambda: read_boxes(boxes, checkpoint))
+    names = sorted({name for found in from_all_ranks(unlike) for name in found})
+    if names:
+        raise CheckpointError(
+            f"{checkpoint}: the optimizer's state is damaged: its copies of {len(names)} weights are not those weights "
+            f"({', '.join(names[:3])}{', ...' if names[3:] else ''}); earlier versions saved them so where gradient "
+            "buckets were padded. The weights are sound: start a new run from them with checkpoint.init_from, without "
+            "checkpoint.init_optimizer"
+        )
+
+
+def _load(checkpoint: Path, read: Callable[[], T]) -> T:
     try:
-        loaded = read_sharded(sharded, checkpoint)
+        loaded = read()
     except PrealignError as error:
         raise CheckpointError(error.problems) from error
     except CheckpointException as error:

@@ -4,6 +4,7 @@ megatron-core's own strategies write through helper processes, which outlive a t
 write into the folder of its successor; and they read with pickle. The files are the same.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,46 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _unwrap_pyt_sharded_tensor,
     mcore_to_pyt_state_dict,
 )
+from torch import Tensor
+from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from megatron_prealign.checkpoint.optimizer_shards import MAIN_PARAMETER, PREFIX, Box
 from megatron_prealign.checkpoint.safe_pickle import load_plain, read_metadata
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.platform.agreement import failing_together
 
 StateDict = dict[str, Any]
 
 
-def write_sharded(state: StateDict, folder: Path) -> list[str]:
+def write_sharded(state: StateDict, folder: Path, boxes: Sequence[Box] = ()) -> list[str]:
     """Write a sharded state dict into an empty folder, one file a rank; collective.
+
+    Args:
+        state: sharded state dict.
+        folder: where to write.
+        boxes: parts of more tensors, of which the ranks together have each number once.
 
     Returns:
         The names of the files that this rank wrote and nobody brought to the disk yet.
@@ -56,7 +82,7 @@ def write_sharded(state: StateDict, folder: Path) -> list[str]:
     # An error in a second thread of this writer would go unnoticed.
     writer = FileSystemWriter(folder, thread_count=1, sync_files=False)
     try:
-        save(mcore_to_pyt_state_dict(flat), storage_writer=writer, planner=MCoreSavePlanner(flatten_state_dict=False))
+        save(mcore_to_pyt_state_dict(flat), storage_writer=writer, planner=_SavePlanner(boxes))
     except CheckpointException as error:
         # torch's own, no Exception, with the failure of each rank.
         raise PrealignError([f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()]) from error
@@ -82,6 +108,108 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
         common_strategy=_SafeCommonStrategy(),
     )
     return loaded
+
+
+def read_boxes(boxes: Sequence[Box], folder: Path) -> list[str]:
+    """Read boxes of tensors into the memory that they name; collective. One stored part is in memory at once.
+
+    Returns:
+        The weights whose main parameters, so far as this rank reads them, are others.
+
+    Raises:
+        CheckpointException: The files don't hold what is asked for.
+    """
+    with failing_together():
+        metadata = read_metadata(folder / ".metadata")
+    planner = _BoxPlanner(boxes)
+    load({}, storage_reader=_SafeReader(folder, metadata), planner=planner)
+    return sorted(planner.unlike)
+
+
+class _SavePlanner(MCoreSavePlanner):  # type: ignore[misc]
+    """megatron-core's planner of a sharded state dict, and boxes beside it."""
+
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._boxes = {MetadataIndex(box.key, box.offsets): box for box in boxes if box.is_written}
+
+    def create_local_plan(self) -> SavePlan:
+        items = [
+            WriteItem(
+                index=index,
+                type=WriteItemType.SHARD,
+                tensor_data=TensorWriteData(
+                    chunk=ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes)),
+                    properties=TensorProperties(dtype=box.values.dtype),
+                    size=torch.Size(box.global_shape),
+                ),
+            )
+            for index, box in self._boxes.items()
+        ]
+        self.plan = SavePlan([*super().create_local_plan().items, *items], planner_data=self.mappings)
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        box = self._boxes.get(write_item.index)
+        return super().resolve_data(write_item) if box is None else box.values
+
+
+class _BoxPlanner(LoadPlanner):
+    """Reads boxes into their places."""
+
+    def __init__(self, boxes: Sequence[Box]) -> None:
+        self._boxes = {MetadataIndex(box.key, box.offsets): box for box in boxes}
+        self.unlike: set[str] = set()
+
+    def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
+        assert metadata is not None
+        self._metadata = metadata
+
+    def create_local_plan(self) -> LoadPlan:
+        items: list[ReadItem] = []
+        for box in self._boxes.values():
+            stored = self._metadata.state_dict_metadata.get(box.key)
+            if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != box.global_shape:
+                found = tuple(stored.size) if isinstance(stored, TensorStorageMetadata) else "nothing"
+                raise CheckpointError(f"{box.key}: {box.global_shape} is needed, the checkpoint has {found}")
+            wanted = ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))
+            items += create_read_items_for_chunk_list(box.key, stored, [wanted])
+        return LoadPlan(items)
+
+    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
+        return global_plan
+
+    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
+        return central_plan
+
+    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
+        raise AssertionError(f"{read_item.dest_index.fqn} is no tensor")
+
+    def resolve_tensor(self, read_item: ReadItem) -> Tensor:
+        values, weight = self._places(read_item)
+        # A main parameter of fp32 is the weight itself: it is looked at before it is overwritten.
+        return values if weight is None else torch.empty_like(values)
+
+    def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
+        values, weight = self._places(read_item)
+        if weight is not None:
+            name = read_item.dest_index.fqn.removeprefix(f"{PREFIX}.{MAIN_PARAMETER}.")
+            # What a weight was rounded to when it was saved, perhaps by a run of another precision.
+            stored = self._metadata.state_dict_metadata[name]
+            assert isinstance(stored, TensorStorageMetadata)
+            if not torch.equal(tensor.to(stored.properties.dtype).to(weight.dtype), weight):
+                self.unlike.add(name)
+            values.copy_(tensor)
+
+    def _places(self, read_item: ReadItem) -> tuple[Tensor, Tensor | None]:
+        box = self._boxes[read_item.dest_index]
+        places = (box.values, box.weight)
+        offsets, lengths = read_item.dest_offsets, read_item.lengths
+        values, weight = (
+            None if place is None else narrow_tensor_by_index(place, offsets, lengths) for place in places
+        )
+        assert values is not None
+        return values, weight
 
 
 class _SafeCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]

@@ -35,6 +35,7 @@ RANGES: dict[str, Range] = {
     "parallel.pipeline_model_parallel_size": _AT_LEAST_1,
     "parallel.virtual_pipeline_model_parallel_size": (lambda value: value >= 2, "at least 2, or none"),
     "parallel.context_parallel_size": _AT_LEAST_1,
+    "parallel.ddp_bucket_size": _AT_LEAST_1,
     "parallel.distributed_timeout_minutes": (lambda value: 0 < value <= 1e6, "in (0, 1000000]"),
     "optimizer.lr": (lambda value: 0 < value <= 1e3, "in (0, 1000]"),
     "optimizer.min_lr": _NOT_NEGATIVE,

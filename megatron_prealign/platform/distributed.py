@@ -62,8 +62,8 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
-        # A save gathers the distributed optimizer's state over gloo, in host memory.
-        create_gloo_process_groups=True,
+        # megatron-core's own saves of the distributed optimizer need them; ours gather nothing.
+        create_gloo_process_groups=False,
         distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
     # Dropout differs between pipeline stages and between ranks that see other tokens.
