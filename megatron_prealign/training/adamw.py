@@ -71,7 +71,6 @@ def register(device: torch.device) -> None:
     if device.type == "cuda" and (has_transformer_engine() or has_apex()):
         return
     # megatron-core takes what is installed; on a CPU it would be given kernels that read a GPU's memory.
-    clip_grads.l2_norm_impl = utils.local_multi_tensor_l2_norm
     for module in (clip_grads, core_base):
         module.multi_tensor_applier = utils.local_multi_tensor_applier
         module.multi_tensor_scale_impl = utils.local_multi_tensor_scale

@@ -14,6 +14,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
+from megatron_prealign.training.norms import sum_of_squares
 from megatron_prealign.training.record_file import discard_after
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
@@ -83,12 +84,8 @@ class Guard:
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
         sums = losses.sums()
-        num_bad = sums.new_zeros(1)
-        for buffer in _gradients(chunks):
-            # Both are NaN where anything is; on CPUs some fifteen times as fast as the largest absolute value.
-            smallest, largest = torch.aminmax(buffer)
-            num_bad += ~(smallest.isfinite() & largest.isfinite())
-        sums = torch.cat([sums, num_bad])
+        squares = sum_of_squares(_gradients(chunks), sums.device)
+        sums = torch.cat([sums, ~squares.isfinite()[None]])
         torch.distributed.all_reduce(sums)
         values: list[float] = sums.tolist()
         return values

@@ -22,8 +22,8 @@ from megatron_prealign.training.guards import DivergenceError, Guard
 from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_batches, check_gradients, check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.norms import parameter_norm
 from megatron_prealign.training.optimizer import gather_parameters
-from megatron_prealign.training.parameter_norm import parameter_norm
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.rewind import rewind
 from megatron_prealign.training.stage import Pass, Stage, max_over_ranks

@@ -14,7 +14,7 @@ from megatron.core.utils import get_model_config
 from megatron_prealign.config import Config
 from megatron_prealign.config.alignment_validation import reads_words
 from megatron_prealign.model.transformer_config import PARAMS_DTYPE
-from megatron_prealign.training import adamw
+from megatron_prealign.training import adamw, norms
 
 
 def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[torch.nn.Module]:
@@ -27,6 +27,7 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
         overlap_param_gather=overlap_param_gather,
         # It would end the rank that finds one, alone and before the reduction; guards.py makes all skip the step.
         check_for_nan_in_grad=False,
+        bucket_size=config.parallel.ddp_bucket_size,
     )
     wrapped = [
         DistributedDataParallel(get_model_config(chunk), ddp, chunk, disable_bucketing=index > 0)
@@ -67,6 +68,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
     """Build AdamW over the wrapped chunks; weight decay spares norms and biases."""
     device = next(chunks[0].parameters()).device
     adamw.register(device)
+    norms.register(device)
     options = config.optimizer
     core = CoreOptimizerConfig(
         optimizer="adam",
@@ -86,7 +88,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         overlap_param_gather=overlaps(config, device)[1],
     )
-    optimizer = get_megatron_optimizer(core, chunks)
+    optimizer = get_megatron_optimizer(core, chunks, use_gloo_process_groups=False)
     _allocate_moments(optimizer)
     get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss
     return optimizer

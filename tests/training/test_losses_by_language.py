@@ -78,7 +78,7 @@ def _naive(values: Any) -> tuple[dict[str, Any], dict[str, Any], float, float]:
     """Return what two steps' worth of batches report, and a loop over their positions; the norms likewise."""
     from megatron.core.utils import unwrap_model
 
-    from megatron_prealign.training.parameter_norm import parameter_norm
+    from megatron_prealign.training.norms import parameter_norm
     from megatron_prealign.training.validation import run_schedule
 
     trainer = make_trainer(values)

@@ -1,0 +1,77 @@
+"""The one norm of gradients and parameters: for clipping, guards and records, on their device, alike in every layout.
+
+megatron-core's own adds up fp32 numbers in fp32. On CPUs that is off by up to 2e-4 on the gradient of an embedding,
+most of whose rows are zero, and by something else wherever the tensors are cut otherwise, so that clipping carries the
+layout into the weights; and without Transformer Engine and apex it reads every tensor's norm back to the host.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.optimizer import optimizer as core_base
+from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
+from megatron.core.transformer.module import param_is_not_shared
+from torch import Tensor
+
+# Numbers whose squares are added up in fp32 on a CPU, where torch adds up whole rows without splitting them.
+_ROW = 1024
+
+
+@torch.no_grad()
+def sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Return the sum of the squares of all numbers: float64 scalar on the device, within 1e-6 of the exact one.
+
+    NaN or infinite where any number is; nothing is read back to the host.
+
+    Args:
+        tensors: contiguous, of any floating-point types, on `device`; perhaps none.
+        device: of the result.
+    """
+    if not tensors:
+        return torch.zeros((), dtype=torch.float64, device=device)
+    if device.type == "cuda":
+        return torch.stack(torch._foreach_norm(list(tensors), dtype=torch.float64)).square().sum()
+    return torch.stack([_sum_of_squares_on_cpu(tensor.reshape(-1)) for tensor in tensors]).sum()
+
+
+def _sum_of_squares_on_cpu(numbers: Tensor) -> Tensor:
+    whole_rows = numbers.numel() - numbers.numel() % _ROW
+    rows = numbers[:whole_rows].view(-1, _ROW)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32).double()
+    return norms.square().sum() + numbers[whole_rows:].double().square().sum()
+
+
+def _global_norm(
+    device: torch.device,
+    tensors: Tensor | Sequence[Tensor],
+    norm_type: float = 2,
+    grad_stats_parallel_group: torch.distributed.ProcessGroup | None = None,
+) -> float:
+    """Take the arguments of megatron-core's `get_grad_norm_fp32`, after the device."""
+    assert norm_type == 2, norm_type
+    total = sum_of_squares([tensors] if isinstance(tensors, Tensor) else tensors, device)
+    torch.distributed.all_reduce(total, group=grad_stats_parallel_group)
+    return math.sqrt(total.item())
+
+
+def register(device: torch.device) -> None:
+    """Make megatron-core's optimizers clip by this norm.
+
+    Can go when theirs is exact on CPUs and reads nothing back.
+    """
+    core_base.get_grad_norm_fp32 = functools.partial(_global_norm, device)
+
+
+def parameter_norm(chunks: Sequence[torch.nn.Module]) -> float:
+    """Return the Euclidean norm of the whole model's parameters, each counted once; collective, equal on all ranks."""
+    own = [
+        parameter
+        for chunk in chunks
+        for parameter in chunk.parameters()
+        if param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter)
+    ]
+    device = next(chunks[0].parameters()).device
+    return _global_norm(device, own, grad_stats_parallel_group=parallel_state.get_model_parallel_group())
