@@ -1,5 +1,6 @@
 """Checks that hold at every step of a healthy run."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -34,14 +35,13 @@ def _digest(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
     return digest
 
 
-def _disagree(parameters: list[torch.nn.Parameter], group: torch.distributed.ProcessGroup) -> bool:
-    if group.size() == 1:
-        return False
+def _disagreement(parameters: list[torch.nn.Parameter], group: torch.distributed.ProcessGroup) -> torch.Tensor:
+    """Return whether any number differs between the group's ranks: bool scalar on the device; collective."""
     digest = _digest(parameters)
     # The complement falls where the number rises: the largest of both are the largest and the smallest.
     extremes = torch.stack([digest, ~digest])
     torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=group)
-    return bool(extremes[0] != ~extremes[1])
+    return extremes[0] != ~extremes[1]
 
 
 def check_batches(microbatches: Sequence[Any]) -> None:
@@ -55,12 +55,13 @@ def check_batches(microbatches: Sequence[Any]) -> None:
     if not isinstance(microbatches[0], dict):
         return
     samples = torch.cat([batch["sample"] for batch in microbatches])
-    everyone = torch.cat(_gather(samples, parallel_state.get_data_parallel_group()))
+    everyone = torch.cat(_gather(samples, parallel_state.get_data_parallel_group())).sort().values
+    copies = torch.stack(_gather(samples, parallel_state.get_model_parallel_group()))
+    repeats, differs = torch.stack([(everyone.diff() == 0).any(), (copies != samples).any()]).tolist()
     problems = []
-    if len(set(everyone.tolist())) < len(everyone):
+    if repeats:
         problems.append("data-parallel ranks were given the same samples")
-    copies = _gather(samples, parallel_state.get_model_parallel_group())
-    if any(not torch.equal(copy, samples) for copy in copies):
+    if differs:
         problems.append("ranks that share a model were given different samples")
     if problems:
         raise InvariantError(problems)
@@ -75,13 +76,14 @@ def check_gradients(chunks: list[torch.nn.Module]) -> None:
         InvariantError: Names those that lack one.
     """
     named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
-    gradients: dict[str, torch.Tensor] = {name: cast(Any, parameter).main_grad for name, parameter in named}
-    extremes = {name: torch.stack(torch.aminmax(gradient)) for name, gradient in gradients.items()}
+    # Both are NaN where anything is; read back once, for all.
+    extremes = torch.stack([torch.stack(torch.aminmax(cast(Any, parameter).main_grad)) for _, parameter in named])
+    values = dict(zip((name for name, _ in named), extremes.tolist(), strict=True))
     spared = EMBEDDING if parallel_state.get_tensor_model_parallel_world_size() > 1 else None
-    problems = [f"{name} has no gradient" for name, values in extremes.items() if name != spared and not values.any()]
+    problems = [f"{name} has no gradient" for name, pair in values.items() if name != spared and not any(pair)]
     # fp16 overflows now and then by design: its loss scaler skips such a step.
     if not get_model_config(chunks[0]).fp16:
-        infinite = [name for name, values in extremes.items() if not values.isfinite().all()]
+        infinite = [name for name, pair in values.items() if not all(map(math.isfinite, pair))]
         problems += [f"the gradient of {name} is not finite" for name in infinite]
     if problems:
         raise InvariantError(problems)
@@ -103,17 +105,27 @@ def check_replicas(chunks: list[torch.nn.Module]) -> None:
         InvariantError: Names the axes on which they differ.
     """
     named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
-    problems = []
-    replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    if _disagree([parameter for _, parameter in named], replicas):
-        problems.append("parameters differ between data-parallel ranks")
-    whole = [parameter for _, parameter in named if not is_sharded(parameter)]
-    if _disagree(whole, parallel_state.get_tensor_model_parallel_group()):
-        problems.append("parameters that tensor parallelism does not split differ between its ranks")
-    embeddings = [parameter for name, parameter in named if name == EMBEDDING]
-    tied = unwrap_model(chunks)[0].share_embeddings_and_output_weights
-    shared = tied and parallel_state.is_rank_in_embedding_group()
-    if shared and _disagree(embeddings, parallel_state.get_embedding_group()):
-        problems.append("tied embeddings differ between the first and the last pipeline stage")
+    every = [parameter for _, parameter in named]
+    whole = [parameter for parameter in every if not is_sharded(parameter)]
+    replicas = {
+        "parameters differ between data-parallel ranks": (
+            every,
+            parallel_state.get_data_parallel_group(with_context_parallel=True),
+        ),
+        "parameters that tensor parallelism does not split differ between its ranks": (
+            whole,
+            parallel_state.get_tensor_model_parallel_group(),
+        ),
+    }
+    if unwrap_model(chunks)[0].share_embeddings_and_output_weights and parallel_state.is_rank_in_embedding_group():
+        embeddings = [parameter for name, parameter in named if name == EMBEDDING]
+        text = "tied embeddings differ between the first and the last pipeline stage"
+        replicas[text] = (embeddings, parallel_state.get_embedding_group())
+    replicas = {text: pair for text, pair in replicas.items() if pair[0] and pair[1].size() > 1}
+    if not replicas:
+        return
+    # Read back once, for all.
+    differ = torch.stack([_disagreement(*pair) for pair in replicas.values()]).tolist()
+    problems = [text for text, differs in zip(replicas, differ, strict=True) if differs]
     if problems:
         raise InvariantError(problems)

@@ -44,7 +44,7 @@ def describe_losses(sums: Tensor, languages: Sequence[str]) -> dict[str, Any]:
         lm_loss over all positions, if there are any; language_loss of each language; switched_loss and ordinary_loss
         where any position is switched.
     """
-    sums = sums.cpu()
+    sums = sums.cpu()  # what follows is read from the host's own memory
     total, count = sums.sum(dim=(0, 1)).tolist()
     record: dict[str, Any] = {"lm_loss": total / count} if count else {}
     by_language = zip(languages, sums.sum(dim=1).tolist(), strict=True)
