@@ -11,7 +11,7 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
@@ -31,8 +31,9 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from megatron_prealign.checkpoint.portability import may_be_absent, part_of, unknown_keys
 from megatron_prealign.checkpoint.safe_pickle import load_plain, read_metadata
-from megatron_prealign.errors import PrealignError
+from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.platform.agreement import failing_together
 
 StateDict = dict[str, Any]
@@ -69,19 +70,49 @@ def write_sharded(state: StateDict, folder: Path) -> list[str]:
 def read_sharded(state: StateDict, folder: Path) -> StateDict:
     """Read a sharded state dict; collective.
 
-    What all data-parallel ranks need is read from the disk by one of them, and sent to the others.
+    What all data-parallel ranks need is read from the disk by one of them, and sent to the others. What the checkpoint
+    lacks and a run can do without is left out.
 
     Raises:
+        PrealignError: The table of contents can't be read, or lacks what is asked for; raised on all ranks.
         CheckpointException: The files don't hold what is asked for; and a dozen errors of megatron-core.
     """
     replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+    with failing_together():
+        metadata = read_metadata(folder / ".metadata")
+        unknown = unknown_keys(metadata.state_dict_metadata) if "optimizer" in state else []
+        if unknown:
+            raise CheckpointError(
+                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; continue it "
+                "with the version that saved it, or take its weights alone with checkpoint.init_from"
+            )
+    state = _without_dispensable(state, metadata)
     loaded: StateDict = dist_checkpointing.load(
         state,
         str(folder),
-        sharded_strategy=FullyParallelLoadStrategyWrapper(_SafeLoadStrategy(), replicas),
+        sharded_strategy=FullyParallelLoadStrategyWrapper(_SafeLoadStrategy(metadata), replicas),
         common_strategy=_SafeCommonStrategy(),
     )
     return loaded
+
+
+def _without_dispensable(state: StateDict, metadata: Metadata) -> StateDict:
+    """Return the state dict without the objects that the checkpoint lacks and may lack."""
+
+    def is_dispensable(value: Any) -> bool:
+        return (
+            isinstance(value, ShardedObject)
+            and value.unique_key not in metadata.state_dict_metadata
+            and may_be_absent(value.unique_key)
+        )
+
+    return {
+        name: {key: value for key, value in part.items() if not is_dispensable(value)}
+        if isinstance(part, dict)
+        else part
+        for name, part in state.items()
+    }
 
 
 class _SafeCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]
@@ -117,6 +148,10 @@ class _SafePlanner(MCoreLoadPlanner):  # type: ignore[misc]
 class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
     """megatron-core's reading of torch_dist, with the safe reader and planner in its places."""
 
+    def __init__(self, metadata: Metadata) -> None:
+        super().__init__()
+        self._metadata = metadata
+
     def load(self, sharded_state_dict: StateDict, checkpoint_dir: str | Path) -> StateDict:
         tensors = [value for value in nested_values(sharded_state_dict) if isinstance(value, ShardedTensor)]
         planner = _SafePlanner(
@@ -127,11 +162,20 @@ class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
         )
         flat, flat_mapping, rename_mapping = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
         torch_state = mcore_to_pyt_state_dict(flat, is_loading=True)
-        # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+        absent = sorted(torch_state.keys() - self._metadata.state_dict_metadata.keys())
         with failing_together():
-            metadata = read_metadata(Path(checkpoint_dir) / ".metadata")
-        load(torch_state, storage_reader=_SafeReader(checkpoint_dir, metadata), planner=planner)
+            if absent:
+                raise CheckpointError(_tell_absent(checkpoint_dir, absent))
+        load(torch_state, storage_reader=_SafeReader(checkpoint_dir, self._metadata), planner=planner)
         unwrapped = {name: _unwrap_pyt_sharded_tensor(value) for name, value in torch_state.items()}
         result: StateDict = _replace_sharded_keys_with_state_dict_keys(unwrapped, flat_mapping, rename_mapping)
         _restore_dict_types(result, sharded_state_dict)
         return result
+
+
+def _tell_absent(checkpoint_dir: str | Path, absent: list[str]) -> str:
+    """Return the problem of a checkpoint without what is asked for."""
+    part = part_of(absent[0])
+    kind = "" if part is None else f" ({part.name})"
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    return f"{checkpoint_dir}: it lacks {absent[0]}{kind}{more}; name another checkpoint"
