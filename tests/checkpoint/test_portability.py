@@ -208,8 +208,9 @@ def test_only_extra_states_may_be_missing(world_size: int, make_values: MakeValu
     for found in run_distributed(_start_errors, world_size, [values(name) for name in edits]):
         whole, extra, *errors = found
         assert whole is None and extra is None
+        # And two moments of it.
         weight, moments, states, unknown = (error or "" for error in errors)
-        assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights); name another checkpoint" in weight
+        assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights) and 2 more; name another" in weight
         assert "it lacks optimizer.state.exp_avg_sq." in moments
         assert "it lacks random_states/shard_" in states
         assert "does not know what optimizer.state.max_exp_avg_sq.output_layer.weight is" in unknown
