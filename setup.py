@@ -36,7 +36,9 @@ CORE = [
 EXTRAS = {
     # Fused layers, norms and optimizers. apex, which megatron-core also uses where it finds it,
     # is not on PyPI: NVIDIA's PyTorch images carry it.
-    "gpu": ["transformer-engine[pytorch]>=2.0"],
+    # Of Transformer Engine, the optimizer and extra states of 2.20.2 were read, which refuses states that are pickles.
+    # What a later one expects of a checkpoint is not known.
+    "gpu": ["transformer-engine[pytorch]>=2.0,<2.21"],
     "data": [
         "gigatoken>=0.10",
         "pyarrow>=15",

@@ -4,9 +4,11 @@ torch writes the table of contents as a pickle and reads it back with `pickle.lo
 with the scaling state of fp8. Whoever can write such a file runs what they like on the machine that reads it.
 """
 
+import contextlib
 import io
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,23 @@ def check_extra_states(state: Mapping[str, Any], checkpoint: Path) -> None:
                 problems.append(f"{checkpoint}: {name} is no scaling state of fp8: {error}; use another checkpoint")
     if problems:
         raise CheckpointError(problems)
+
+
+_ALLOW_PICKLES = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
+
+
+@contextlib.contextmanager
+def pickled_states_allowed() -> Iterator[None]:
+    """Let Transformer Engine unpickle extra states inside the context; only for what `check_extra_states` has passed.
+
+    From 2.20 on it refuses them otherwise, and asks for this variable at each state that it loads.
+    """
+    before = os.environ.get(_ALLOW_PICKLES)
+    os.environ[_ALLOW_PICKLES] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_ALLOW_PICKLES]
+        else:
+            os.environ[_ALLOW_PICKLES] = before

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
@@ -18,8 +17,11 @@ from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
+from megatron_prealign.checkpoint.optimizer_groups import complete_groups
 from megatron_prealign.checkpoint.optimizer_shards import Box, distributed_parts, optimizer_boxes
-from megatron_prealign.checkpoint.safe_pickle import check_extra_states
+from megatron_prealign.checkpoint.portability import RANDOM_STATES, may_be_absent
+from megatron_prealign.checkpoint.safe_pickle import check_extra_states, pickled_states_allowed
+from megatron_prealign.checkpoint.surroundings import Surroundings
 from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.data.tokenizer import load_tokenizer
@@ -34,26 +36,15 @@ __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_ch
 
 T = TypeVar("T")
 
-RANDOM_STATES = "random_states"
+RANDOM_STATES_KEY = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 """Files that belong to a tokenizer beside the one that holds it."""
-
-
-def _layout() -> dict[str, int | None]:
-    """Return all that decides which rank does what: the layout within which a run continues bit for bit."""
-    return {
-        "world_size": torch.distributed.get_world_size(),
-        "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
-        "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
-        "virtual_pipeline_model_parallel_size": parallel_state.get_virtual_pipeline_model_parallel_world_size(),
-        "context_parallel_size": parallel_state.get_context_parallel_world_size(),
-    }
 
 
 def _random_states(states: RandomStates | None) -> ShardedObject:
     """Return the place of this rank's random states in a checkpoint: each rank has its own."""
     shape, offset = (torch.distributed.get_world_size(),), (torch.distributed.get_rank(),)
-    return ShardedObject(RANDOM_STATES, states, shape, offset)
+    return ShardedObject(RANDOM_STATES_KEY, states, shape, offset)
 
 
 def _sharded_model(chunks: list[torch.nn.Module]) -> dict[str, Any]:
@@ -94,12 +85,13 @@ def save_checkpoint(
     """
     final = folder.step_path(config.training.run_path, state["step"])
     keepers = [0]
+    surroundings = dataclasses.asdict(Surroundings.of_run(chunks, optimizer))
     try:
         temporary = on_first_rank(lambda: folder.begin(final))
         keepers = find_keepers(temporary)
         model = _sharded_model(chunks)
         state_dict = {**model, **_sharded_optimizer(optimizer, model, is_loading=False)}
-        state_dict[RANDOM_STATES] = _random_states(get_random_states())
+        state_dict[RANDOM_STATES_KEY] = _random_states(get_random_states())
         names = write_sharded(state_dict, temporary, optimizer_boxes(optimizer, model))
         with failing_together():
             entries = seal_files(temporary, names)
@@ -109,7 +101,7 @@ def save_checkpoint(
         def finish() -> None:
             (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
             (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            (temporary / folder.LAYOUT).write_text(json.dumps(_layout(), indent=2) + "\n", encoding="utf-8")
+            (temporary / folder.LAYOUT).write_text(json.dumps(surroundings, indent=2) + "\n", encoding="utf-8")
             copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
             write_manifest(temporary, shards)
             folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
@@ -137,14 +129,19 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copy2(path, target / path.name)
 
 
-def load_training_state(
-    checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
-) -> RandomStates | None:
-    """Load model and optimizer of a run to be continued, at any layout; collective.
+@dataclasses.dataclass(frozen=True)
+class TakenOver:
+    """What a load gives back beside model and optimizer."""
 
-    Returns:
-        The random states of this rank, to be set when nothing else draws any more; none at another layout, where no
-        rank is what it was.
+    random_states: RandomStates | None
+    """Of this rank, to be set when nothing else draws any more; none where they mean nothing here."""
+
+    differences: dict[str, str]
+    """Aspects in which the run that saved differs from this one, each with what was and what is."""
+
+
+def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> TakenOver:
+    """Load model and optimizer of a run to be continued, at any layout, device and kind of layers; collective.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
@@ -152,16 +149,24 @@ def load_training_state(
     """
     model = _sharded_model(chunks)
     sharded = {**model, **_sharded_optimizer(optimizer, model, is_loading=True)}
-    saved_layout = checkpoint / folder.LAYOUT
-    if saved_layout.is_file() and folder.read_json(saved_layout) == _layout():
-        sharded[RANDOM_STATES] = _random_states(None)
+    here = Surroundings.of_run(chunks, optimizer)
+    differences = Surroundings.of_checkpoint(checkpoint).differences(here)
+    if RANDOM_STATES.outcome(differences) == "kept":
+        sharded[RANDOM_STATES_KEY] = _random_states(None)
     loaded = _load(checkpoint, lambda: read_sharded(sharded, checkpoint))
     _load_model(checkpoint, chunks, loaded)
+    complete_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     if distributed_parts(optimizer):
         # Of a new state dict: loading has put what it read in the place of the parameters.
         _load_boxes(checkpoint, optimizer_boxes(optimizer, _sharded_model(chunks)))
-    return loaded.get(RANDOM_STATES)
+    random_states = loaded.get(RANDOM_STATES_KEY)
+    if random_states is not None:
+        # Older checkpoints do not say on which device they were saved; the states do.
+        differences = Surroundings.of_checkpoint(checkpoint, random_states).differences(here)
+        if RANDOM_STATES.outcome(differences) != "kept":
+            random_states = None
+    return TakenOver(random_states, differences)
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
@@ -212,38 +217,17 @@ def _load(checkpoint: Path, read: Callable[[], T]) -> T:
 
 
 def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
-    damaged = []
+    absent, damaged = [], []
     for index, chunk in enumerate(unwrap_model(chunks)):
         check_extra_states(loaded[f"model{index}"], checkpoint)
-        chunk.load_state_dict(loaded[f"model{index}"])
+        with pickled_states_allowed():
+            found = chunk.load_state_dict(loaded[f"model{index}"], strict=False)
+        absent += [name for name in (*found.missing_keys, *found.unexpected_keys) if not may_be_absent(name)]
         damaged += [name for name, parameter in named_global_parameters(chunk) if not parameter.isfinite().all()]
+    if absent:
+        raise CheckpointError(f"{checkpoint}: {', '.join(absent[:3])} can't be loaded into this model")
     if damaged:
         raise TrainingError(f"{checkpoint}: {', '.join(damaged[:3])} hold NaN or infinity; name another checkpoint")
-
-
-def check_model(config: Config, checkpoint: Path) -> list[str]:
-    """Return the model fields in which a checkpoint differs from the configuration; needs no process group."""
-    saved = load_resolved(checkpoint / folder.CONFIG).model
-    names = ("preset", "transformer_impl", "hidden_dropout", "attention_dropout", "max_position_embeddings")
-    fields = [field.name for field in dataclasses.fields(saved) if field.name not in names]
-    return [
-        f"model.{name}: the checkpoint {checkpoint} has {there}, this run {here}; use the checkpoint's value"
-        for name in fields
-        if (there := getattr(saved, name)) != (here := getattr(config.model, name))
-    ]
-
-
-def check_optimizer(config: Config, checkpoint: Path) -> list[str]:
-    """Return why a checkpoint's optimizer can't be loaded into this run's; needs no process group."""
-    name = "use_distributed_optimizer"
-    there = getattr(load_resolved(checkpoint / folder.CONFIG).parallel, name)
-    here = getattr(config.parallel, name)
-    if there == here:
-        return []
-    return [
-        f"parallel.{name}: the optimizer of {checkpoint} was saved with {there}, this run has {here}; the two kinds "
-        "keep different state; use the checkpoint's value"
-    ]
 
 
 def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:

@@ -40,7 +40,6 @@ from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.errors import CheckpointError
 
 _MODEL_KEYS = ("embedding.", "decoder.", "output_layer.")
-_LINEAR_LAYERS = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
 
 
 class CheckpointTensors(Mapping[str, Tensor]):
@@ -161,21 +160,12 @@ class _LazySavePlanner(DefaultSavePlanner):
             data = TensorWriteData(chunk, TensorProperties(dtype=dtype), torch.Size(whole))
             self._names[index] = name
             self._items.append(WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data))
-        # The state of fp8 scaling, empty here; megatron-core asks for it when it loads.
-        for layer in range(num_layers):
-            for module in _LINEAR_LAYERS:
-                index = MetadataIndex(f"decoder.layers.{module}._extra_state/shard_{layer}_{num_layers}")
-                self._items.append(WriteItem(index=index, type=WriteItemType.BYTE_IO))
 
     def create_local_plan(self) -> SavePlan:
         self.plan = SavePlan(self._items)
         return self.plan
 
-    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        if write_item.type == WriteItemType.BYTE_IO:
-            nothing = io.BytesIO()
-            torch.save([None], nothing)
-            return nothing
+    def resolve_data(self, write_item: WriteItem) -> Tensor:
         assert write_item.tensor_data is not None
         name = self._names[MetadataIndex(write_item.index.fqn, write_item.index.offset)]
         return self._read(name).reshape(write_item.tensor_data.chunk.sizes)

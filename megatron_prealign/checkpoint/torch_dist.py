@@ -12,7 +12,7 @@ import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.state_dict_utils import save_preprocess
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper
@@ -52,6 +52,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from megatron_prealign.checkpoint.optimizer_shards import MAIN_PARAMETER, PREFIX, Box
+from megatron_prealign.checkpoint.portability import may_be_absent, part_of, unknown_keys
 from megatron_prealign.checkpoint.safe_pickle import load_plain, read_metadata
 from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.platform.agreement import failing_together
@@ -95,16 +96,28 @@ def write_sharded(state: StateDict, folder: Path, boxes: Sequence[Box] = ()) -> 
 def read_sharded(state: StateDict, folder: Path) -> StateDict:
     """Read a sharded state dict; collective.
 
-    What all data-parallel ranks need is read from the disk by one of them, and sent to the others.
+    What all data-parallel ranks need is read from the disk by one of them, and sent to the others. What the checkpoint
+    lacks and a run can do without is left out.
 
     Raises:
+        PrealignError: The table of contents can't be read, or lacks what is asked for; raised on all ranks.
         CheckpointException: The files don't hold what is asked for; and a dozen errors of megatron-core.
     """
     replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+    with failing_together():
+        metadata = read_metadata(folder / ".metadata")
+        unknown = unknown_keys(metadata.state_dict_metadata) if "optimizer" in state else []
+        if unknown:
+            raise CheckpointError(
+                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; continue it "
+                "with the version that saved it, or take its weights alone with checkpoint.init_from"
+            )
+    state = _without_dispensable(state, metadata)
     loaded: StateDict = dist_checkpointing.load(
         state,
         str(folder),
-        sharded_strategy=FullyParallelLoadStrategyWrapper(_SafeLoadStrategy(), replicas),
+        sharded_strategy=FullyParallelLoadStrategyWrapper(_SafeLoadStrategy(metadata), replicas),
         common_strategy=_SafeCommonStrategy(),
     )
     return loaded
@@ -117,13 +130,27 @@ def read_boxes(boxes: Sequence[Box], folder: Path) -> list[str]:
         The weights whose main parameters, so far as this rank reads them, are others.
 
     Raises:
-        CheckpointException: The files don't hold what is asked for.
+        PrealignError: The table of contents can't be read, or lacks what is asked for; raised on all ranks.
+        CheckpointException: The files can't be read.
     """
+    # Before torch's own `load`, which prints the traceback of a rank that fails in it.
     with failing_together():
         metadata = read_metadata(folder / ".metadata")
-    planner = _BoxPlanner(boxes)
+        items = [item for box in boxes for item in _read_items(box, metadata, folder)]
+    planner = _BoxPlanner(boxes, items)
     load({}, storage_reader=_SafeReader(folder, metadata), planner=planner)
     return sorted(planner.unlike)
+
+
+def _read_items(box: Box, metadata: Metadata, folder: Path) -> list[ReadItem]:
+    """Return which parts of which stored tensors a box is read from."""
+    stored = metadata.state_dict_metadata.get(box.key)
+    if stored is None:
+        raise CheckpointError(_tell_absent(folder, [box.key]))
+    if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != box.global_shape:
+        raise CheckpointError(f"{folder}: {box.key} has another shape than {box.global_shape}; name another checkpoint")
+    wanted = ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))
+    return list(create_read_items_for_chunk_list(box.key, stored, [wanted]))
 
 
 class _SavePlanner(MCoreSavePlanner):  # type: ignore[misc]
@@ -157,8 +184,9 @@ class _SavePlanner(MCoreSavePlanner):  # type: ignore[misc]
 class _BoxPlanner(LoadPlanner):
     """Reads boxes into their places."""
 
-    def __init__(self, boxes: Sequence[Box]) -> None:
+    def __init__(self, boxes: Sequence[Box], items: list[ReadItem]) -> None:
         self._boxes = {MetadataIndex(box.key, box.offsets): box for box in boxes}
+        self._items = items
         self.unlike: set[str] = set()
 
     def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
@@ -166,15 +194,7 @@ class _BoxPlanner(LoadPlanner):
         self._metadata = metadata
 
     def create_local_plan(self) -> LoadPlan:
-        items: list[ReadItem] = []
-        for box in self._boxes.values():
-            stored = self._metadata.state_dict_metadata.get(box.key)
-            if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != box.global_shape:
-                found = tuple(stored.size) if isinstance(stored, TensorStorageMetadata) else "nothing"
-                raise CheckpointError(f"{box.key}: {box.global_shape} is needed, the checkpoint has {found}")
-            wanted = ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))
-            items += create_read_items_for_chunk_list(box.key, stored, [wanted])
-        return LoadPlan(items)
+        return LoadPlan(self._items)
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
         return global_plan
@@ -212,6 +232,24 @@ class _BoxPlanner(LoadPlanner):
         return values, weight
 
 
+def _without_dispensable(state: StateDict, metadata: Metadata) -> StateDict:
+    """Return the state dict without the objects that the checkpoint lacks and may lack."""
+
+    def is_dispensable(value: Any) -> bool:
+        return (
+            isinstance(value, ShardedObject)
+            and value.unique_key not in metadata.state_dict_metadata
+            and may_be_absent(value.unique_key)
+        )
+
+    return {
+        name: {key: value for key, value in part.items() if not is_dispensable(value)}
+        if isinstance(part, dict)
+        else part
+        for name, part in state.items()
+    }
+
+
 class _SafeCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]
     """Reads what is equal on all ranks, as long as it is plain."""
 
@@ -245,6 +283,10 @@ class _SafePlanner(MCoreLoadPlanner):  # type: ignore[misc]
 class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
     """megatron-core's reading of torch_dist, with the safe reader and planner in its places."""
 
+    def __init__(self, metadata: Metadata) -> None:
+        super().__init__()
+        self._metadata = metadata
+
     def load(self, sharded_state_dict: StateDict, checkpoint_dir: str | Path) -> StateDict:
         tensors = [value for value in nested_values(sharded_state_dict) if isinstance(value, ShardedTensor)]
         planner = _SafePlanner(
@@ -255,11 +297,20 @@ class _SafeLoadStrategy(TorchDistLoadShardedStrategy):  # type: ignore[misc]
         )
         flat, flat_mapping, rename_mapping = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
         torch_state = mcore_to_pyt_state_dict(flat, is_loading=True)
-        # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+        absent = sorted(torch_state.keys() - self._metadata.state_dict_metadata.keys())
         with failing_together():
-            metadata = read_metadata(Path(checkpoint_dir) / ".metadata")
-        load(torch_state, storage_reader=_SafeReader(checkpoint_dir, metadata), planner=planner)
+            if absent:
+                raise CheckpointError(_tell_absent(checkpoint_dir, absent))
+        load(torch_state, storage_reader=_SafeReader(checkpoint_dir, self._metadata), planner=planner)
         unwrapped = {name: _unwrap_pyt_sharded_tensor(value) for name, value in torch_state.items()}
         result: StateDict = _replace_sharded_keys_with_state_dict_keys(unwrapped, flat_mapping, rename_mapping)
         _restore_dict_types(result, sharded_state_dict)
         return result
+
+
+def _tell_absent(checkpoint_dir: str | Path, absent: list[str]) -> str:
+    """Return the problem of a checkpoint without what is asked for."""
+    part = part_of(absent[0])
+    kind = "" if part is None else f" ({part.name})"
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    return f"{checkpoint_dir}: it lacks {absent[0]}{kind}{more}; name another checkpoint"

@@ -36,3 +36,9 @@ def set_random_states(states: RandomStates) -> None:
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     tensor_parallel.get_cuda_rng_tracker().set_states(states["megatron"])
+
+
+def device_of(states: RandomStates) -> str:
+    """Return the kind of device whose states they are: those of a CPU's generator are far larger than of a GPU's."""
+    sizes = {state.numel() for state in states["megatron"].values()}
+    return "cpu" if states["torch"].numel() in sizes else "cuda"

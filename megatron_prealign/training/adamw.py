@@ -15,6 +15,7 @@ from megatron.core.optimizer import clip_grads, distrib_optimizer
 from megatron.core.optimizer import optimizer as core_base
 from torch.optim.adamw import adamw
 
+from megatron_prealign.errors import CheckpointError
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
 
 
@@ -24,11 +25,29 @@ class GroupStepAdamW(torch.optim.Optimizer):
     def __init__(self, params: Any, adam_w_mode: bool = True, **defaults: Any) -> None:
         """Take apex's arguments: lr, weight_decay, betas, eps; only decoupled weight decay is offered."""
         assert adam_w_mode, "only decoupled weight decay"
-        super().__init__(params, defaults)
+        # Apex's and Transformer Engine's read it from the groups, which may have been saved by this one.
+        super().__init__(params, {**defaults, "bias_correction": True})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of any AdamW that keeps `step` in the parameter group.
+
+        Raises:
+            CheckpointError: It was saved with an option that this one does not have.
+        """
+        if not all(group.get("bias_correction", True) for group in state_dict["param_groups"]):
+            raise CheckpointError(
+                "the optimizer was saved with bias_correction off, which only the AdamW of Transformer Engine and apex "
+                "offer; continue it where one of them is installed, or take its weights alone with checkpoint.init_from"
+            )
+        super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; counts one step for the whole group."""
+        """Update every parameter that has a gradient; counts one step for every group.
+
+        Also for one that holds nothing: of the distributed optimizer, other ranks may hold its parameters, and the
+        groups of rank 0 are saved for all.
+        """
         assert closure is None, "megatron-core's optimizers call step without a closure"
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -37,11 +56,12 @@ class GroupStepAdamW(torch.optim.Optimizer):
                 if not state:
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
+            step = group.get("step", 0)
             if parameters:
-                self._update(group, parameters)
+                self._update(group, parameters, step)
+            group["step"] = step + 1
 
-    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor]) -> None:
-        step = group.get("step", 0)
+    def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], step: int) -> None:
         # The kernel counts its own steps up; it gets copies, so that one number rules the group.
         steps = torch.full((len(parameters),), float(step), device=parameters[0].device).unbind()
         adamw(
@@ -60,7 +80,6 @@ class GroupStepAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        group["step"] = step + 1
 
 
 def register(device: torch.device) -> None:

@@ -7,7 +7,6 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
@@ -95,9 +94,9 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
 
 
 def _allocate_moments(optimizer: MegatronOptimizer) -> None:
-    """Give the distributed optimizer its moments now: it can't be saved without, as when all steps were skipped."""
+    """Give the optimizer its moments now: what is saved without, as when all steps were skipped, can't be loaded."""
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if isinstance(part, DistributedOptimizer) and part.init_state_fn:
+        if part.init_state_fn:
             part.init_state_fn(part.optimizer, part.config)
 
 

@@ -5,18 +5,16 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 
 import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.portability import PARTS, TRAINED, WEIGHTS, begun_anew, refusals
 from megatron_prealign.checkpoint.room import room_problems
 from megatron_prealign.checkpoint.run_lock import HOLDER, LOCK
 from megatron_prealign.checkpoint.sharded import (
-    check_model,
-    check_optimizer,
     load_training_state,
     load_weights,
     resolve_checkpoint,
@@ -117,9 +115,7 @@ def plan_run(config: Config) -> Plan:
             problems += continue_mix(config, corpora, _read_state(resume_from))
         if resume_from is None and config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
-            problems += check_model(config, init_from)
-            if config.checkpoint.init_optimizer:
-                problems += check_optimizer(config, init_from)
+            problems += refusals(config, init_from, TRAINED if config.checkpoint.init_optimizer else (WEIGHTS,))
     except PrealignError as error:
         problems += error.problems
     try:
@@ -225,8 +221,7 @@ def _resume_problems(config: Config, checkpoint: Path) -> list[str]:
             f"training.run_path {config.training.run_path} already holds {checkpoint.name} and checkpoint.resume is "
             "false; name another folder, or resume"
         ]
-    checks = (check_model, check_optimizer, _check_position)
-    return [problem for check in checks for problem in check(config, checkpoint)]
+    return [*refusals(config, checkpoint, PARTS), *_check_steps(config, checkpoint)]
 
 
 def _settle_start(plan: Plan) -> Plan:
@@ -250,40 +245,14 @@ def _settle_start(plan: Plan) -> Plan:
     return dataclasses.replace(plan, resume_from=newest, init_from=None)
 
 
-_POSITION = (
-    "data.split",
-    "data.seq_length",
-    "data.codeswitch",
-    "training.stage",
-    "training.seed",
-    "training.rampup_batch_size",
-    "alignment.word_batch_size",
-    "alignment.num_hard_negatives",
-)
-# Switches change the lengths of documents, and with them what the samples hold.
-_ONLINE_POSITION = tuple(
-    f"data.codeswitch_{name}" for name in ("lexicon_paths", "language", "target_language", "ratios", "seed")
-)
-
-
-def _check_position(config: Config, checkpoint: Path) -> list[str]:
-    """Return the fields that a continued run must keep, because its position in the data counts on them."""
-    saved = load_resolved(checkpoint / folder.CONFIG)
-    names = _POSITION if config.data.codeswitch == "baked" else (*_POSITION, *_ONLINE_POSITION)
-    values = ((name, attrgetter(name)(saved), attrgetter(name)(config)) for name in names)
-    problems = [
-        f"{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
-        "checkpoint.init_from"
-        for name, there, here in values
-        if there != here
-    ]
+def _check_steps(config: Config, checkpoint: Path) -> Iterator[str]:
+    """Yield why there is nothing left to do."""
     step = TrainState.read(checkpoint).step
     if step > config.training.train_steps:
-        problems.append(
+        yield (
             f"training.train_steps {config.training.train_steps}: {checkpoint} is already past it; raise it, or name "
             "another training.run_path"
         )
-    return problems
 
 
 def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
@@ -321,9 +290,9 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         load_weights(plan.init_from, chunks)
     chunks = wrap_data_parallel(chunks, config)
     optimizer = build_optimizer(chunks, config)
-    random_states = None
+    taken_over = None
     if with_optimizer is not None:
-        random_states = load_training_state(with_optimizer, chunks, optimizer)
+        taken_over = load_training_state(with_optimizer, chunks, optimizer)
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
@@ -340,10 +309,13 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
     if layout.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
+        if taken_over is not None and plan.resume_from is not None:
+            for line in begun_anew(config, taken_over.differences):
+                print(line, file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config, state.step) if layout.rank == 0 else None
-    if plan.resume_from is not None and random_states is not None:
-        set_random_states(random_states)
+    if plan.resume_from is not None and taken_over is not None and taken_over.random_states is not None:
+        set_random_states(taken_over.random_states)
     return Trainer(
         config=config,
         platform=platform,

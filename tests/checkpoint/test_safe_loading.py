@@ -17,7 +17,12 @@ import torch
 
 from megatron_prealign.checkpoint.folder import newest_checkpoint
 from megatron_prealign.checkpoint.manifest import write_manifest
-from megatron_prealign.checkpoint.safe_pickle import check_extra_states, load_plain, read_metadata
+from megatron_prealign.checkpoint.safe_pickle import (
+    check_extra_states,
+    load_plain,
+    pickled_states_allowed,
+    read_metadata,
+)
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
@@ -156,3 +161,17 @@ class _Loads:
 
     def __reduce__(self) -> Any:
         return torch.storage._load_from_bytes, (self.content,)
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_pickled_extra_states_are_allowed_around_the_load_only(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    with pytest.raises(KeyError), pickled_states_allowed():
+        assert os.environ[name] == "1"
+        raise KeyError
+    assert os.environ.get(name) == before

@@ -5,6 +5,7 @@ import torch
 from megatron.core import optimizer, utils
 from megatron.core.optimizer import clip_grads
 
+from megatron_prealign.errors import CheckpointError
 from megatron_prealign.training import adamw
 
 
@@ -19,3 +20,25 @@ def test_a_cpu_gets_kernels_that_run_there_whatever_is_installed(monkeypatch: py
     assert optimizer.Adam is adamw.GroupStepAdamW
     assert clip_grads.l2_norm_impl is utils.local_multi_tensor_l2_norm
     assert clip_grads.multi_tensor_applier is utils.local_multi_tensor_applier
+
+
+def _optimizer() -> adamw.GroupStepAdamW:
+    full, empty = torch.nn.Parameter(torch.zeros(4)), {"params": [], "weight_decay": 0.0}
+    full.grad = torch.ones(4)
+    return adamw.GroupStepAdamW([{"params": [full]}, empty], lr=1e-3, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-8)
+
+
+def test_groups_say_all_that_other_adamws_read_from_them_and_count_together() -> None:
+    optimizer = _optimizer()
+    for _ in range(3):
+        optimizer.step()
+    # The second group's parameters are on other ranks, which load its count from this one.
+    assert [group["step"] for group in optimizer.param_groups] == [3, 3]
+    assert all(group["bias_correction"] is True for group in optimizer.param_groups)
+
+
+def test_an_option_that_it_does_not_have_is_refused() -> None:
+    state = _optimizer().state_dict()
+    state["param_groups"][1]["bias_correction"] = False
+    with pytest.raises(CheckpointError, match="saved with bias_correction off"):
+        _optimizer().load_state_dict(state)

@@ -1,0 +1,42 @@
+"""Parameter groups of one AdamW, made fit for another: each reads its options from the groups, not all the same."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from megatron.core.optimizer import MegatronOptimizer
+
+from megatron_prealign.checkpoint.surroundings import inner_optimizers
+
+Group = dict[str, Any]
+
+
+def complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None:
+    """Give the parameter groups of a loaded state what this run's optimizer reads from them and they lack.
+
+    torch replaces an optimizer's groups by the saved ones, so what these lack is gone. What they have and this
+    optimizer does not read stays in them.
+
+    Args:
+        state: of the optimizer, as loaded; changed in place.
+        optimizer: of this run, which is to load it.
+    """
+    groups = list(_saved_groups(state))
+    for inner in inner_optimizers(optimizer):
+        for group in groups:
+            # torch adds names of its own to the defaults when it loads; no group has them from the start.
+            for name in inner.defaults.keys() & inner.param_groups[0].keys():
+                group.setdefault(name, inner.defaults[name])
+    # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
+    # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
+    step = max((group["step"] for group in groups if "step" in group), default=None)
+    if step is not None:
+        for group in groups:
+            group["step"] = step
+
+
+def _saved_groups(state: dict[Any, Any]) -> Iterator[Group]:
+    for name, value in state.items():
+        if name == "param_groups":
+            yield from value
+        elif isinstance(value, dict):
+            yield from _saved_groups(value)

@@ -1,0 +1,207 @@
+"""What a checkpoint means elsewhere: on what each of its parts depends, and what becomes of it where that differs.
+
+`PARTS` is the one table of it. A save records what the checkpoint depends on (surroundings.py); what is refused before
+a start, what a load may do without, and what begins anew follow from the table, and so does the one in
+docs/checkpoints.md: `python -m megatron_prealign.checkpoint.portability` prints it.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal
+
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.config import Config, ModelConfig, load_resolved
+
+Outcome = Literal["kept", "anew", "refused"]
+"""Loaded bit for bit; left out, and begun as in a new run; or nothing is loaded and the start ends with an error."""
+
+ASPECTS = {
+    "model": "architecture and shape of the model",
+    "data": "what the position in the data counts on",
+    "layout": "tensor, pipeline, virtual pipeline and context parallel sizes",
+    "ranks": "number of ranks",
+    "device": "cpu or cuda",
+    "layers": "local layers or Transformer Engine's",
+    "AdamW": "this package's AdamW, Transformer Engine's or apex's",
+    "optimizer": "what the optimizer keeps: plain in fp32, plain in bf16 or fp16, or distributed",
+    "precision": "fp32, bf16 or fp16, where the kind of optimizer stays",
+    "versions": "of torch, megatron-core 0.16 and Transformer Engine 2.0 to 2.20",
+}
+"""All that a part can depend on."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a checkpoint: a row of the table."""
+
+    name: str
+    refused: tuple[str, ...] = ()
+    """Aspects whose difference makes it unusable."""
+
+    anew: tuple[str, ...] = ()
+    """Aspects whose difference makes it meaningless, so that it is left out."""
+
+    keys: str = ""
+    """Regular expression that its keys in `.metadata` match; empty where it lies elsewhere."""
+
+    if_absent: Outcome = "refused"
+    """What happens where the checkpoint lacks an entry that the run has."""
+
+    begins: str = ""
+    """What it is where it begins anew."""
+
+    def outcome(self, differences: Collection[str]) -> Outcome:
+        """Return what becomes of it where these aspects differ."""
+        if any(aspect in self.refused for aspect in differences):
+            return "refused"
+        return "anew" if any(aspect in self.anew for aspect in differences) else "kept"
+
+
+WEIGHTS = Part("weights", refused=("model",), keys=r"(embedding|decoder|output_layer)\.")
+EXTRA_STATES = Part(
+    "extra states of layers (scaling of fp8)",
+    refused=("model",),
+    anew=("layers",),
+    keys=r".*\._extra_state(/|$)",
+    if_absent="anew",
+    begins="factors of 1 and an empty history",
+)
+MOMENTS = Part("optimizer's moments", refused=("model", "optimizer"), keys=r"optimizer\.state\.exp_avg(_sq)?\.")
+MAIN_PARAMETERS = Part(
+    "fp32 main parameters", refused=("model", "optimizer"), keys=r"optimizer\.state\.(fp32_)?param\."
+)
+GROUPS = Part(
+    "optimizer's groups (step count)",
+    refused=("model", "optimizer"),
+    if_absent="anew",
+    begins="the optimizer's defaults; its step count that of the other groups",
+)
+LOSS_SCALE = Part(
+    "loss scale", refused=("optimizer",), anew=("precision",), if_absent="anew", begins="optimizer.initial_loss_scale"
+)
+RANDOM_STATES = Part(
+    "random states",
+    anew=("layout", "ranks", "device"),
+    keys=r"random_states/",
+    begins="the states that training.seed gives: dropout draws other numbers",
+)
+POSITION = Part(
+    "position and counters", refused=("data",), if_absent="anew", begins="0: counters that an older version lacks"
+)
+
+PARTS = (WEIGHTS, EXTRA_STATES, MOMENTS, MAIN_PARAMETERS, GROUPS, LOSS_SCALE, RANDOM_STATES, POSITION)
+"""The table: what a continued run takes over."""
+
+TRAINED = (WEIGHTS, EXTRA_STATES, MOMENTS, MAIN_PARAMETERS, GROUPS, LOSS_SCALE)
+"""What a run takes that starts from another's weights and optimizer."""
+
+
+def part_of(key: str) -> Part | None:
+    """Return the part that an entry of `.metadata`, or of a model's state dict, belongs to; the extra states first."""
+    ordered = (EXTRA_STATES, *(part for part in PARTS if part is not EXTRA_STATES))
+    return next((part for part in ordered if part.keys and re.match(part.keys, key)), None)
+
+
+def unknown_keys(keys: Iterable[str]) -> list[str]:
+    """Return those that belong to no part."""
+    return sorted(key for key in keys if part_of(key) is None)
+
+
+def may_be_absent(key: str) -> bool:
+    """Tell whether a run goes on without an entry that its checkpoint lacks."""
+    part = part_of(key)
+    return part is not None and part.if_absent == "anew"
+
+
+_FREE_IN_MODEL = ("preset", "transformer_impl", "hidden_dropout", "attention_dropout", "max_position_embeddings")
+_POSITION_FIELDS = (
+    "data.split",
+    "data.seq_length",
+    "data.codeswitch",
+    "training.stage",
+    "training.seed",
+    "training.rampup_batch_size",
+    "alignment.word_batch_size",
+    "alignment.num_hard_negatives",
+)
+# Switches change the lengths of documents, and with them what the samples hold.
+_ONLINE_FIELDS = tuple(
+    f"data.codeswitch_{name}" for name in ("lexicon_paths", "language", "target_language", "ratios", "seed")
+)
+
+
+def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[str]:
+    """Return why parts of a checkpoint can't be taken over; what its configuration tells, without a process group."""
+    saved = load_resolved(checkpoint / folder.CONFIG)
+    aspects = {aspect for part in parts for aspect in part.refused}
+    problems: list[str] = []
+    if "model" in aspects:
+        names = [f"model.{field.name}" for field in fields(ModelConfig) if field.name not in _FREE_IN_MODEL]
+        message = "{name}: the checkpoint {checkpoint} has {there}, this run {here}; use the checkpoint's value"
+        problems += _differing(saved, config, names, message, checkpoint)
+    if "optimizer" in aspects:
+        message = (
+            "{name}: the optimizer of {checkpoint} was saved with {there}, this run has {here}; the two kinds keep "
+            "different state; use the checkpoint's value"
+        )
+        problems += _differing(saved, config, _kind_fields(saved, config), message, checkpoint)
+    if "data" in aspects:
+        names = [*_POSITION_FIELDS, *(() if config.data.codeswitch == "baked" else _ONLINE_FIELDS)]
+        message = (
+            "{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
+            "checkpoint.init_from"
+        )
+        problems += _differing(saved, config, names, message, checkpoint)
+    return problems
+
+
+def _kind_fields(saved: Config, config: Config) -> Iterator[str]:
+    """Yield the fields that make the two optimizers different in kind."""
+    yield "parallel.use_distributed_optimizer"
+    is_plain = not (saved.parallel.use_distributed_optimizer or config.parallel.use_distributed_optimizer)
+    # The distributed one keeps fp32 main parameters whatever the precision; of the plain ones only that of 16 bits.
+    if is_plain and "fp32" in (saved.training.precision, config.training.precision):
+        yield "training.precision"
+
+
+def _differing(saved: Config, config: Config, names: Iterable[str], message: str, path: Path) -> Iterator[str]:
+    values = ((name, attrgetter(name)(saved), attrgetter(name)(config)) for name in names)
+    for name, there, here in values:
+        if there != here:
+            yield message.format(name=name, checkpoint=path, there=there, here=here)
+
+
+def begun_anew(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each part that this run makes use of and that begins anew.
+
+    Args:
+        config: of the run.
+        differences: aspects in which the checkpoint differs from it, each with what was and what is.
+    """
+    is_used = {
+        EXTRA_STATES: config.training.fp8 != "none",
+        LOSS_SCALE: config.training.precision == "fp16",
+        RANDOM_STATES: config.model.hidden_dropout > 0 or config.model.attention_dropout > 0,
+    }
+    for part in PARTS:
+        if is_used.get(part) and part.outcome(differences) == "anew":
+            reasons = "; ".join(differences[aspect] for aspect in part.anew if aspect in differences)
+            yield f"Begun anew, as {reasons}: {part.name}, with {part.begins}."
+
+
+def markdown() -> str:
+    """Return the table as it is in docs/checkpoints.md."""
+    lines = [f"| part | {' | '.join(ASPECTS)} | lacking in the checkpoint |", "|---" * (len(ASPECTS) + 2) + "|"]
+    for part in PARTS:
+        cells = [part.outcome([aspect]) for aspect in ASPECTS]
+        lines.append(f"| {' | '.join([part.name, *cells, part.if_absent])} |")
+    meanings = [f"* *{aspect}*: {meaning}" for aspect, meaning in ASPECTS.items()]
+    begun = [f"* {part.name}: {part.begins}" for part in PARTS if part.begins]
+    return "\n".join([*lines, "", "The columns are", "", *meanings, "", "What begins anew begins as", "", *begun, ""])
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

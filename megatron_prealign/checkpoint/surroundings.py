@@ -1,0 +1,104 @@
+"""What a checkpoint was saved by, and what loads it: layout, ranks, device, layers, optimizer and versions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.optimizer import MegatronOptimizer
+
+from megatron_prealign.checkpoint import folder
+from megatron_prealign.platform.random_states import RandomStates, device_of
+
+_FUSED = "transformer_engine."
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """One side of the comparison, as it is in layout.json.
+
+    None is unknown: the checkpoint is from before the field was recorded. Interleaving may be off, which is None too.
+    """
+
+    world_size: int | None = None
+    tensor_model_parallel_size: int | None = None
+    pipeline_model_parallel_size: int | None = None
+    virtual_pipeline_model_parallel_size: int | None = None
+    context_parallel_size: int | None = None
+    device: str | None = None
+    layers: str | None = None
+    adamw: str | None = None
+    dtype: str | None = None
+    versions: Mapping[str, str] | None = None
+
+    @classmethod
+    def of_run(cls, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None) -> "Surroundings":
+        """Return those of this run."""
+        parameter = next(chunks[0].parameters())
+        is_fused = any(
+            base.__module__.startswith(_FUSED) for module in chunks[0].modules() for base in type(module).__mro__
+        )
+        packages = ("torch", "megatron-core", *(("transformer-engine",) if is_fused else ()))
+        return cls(
+            world_size=torch.distributed.get_world_size(),
+            tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
+            pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
+            virtual_pipeline_model_parallel_size=parallel_state.get_virtual_pipeline_model_parallel_world_size(),
+            context_parallel_size=parallel_state.get_context_parallel_world_size(),
+            device=parameter.device.type,
+            layers="transformer_engine" if is_fused else "local",
+            adamw=None if optimizer is None else _name(inner_optimizers(optimizer)[0]),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            versions={name: version(name) for name in packages},
+        )
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Path, random_states: RandomStates | None = None) -> "Surroundings":
+        """Return those of a checkpoint.
+
+        Args:
+            checkpoint: its folder.
+            random_states: of a rank, which show the device where it is not recorded.
+
+        Raises:
+            CheckpointError: They can't be read.
+        """
+        path = checkpoint / folder.LAYOUT
+        stored = folder.read_json(path) if path.is_file() else {}
+        if random_states is not None:
+            stored.setdefault("device", device_of(random_states))
+        return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
+
+    def differences(self, other: "Surroundings") -> dict[str, str]:
+        """Return the aspects (of `portability.ASPECTS`) in which two differ, with what was and what is.
+
+        What either side does not know counts as equal, but for the layout and the number of ranks.
+        """
+        found: dict[str, list[str]] = {}
+        for name, aspect in _ASPECTS.items():
+            there, here = getattr(self, name), getattr(other, name)
+            if there != here and (aspect in ("layout", "ranks") or None not in (there, here)):
+                found.setdefault(aspect, []).append(f"{name} was {there}, is {here}")
+        return {aspect: ", ".join(changes) for aspect, changes in found.items()}
+
+
+_ASPECTS = {field.name: "layout" for field in fields(Surroundings)} | {
+    "world_size": "ranks",
+    "device": "device",
+    "layers": "layers",
+    "adamw": "AdamW",
+    "dtype": "precision",
+    "versions": "versions",
+}
+
+
+def _name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def inner_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of torch's kind that a megatron-core optimizer drives."""
+    parts = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part.optimizer for part in parts if part.optimizer is not None]

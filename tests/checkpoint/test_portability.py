@@ -1,0 +1,226 @@
+"""What becomes of a checkpoint's parts where it is loaded by something else than what saved it."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from megatron_prealign.checkpoint import portability, sharded
+from megatron_prealign.checkpoint.folder import LAYOUT, newest_checkpoint
+from megatron_prealign.checkpoint.safe_pickle import read_metadata
+from megatron_prealign.checkpoint.surroundings import Surroundings
+from megatron_prealign.config import config_from_dict
+from megatron_prealign.errors import CheckpointError, ConfigError
+from megatron_prealign.platform.random_states import RandomStates, device_of, get_random_states
+from megatron_prealign.testing import run_distributed
+from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
+from megatron_prealign.training.setup import plan_run
+from tests.workspace import MakeValues
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
+DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.1}
+UNRECORDED = ("device", "layers", "adamw", "dtype", "versions")
+"""What layout.json did not say at first."""
+
+
+def test_the_documentation_has_the_table_of_the_code() -> None:
+    assert portability.markdown() in DOCS.read_text(encoding="utf-8")
+
+
+def test_every_aspect_and_every_recorded_field_belongs_to_the_table() -> None:
+    for part in portability.PARTS:
+        assert {*part.refused, *part.anew} <= portability.ASPECTS.keys()
+        assert not {*part.refused} & {*part.anew}
+        assert part.begins or not (part.anew or part.if_absent == "anew"), part.name
+    ours = Surroundings(world_size=1, device="cpu", layers="local", adamw="a", dtype="float32", versions={"torch": "2"})
+    theirs = Surroundings(
+        world_size=2, tensor_model_parallel_size=2, device="cuda", layers="te", adamw="b", dtype="bfloat16", versions={}
+    )
+    assert ours.differences(ours) == {}
+    assert ours.differences(theirs).keys() <= portability.ASPECTS.keys()
+    assert set(ours.differences(theirs)) == {"ranks", "layout", "device", "layers", "AdamW", "precision", "versions"}
+    # An old file says nothing of these; that is no difference.
+    assert Surroundings(world_size=1).differences(ours) == {}
+    assert Surroundings().differences(ours) == {"ranks": "world_size was None, is 1"}
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [
+        ("decoder.layers.mlp.linear_fc1.weight", portability.WEIGHTS),
+        ("output_layer.weight", portability.WEIGHTS),
+        ("decoder.layers.mlp.linear_fc1._extra_state/shard_0_2", portability.EXTRA_STATES),
+        ("decoder.final_layernorm._extra_state", portability.EXTRA_STATES),
+        ("optimizer.state.exp_avg.decoder.final_layernorm.weight", portability.MOMENTS),
+        ("optimizer.state.exp_avg_sq.output_layer.weight", portability.MOMENTS),
+        ("optimizer.state.fp32_param.output_layer.weight", portability.MAIN_PARAMETERS),
+        ("optimizer.state.param.output_layer.weight", portability.MAIN_PARAMETERS),
+        ("random_states/shard_0_1", portability.RANDOM_STATES),
+        ("optimizer.state.max_exp_avg_sq.output_layer.weight", None),
+    ],
+)
+def test_keys_have_one_part(key: str, part: portability.Part | None) -> None:
+    assert portability.part_of(key) is part
+    assert portability.may_be_absent(key) == (part is portability.EXTRA_STATES)
+
+
+def _of_cuda() -> RandomStates:
+    """Return states as a run on a GPU saves them: those of its generators are 16 bytes."""
+    states = get_random_states()
+    tracked = {name: torch.zeros(16, dtype=torch.uint8) for name in states["megatron"]}
+    return {**states, "cuda": torch.zeros(16, dtype=torch.uint8), "megatron": tracked}
+
+
+def _save_as_on_cuda(values: Any) -> None:
+    with mock.patch.object(sharded, "get_random_states", _of_cuda):
+        train_and_save_all([values])
+
+
+def _continue(values: Any) -> tuple[str, list[dict[str, Any]]]:
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        records = train_and_save_all([values])[0]
+    return said.getvalue(), records
+
+
+def _edit_layout(run: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    layout = json.loads((checkpoint / LAYOUT).read_text())
+    edit(layout)
+    (checkpoint / LAYOUT).write_text(json.dumps(layout))
+
+
+def _forget(layout: dict[str, Any]) -> None:
+    for name in UNRECORDED:
+        layout.pop(name, None)
+
+
+@pytest.mark.parametrize("edit", [_forget, lambda layout: layout.update(device="cuda")], ids=["old", "recorded"])
+def test_random_states_of_another_device_are_left_out(
+    edit: Callable[[dict[str, Any]], Any], make_values: MakeValues, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # The manifest knows the layout as it was.
+    trusting = {"checkpoint": {"verify": False}, "model": DROPOUT}
+    run_distributed(_save_as_on_cuda, 1, make_values("pretrain", run, training={"train_steps": 2}, **trusting))
+    _edit_layout(run, edit)
+    said, records = run_distributed(
+        _continue, 1, make_values("pretrain", run, training={"train_steps": 4}, **trusting)
+    )[0]
+    assert len(records) == 2
+    line = "Begun anew, as device was cuda, is cpu: random states, with the states that training.seed gives"
+    assert sum(line in row for row in said.splitlines()) == 1, said
+
+
+def test_an_old_checkpoint_of_the_same_device_goes_on_bit_for_bit(make_values: MakeValues, tmp_path: Path) -> None:
+    def values(name: str, steps: int) -> Any:
+        sections = {"model": DROPOUT, "schedule": {"lr_decay_steps": 4}, "training": {"train_steps": steps}}
+        return make_values("pretrain", tmp_path / name, checkpoint={"verify": False}, **sections)
+
+    whole = run_distributed(_continue, 1, values("whole", 4))[0][1]
+    before = run_distributed(_continue, 1, values("parts", 2))[0][1]
+    _edit_layout(tmp_path / "parts", _forget)
+    said, after = run_distributed(_continue, 1, values("parts", 4))[0]
+    assert before + after == whole
+    assert "Begun anew" not in said
+
+
+def _device_and_surroundings(values: Any) -> tuple[str, str, dict[str, Any]]:
+    trainer = make_trainer(values)
+    surroundings = Surroundings.of_run(trainer.chunks, trainer.optimizer)
+    return device_of(get_random_states()), device_of(_of_cuda()), dataclasses.asdict(surroundings)
+
+
+def test_a_save_records_what_it_depends_on(make_values: MakeValues, tmp_path: Path) -> None:
+    ours, theirs, found = run_distributed(_device_and_surroundings, 1, make_values("pretrain", tmp_path / "run"))[0]
+    assert (ours, theirs) == ("cpu", "cuda")
+    assert found.pop("versions").keys() == {"torch", "megatron-core"}
+    assert found == {
+        "world_size": 1,
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "virtual_pipeline_model_parallel_size": None,
+        "context_parallel_size": 1,
+        "device": "cpu",
+        "layers": "local",
+        "adamw": "megatron_prealign.training.adamw.GroupStepAdamW",
+        "dtype": "float32",
+    }
+
+
+def _edit_metadata(run: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    checkpoint = newest_checkpoint(run)
+    assert checkpoint is not None
+    metadata = read_metadata(checkpoint / ".metadata")
+    edit(metadata.state_dict_metadata)
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+def _start_errors(runs: list[Any]) -> list[str | None]:
+    errors: list[str | None] = []
+    for values in runs:
+        try:
+            make_trainer(values)
+            errors.append(None)
+        except CheckpointError as error:
+            errors.append(str(error))
+    return errors
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_only_extra_states_may_be_missing(world_size: int, make_values: MakeValues, tmp_path: Path) -> None:
+    def without(*names: str) -> Callable[[dict[str, Any]], Any]:
+        return lambda entries: [entries.pop(key) for key in list(entries) if any(name in key for name in names)]
+
+    def with_amsgrad(entries: dict[str, Any]) -> None:
+        entries["optimizer.state.max_exp_avg_sq.output_layer.weight"] = next(iter(entries.values()))
+
+    edits = {
+        "whole": lambda _: None,
+        "extra": without("_extra_state"),
+        "weight": without("decoder.layers.mlp.linear_fc2.weight"),
+        "moments": without("optimizer.state.exp_avg_sq.embedding", "optimizer.state.exp_avg_sq.decoder"),
+        "states": without("random_states"),
+        "unknown": with_amsgrad,
+    }
+    layout = {"pipeline_model_parallel_size": world_size}
+
+    def values(name: str) -> Any:
+        return make_values(
+            "pretrain",
+            tmp_path / name,
+            training={"train_steps": 1},
+            parallel=layout,
+            checkpoint={"verify": False},
+        )
+
+    run_distributed(train_and_save_all, world_size, [values(name) for name in edits])
+    for name, edit in edits.items():
+        _edit_metadata(tmp_path / name, edit)
+    for found in run_distributed(_start_errors, world_size, [values(name) for name in edits]):
+        whole, extra, *errors = found
+        assert whole is None and extra is None
+        # And two moments of it.
+        weight, moments, states, unknown = (error or "" for error in errors)
+        assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights) and 2 more; name another" in weight
+        assert "it lacks optimizer.state.exp_avg_sq." in moments
+        assert "it lacks random_states/shard_" in states
+        assert "does not know what optimizer.state.max_exp_avg_sq.output_layer.weight is" in unknown
+
+
+def test_a_plain_optimizer_of_another_precision_is_refused_before_a_rank_starts(
+    make_values: MakeValues, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run_distributed(train_and_save_all, 1, [make_values("pretrain", run, training={"train_steps": 1})])
+    values = make_values("pretrain", run, training={"precision": "bf16"})
+    with pytest.raises(ConfigError, match=r"training.precision: the optimizer of .* was saved with fp32, this run has"):
+        plan_run(config_from_dict(values))
