@@ -34,6 +34,7 @@ from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.agreement import on_first_rank
+from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
@@ -135,10 +136,11 @@ def plan_run(config: Config) -> Plan:
 
 
 def describe_start(plan: Plan) -> str:
-    """Return the mix, what became of the lexicon, if one is trained on, and what the run starts from."""
+    """Return broken packages, the mix, what became of the lexicon, if any, and what the run starts from."""
     state = plan.read_state()
     continue_mix(plan.config, plan.corpora, state)
-    lines = [describe_mix(plan.config, plan.corpora, state)]
+    lines = [*(f"WARNING: {problem}" for problem in package_problems())]
+    lines.append(describe_mix(plan.config, plan.corpora, state))
     if plan.words is not None:
         lines.append(plan.words.report.describe())
     return "\n".join([*lines, _describe_weights(plan, state)])
