@@ -54,4 +54,4 @@ def _age(process: psutil.Process) -> float:
         status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
         ticks = int(status.rpartition(")")[2].split()[_START_FIELD])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - process.create_time()
+    return float(time.time() - process.create_time())
