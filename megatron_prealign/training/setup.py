@@ -29,7 +29,7 @@ from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches.batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.files import write_atomically
+from megatron_prealign.files import write_if_possible
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
@@ -351,7 +351,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
 def _open_records(config: Config, step: int) -> MetricsWriter:
     training = config.training
     Path(training.run_path).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
+    write_if_possible(Path(training.run_path) / folder.CONFIG, dump_config(config))
     return MetricsWriter(config, step)
 
 
