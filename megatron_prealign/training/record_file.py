@@ -55,13 +55,15 @@ class RecordFile:
             self._num_lost = 0
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and say how many of the last records it lacks."""
         if self._descriptor >= 0:
             try:
                 os.close(self._descriptor)
             except OSError as error:  # where a network disk says what became of the last lines
                 self._lose(error)
             self._descriptor = -1
+        if self._num_lost:
+            self._say(f"{self._path}: the last {self._num_lost} records are missing in it")
 
     def _append(self, line: bytes) -> None:
         if self._descriptor < 0:

@@ -98,7 +98,8 @@ def test_records_that_the_disk_does_not_take_are_lost_and_said(tmp_path: Path, s
     with _disk_that_holds(0):
         records.write(lines[6])
     records.close()
-    assert len(said) == 3
+    assert len(said) == 4
+    assert said[3] == f"{tmp_path / METRICS}: the last 1 records are missing in it"
     assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == [1, 5, 6]
 
 
