@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from megatron_prealign.command_line import outlive_standard_error
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, STOPPED_BY_KEYBOARD, PrealignError, TrainingError
 from megatron_prealign.ranks import Ranks, check_rendezvous, read_ranks
@@ -16,6 +17,7 @@ _SECONDS_TO_SPEAK = 15.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the stage that the command line describes; return the exit code."""
+    outlive_standard_error()
     rank = 0
     try:
         ranks = read_ranks()

@@ -28,6 +28,7 @@ CORE = [
     "orjson>=3.10",
     "backports.zstd>=1.0",  # .zst input; unlike zstandard it tells where a file is cut short
     "rich>=13.7",
+    "packaging>=22",
     "psutil>=5.9",  # megatron-core's sharded checkpoints import it without declaring it
     "tensorboard>=2.16",
     "matplotlib>=3.8",

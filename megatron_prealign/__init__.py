@@ -3,6 +3,8 @@
 import logging
 import warnings
 
+from megatron_prealign.optional_packages import check_before_megatron
+
 __version__ = "0.1.0"
 
 # megatron-core and torch warn, once a module and once a rank, of what a user can't change or of packages that are
@@ -18,3 +20,5 @@ for _message in (
 ):
     warnings.filterwarnings("ignore", message=_message)
 logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
+
+check_before_megatron()

@@ -2,11 +2,13 @@
 
 import argparse
 import errno
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from megatron_prealign.errors import STOPPED_BY_KEYBOARD, PrealignError
 
@@ -37,6 +39,28 @@ def tool(main: Main) -> Main:
             return STOPPED_BY_KEYBOARD
 
     return run
+
+
+class _LossyFile(io.FileIO):
+    """A file that takes what is written to it, or loses it."""
+
+    def write(self, data: Any) -> int:
+        """Write some bytes; those that can't be written count as written."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def outlive_standard_error() -> None:
+    """Let a process go on whose log can't be written, as on a full disk; what it says meanwhile is lost.
+
+    Without it a message that fails ends the process, and one that is still buffered at its end makes Python return 120.
+    """
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        file = io.BufferedWriter(_LossyFile(sys.stderr.fileno(), "w", closefd=False))
+        encoding = sys.stderr.encoding
+        sys.stderr = io.TextIOWrapper(file, encoding=encoding, errors="backslashreplace", line_buffering=True)
 
 
 def path_argument(text: str) -> Path:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,15 @@ def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[Text
     """
     with atomic_file(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
         yield stream
+
+
+def write_if_possible(path: Path, text: str) -> None:
+    """Write a small file that a run can do without, whole or not at all; a failure is a warning."""
+    try:
+        with atomic_text_file(path, overwrite=True) as stream:
+            stream.write(text)
+    except (OSError, DataError) as error:
+        print(f"WARNING: {path} can't be written ({error}); the run goes on without it", file=sys.stderr, flush=True)
 
 
 @contextmanager

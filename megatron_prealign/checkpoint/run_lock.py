@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.files import write_atomically
+from megatron_prealign.files import write_if_possible
 from megatron_prealign.platform.agreement import on_first_rank
 
 LOCK = "run.lock"
@@ -73,14 +73,16 @@ class _Lock:
             raise self._refusal()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": started}
-        write_atomically(self._holder, json.dumps(holder) + "\n")
+        # The lock itself needs no room.
+        write_if_possible(self._holder, json.dumps(holder) + "\n")
         self._touching.start()
 
     def release(self) -> None:
         """Give the lock up."""
         self._ended.set()
         self._touching.join()
-        self._holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         os.close(self._descriptor)
 
     def _is_locked_by_another(self) -> bool:

@@ -52,7 +52,9 @@ class TrainingConfig:
     """Global batches a language in one validation."""
 
     exit_duration_minutes: float | None = None
-    """Minutes from the start of the process after which it saves and exits with code 75; none = no limit."""
+    """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
+    when SLURM_JOB_START_TIME says, otherwise with torchrun's agent, otherwise with the process; restarts by torchrun do
+    not begin it anew."""
 
     check_invariants: bool = True
     """Check at log steps that replicated parameters are equal across ranks, that every parameter has a finite gradient,

@@ -16,7 +16,7 @@ from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.attention import SDPAttention, transformer_engine_attention
 from megatron_prealign.model.norms import Norm
-from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine, package_problem
 from megatron_prealign.platform.matrix_products import prefers_onednn
 
 
@@ -28,6 +28,9 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
     """
     asked_for = model.transformer_impl
     usable = device == "cuda" and has_transformer_engine()
+    problem = package_problem("transformer_engine") if device == "cuda" else None
+    if asked_for == "transformer_engine" and problem is not None:
+        raise ConfigError(f"model.transformer_impl transformer_engine: {problem}; auto and local take local layers")
     if asked_for == "transformer_engine" and not usable:
         raise ConfigError(
             "model.transformer_impl transformer_engine needs a GPU and the package transformer-engine "
@@ -36,7 +39,8 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
     if usable and asked_for != "local":
         reason = "installed" if asked_for == "auto" else "asked for"
         return "transformer_engine", f"Transformer Engine layers ({reason}): fused norms, attention and linear layers"
-    reason = "asked for" if asked_for == "local" else "on cpu" if device == "cpu" else "no Transformer Engine"
+    missing = "no Transformer Engine" if problem is None else "Transformer Engine can't be imported"
+    reason = "asked for" if asked_for == "local" else "on cpu" if device == "cpu" else missing
     products = ", oneDNN's fp32 matrix products (AMD's CPU)" if device == "cpu" and prefers_onednn() else ""
     return "local", f"local layers ({reason}): PyTorch's attention, {_choose_norm(model, device)[1]}{products}"
 
@@ -46,7 +50,8 @@ def _choose_norm(model: ModelConfig, device: str) -> tuple[type, str]:
     if device == "cpu":
         return Norm, "PyTorch's norms (on cpu)"
     if not has_apex():
-        return Norm, "PyTorch's norms (no apex)"
+        missing = "no apex" if package_problem("apex") is None else "apex can't be imported"
+        return Norm, f"PyTorch's norms ({missing})"
     if model.traits.normalization != "LayerNorm":
         return Norm, "PyTorch's norms (megatron-core wraps apex's LayerNorm alone)"
     return FusedLayerNorm, "apex's norms (installed)"

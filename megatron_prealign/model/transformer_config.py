@@ -8,7 +8,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
-from megatron_prealign.platform.capabilities import has_gradient_accumulation_fusion
+from megatron_prealign.platform.capabilities import (
+    can_free_sent_outputs,
+    has_gradient_accumulation_fusion,
+    package_problem,
+)
 
 PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -32,7 +36,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
     model, parallel, training = config.model, config.parallel, config.training
     traits = model.traits
     implementation, _ = select_implementation(model, device)
-    _check_fp8(training.fp8, implementation)
+    _check_fp8(training.fp8, implementation, device)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -69,7 +73,9 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
         # Freeing what has been sent is safe in the order of a CUDA stream; gloo may still be reading it.
-        deallocate_pipeline_outputs=device == "cuda" and parallel.pipeline_model_parallel_size > 1,
+        deallocate_pipeline_outputs=device == "cuda"
+        and parallel.pipeline_model_parallel_size > 1
+        and can_free_sent_outputs(interleaved),
         gradient_accumulation_fusion=device == "cuda" and has_gradient_accumulation_fusion(),
         masked_softmax_fusion=False,
         # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.
@@ -81,8 +87,11 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
     )
 
 
-def _check_fp8(fp8: str, implementation: str) -> None:
+def _check_fp8(fp8: str, implementation: str, device: str) -> None:
     if fp8 != "none" and implementation == "local":
+        problem = package_problem("transformer_engine")
+        if device == "cuda" and problem is not None:
+            raise ConfigError(f"training.fp8 {fp8} needs Transformer Engine layers: {problem}, and use none")
         raise ConfigError(
             f"training.fp8 {fp8} needs Transformer Engine layers, which need a GPU and the package transformer-engine "
             "(pip install 'megatron-prealign[gpu]'); use none here"

@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from megatron_prealign.files import atomic_text_file
+from megatron_prealign.files import write_if_possible
 from megatron_prealign.ranks import is_first_of_host
 
 EXIT = "exit.json"
@@ -33,8 +33,7 @@ def take_exit(run_path: str | Path) -> int | None:
 
 
 def write_exit(run_path: str | Path, exit_code: int, cause: str, *, is_mine: bool = False) -> None:
-    """Note how the run ended; does nothing but on the first rank of a host, and where the end is this rank's alone."""
+    """Note how the run ended, if possible; only the first rank of a host does, or one whose end is its own."""
     path = Path(run_path) / EXIT
     if (is_mine or is_first_of_host()) and path.parent.is_dir():
-        with atomic_text_file(path, overwrite=True) as stream:
-            stream.write(json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")
+        write_if_possible(path, json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")

@@ -1,8 +1,6 @@
 """Guards between the gradients of a step and the weights: all ranks skip it, rewind or stop alike."""
 
-import json
 import math
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
 from megatron_prealign.training.norms import sum_of_squares
-from megatron_prealign.training.record_file import discard_after
+from megatron_prealign.training.record_file import RecordFile
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.step_losses import StepLosses
 
@@ -39,8 +37,7 @@ class Guard:
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
         self._say = say
-        if say is not None:
-            discard_after(step, self._run_path / SKIPPED)
+        self._skipped = None if say is None else RecordFile(self._run_path / SKIPPED, step, say, sync_each=True)
         self._is_loss_scaled = config.training.precision == "fp16"
 
     def judge(
@@ -126,20 +123,18 @@ class Guard:
         return "rewind" if rewinds else "skip"
 
     def _write_down(self, step: int, cause: str, loss: float, before: TrainState, state: TrainState) -> None:
-        if self._say is None:
+        if self._say is None or self._skipped is None:
             return
         self._say(f"step {step} skipped: {cause} (loss {loss:.4f})")
-        record = {
-            "step": step,
-            "cause": cause,
-            "loss": str(loss),
-            "samples": [*range(before.consumed_samples, state.consumed_samples)],
-            "word_microbatches": [*range(before.word_microbatches, state.word_microbatches)],
-        }
-        with (self._run_path / SKIPPED).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        self._skipped.write(
+            {
+                "step": step,
+                "cause": cause,
+                "loss": str(loss),
+                "samples": [*range(before.consumed_samples, state.consumed_samples)],
+                "word_microbatches": [*range(before.word_microbatches, state.word_microbatches)],
+            }
+        )
 
 
 def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:

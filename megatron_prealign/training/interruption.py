@@ -5,9 +5,9 @@ import signal
 import time
 from collections.abc import Iterator
 
-import psutil
 import torch
 
+from megatron_prealign.training.job_start import job_age
 from megatron_prealign.training.stage import max_over_ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -18,10 +18,10 @@ class Interruption:
     """Notes what asks this rank to stop, and agrees on it with the others."""
 
     def __init__(self, minutes: float | None) -> None:
-        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the process, none = no limit."""
+        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the job, none = no limit."""
         self.cause = ""
         self._noted = 0
-        self._deadline = None if minutes is None else psutil.Process().create_time() + 60 * minutes
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
         for number in SIGNALS:
             signal.signal(number, self._note)
 
@@ -30,7 +30,7 @@ class Interruption:
 
     def agreed(self, device: torch.device) -> bool:
         """Tell whether any rank is to stop, and keep the cause; a collective."""
-        if self._deadline is not None and not self._noted and time.time() >= self._deadline:
+        if self._deadline is not None and not self._noted and time.monotonic() >= self._deadline:
             self._noted = 1
         self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]
         return bool(self.cause)

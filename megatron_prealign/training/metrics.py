@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.config import Config
+from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.progress import RunProgress
 from megatron_prealign.training.record_file import RecordFile
 from megatron_prealign.training.trackers import open_trackers
@@ -20,14 +21,13 @@ class MetricsWriter:
         """Open the files and trackers of a run that goes on after `step`."""
         training = config.training
         run_path = Path(training.run_path)
-        run_path.mkdir(parents=True, exist_ok=True)
         self._common = {"stage": training.stage, "steps": training.train_steps}
         self._first_step = step
         self._start = time.monotonic()
-        self._file = RecordFile(run_path, step)
         self._progress = RunProgress(training.stage, training.train_steps, step)
         # What a stage or a checkpoint has to say goes through here, so that it does not tear the bar.
         self.advance, self.say = self._progress.advance, self._progress.say
+        self._file = RecordFile(run_path / METRICS, step, self.say)
         self._trackers = open_trackers(config, step, self.say)
 
     def write(self, kind: str, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Gradient buffers, AdamW and the learning-rate schedule, all megatron-core's."""
+"""Gradient buffers and AdamW, both megatron-core's."""
 
 import math
 
@@ -7,7 +7,6 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
-from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
 from megatron_prealign.config import Config
@@ -98,29 +97,3 @@ def _allocate_moments(optimizer: MegatronOptimizer) -> None:
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         if part.init_state_fn:
             part.init_state_fn(part.optimizer, part.config)
-
-
-def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:
-    """Build the learning-rate schedule, counted in optimizer steps.
-
-    Rates are those of the configuration, also where the optimizer was loaded from a run with others.
-    """
-    options, schedule = config.optimizer, config.schedule
-    for group in optimizer.param_groups:
-        group["max_lr"], group["min_lr"] = options.lr, options.min_lr
-    decay_steps = schedule.lr_decay_steps or config.training.train_steps
-    return OptimizerParamScheduler(
-        optimizer,
-        init_lr=0.0,
-        max_lr=options.lr,
-        min_lr=options.min_lr,
-        lr_warmup_steps=schedule.lr_warmup_steps,
-        lr_decay_steps=decay_steps,
-        lr_decay_style="WSD" if schedule.lr_decay_style == "wsd" else schedule.lr_decay_style,
-        wsd_decay_steps=schedule.lr_wsd_decay_steps or math.ceil(0.2 * decay_steps),
-        lr_wsd_decay_style="linear",
-        start_wd=options.weight_decay,
-        end_wd=options.weight_decay,
-        wd_incr_steps=0,
-        wd_incr_style="constant",
-    )

@@ -1,6 +1,7 @@
 """A window of steps under a profiler, on chosen ranks."""
 
-from contextlib import ExitStack
+import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,19 @@ class ProfileWindow:
             self._stack = None
 
     def _write(self, profiler: Any) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         first, last = self._traced
         name = f"steps_{first}-{last}_rank_{self._rank}.json.gz"
         temporary = self._folder / f"tmp.{name}"
-        profiler.export_chrome_trace(str(temporary))
-        temporary.replace(self._folder / name)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            profiler.export_chrome_trace(str(temporary))
+            temporary.replace(self._folder / name)
+        except (OSError, RuntimeError) as error:  # kineto's own failures are RuntimeErrors
+            print(
+                f"WARNING: rank {self._rank}: the trace {self._folder / name} can't be written ({error}); training "
+                "goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

@@ -20,18 +20,19 @@ from megatron_prealign.checkpoint.sharded import (
     resolve_checkpoint,
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
-from megatron_prealign.config import Config, describe_changes, dump_config, load_resolved
+from megatron_prealign.config import Config, dump_config
 from megatron_prealign.data.blend import online_problems, train_problems, valid_problems
 from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
 from megatron_prealign.data.index_cache import IndexCache
 from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.data.word_batches.batches import WordBatches
 from megatron_prealign.errors import ConfigError, PrealignError
-from megatron_prealign.files import write_atomically
+from megatron_prealign.files import write_if_possible
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.agreement import on_first_rank
+from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.training.align_init import AlignInitStage
@@ -41,10 +42,11 @@ from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
-from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
+from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.record_file import discarded_path
+from megatron_prealign.training.schedule import build_schedule
 from megatron_prealign.training.sequences import (
     Sequences,
     build_sequences,
@@ -57,7 +59,8 @@ from megatron_prealign.training.sequences import (
     document_border,
 )
 from megatron_prealign.training.stage import Stage
-from megatron_prealign.training.state import TrainState, has_lost_patience
+from megatron_prealign.training.start_report import describe_weights
+from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.trackers import missing_packages
 from megatron_prealign.training.word_pass import WordPasses
@@ -131,36 +134,18 @@ def plan_run(config: Config) -> Plan:
 
 
 def describe_start(plan: Plan) -> str:
-    """Return the mix, what became of the lexicon, if one is trained on, and what the run starts from."""
+    """Return broken packages, the mix, what became of the lexicon, if any, and what the run starts from."""
     state = plan.read_state()
     continue_mix(plan.config, plan.corpora, state)
-    lines = [describe_mix(plan.config, plan.corpora, state)]
+    lines = [*(f"WARNING: {problem}" for problem in package_problems())]
+    lines.append(describe_mix(plan.config, plan.corpora, state))
     if plan.words is not None:
         lines.append(plan.words.report.describe())
-    return "\n".join([*lines, _describe_weights(plan, state)])
+    return "\n".join([*lines, describe_weights(plan.config, state, plan.resume_from, plan.init_from)])
 
 
 def _read_state(checkpoint: Path | None) -> TrainState:
     return TrainState() if checkpoint is None else TrainState.read(checkpoint)
-
-
-def _describe_weights(plan: Plan, state: TrainState) -> str:
-    if plan.resume_from is not None:
-        step, steps = state.step, plan.config.training.train_steps
-        if has_lost_patience(plan.config, state):
-            return (
-                f"Nothing to do: {plan.resume_from} ended at step {step} of {steps}, held-out retrieval no longer rose "
-                f"for {state.validations_since_best} validations; raise alignment.patience to go on."
-            )
-        if step == steps:
-            return f"Nothing to do: {plan.resume_from} is step {step} of {steps}; raise training.train_steps to go on."
-        changes = describe_changes(plan.config, load_resolved(plan.resume_from / folder.CONFIG))
-        changed = ["; changed since then:", *(f"  {line}" for line in changes)] if changes else ["."]
-        return f"Continuing from {plan.resume_from}, step {step} of {steps}" + "\n".join(changed)
-    if plan.init_from is not None:
-        taken = "weights and optimizer" if plan.config.checkpoint.init_optimizer else "weights"
-        return f"Starting from the {taken} of {plan.init_from}."
-    return "Starting from fresh weights."
 
 
 _LONGEST_NAME = 255
@@ -338,7 +323,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
 def _open_records(config: Config, step: int) -> MetricsWriter:
     training = config.training
     Path(training.run_path).mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(training.run_path) / folder.CONFIG, dump_config(config))
+    write_if_possible(Path(training.run_path) / folder.CONFIG, dump_config(config))
     return MetricsWriter(config, step)
 
 

@@ -4,6 +4,7 @@ A run that is continued goes on in the same run of the service, whose id stands 
 <run_path>/mlflow_id.txt.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -53,18 +54,40 @@ class TensorBoard:
 
     def __init__(self, run_path: Path, step: int) -> None:
         """Open the folder; what an interrupted run wrote of later steps is taken back."""
+        self._folder = run_path / "tensorboard"
+        _keep_quiet()
+        self._writer = self._open(step + 1)
+
+    def _open(self, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_path / "tensorboard"), purge_step=step + 1)
+        return SummaryWriter(str(self._folder), purge_step=step)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         """Take the numbers of one record."""
+        writer = self._writer or self._open(step)
+        # Its thread ends with the first write that fails: only a new file takes records again.
+        self._writer = None
         for name, value in numbers.items():
-            self._writer.add_scalar(name, value, step)
+            writer.add_scalar(name, value, step)
+        writer.flush()
+        self._writer = writer
 
     def close(self) -> None:
         """Write what is left."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _keep_quiet() -> None:
+    """Keep TensorBoard's threads from printing the error that ends them: `log` raises it, too."""
+    show = threading.excepthook
+
+    def show_others(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            show(failure)
+
+    threading.excepthook = show_others
 
 
 class WeightsAndBiases:

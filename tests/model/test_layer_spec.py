@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import megatron.core
 import pytest
 from megatron.core.extensions import transformer_engine as te_layers
 from megatron.core.extensions import transformer_engine_spec_provider
@@ -126,3 +127,26 @@ def test_local_layers_take_apex_norms_where_they_can(
             "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
             "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
         }
+
+
+@pytest.mark.parametrize(
+    ("interleaved", "version", "frees"),
+    [
+        (True, "0.16.1", False),
+        (True, "0.18.1", False),
+        (True, "0.18.2", True),
+        (True, "0.19.2", True),
+        (False, "0.16.1", True),
+    ],
+)
+def test_sent_outputs_are_freed_on_gpus_only_where_megatron_core_waits_for_nccl(
+    interleaved: bool, version: str, frees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(megatron.core, "__version__", version)
+    parallel = {
+        "pipeline_model_parallel_size": 2,
+        "virtual_pipeline_model_parallel_size": 2 if interleaved else None,
+    }
+    config = config_from_dict({"parallel": parallel})
+    assert build_transformer_config(config, "cuda").deallocate_pipeline_outputs is frees
+    assert build_transformer_config(config, "cpu").deallocate_pipeline_outputs is False
