@@ -53,7 +53,7 @@ class TrainingConfig:
 
     exit_duration_minutes: float | None = None
     """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
-    when SLURM_JOB_START_TIME says, otherwise with torchrun's agent, otherwise with the process; restarts by torchrun do
+    at SLURM_JOB_START_TIME, with torchrun's agent or with the process, whichever is earliest; restarts by torchrun do
     not begin it anew."""
 
     check_invariants: bool = True

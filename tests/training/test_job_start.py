@@ -79,8 +79,9 @@ def test_a_run_that_torchrun_restarts_ends_by_the_limit_of_its_job(
     make_values: MakeValues, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SLURM_JOB_START_TIME", raising=False)
+    # A moment before torchrun's own start.
     monkeypatch.setenv("STARTED", str(time.monotonic()))
-    # Longer than a process takes to train the run below.
+    # Longer than from setting the limit to the first step.
     monkeypatch.setenv("FIRST_SECONDS", "20")
     process = start(
         make_values("pretrain", tmp_path / "run"),
