@@ -28,8 +28,8 @@ test: $(VENV)/.done  ## all tests
 test-faults: $(VENV)/.done  ## 100 runs killed at random instants, disks filled, checkpoints damaged; RUNS=n for another number
 	PREALIGN_FAULT_RUNS=$(RUNS) $(BIN)/python -u -m pytest tests/faults
 
-test-matrix: $(VENV)/.done  ## runs saved at each of seven layouts, continued at each of them
-	$(BIN)/python -u -m pytest -m exhaustive tests/training/test_resume_matrix.py
+test-matrix: $(VENV)/.done  ## runs saved and continued at many layouts and odd sizes; 120 steps of each layout compared
+	$(BIN)/python -u -m pytest -m exhaustive tests/training
 
 lint: $(VENV)/.done  ## ruff and mypy
 	$(BIN)/ruff check $(CHECKED)
