@@ -72,19 +72,25 @@ SHORT = [
     Case(data_parallel=5, is_sharded=False, overlaps=False, stage="align_init"),
 ]
 LONG = [
-    Case(data_parallel, bucket_size, num_sequences, is_sharded, overlaps, stage, pipeline, precision)
-    for data_parallel, bucket_size, num_sequences, is_sharded, overlaps, stage, pipeline, precision in product(
-        (3, 5),
-        (None, 1, 4_000, 20_000),
-        (15, 30),
-        (False, True),
+    # In bf16 one microbatch a rank.
+    Case(
+        ranks,
+        bucket_size,
+        15 if precision == "fp32" else ranks,
+        is_sharded,
+        overlaps,
+        stage,
+        pipeline,
+        precision,
+    )
+    for (ranks, pipeline), (bucket_size, overlaps), is_sharded, stage, precision in product(
+        ((3, 1), (3, 2), (5, 1)),
+        # Buckets are cut for overlap alone.
+        ((None, False), (None, True), (1, True), (4_000, True), (20_000, True)),
         (False, True),
         ("pretrain", "align_init"),
-        (1, 2),
         ("fp32", "bf16"),
     )
-    # Buckets are cut for overlap alone.
-    if (overlaps or bucket_size is None) and data_parallel * pipeline < 10
 ]
 Step = tuple[float, float | None]
 """Loss, and gradient norm before clipping."""
