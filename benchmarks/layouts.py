@@ -78,8 +78,8 @@ def make_values(folder: Path, run: str, parallel: dict[str, Any], lr: float, ste
         "training": {
             "run_path": str(folder / run),
             "train_steps": max(steps, 120),
-            "micro_batch_size": 4,
-            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "global_batch_size": 4,
             "eval_interval": 0,
             "device": "cpu",
         },

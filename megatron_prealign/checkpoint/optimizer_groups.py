@@ -1,11 +1,14 @@
 """Parameter groups of one AdamW, made fit for another: each reads its options from the groups, not all the same."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_prealign.checkpoint.surroundings import inner_optimizers
+from megatron_prealign.errors import CheckpointError
 
 Group = dict[str, Any]
 
@@ -19,6 +22,9 @@ def complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None
     Args:
         state: of the optimizer, as loaded; changed in place.
         optimizer: of this run, which is to load it.
+
+    Raises:
+        CheckpointError: A step count is none.
     """
     groups = list(_saved_groups(state))
     for inner in inner_optimizers(optimizer):
@@ -28,7 +34,10 @@ def complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None
                 group.setdefault(name, inner.defaults[name])
     # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
     # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
-    step = max((group["step"] for group in groups if "step" in group), default=None)
+    steps = [group["step"] for group in groups if "step" in group]
+    if not all(isinstance(step, int | float | torch.Tensor) and 0 <= float(step) < math.inf for step in steps):
+        raise CheckpointError(f"the optimizer's step counts {steps} can't be; name another checkpoint")
+    step = max(steps, default=None)
     if step is not None:
         for group in groups:
             group["step"] = step

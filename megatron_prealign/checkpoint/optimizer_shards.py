@@ -19,6 +19,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import MixedPrecisionOptimizer
 from torch import Tensor
 
 PREFIX = "optimizer.state"
@@ -44,7 +45,7 @@ class Box:
     values: Tensor
     """The optimizer's own memory, of the box's sizes."""
 
-    weight: Tensor | None
+    model_weight: Tensor | None
     """Where `values` are a main parameter: the model's parameter, of the same sizes."""
 
     is_written: bool
@@ -55,6 +56,19 @@ def distributed_parts(optimizer: MegatronOptimizer | None) -> list[DistributedOp
     """Return the distributed optimizers that an optimizer consists of; empty where it is a plain one."""
     parts = getattr(optimizer, "chained_optimizers", [optimizer])
     return [part for part in parts if isinstance(part, DistributedOptimizer)]
+
+
+def weights_from_main_parameters(optimizer: MegatronOptimizer, chunks: Sequence[torch.nn.Module]) -> None:
+    """Make the model's weights those of the loaded main parameters, rounded to its precision; collective.
+
+    Those read from the checkpoint were rounded to the precision of the run that saved it.
+    """
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if isinstance(part, MixedPrecisionOptimizer):
+            part._copy_main_params_to_model_params()
+    if distributed_parts(optimizer):
+        for chunk in chunks:
+            chunk.start_param_sync(force_sync=True)  # type: ignore[operator]
 
 
 def optimizer_boxes(optimizer: MegatronOptimizer | None, model_state: dict[str, Any]) -> list[Box]:
@@ -73,9 +87,8 @@ def optimizer_boxes(optimizer: MegatronOptimizer | None, model_state: dict[str, 
             weight = parameter.detach().view(-1)[owned.start : owned.end]
             for name, state in part._get_main_param_and_optimizer_states(parameter).items():
                 assert state.numel() == owned.end - owned.start, (name, state.shape, owned)
-                twin = weight if name == MAIN_PARAMETER else None
-                found = _boxes_of_range(name, sharded[id(parameter)], owned.start, state.detach(), twin)
-                boxes += found
+                own_weight = weight if name == MAIN_PARAMETER else None
+                boxes += _boxes_of_range(name, sharded[id(parameter)], owned.start, state.detach(), own_weight)
     return boxes
 
 
@@ -102,7 +115,7 @@ def _boxes_of_range(
                 offsets=(*leading, *(first + offset for first, offset in zip(inside, offsets, strict=True))),
                 sizes=box_sizes,
                 values=state[place].view(box_sizes),
-                weight=None if weight is None else weight[place].view(box_sizes),
+                model_weight=None if weight is None else weight[place].view(box_sizes),
                 is_written=not any(block.replica_id[:-1]),  # the last counts data-parallel ranks, who share the state
             )
     assert covered == state.numel(), (name, sharded.key, covered, state.numel())

@@ -1,7 +1,7 @@
 """What a checkpoint means elsewhere: on what each of its parts depends, and what becomes of it where that differs.
 
 `PARTS` is the one table of it. A save records what the checkpoint depends on (surroundings.py); what is refused before
-a start, what a load may do without, and what begins anew follow from the table, and so does the one in
+a start, what a load may do without, and what is reset follow from the table, and so does the one in
 docs/checkpoints.md: `python -m megatron_prealign.checkpoint.portability` prints it.
 """
 
@@ -15,8 +15,8 @@ from typing import Literal
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config, ModelConfig, load_resolved
 
-Outcome = Literal["kept", "anew", "refused"]
-"""Loaded bit for bit; left out, and begun as in a new run; or nothing is loaded and the start ends with an error."""
+Outcome = Literal["kept", "reset", "refused"]
+"""Loaded bit for bit; left out, and started as in a new run; or nothing is loaded and the start ends with an error."""
 
 ASPECTS = {
     "model": "architecture and shape of the model",
@@ -28,7 +28,7 @@ ASPECTS = {
     "AdamW": "this package's AdamW, Transformer Engine's or apex's",
     "optimizer": "what the optimizer keeps: plain in fp32, plain in bf16 or fp16, or distributed",
     "precision": "fp32, bf16 or fp16, where the kind of optimizer stays",
-    "versions": "of torch, megatron-core 0.16 and Transformer Engine 2.0 to 2.20",
+    "versions": "of torch, megatron-core 0.16 and Transformer Engine up to 2.20",
 }
 """All that a part can depend on."""
 
@@ -41,7 +41,7 @@ class Part:
     refused: tuple[str, ...] = ()
     """Aspects whose difference makes it unusable."""
 
-    anew: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
     """Aspects whose difference makes it meaningless, so that it is left out."""
 
     keys: str = ""
@@ -50,24 +50,24 @@ class Part:
     if_absent: Outcome = "refused"
     """What happens where the checkpoint lacks an entry that the run has."""
 
-    begins: str = ""
-    """What it is where it begins anew."""
+    reset_to: str = ""
+    """What it is after a reset."""
 
     def outcome(self, differences: Collection[str]) -> Outcome:
         """Return what becomes of it where these aspects differ."""
         if any(aspect in self.refused for aspect in differences):
             return "refused"
-        return "anew" if any(aspect in self.anew for aspect in differences) else "kept"
+        return "reset" if any(aspect in self.reset for aspect in differences) else "kept"
 
 
 WEIGHTS = Part("weights", refused=("model",), keys=r"(embedding|decoder|output_layer)\.")
 EXTRA_STATES = Part(
     "extra states of layers (scaling of fp8)",
     refused=("model",),
-    anew=("layers",),
+    reset=("layers",),
     keys=r".*\._extra_state(/|$)",
-    if_absent="anew",
-    begins="factors of 1 and an empty history",
+    if_absent="reset",
+    reset_to="factors of 1 and an empty history",
 )
 MOMENTS = Part("optimizer's moments", refused=("model", "optimizer"), keys=r"optimizer\.state\.exp_avg(_sq)?\.")
 MAIN_PARAMETERS = Part(
@@ -76,20 +76,24 @@ MAIN_PARAMETERS = Part(
 GROUPS = Part(
     "optimizer's groups (step count)",
     refused=("model", "optimizer"),
-    if_absent="anew",
-    begins="the optimizer's defaults; its step count that of the other groups",
+    if_absent="reset",
+    reset_to="the optimizer's defaults; its step count that of the other groups",
 )
 LOSS_SCALE = Part(
-    "loss scale", refused=("optimizer",), anew=("precision",), if_absent="anew", begins="optimizer.initial_loss_scale"
+    "loss scale",
+    refused=("optimizer",),
+    reset=("precision",),
+    if_absent="reset",
+    reset_to="optimizer.initial_loss_scale",
 )
 RANDOM_STATES = Part(
     "random states",
-    anew=("layout", "ranks", "device"),
+    reset=("layout", "ranks", "device"),
     keys=r"random_states/",
-    begins="the states that training.seed gives: dropout draws other numbers",
+    reset_to="the states that training.seed gives: dropout draws other numbers",
 )
 POSITION = Part(
-    "position and counters", refused=("data",), if_absent="anew", begins="0: counters that an older version lacks"
+    "position and counters", refused=("data",), if_absent="reset", reset_to="0: counters that an older version lacks"
 )
 
 PARTS = (WEIGHTS, EXTRA_STATES, MOMENTS, MAIN_PARAMETERS, GROUPS, LOSS_SCALE, RANDOM_STATES, POSITION)
@@ -113,7 +117,7 @@ def unknown_keys(keys: Iterable[str]) -> list[str]:
 def may_be_absent(key: str) -> bool:
     """Tell whether a run goes on without an entry that its checkpoint lacks."""
     part = part_of(key)
-    return part is not None and part.if_absent == "anew"
+    return part is not None and part.if_absent == "reset"
 
 
 _FREE_IN_MODEL = ("preset", "transformer_impl", "hidden_dropout", "attention_dropout", "max_position_embeddings")
@@ -174,8 +178,8 @@ def _differing(saved: Config, config: Config, names: Iterable[str], message: str
             yield message.format(name=name, checkpoint=path, there=there, here=here)
 
 
-def begun_anew(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each part that this run makes use of and that begins anew.
+def describe_resets(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each part that this run makes use of and that is reset.
 
     Args:
         config: of the run.
@@ -187,9 +191,9 @@ def begun_anew(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
         RANDOM_STATES: config.model.hidden_dropout > 0 or config.model.attention_dropout > 0,
     }
     for part in PARTS:
-        if is_used.get(part) and part.outcome(differences) == "anew":
-            reasons = "; ".join(differences[aspect] for aspect in part.anew if aspect in differences)
-            yield f"Begun anew, as {reasons}: {part.name}, with {part.begins}."
+        if is_used.get(part) and part.outcome(differences) == "reset":
+            reasons = "; ".join(differences[aspect] for aspect in part.reset if aspect in differences)
+            yield f"Reset, because {reasons}: {part.name}, to {part.reset_to}."
 
 
 def markdown() -> str:
@@ -199,8 +203,8 @@ def markdown() -> str:
         cells = [part.outcome([aspect]) for aspect in ASPECTS]
         lines.append(f"| {' | '.join([part.name, *cells, part.if_absent])} |")
     meanings = [f"* *{aspect}*: {meaning}" for aspect, meaning in ASPECTS.items()]
-    begun = [f"* {part.name}: {part.begins}" for part in PARTS if part.begins]
-    return "\n".join([*lines, "", "The columns are", "", *meanings, "", "What begins anew begins as", "", *begun, ""])
+    resets = [f"* {part.name}: {part.reset_to}" for part in PARTS if part.reset_to]
+    return "\n".join([*lines, "", "The columns are", "", *meanings, "", "What is reset is set to", "", *resets, ""])
 
 
 if __name__ == "__main__":

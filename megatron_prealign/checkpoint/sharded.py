@@ -18,7 +18,12 @@ from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
 from megatron_prealign.checkpoint.optimizer_groups import complete_groups
-from megatron_prealign.checkpoint.optimizer_shards import Box, distributed_parts, optimizer_boxes
+from megatron_prealign.checkpoint.optimizer_shards import (
+    Box,
+    distributed_parts,
+    optimizer_boxes,
+    weights_from_main_parameters,
+)
 from megatron_prealign.checkpoint.portability import RANDOM_STATES, may_be_absent
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states, pickled_states_allowed
 from megatron_prealign.checkpoint.surroundings import Surroundings
@@ -130,7 +135,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class TakenOver:
+class LoadedState:
     """What a load gives back beside model and optimizer."""
 
     random_states: RandomStates | None
@@ -140,7 +145,7 @@ class TakenOver:
     """Aspects in which the run that saved differs from this one, each with what was and what is."""
 
 
-def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> TakenOver:
+def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> LoadedState:
     """Load model and optimizer of a run to be continued, at any layout, device and kind of layers; collective.
 
     Raises:
@@ -155,18 +160,30 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
         sharded[RANDOM_STATES_KEY] = _random_states(None)
     loaded = _load(checkpoint, lambda: read_sharded(sharded, checkpoint))
     _load_model(checkpoint, chunks, loaded)
-    complete_groups(loaded["optimizer"], optimizer)
-    optimizer.load_state_dict(loaded["optimizer"])
-    if distributed_parts(optimizer):
+
+    def take_over() -> list[Box]:
+        if "optimizer" not in loaded:
+            raise CheckpointError(f"{checkpoint}: it holds no optimizer; take its weights with checkpoint.init_from")
+        complete_groups(loaded["optimizer"], optimizer)
+        optimizer.load_state_dict(loaded["optimizer"])
         # Of a new state dict: loading has put what it read in the place of the parameters.
-        _load_boxes(checkpoint, optimizer_boxes(optimizer, _sharded_model(chunks)))
+        return optimizer_boxes(optimizer, _sharded_model(chunks))
+
+    def take_over_together() -> list[Box]:
+        with failing_together():
+            return _load(checkpoint, take_over)
+
+    boxes = _load(checkpoint, take_over_together)
+    if distributed_parts(optimizer):
+        _load_boxes(checkpoint, boxes)
+    weights_from_main_parameters(optimizer, chunks)
     random_states = loaded.get(RANDOM_STATES_KEY)
     if random_states is not None:
         # Older checkpoints do not say on which device they were saved; the states do.
         differences = Surroundings.of_checkpoint(checkpoint, random_states).differences(here)
         if RANDOM_STATES.outcome(differences) != "kept":
             random_states = None
-    return TakenOver(random_states, differences)
+    return LoadedState(random_states, differences)
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
@@ -186,8 +203,8 @@ def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
     Raises:
         CheckpointError: It is damaged: megatron-core saved it from padded gradient buckets.
     """
-    unlike = _load(checkpoint, lambda: read_boxes(boxes, checkpoint))
-    names = sorted({name for found in from_all_ranks(unlike) for name in found})
+    mismatched = _load(checkpoint, lambda: read_boxes(boxes, checkpoint))
+    names = sorted({name for found in from_all_ranks(mismatched) for name in found})
     if names:
         raise CheckpointError(
             f"{checkpoint}: the optimizer's state is damaged: its copies of {len(names)} weights are not those weights "
@@ -212,7 +229,7 @@ def _load(checkpoint: Path, read: Callable[[], T]) -> T:
         ) from error
     except Exception as error:
         # megatron-core raises a dozen types here, from missing shards to shapes that differ.
-        raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error}") from error
+        raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error!r}") from error
     return loaded
 
 

@@ -1,8 +1,8 @@
 """What a checkpoint was saved by, and what loads it: layout, ranks, device, layers, optimizer and versions."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -40,7 +40,9 @@ class Surroundings:
         is_fused = any(
             base.__module__.startswith(_FUSED) for module in chunks[0].modules() for base in type(module).__mro__
         )
-        packages = ("torch", "megatron-core", *(("transformer-engine",) if is_fused else ()))
+        packages = {"torch": "torch", "megatron-core": "megatron.core"}
+        if is_fused:
+            packages["transformer-engine"] = "transformer_engine"
         return cls(
             world_size=torch.distributed.get_world_size(),
             tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
@@ -51,7 +53,9 @@ class Surroundings:
             layers="transformer_engine" if is_fused else "local",
             adamw=None if optimizer is None else _name(inner_optimizers(optimizer)[0]),
             dtype=str(parameter.dtype).removeprefix("torch."),
-            versions={name: version(name) for name in packages},
+            versions={
+                name: getattr(sys.modules[module], "__version__", "unknown") for name, module in packages.items()
+            },
         )
 
     @classmethod

@@ -4,6 +4,7 @@ megatron-core's own strategies write through helper processes, which outlive a t
 write into the folder of its successor; and they read with pickle. The files are the same.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
     replicas = parallel_state.get_data_parallel_group(with_context_parallel=True)
     # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
     with failing_together():
-        metadata = read_metadata(folder / ".metadata")
+        metadata = _read_contents(folder)
         unknown = unknown_keys(metadata.state_dict_metadata) if "optimizer" in state else []
         if unknown:
             raise CheckpointError(
@@ -135,11 +136,22 @@ def read_boxes(boxes: Sequence[Box], folder: Path) -> list[str]:
     """
     # Before torch's own `load`, which prints the traceback of a rank that fails in it.
     with failing_together():
-        metadata = read_metadata(folder / ".metadata")
+        metadata = _read_contents(folder)
         items = [item for box in boxes for item in _read_items(box, metadata, folder)]
     planner = _BoxPlanner(boxes, items)
     load({}, storage_reader=_SafeReader(folder, metadata), planner=planner)
-    return sorted(planner.unlike)
+    return sorted(planner.mismatched)
+
+
+def _read_contents(folder: Path) -> Metadata:
+    """Read the table of contents; where a part of a tensor is stored nowhere, nothing would be read for it."""
+    metadata = read_metadata(folder / ".metadata")
+    for key, stored in metadata.state_dict_metadata.items():
+        if isinstance(stored, TensorStorageMetadata):
+            missing = math.prod(stored.size) - sum(math.prod(chunk.sizes) for chunk in stored.chunks)
+            if missing > 0:
+                raise CheckpointError(f"{folder}: {key} lacks {missing} numbers; name another checkpoint")
+    return metadata
 
 
 def _read_items(box: Box, metadata: Metadata, folder: Path) -> list[ReadItem]:
@@ -187,7 +199,7 @@ class _BoxPlanner(LoadPlanner):
     def __init__(self, boxes: Sequence[Box], items: list[ReadItem]) -> None:
         self._boxes = {MetadataIndex(box.key, box.offsets): box for box in boxes}
         self._items = items
-        self.unlike: set[str] = set()
+        self.mismatched: set[str] = set()
 
     def set_up_planner(self, state_dict: Any, metadata: Metadata | None = None, is_coordinator: bool = False) -> None:
         assert metadata is not None
@@ -218,12 +230,12 @@ class _BoxPlanner(LoadPlanner):
             stored = self._metadata.state_dict_metadata[name]
             assert isinstance(stored, TensorStorageMetadata)
             if not torch.equal(tensor.to(stored.properties.dtype).to(weight.dtype), weight):
-                self.unlike.add(name)
+                self.mismatched.add(name)
             values.copy_(tensor)
 
     def _places(self, read_item: ReadItem) -> tuple[Tensor, Tensor | None]:
         box = self._boxes[read_item.dest_index]
-        places = (box.values, box.weight)
+        places = (box.values, box.model_weight)
         offsets, lengths = read_item.dest_offsets, read_item.lengths
         values, weight = (
             None if place is None else narrow_tensor_by_index(place, offsets, lengths) for place in places

@@ -65,6 +65,11 @@ def _overlap(config: Config) -> Iterator[Problem]:
             "out",
             (grads, "alignment.lm_weight"),
         )
+    if parallel.ddp_bucket_size is not None and parallel.overlap_grad_reduce is False:
+        yield Problem(
+            f"--parallel.ddp_bucket_size cuts gradients for --{grads}, which is off: leave it out, or turn that on",
+            ("parallel.ddp_bucket_size", grads),
+        )
     if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
         yield Problem(
             f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out",

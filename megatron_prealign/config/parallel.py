@@ -34,7 +34,7 @@ class ParallelConfig:
 
     ddp_bucket_size: int | None = None
     """Parameters of a bucket whose gradients overlap_grad_reduce reduces at once; none = 40,000,000, or 1,000,000 a
-    data-parallel rank where that is more. As Megatron-LM's --ddp-bucket-size."""
+    data-parallel rank where that is more (as Megatron-LM's ddp-bucket-size)."""
 
     distributed_timeout_minutes: float = 30.0
     """Minutes that a rank waits for another before it ends with an error; building an index must not take longer."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 
 _RUN_ID = "TORCHELASTIC_RUN_ID"
+_AGENTS = ("torchrun", "torch.distributed", "torch/distributed")
 # In /proc/<pid>/stat, behind the name in parentheses: when the process started, in ticks since the host did.
 _START_FIELD = 19
 
@@ -25,8 +26,12 @@ def job_age() -> float:
 def _known_ages() -> Iterator[float]:
     # The start by Slurm is one of the wall clock; the processes' ages, which are not, keep a clock set back from
     # taking more than the time before them.
-    with suppress(ValueError):
-        yield time.time() - float(os.environ.get("SLURM_JOB_START_TIME", ""))
+    start_time = os.environ.get("SLURM_JOB_START_TIME", "")
+    if start_time.isdecimal():
+        age = time.time() - int(start_time)
+        # A job is not older than its host has been up.
+        if age <= time.time() - psutil.boot_time():
+            yield age
     process = psutil.Process()
     with suppress(psutil.Error, OSError):
         yield _age(process)
@@ -44,7 +49,8 @@ def _find_agent(process: psutil.Process) -> psutil.Process | None:
     for parent in process.parents():
         # The agent gives the name to what it starts and does not have it itself.
         if parent.environ().get(_RUN_ID) != run_id:
-            return parent
+            is_agent = any(name in argument for argument in parent.cmdline() for name in _AGENTS)
+            return parent if is_agent else None
     return None
 
 

@@ -38,9 +38,11 @@ class RecordFile:
         self._end = 0
         self._is_torn = False
         self._num_lost = 0
+        self._is_sorted = False
         # What fails here is tried again, and said, with the first record.
         with suppress(*_FAILURES):
             discard_after(step, path)
+            self._is_sorted = True
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a record; what is not finite becomes null, which every reader of JSON knows."""
@@ -57,20 +59,22 @@ class RecordFile:
     def close(self) -> None:
         """Close the file, and say how many of the last records it lacks."""
         if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
             try:
-                os.close(self._descriptor)
+                os.close(descriptor)
             except OSError as error:  # where a network disk says what became of the last lines
                 self._lose(error)
-            self._descriptor = -1
         if self._num_lost:
             self._say(f"{self._path}: the last {self._num_lost} records are missing in it")
 
     def _append(self, line: bytes) -> None:
-        if self._descriptor < 0:
+        if not self._is_sorted:
             discard_after(self._step, self._path)
+            self._is_sorted = True
+        if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            self._end = os.fstat(self._descriptor).st_size
         self._take_back()
+        self._end = os.fstat(self._descriptor).st_size
         self._is_torn = True
         rest = memoryview(line)
         while rest:
@@ -78,7 +82,6 @@ class RecordFile:
         if self._sync_each:
             os.fsync(self._descriptor)
         self._is_torn = False
-        self._end += len(line)
 
     def _take_back(self) -> None:
         """Remove what a failed write left of its line."""
@@ -89,6 +92,10 @@ class RecordFile:
     def _lose(self, error: Exception) -> None:
         with suppress(OSError):
             self._take_back()
+        # A descriptor of a mount that went away never works again; the path may.
+        with suppress(OSError):
+            os.close(self._descriptor)
+        self._descriptor = -1
         if not self._num_lost:
             self._say(
                 f"WARNING: {self._path} can't be written ({error}); training goes on, and records are lost until it can"

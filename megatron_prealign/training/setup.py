@@ -11,7 +11,7 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
-from megatron_prealign.checkpoint.portability import PARTS, TRAINED, WEIGHTS, begun_anew, refusals
+from megatron_prealign.checkpoint.portability import PARTS, TRAINED, WEIGHTS, describe_resets, refusals
 from megatron_prealign.checkpoint.room import room_problems
 from megatron_prealign.checkpoint.run_lock import HOLDER, LOCK
 from megatron_prealign.checkpoint.sharded import (
@@ -295,7 +295,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     if layout.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
         if taken_over is not None and plan.resume_from is not None:
-            for line in begun_anew(config, taken_over.differences):
+            for line in describe_resets(config, taken_over.differences):
                 print(line, file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
     writer = _open_records(config, state.step) if layout.rank == 0 else None

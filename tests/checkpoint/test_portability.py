@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,9 @@ def test_the_documentation_has_the_table_of_the_code() -> None:
 
 def test_every_aspect_and_every_recorded_field_belongs_to_the_table() -> None:
     for part in portability.PARTS:
-        assert {*part.refused, *part.anew} <= portability.ASPECTS.keys()
-        assert not {*part.refused} & {*part.anew}
-        assert part.begins or not (part.anew or part.if_absent == "anew"), part.name
+        assert {*part.refused, *part.reset} <= portability.ASPECTS.keys()
+        assert not {*part.refused} & {*part.reset}
+        assert part.reset_to or not (part.reset or part.if_absent == "reset"), part.name
     ours = Surroundings(world_size=1, device="cpu", layers="local", adamw="a", dtype="float32", versions={"torch": "2"})
     theirs = Surroundings(
         world_size=2, tensor_model_parallel_size=2, device="cuda", layers="te", adamw="b", dtype="bfloat16", versions={}
@@ -116,7 +117,7 @@ def test_random_states_of_another_device_are_left_out(
         _continue, 1, make_values("pretrain", run, training={"train_steps": 4}, **trusting)
     )[0]
     assert len(records) == 2
-    line = "Begun anew, as device was cuda, is cpu: random states, with the states that training.seed gives"
+    line = "Reset, because device was cuda, is cpu: random states, to the states that training.seed gives"
     assert sum(line in row for row in said.splitlines()) == 1, said
 
 
@@ -130,7 +131,7 @@ def test_an_old_checkpoint_of_the_same_device_goes_on_bit_for_bit(make_values: M
     _edit_layout(tmp_path / "parts", _forget)
     said, after = run_distributed(_continue, 1, values("parts", 4))[0]
     assert before + after == whole
-    assert "Begun anew" not in said
+    assert "Reset, because" not in said
 
 
 def _device_and_surroundings(values: Any) -> tuple[str, str, dict[str, Any]]:
@@ -214,6 +215,44 @@ def test_only_extra_states_may_be_missing(world_size: int, make_values: MakeValu
         assert "it lacks optimizer.state.exp_avg_sq." in moments
         assert "it lacks random_states/shard_" in states
         assert "does not know what optimizer.state.max_exp_avg_sq.output_layer.weight is" in unknown
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["plain", "distributed"])
+def test_parts_that_are_nowhere_and_odd_groups_are_refused(
+    sharded: bool, make_values: MakeValues, tmp_path: Path
+) -> None:
+    def values(name: str) -> Any:
+        sections = {"training": {"train_steps": 1}, "parallel": {"use_distributed_optimizer": sharded}}
+        return make_values("pretrain", tmp_path / name, checkpoint={"verify": False}, **sections)
+
+    def lose_a_part(entries: dict[str, Any]) -> None:
+        entries["optimizer.state.exp_avg.decoder.layers.mlp.linear_fc2.weight"].chunks.pop()
+
+    def edit_groups(edit: Callable[[list[Any]], Any]) -> Callable[[Path], None]:
+        def rewrite(run: Path) -> None:
+            checkpoint = newest_checkpoint(run)
+            assert checkpoint is not None
+            common = torch.load(checkpoint / "common.pt", weights_only=True)
+            edit(common["optimizer"]["optimizer"]["param_groups"] if sharded else common["optimizer"]["param_groups"])
+            torch.save(common, checkpoint / "common.pt")
+
+        return rewrite
+
+    edits: dict[str, tuple[Callable[[Path], None], str]] = {
+        "hole": (
+            lambda run: _edit_metadata(run, lose_a_part),
+            r"exp_avg.decoder.layers.mlp.linear_fc2.weight lacks 2048",
+        ),
+        "step": (edit_groups(lambda groups: groups[0].update(step="x")), r"the optimizer's step counts .* can't be"),
+        "nan": (edit_groups(lambda groups: groups[0].update(step=float("nan"))), r"the optimizer's step counts"),
+        "groups": (edit_groups(list.clear), "can't be loaded into this model"),
+    }
+    run_distributed(train_and_save_all, 1, [values(name) for name in edits])
+    for name, (edit, _) in edits.items():
+        edit(tmp_path / name)
+    errors = run_distributed(_start_errors, 1, [values(name) for name in edits])[0]
+    for (name, (_, expected)), error in zip(edits.items(), errors, strict=True):
+        assert re.search(expected, error or ""), (name, error)
 
 
 def test_a_plain_optimizer_of_another_precision_is_refused_before_a_rank_starts(

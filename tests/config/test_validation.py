@@ -92,6 +92,10 @@ ROWS = [
         {**ALIGN, "alignment.lm_weight": 0, OVERLAP_GRADS: True},
         f"--{OVERLAP_GRADS} waits for a gradient of every parameter, which --alignment.lm_weight 0 does not give: ",
     ),
+    Row(
+        {"parallel.ddp_bucket_size": 9, OVERLAP_GRADS: False},
+        f"--parallel.ddp_bucket_size cuts gradients for --{OVERLAP_GRADS}",
+    ),
     Row({OVERLAP_PARAMS: True}, f"--{OVERLAP_PARAMS} needs --{SHARDED}: turn that on, or leave this out"),
     Row({**ALIGN, OVERLAP_PARAMS: True, SHARDED: True}, f"--{OVERLAP_PARAMS} lets layers wait for their own param"),
     Row(

@@ -13,6 +13,7 @@ import torch
 
 from megatron_prealign.platform import cpu as redirection
 from megatron_prealign.platform import initialize_distributed, select_platform, shut_down_distributed
+from megatron_prealign.training import job_start
 from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.job_start import job_age
 from tests.launching import start
@@ -46,12 +47,21 @@ def test_a_lone_process_is_a_job() -> None:
 @pytest.mark.usefixtures("lone_process")
 def test_slurm_says_when_its_job_started_unless_the_process_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
     own = job_age()
+    monkeypatch.setattr(psutil, "boot_time", lambda: time.time() - 90000)
     monkeypatch.setenv("SLURM_JOB_START_TIME", str(int(time.time()) - 86400))
     assert job_age() == pytest.approx(86400, abs=10)
-    # Read through a clock that was set back since, or not readable.
-    for start_time in (str(int(time.time()) + 3600), "soon"):
+    # Read through a clock that was set back since, before the host was up, or not readable.
+    for start_time in (str(int(time.time()) + 3600), "0", str(int(time.time()) - 100000), "soon", "nan", "-inf", ""):
         monkeypatch.setenv("SLURM_JOB_START_TIME", start_time)
         assert own <= job_age() < own + 60
+
+
+@pytest.mark.usefixtures("lone_process")
+def test_a_parent_that_is_not_torchrun_is_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell in which the variable was left behind."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "left behind")
+    monkeypatch.setattr(job_start, "_age", lambda process: 5.0 if process.pid == os.getpid() else 1e6)
+    assert job_age() == 5.0
 
 
 @pytest.mark.parametrize("through_a_script", [False, True])

@@ -253,3 +253,36 @@ def test_a_damaged_old_checkpoint_is_refused_and_a_sound_one_goes_on(make_values
     assert run_distributed(_go_on, 1, [values("sound", several)])[0] == expected
     fresh = {**values("new", several), "checkpoint": {"init_from": str(damaged)}}
     assert run_distributed(_start, 1, fresh)[0] == ""
+
+
+def _held(values: Any) -> tuple[dict[Any, torch.Tensor], list[Step]]:
+    """Return the optimizer's state of a run that is continued, or begun and saved; and its next steps."""
+    from megatron_prealign.checkpoint.optimizer_shards import optimizer_boxes
+    from megatron_prealign.testing.trainers import make_trainer
+    from megatron_prealign.training.invariants import check_replicas
+
+    trainer = make_trainer(values)
+    if trainer.state.step == 0:
+        _steps(trainer)
+        trainer.save()
+    check_replicas(trainer.chunks)
+    boxes = optimizer_boxes(trainer.optimizer, sharded._sharded_model(trainer.chunks))
+    return {(box.key, box.offsets): box.values.clone() for box in boxes}, _steps(trainer)
+
+
+@pytest.mark.parametrize(("first", "second"), [("bf16", "fp32"), ("fp32", "bf16")])
+def test_another_precision_takes_over_the_optimizers_state(
+    first: str, second: str, make_values: MakeValues, tmp_path: Path
+) -> None:
+    """The weights come from the main parameters on every rank; that they were rounded is no damage."""
+
+    def run(precision: str, ranks: int) -> Any:
+        case = Case(ranks, None, 15, overlaps=False, precision=precision)
+        return run_distributed(_held, ranks, case.values(make_values, tmp_path, 2 * NUM_STEPS))
+
+    saved, loaded, alone = run(first, 3), run(second, 3), run(second, 1)
+    for (before, _), (after, _) in zip(saved, loaded, strict=True):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[box], after[box]) for box in before)
+    if second == "fp32":
+        assert loaded[0][1] == [pytest.approx(step, rel=1e-5) for step in alone[0][1]]
