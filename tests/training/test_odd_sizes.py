@@ -70,6 +70,7 @@ SHORT = [
     Case(bucket_size=1, stage="align_init", untied=True),  # each parameter alone: most ranks have nothing of a norm
     Case(data_parallel=5, bucket_size=4_000, num_sequences=5, precision="bf16"),  # one microbatch a rank
     Case(data_parallel=5, is_sharded=False, overlaps=False, stage="align_init"),
+    Case(data_parallel=1, overlaps=False, pipeline=2),  # the tied embedding has a bucket of its own
 ]
 LONG = [
     # In bf16 one microbatch a rank.
@@ -236,18 +237,22 @@ def test_a_damaged_old_checkpoint_is_refused_and_a_sound_one_goes_on(make_values
 
     def values(name: str, case: Case) -> Any:
         values = case.values(make_values, tmp_path / name, 2 * NUM_STEPS)
-        return {**values, "model": {**values["model"], **SMALL_FORM, "untie_embeddings_and_output_weights": True}}
+        return {**values, "model": {**values["model"], **SMALL_FORM}}
 
-    several, one = Case(1, 60_000, 4), Case(1, None, 4)
+    several, one = Case(1, 60_000, 4, untied=True), Case(1, None, 4, untied=True)
+    # Two buckets, whatever the size and the overlap.
+    tied = Case(1, None, 4, overlaps=False, pipeline=2)
     expected = run_distributed(_train_through, 1, [values("ours", several)])[0]
     assert differing_copies(folder.all_checkpoints(tmp_path / "ours")[0]) == []
-    for name, case in (("damaged", several), ("sound", one)):
-        run_distributed(_save_as_before, 1, values(name, case))
+    for name, case in (("damaged", several), ("tied", tied), ("sound", one)):
+        run_distributed(_save_as_before, case.world_size, values(name, case))
     (damaged,), (sound,) = (folder.all_checkpoints(tmp_path / name) for name in ("damaged", "sound"))
-    assert len(differing_copies(damaged)) > 5
-    said = run_distributed(_start, 1, values("damaged", several))[0]
-    assert said.startswith(f"{damaged}: the optimizer's state is damaged: its copies of")
-    assert "checkpoint.init_from" in said
+    for name, case in (("damaged", several), ("tied", tied)):
+        (checkpoint,) = folder.all_checkpoints(tmp_path / name)
+        assert differing_copies(checkpoint) != []
+        for said in run_distributed(_start, case.world_size, values(name, case)):
+            assert said.startswith(f"{checkpoint}: the optimizer's state is damaged: its copies of")
+            assert "checkpoint.init_from" in said
     assert differing_copies(sound) == []
     # Into several buckets.
     assert run_distributed(_go_on, 1, [values("sound", several)])[0] == expected
