@@ -4,21 +4,23 @@ import pytest
 import torch
 from megatron.core import optimizer, utils
 from megatron.core.optimizer import clip_grads
+from megatron.core.optimizer import optimizer as core_base
 
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.training import adamw
+from megatron_prealign.training import adamw, norms
 
 
 def test_a_cpu_gets_kernels_that_run_there_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adamw, "has_transformer_engine", lambda: True)
     monkeypatch.setattr(optimizer, "Adam", "of Transformer Engine")
-    monkeypatch.setattr(clip_grads, "l2_norm_impl", "of Transformer Engine")
+    monkeypatch.setattr(core_base, "get_grad_norm_fp32", "of megatron-core")
     monkeypatch.setattr(clip_grads, "multi_tensor_applier", "of Transformer Engine")
     adamw.register(torch.device("cuda"))
-    assert optimizer.Adam == clip_grads.l2_norm_impl == "of Transformer Engine"
+    assert optimizer.Adam == clip_grads.multi_tensor_applier == "of Transformer Engine"
     adamw.register(torch.device("cpu"))
     assert optimizer.Adam is adamw.GroupStepAdamW
-    assert clip_grads.l2_norm_impl is utils.local_multi_tensor_l2_norm
+    norms.register(torch.device("cpu"))
+    assert core_base.get_grad_norm_fp32.func is norms._global_norm
     assert clip_grads.multi_tensor_applier is utils.local_multi_tensor_applier
 
 
