@@ -1,6 +1,6 @@
 """How far fp32 lets the layouts of a run differ, beside what one rounding error alone makes of it.
 
-    python -m benchmarks.layouts                  # the demo's learning rate; seven minutes on two cores
+    python -m benchmarks.layouts                  # the demo's learning rate; about eleven minutes on two cores
     python -m benchmarks.layouts --lr 3e-4        # a tenth of it
     python -m benchmarks.layouts --float64        # what is left without rounding
 
@@ -94,7 +94,8 @@ def train(values: Values, steps: int, is_double: bool, moves: bool) -> Curve:
     with Float64() if is_double else contextlib.nullcontext():
         trainer = make_trainer(values)
         if moves:
-            weight = next(trainer.chunks[0].parameters()).data.view(-1)
+            named = trainer.chunks[0].named_parameters()
+            weight = next(value for name, value in named if name.endswith("linear_fc1.weight")).data.view(-1)
             weight[0] = torch.nextafter(weight[0], torch.full_like(weight[0], math.inf))
         curve = []
         for _ in range(steps):
