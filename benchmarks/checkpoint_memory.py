@@ -1,6 +1,6 @@
 """Host memory that a save and a load take on each data-parallel rank, beside megatron-core's own way.
 
-    python -m benchmarks.checkpoint_memory      # 134 million parameters on two ranks on the CPU; two minutes
+    python -m benchmarks.checkpoint_memory      # 134 million parameters on two ranks on the CPU
 
 Weights in bf16 with the distributed optimizer. Ours writes and reads what each rank owns; megatron-core's own code for
 the same format, `fully_reshardable`, gathers it. Reported are bytes a parameter of the model: the peak of resident
