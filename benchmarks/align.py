@@ -33,12 +33,12 @@ from rich.table import Table
 from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, Taps, WordMicrobatch
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.config.taps import tap_weights
-from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.data.word_batches.batches import WordBatch, WordBatches
-from megatron_prealign.data.word_batches.table import WordTable
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.model import build_model_chunks
+from megatron_prealign.pairs.batches import WordBatch, WordBatches
+from megatron_prealign.pairs.table import WordTable
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.text.tokenizer import load_tokenizer
 from megatron_prealign.training.word_pass import run_words, to_microbatch
 
 TEMPERATURE = 0.1

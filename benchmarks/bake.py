@@ -28,12 +28,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from benchmarks import samples
-from megatron_prealign.data.bake.encoding import encode_documents
-from megatron_prealign.data.codeswitch.codeswitch import codeswitch
-from megatron_prealign.data.codeswitch.compile_lexicon import compile_lexicon
-from megatron_prealign.data.encoders import make_encoder
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.bake.encoding import encode_documents
+from megatron_prealign.codeswitch.codeswitch import codeswitch
+from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.text.encoders import make_encoder
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 NUM_ENTRIES = 100_000
 RATIO = 0.05

@@ -52,7 +52,7 @@ def giga_plain(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
     import gigatoken
     import numpy as np
 
-    from megatron_prealign.data.indexed import IndexedWriter
+    from megatron_prealign.dataset.indexed import IndexedWriter
 
     tokenizer = gigatoken.Tokenizer(str(tokenizer_path / "tokenizer.json"))
     with corpus.open("rb") as stream, IndexedWriter(f"{prefix}.bin", f"{prefix}.idx", np.uint16) as writer:
@@ -68,7 +68,7 @@ def giga_file(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
     import gigatoken
     import numpy as np
 
-    from megatron_prealign.data.indexed import IndexedWriter
+    from megatron_prealign.dataset.indexed import IndexedWriter
 
     tokenizer = gigatoken.Tokenizer(str(tokenizer_path / "tokenizer.json"))
     layout = tokenizer.encode_files(gigatoken.JsonlFileSource([corpus], "text")).layout

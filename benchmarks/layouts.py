@@ -28,12 +28,12 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.step import TOKENIZER, bake_text
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.platform import select_platform
 from megatron_prealign.platform.matrix_products import cpu_vendor
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.float64 import Float64
 from megatron_prealign.testing.trainers import Values, make_trainer
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 DEMO = Path(__file__).resolve().parents[1] / "examples" / "english_clone" / "model.yaml"
 PACKAGES = ("torch", "megatron-core", "mistral-common")

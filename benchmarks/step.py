@@ -38,16 +38,16 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from benchmarks.step_ways import BATCHES, CONFIG, WAYS, WEIGHTS
+from megatron_prealign.bake.bake import bake
+from megatron_prealign.bake.options import BakeOptions
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, model_config_json
 from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
 from megatron_prealign.config import Config, config_from_dict, dump_config
-from megatron_prealign.data.bake.bake import bake
-from megatron_prealign.data.bake.options import BakeOptions
-from megatron_prealign.data.blend import build_train_dataset
-from megatron_prealign.data.sampler import StepLoader
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.dataset.blend import build_train_dataset
+from megatron_prealign.dataset.sampler import StepLoader
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 TOKENIZER = Path(str(files("mistral_common") / "data" / "tokenizer.model.v1"))
 PACKAGES = ("torch", "megatron-core", "transformers", "mistral-common")

@@ -95,7 +95,7 @@ def test_apex_without_its_cuda_extensions_is_of_no_use(tmp_path: Path, monkeypat
 
 def test_megatron_core_can_be_imported_beside_broken_packages_by_whatever_module_comes_first(tmp_path: Path) -> None:
     code = """
-import megatron_prealign.data.blend  # imports megatron-core, and nothing of platform/
+import megatron_prealign.dataset.blend  # imports megatron-core, and nothing of platform/
 import megatron_prealign.training.setup
 from megatron_prealign.platform.capabilities import (
     has_apex, has_gradient_accumulation_fusion, has_transformer_engine, package_problems,

@@ -15,9 +15,9 @@ import pretrain_prealign
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.config import config_from_dict, dump_config
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import TrainingError
-from tests.data.baked import random_documents, write_baked
+from megatron_prealign.text.tokenizer import load_tokenizer
+from tests.dataset.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
 

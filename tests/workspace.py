@@ -10,8 +10,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from megatron_prealign.data.tokenizer import load_tokenizer
-from tests.data.baked import random_documents, write_baked
+from megatron_prealign.text.tokenizer import load_tokenizer
+from tests.dataset.baked import random_documents, write_baked
 
 # Several translations of one word, one translation of several words, one surface form in two languages.
 WORD_PAIRS = """house haus; house heim; home heim; dog hund; cat katze; tree baum; water wasser; fire feuer;

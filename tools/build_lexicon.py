@@ -25,16 +25,16 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.corpus.documents import read_documents
-from megatron_prealign.corpus.files import find_files
 from megatron_prealign.errors import ConfigError, DataError, Problems
 from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
 from megatron_prealign.lexicon.coverage import count_corpus_words
-from megatron_prealign.lexicon.languages import language_problems
 from megatron_prealign.lexicon.readers import FORMATS, parse_languages
 from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, translate_words
+from megatron_prealign.text.documents import read_documents
+from megatron_prealign.text.files import find_files
+from megatron_prealign.text.languages import language_problems
 
 _FILTERS = {
     "identity": (True, "drop pairs of two equal words"),

@@ -139,8 +139,8 @@ def _option_tasks(options: argparse.Namespace, problems: list[str]) -> list[Task
 
 def _check_model(path: Path) -> None:
     # Imported here: the module needs torch.
-    from megatron_prealign.data.tokenizer import load_tokenizer
     from megatron_prealign.evaluation.folder import check_folder
+    from megatron_prealign.text.tokenizer import load_tokenizer
 
     check_folder(path)
     load_tokenizer(path)

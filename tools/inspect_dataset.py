@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from megatron_prealign.bake.inspection import DatasetInspector, Piece, Row
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.data.inspection import DatasetInspector, Piece, Row
-from megatron_prealign.data.manifest import read_manifest
-from megatron_prealign.data.statistics import statistics_table
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.dataset.manifest import read_manifest
+from megatron_prealign.dataset.statistics import statistics_table
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.files import atomic_text_file
 from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>

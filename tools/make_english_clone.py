@@ -21,7 +21,6 @@ from rich.progress import track
 from tokenizers import Tokenizer
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.corpus.documents import Document, read_documents
 from megatron_prealign.errors import ConfigError, DataError, Problems
 from megatron_prealign.files import atomic_folder, atomic_text_file, output_problems
 from megatron_prealign.lexicon import (
@@ -34,6 +33,7 @@ from megatron_prealign.lexicon import (
     frequent_words,
 )
 from megatron_prealign.lexicon.clone import clone_ids, shared_ids
+from megatron_prealign.text.documents import Document, read_documents
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -173,7 +173,7 @@ class _Clone:
 
     def write(self, folder: Path) -> None:
         """Write the cloned tokenizer for transformers."""
-        from megatron_prealign.data.tokenizer_training import write_tokenizer_folder
+        from megatron_prealign.text.tokenizer_training import write_tokenizer_folder
 
         write_tokenizer_folder(folder, json.dumps(self.cloned, ensure_ascii=False, indent=2), self.settings)
 

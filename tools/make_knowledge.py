@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.evaluation.knowledge.facts import (
     Design,
@@ -31,6 +30,7 @@ from megatron_prealign.evaluation.knowledge.mixing import mix, num_kept_at_end
 from megatron_prealign.evaluation.knowledge.spec import KnowledgeSpec, read_spec
 from megatron_prealign.files import atomic_folder, output_problems
 from megatron_prealign.lexicon import normalize_language
+from megatron_prealign.text.documents import read_documents
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Sequence
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.evaluation.classification.passages import (
     Passage,
@@ -25,6 +24,7 @@ from megatron_prealign.evaluation.classification.passages import (
 )
 from megatron_prealign.files import atomic_folder, output_problems
 from megatron_prealign.lexicon import CLONE_LANGUAGE, clone_text, find_clone_character
+from megatron_prealign.text.documents import read_documents
 
 
 def build_parser() -> argparse.ArgumentParser:

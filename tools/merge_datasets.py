@@ -11,8 +11,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from megatron_prealign.bake.merge import merge_datasets
 from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.data.merge import merge_datasets
 
 
 def build_parser() -> argparse.ArgumentParser:

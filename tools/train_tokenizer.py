@@ -13,9 +13,9 @@ from functools import partial
 from rich.console import Console
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import ConfigError, Problems
 from megatron_prealign.files import atomic_file, atomic_folder, output_problems
+from megatron_prealign.text.documents import read_documents
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, console: Console) -> None:
     """Check everything, measure the corpora, train, write."""
     # Imported late: `--help` and a mistyped path should not wait for the tokenizer libraries.
-    from megatron_prealign.data import tokenizer_training as training
+    from megatron_prealign.text import tokenizer_training as training
 
     inputs = _inputs(arguments.input)
     num_own = training.SENTENCEPIECE_OWN_IDS if arguments.model_type == "sentencepiece" else 0

@@ -11,9 +11,9 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from megatron_prealign.bake.verify import verify
 from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.data.tokenizer import load_tokenizer
-from megatron_prealign.data.verify import verify
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 
 def build_parser() -> argparse.ArgumentParser:

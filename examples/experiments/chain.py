@@ -28,7 +28,7 @@ from steps import (
     write_text,
 )
 
-from megatron_prealign.data.manifest import read_manifest
+from megatron_prealign.dataset.manifest import read_manifest
 from megatron_prealign.errors import DataError
 from megatron_prealign.reports.comparison import join_stages
 from megatron_prealign.reports.records import METRICS, read_records, value_at

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.data.manifest import Manifest, file_hash
+from megatron_prealign.dataset.manifest import Manifest, file_hash
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.files import sync
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from megatron_prealign.config import ModelConfig
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.languages import uses_spaces
+from megatron_prealign.text.languages import uses_spaces
+from megatron_prealign.text.tokenizer import Tokenizer
 
 Method = Literal["mean", "zero", "lexicon"]
 

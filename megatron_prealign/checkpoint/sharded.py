@@ -29,13 +29,13 @@ from megatron_prealign.checkpoint.safe_pickle import check_extra_states, pickled
 from megatron_prealign.checkpoint.surroundings import Surroundings
 from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded, write_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError, TrainingError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
 from megatron_prealign.platform.random_states import RandomStates, get_random_states
+from megatron_prealign.text.tokenizer import load_tokenizer
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
 

@@ -15,9 +15,9 @@ from megatron_prealign.checkpoint.new_rows import NewRows
 from megatron_prealign.checkpoint.sharded import copy_tokenizer
 from megatron_prealign.checkpoint.tensors import write_tensors
 from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig, dump_config
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.files import atomic_folder
+from megatron_prealign.text.tokenizer import Tokenizer
 
 VOCABULARY_WEIGHTS = ("embedding.word_embeddings.weight", "output_layer.weight")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.languages import normalize_language
 from megatron_prealign.lexicon.reading import UNREADABLE, numbered_lines, read_bytes
+from megatron_prealign.text.languages import normalize_language
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.perplexity import Progress, Window, score_windows
+from megatron_prealign.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)

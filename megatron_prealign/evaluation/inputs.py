@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.languages import normalize_language
+from megatron_prealign.text.documents import read_documents
+from megatron_prealign.text.languages import normalize_language
 
 
 def read_texts(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, list[str]]:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.vectors import word_vectors
 from megatron_prealign.lexicon import Lexicon, uses_spaces
+from megatron_prealign.text.tokenizer import Tokenizer
 
 _TIE = 1e-6
 """Cosines closer than this are equal: the order of a sum depends on where a word stands in the batch."""

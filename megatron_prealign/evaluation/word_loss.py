@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.data.codeswitch.token_classes import classify_vocabulary
-from megatron_prealign.data.codeswitch.words import find_letter_tokens, find_words, token_flags
-from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.codeswitch.token_classes import classify_vocabulary
+from megatron_prealign.codeswitch.words import find_letter_tokens, find_words, token_flags
 from megatron_prealign.evaluation.perplexity import ScoredDocument, finite_exp
 from megatron_prealign.lexicon import uses_spaces
+from megatron_prealign.text.tokenizer import Tokenizer
 
 
 class WordFinder:

@@ -9,9 +9,9 @@ from megatron_prealign.lexicon.clone import (
 )
 from megatron_prealign.lexicon.clone_characters import clone_text, find_clone_character, unclone_text
 from megatron_prealign.lexicon.filters import filter_lexicon
-from megatron_prealign.lexicon.languages import normalize_language, uses_spaces
 from megatron_prealign.lexicon.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.lexicon.readers import read_lexicon
+from megatron_prealign.text.languages import normalize_language, uses_spaces
 
 __all__ = [
     "CLONE_LANGUAGE",

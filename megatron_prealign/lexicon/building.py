@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.coverage import measure_coverage
 from megatron_prealign.lexicon.filters import Dropped, filter_lexicon, keep_heaviest
@@ -15,6 +14,7 @@ from megatron_prealign.lexicon.lexicon import Lexicon
 from megatron_prealign.lexicon.normalization import lower_headwords, normalize_pairs
 from megatron_prealign.lexicon.readers import LexiconFormat, parse_languages, read_pairs
 from megatron_prealign.lexicon.reading import Pair
+from megatron_prealign.text.documents import read_documents
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from megatron_prealign.lexicon.glosses import split_glosses
-from megatron_prealign.lexicon.languages import is_traditional_chinese
 from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
+from megatron_prealign.text.languages import is_traditional_chinese
 
 CEDICT_LINE = re.compile(r"(\S+) (\S+) \[([^\]]*)\] /(.*)/\s*")
 # Real files have entries that end before their first gloss.

@@ -7,8 +7,8 @@ from typing import Any
 
 import regex
 
-from megatron_prealign.lexicon.languages import uses_spaces
 from megatron_prealign.lexicon.lexicon import Lexicon
+from megatron_prealign.text.languages import uses_spaces
 
 # Runs of letters with their marks, as code-switching finds words.
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*")

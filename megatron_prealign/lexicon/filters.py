@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from megatron_prealign.errors import ConfigError, DataError
-from megatron_prealign.lexicon.languages import one_letter_is_a_word, script_fits
 from megatron_prealign.lexicon.lexicon import Lexicon, Translation
+from megatron_prealign.text.languages import one_letter_is_a_word, script_fits
 
 # Inside a word these join letters (l'eau, mother-in-law, Persian compounds with a zero-width non-joiner).
 _JOINERS = frozenset("'\u2019-\u2010\u00b7\u200c\u200d")

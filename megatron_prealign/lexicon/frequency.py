@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.lexicon.languages import is_traditional_chinese, primary_language, uses_spaces
 from megatron_prealign.lexicon.lexicon import Lexicon, LexiconEntry, Translation
+from megatron_prealign.text.languages import is_traditional_chinese, primary_language, uses_spaces
 
 # What a word weighs that is in no list, a million words: the rarest that wordfreq lists.
 _UNLISTED = 0.01

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.lexicon.languages import primary_language
+from megatron_prealign.text.languages import primary_language
 
 # One word says little; twenty without sentences around them are told apart reliably.
 _WORDS_A_SAMPLE = 20

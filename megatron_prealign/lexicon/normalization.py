@@ -4,9 +4,9 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from megatron_prealign.lexicon.languages import expected_scripts
 from megatron_prealign.lexicon.lexicon import Translation
 from megatron_prealign.lexicon.reading import Pair
+from megatron_prealign.text.languages import expected_scripts
 
 # Soft hyphen, zero-width space, word joiner, byte order mark, direction marks: seen by nobody, in the way of matching.
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])

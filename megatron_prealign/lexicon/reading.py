@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from megatron_prealign.corpus.files import open_corpus, reading_errors
 from megatron_prealign.errors import Problems
-from megatron_prealign.lexicon.languages import normalize_language
 from megatron_prealign.lexicon.lexicon import Translation
+from megatron_prealign.text.files import open_corpus, reading_errors
+from megatron_prealign.text.languages import normalize_language
 
 Pair = tuple[str, Translation]
 

@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
-from megatron_prealign.data.sampler import Batch
+from megatron_prealign.dataset.sampler import Batch
 from megatron_prealign.model import number_documents, segment_mask
 from megatron_prealign.training.loss_sums import describe_losses, grouped_sums, masked_sum
 from megatron_prealign.training.stage import Pass, sum_over_ranks

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_prealign.bake.inspection import spell
 from megatron_prealign.checkpoint.folder import CONFIG
 from megatron_prealign.config import load_resolved
-from megatron_prealign.data.index_cache import IndexCache
-from megatron_prealign.data.inspection import spell
+from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import DataError
 from megatron_prealign.training.guards import SKIPPED
 from megatron_prealign.training.sequences import build_training_set, cache_path, continue_mix

@@ -10,16 +10,16 @@ import torch
 
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.config.rampup import count_samples, global_batch_size_at
-from megatron_prealign.data.blend import MixedDataset, build_train_dataset, build_valid_datasets
-from megatron_prealign.data.corpora import Corpus
-from megatron_prealign.data.index_cache import IndexCache
-from megatron_prealign.data.mix import MixRequest
-from megatron_prealign.data.sampler import Batch, SampleDataset, StepLoader
-from megatron_prealign.data.tokenizer import Tokenizer
+from megatron_prealign.dataset.baked import Corpus
+from megatron_prealign.dataset.blend import MixedDataset, build_train_dataset, build_valid_datasets
+from megatron_prealign.dataset.index_cache import IndexCache
+from megatron_prealign.dataset.mix import MixRequest
+from megatron_prealign.dataset.sampler import Batch, SampleDataset, StepLoader
 from megatron_prealign.errors import CheckpointError, ConfigError
 from megatron_prealign.platform import Layout
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks
 from megatron_prealign.ranks import is_first_of_host
+from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
 from megatron_prealign.training.validation import Validator

@@ -21,20 +21,20 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config
-from megatron_prealign.data.blend import online_problems, train_problems, valid_problems
-from megatron_prealign.data.corpora import Corpus, check_blend, read_corpora
-from megatron_prealign.data.index_cache import IndexCache
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.data.word_batches.batches import WordBatches
+from megatron_prealign.dataset.baked import Corpus, check_blend, read_corpora
+from megatron_prealign.dataset.blend import online_problems, train_problems, valid_problems
+from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.files import write_if_possible
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
+from megatron_prealign.pairs.batches import WordBatches
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.exit_note import EXIT
 from megatron_prealign.training.guards import SKIPPED, Guard

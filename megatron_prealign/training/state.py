@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config
-from megatron_prealign.data.mix import MixSegment
+from megatron_prealign.dataset.mix import MixSegment
 from megatron_prealign.errors import CheckpointError
 
 _LARGEST = 1 << 53

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_prealign.data.sampler import SampleDataset, StepLoader
+from megatron_prealign.dataset.sampler import SampleDataset, StepLoader
 from megatron_prealign.platform import Layout
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.stage import Pass

@@ -13,9 +13,9 @@ from torch import Tensor
 from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, Taps, WordMicrobatch
 from megatron_prealign.config import Config
 from megatron_prealign.config.taps import tap_weights
-from megatron_prealign.data.word_batches.batches import WordBatch, WordBatches
-from megatron_prealign.data.word_batches.packing import PackedWords
 from megatron_prealign.model import hidden_states_only, segment_mask
+from megatron_prealign.pairs.batches import WordBatch, WordBatches
+from megatron_prealign.pairs.packing import PackedWords
 from megatron_prealign.platform import Layout
 from megatron_prealign.training.stage import Pass, sum_over_ranks
 from megatron_prealign.training.state import TrainState

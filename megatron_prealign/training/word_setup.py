@@ -5,12 +5,12 @@ from functools import partial
 from megatron_prealign.alignment import Taps
 from megatron_prealign.config import AlignmentConfig, Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
-from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_batches.batches import WordBatches
-from megatron_prealign.data.word_batches.table import WordTable
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.pairs.batches import WordBatches
+from megatron_prealign.pairs.table import WordTable
 from megatron_prealign.platform import Layout
+from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.word_validation import PairSet, WordValidator, select_pair_sets
 
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from megatron_prealign.alignment import Taps, WordMicrobatch, gather_ranks
 from megatron_prealign.config.taps import tap_names
-from megatron_prealign.data.tokenizer import Tokenizer
-from megatron_prealign.data.word_batches.packing import PackedWords, pack_words
 from megatron_prealign.evaluation.retrieval import (
     WordPairs,
     retrieval_scores,
@@ -28,7 +26,9 @@ from megatron_prealign.evaluation.retrieval import (
     token_ids_of,
 )
 from megatron_prealign.lexicon import Lexicon
+from megatron_prealign.pairs.packing import PackedWords, pack_words
 from megatron_prealign.platform import Layout
+from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.stage import Pass
 from megatron_prealign.training.validation import run_schedule
 from megatron_prealign.training.word_pass import no_loss, run_words, to_microbatch

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint.huggingface import to_huggingface
 from megatron_prealign.config import Config
-from megatron_prealign.data.word_batches.batches import WordBatch
+from megatron_prealign.pairs.batches import WordBatch
 
 TEMPERATURE = 0.1
 

@@ -16,7 +16,7 @@ from megatron_prealign.checkpoint.huggingface import (
 from megatron_prealign.checkpoint.huggingface.card import model_card
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import BlendEntry, Config, DataConfig, ModelConfig
-from megatron_prealign.data.manifest import read_manifest
+from megatron_prealign.dataset.manifest import read_manifest
 from megatron_prealign.errors import CheckpointError
 from tests.evaluation.folders import make_folder
 from tools.convert_checkpoint import main

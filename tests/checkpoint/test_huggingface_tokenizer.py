@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.text.tokenizer import load_tokenizer
 from tests.checkpoint.languages import lines_of_ten_languages
 
 FOREIGN = (

@@ -104,7 +104,7 @@ def convert(source: Path) -> Path:
 
 def training_ids(folder: Path, texts: list[str]) -> list[list[int]]:
     """Return the ids that training gives the texts."""
-    from megatron_prealign.data.tokenizer import load_tokenizer
+    from megatron_prealign.text.tokenizer import load_tokenizer
 
     return load_tokenizer(folder).encode_batch(texts)
 

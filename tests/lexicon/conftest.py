@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron_prealign.data.tokenizer_training import train_byte_level_bpe
+from megatron_prealign.text.tokenizer_training import train_byte_level_bpe
 
 NUM_CHARACTERS = 400_000
 

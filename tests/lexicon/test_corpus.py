@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from megatron_prealign.corpus.documents import read_documents
 from megatron_prealign.errors import DataError, Problems
+from megatron_prealign.text.documents import read_documents
 
 
 def test_jsonl_and_text_files_stream_in_order(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from megatron_prealign.data.tokenizer import load_tokenizer
 from megatron_prealign.testing import run_distributed
-from tests.data.baked import random_documents, write_baked
+from megatron_prealign.text.tokenizer import load_tokenizer
+from tests.dataset.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 from tools.build_index import main
 

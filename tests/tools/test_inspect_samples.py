@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from rich.control import strip_control_codes
 
-from megatron_prealign.data.inspection import spell
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.bake.inspection import spell
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
+from megatron_prealign.text.tokenizer import load_tokenizer
 from tests.workspace import MakeValues
 from tools.inspect_samples import main
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import load_resolved
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.platform import shut_down_distributed
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 from tests.evaluation.folders import make_folder, tokenizer_json
 from tools.convert_checkpoint import main
 

@@ -8,9 +8,9 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from megatron_prealign.data.tokenizer_training import sample_texts, sampling_rates
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon import clone_tokenizer
+from megatron_prealign.text.tokenizer_training import sample_texts, sampling_rates
 from tools.train_tokenizer import main
 
 # Python's own help, about 600 kB of English prose and code.

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_prealign.data.tokenizer import load_tokenizer
-from tests.data.baked import random_documents, write_baked
+from megatron_prealign.text.tokenizer import load_tokenizer
+from tests.dataset.baked import random_documents, write_baked
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.data.manifest import Manifest, manifest_path, read_manifest
-from megatron_prealign.data.tokenizer import load_tokenizer
+from megatron_prealign.dataset.manifest import Manifest, manifest_path, read_manifest
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform.capabilities import has_transformer_engine
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, run_all_steps
-from tests.data.baked import random_documents, write_baked
+from megatron_prealign.text.tokenizer import load_tokenizer
+from tests.dataset.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
 APART = {"reset_attention_mask": True, "reset_position_ids": True, "eod_mask_loss": True, "split": "80,20,0"}

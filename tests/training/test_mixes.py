@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.data.corpora import read_corpora
+from megatron_prealign.dataset.baked import read_corpora
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.testing import run_distributed
 from tests.workspace import MakeValues
@@ -103,8 +103,8 @@ def _num_tokens(values: Any) -> int:
 
 def _own_order(values: Any, num_samples: int) -> list[tuple[int, ...]]:
     """Return the first samples of the only dataset of a configuration."""
-    from megatron_prealign.data.blend import build_train_dataset
-    from megatron_prealign.data.tokenizer import load_tokenizer
+    from megatron_prealign.dataset.blend import build_train_dataset
+    from megatron_prealign.text.tokenizer import load_tokenizer
 
     config = config_from_dict(values)
     tokenizer = load_tokenizer(config.data.tokenizer_path)

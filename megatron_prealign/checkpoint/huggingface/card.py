@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from megatron_prealign.config import Config, DataConfig, dump_config, find_prefixes
-from megatron_prealign.data.manifest import read_manifest
+from megatron_prealign.dataset.manifest import read_manifest
 from megatron_prealign.errors import CheckpointError, DataError
 
 _SECTIONS = ("model", "data", "optimizer", "schedule", "alignment", "training")

@@ -13,9 +13,9 @@ from megatron_prealign.checkpoint.huggingface.weights import FolderTensors
 from megatron_prealign.checkpoint.new_rows import Growth, NewRows, fit_tokenizer
 from megatron_prealign.checkpoint.start import Origin, Start, write_start
 from megatron_prealign.config import ModelConfig
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.files import output_problems
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 _TIED_COPIES = ("lm_head.weight", "embed_out.weight")
 

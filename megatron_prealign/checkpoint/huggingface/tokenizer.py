@@ -11,8 +11,8 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
 from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 # Where tokenizers differ most: spaces at the ends and in runs, line ends, composed forms, scripts, empty text.
 _PROBE_TEXTS = (

@@ -13,9 +13,9 @@ from megatron_prealign.checkpoint.plain_pickle import Opaque, read_plain
 from megatron_prealign.checkpoint.start import VOCABULARY_WEIGHTS, Origin, Start, write_start
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import ModelConfig
-from megatron_prealign.data.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.files import output_problems
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 _TRACKER = "latest_checkpointed_iteration.txt"
 _FORMAT = "torch_dist"

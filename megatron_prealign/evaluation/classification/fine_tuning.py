@@ -19,10 +19,10 @@ from transformers import (
     set_seed,
 )
 
-from megatron_prealign.data.tokenizer import Tokenizer
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.classification.labelled import Example
 from megatron_prealign.evaluation.folder import ModelFolder
+from megatron_prealign.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

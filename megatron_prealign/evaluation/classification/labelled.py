@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_prealign.corpus.documents import Document, read_documents
 from megatron_prealign.errors import Problems
+from megatron_prealign.text.documents import Document, read_documents
 
 
 @dataclass(frozen=True)

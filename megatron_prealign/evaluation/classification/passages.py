@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from megatron_prealign.corpus.documents import Document
 from megatron_prealign.errors import Problems
+from megatron_prealign.text.documents import Document
 
 
 @dataclass(frozen=True)

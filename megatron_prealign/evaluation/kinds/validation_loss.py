@@ -11,7 +11,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.frame import Evaluation, Progress, Results, problems_of
 
 if TYPE_CHECKING:
-    from megatron_prealign.data.sampler import SampleDataset
+    from megatron_prealign.dataset.sampler import SampleDataset
     from megatron_prealign.evaluation.folder import ModelFolder
 
 
@@ -28,7 +28,7 @@ class Options:
 
 def check(options: Options) -> list[str]:
     """Return what is wrong with the configuration and its datasets."""
-    from megatron_prealign.data.manifest import check_manifest
+    from megatron_prealign.dataset.manifest import check_manifest
 
     if problems := problems_of(lambda: load_resolved(options.config)):
         return problems
@@ -45,8 +45,8 @@ def check(options: Options) -> list[str]:
 
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     """Return by language loss and positions, where any is switched also switched_loss and ordinary_loss."""
-    from megatron_prealign.data.blend import build_valid_datasets
-    from megatron_prealign.data.corpora import check_blend
+    from megatron_prealign.dataset.baked import check_blend
+    from megatron_prealign.dataset.blend import build_valid_datasets
 
     config = load_resolved(options.config)
     if problems := check_blend(config.data, folder.tokenizer):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_prealign.corpus.documents import Document, read_documents
 from megatron_prealign.errors import Problems
+from megatron_prealign.text.documents import Document, read_documents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,328 @@
+"""The bake: corpus + tokenizer + lexicon → an indexed dataset with switch records and a manifest.
+
+The input is cut into pieces, each piece is baked to a shard in a work folder, and the shards are appended in the order
+of the input. The data files and the manifest's content are a function of the input and the options alone, whatever the
+workers, executors and interruptions. Nothing appears under a final name before everything is written; the manifest
+comes last.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from megatron_prealign.bake.documents import read_texts
+from megatron_prealign.bake.encode_piece import EncodingSettings
+from megatron_prealign.bake.encoding import probe_of
+from megatron_prealign.bake.executors import LocalWorkers
+from megatron_prealign.bake.inputs import Piece, cut_into_pieces, expand_inputs
+from megatron_prealign.bake.job import Job, JobSettings
+from megatron_prealign.bake.manifest import finished_manifest, make_manifest
+from megatron_prealign.bake.options import BakeOptions, may_have_ended, option_problems, table_options
+from megatron_prealign.bake.progress import BakeProgress
+from megatron_prealign.bake.publish import publish
+from megatron_prealign.bake.sentences import SentenceSplitter
+from megatron_prealign.bake.shards import ShardMerger
+from megatron_prealign.codeswitch.compile_lexicon import TableOptions, compile_lexicon
+from megatron_prealign.codeswitch.switch_table import SwitchTable
+from megatron_prealign.dataset.manifest import Manifest
+from megatron_prealign.errors import DataError, PrealignError
+from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
+from megatron_prealign.text.collector import paused_collector
+from megatron_prealign.text.encoders import Backend, make_encoder, probe_gigatoken
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
+
+_PROBE_BYTES = 200_000
+_PROBED_PIECES = 20
+
+
+@dataclass(frozen=True)
+class _Materials:
+    """What was loaded while the options were checked."""
+
+    pieces: list[Piece]
+    tokenizer: Tokenizer
+    table_options: TableOptions
+
+
+def bake(
+    options: BakeOptions, show_progress: bool = True, log: Callable[[str], None] = lambda message: None
+) -> Manifest:
+    """Bake a dataset and return its manifest.
+
+    Args:
+        options: What to bake.
+        show_progress: Whether to show a bar on stderr.
+        log: Takes lines about what was decided on the way.
+
+    Raises:
+        DataError: Every problem of the options at once, before anything is written; or a bad line of the corpus, a
+            corpus without text, a dead worker: then nothing is under the final names, and what is finished waits in
+            the work folder for `resume`.
+    """
+    started = time.time()
+    materials = _prepare(options, log)
+    # On Ray the cluster bakes, and a dataset that is there is only compared: no local workers.
+    num_workers = 1 if options.executor == "ray" or may_have_ended(options) else options.num_workers
+    with LocalWorkers(num_workers, len(materials.pieces), materials.tokenizer) as workers:
+        encoding = _encoding(options, materials, log)
+        if not options.resume:
+            workers.encode_ahead(encoding, materials.pieces)
+        with paused_collector():
+            lexicon = _read_lexicon(options)
+            settings = _settings(options, materials, encoding, lexicon)
+            if may_have_ended(options):
+                manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
+                log(f"{options.dataset_prefix} is finished already")
+                return manifest
+            table = _compile(options, materials, encoding.backend, lexicon)
+        options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(options.work_folder):
+            shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
+            job = _open_job(options, materials, settings, table)
+            del lexicon, table  # hundreds of megabytes, which the job's folder now holds for the workers
+            try:
+                staged = job.folder / options.dataset_prefix.name
+                with ShardMerger(job, staged, materials.tokenizer.vocab_size) as shards:
+                    _run_tasks(options, job, workers, shards, show_progress)
+                    return _finish(options, materials.tokenizer, job, shards, started)
+            except BaseException as error:
+                left = len(job.unfinished())
+                if left == len(job.pieces) or (not left and isinstance(error, DataError)):
+                    shutil.rmtree(job.folder)  # nothing to go on with
+                else:
+                    finished = f"{len(job.pieces) - left} of {len(job.pieces)} pieces are finished"
+                    log(f"{finished}; --resume goes on from there")
+                raise
+
+
+def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
+    paths, problems, notes = expand_inputs(options.input_paths, options.json_key)
+    problems += option_problems(options)
+    tokenizer = None
+    with _collected(problems):
+        tokenizer = load_tokenizer(options.tokenizer_path)
+    if tokenizer:
+        problems += _special_token_problems(options, tokenizer)
+    if options.sentence_language:
+        with _collected(problems):
+            SentenceSplitter(options.sentence_language)
+    with _collected(problems):
+        how = table_options(options)
+    if problems or tokenizer is None:
+        with _collected(problems):
+            _read_lexicon(options)
+        raise DataError(problems)
+    for note in notes:
+        log(note)
+    return _Materials(cut_into_pieces(paths), tokenizer, how)
+
+
+def _encoding(options: BakeOptions, materials: _Materials, log: Callable[[str], None]) -> EncodingSettings:
+    tokenizer = materials.tokenizer
+    begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
+    return EncodingSettings(
+        tokenizer_path=str(tokenizer.path.absolute()),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        backend=_choose_backend(options, materials.pieces, tokenizer, log),
+        json_key=options.json_key,
+        bos_id=tokenizer.bos_id if begins else None,
+        eod_id=tokenizer.eod_id if options.append_eod else None,
+        sentence_language=options.sentence_language,
+    )
+
+
+def _read_lexicon(options: BakeOptions) -> Lexicon:
+    if not options.lexicon_paths:
+        return Lexicon(options.source_language, ())
+    lexicon = read_lexicon(options.lexicon_paths, options.source_language, options.target_language)
+    unknown = sorted(options.language_weights.keys() - set(lexicon.languages))
+    if unknown:
+        raise DataError(
+            f"--language-weights {', '.join(unknown)}: {_join(options.lexicon_paths)} has no translations into that "
+            f"(there are {', '.join(lexicon.languages)})"
+        )
+    return lexicon
+
+
+def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
+    problems = []
+    if options.append_eod and tokenizer.eod_id is None:
+        problems.append(
+            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name it as eos_token in a "
+            "tokenizer_config.json beside it, or leave out --append-eod"
+        )
+    if options.bos == "always" and tokenizer.bos_id is None:
+        problems.append(
+            f"{tokenizer.path}: the tokenizer has no begin-of-document token; name it as bos_token in a "
+            "tokenizer_config.json beside it, or leave out --bos always"
+        )
+    return problems
+
+
+@contextmanager
+def _collected(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except PrealignError as error:
+        problems += error.problems
+
+
+@contextmanager
+def _locked(work_folder: Path) -> Iterator[None]:
+    """Keep another bake of this machine away from a work folder; the lock goes with its process."""
+    with Path(f"{work_folder}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{work_folder}: another bake is writing here; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            Path(stream.name).unlink()
+
+
+def _settings(options: BakeOptions, materials: _Materials, encoding: EncodingSettings, lexicon: Lexicon) -> JobSettings:
+    return JobSettings(
+        **asdict(encoding),
+        lexicon_fingerprint=lexicon.fingerprint if options.lexicon_paths else None,
+        lexicon_entries=len(lexicon),
+        ratio=options.codeswitch_ratio,
+        seed=options.seed,
+        table_options=materials.table_options.describe(),
+        on_error=options.on_error,
+    )
+
+
+def _open_job(options: BakeOptions, materials: _Materials, settings: JobSettings, table: SwitchTable) -> Job:
+    return Job.create(
+        options.work_folder,
+        settings,
+        materials.pieces,
+        table,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+
+
+def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexicon: Lexicon) -> SwitchTable:
+    encoder = make_encoder(materials.tokenizer, backend, is_parallel=False)
+    table = compile_lexicon(lexicon, materials.tokenizer, materials.table_options, encoder)
+    if options.codeswitch_ratio > 0 and not table.num_entries:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in table.skipped.items() if count)
+        raise DataError(f"{_join(options.lexicon_paths)}: no entry can be used with this tokenizer ({reasons})")
+    return table
+
+
+def _choose_backend(
+    options: BakeOptions,
+    pieces: Sequence[Piece],
+    tokenizer: Tokenizer,
+    log: Callable[[str], None],
+) -> Backend:
+    if options.backend == "reference":
+        return "reference"
+    # Pieces from everywhere in the corpus: languages often come one after the other.
+    step = max(1, len(pieces) // _PROBED_PIECES)
+    num_bytes = _PROBE_BYTES // _PROBED_PIECES
+    probe = [
+        text
+        for piece in pieces[::step]
+        for text in probe_of((batch.texts for batch in read_texts(piece, options.json_key, num_bytes)), num_bytes)
+    ]
+    # All dictionaries together as much as the corpus: the reference library is slow, and there may be dozens.
+    share = _PROBE_BYTES // max(1, len(options.lexicon_paths))
+    reason = probe_gigatoken(tokenizer, [*probe, *(_beginning(path, share) for path in options.lexicon_paths)])
+    if reason is None:
+        log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
+        return "gigatoken"
+    if options.backend == "gigatoken":
+        raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
+    log(f"the tokenizer's own library encodes; the faster gigatoken can't, and nothing needs to be done: {reason}")
+    return "reference"
+
+
+def _beginning(path: Path, num_bytes: int) -> str:
+    """Return some text of a dictionary, whatever its format; nothing where it can't be read."""
+    try:
+        return read_bytes(path)[:num_bytes].decode(errors="ignore")
+    except UNREADABLE:
+        return ""
+
+
+def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, shards: ShardMerger, show_progress: bool) -> None:
+    with BakeProgress(sum(piece.size for piece in job.pieces), show=show_progress) as progress:
+        documents = tokens = consumed = 0
+
+        def count(number: int) -> None:
+            nonlocal documents, tokens, consumed
+            mark = job.mark(number)
+            documents, tokens = documents + mark["documents"], tokens + mark["tokens"]
+            consumed += job.pieces[number].size
+            progress.update(consumed, documents, tokens)
+            shards.add(number)
+
+        if options.executor == "ray":
+            from megatron_prealign.bake.clusters import bake_on_ray  # deferred: datatrove and ray are optional
+
+            bake_on_ray(job, options.num_workers, options.cluster)
+        else:
+            workers.bake(job, count)
+
+
+def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
+    """Submit a bake to Slurm and return the id of the job that finishes it.
+
+    Raises:
+        DataError: Every problem of the options at once, before anything is written.
+    """
+    materials = _prepare(options, log)
+    from megatron_prealign.bake.clusters import submit_to_slurm  # deferred: datatrove is optional
+
+    encoding = _encoding(options, materials, log)
+    lexicon = _read_lexicon(options)
+    table = _compile(options, materials, encoding.backend, lexicon)
+    options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
+    job = _open_job(options, materials, _settings(options, materials, encoding, lexicon), table)
+    return submit_to_slurm(job, options.num_workers, options.cluster, Finish(options))
+
+
+class Finish:
+    """The last job of a bake on a cluster: it bakes what the tasks could not, and makes one dataset of the shards."""
+
+    def __init__(self, options: BakeOptions) -> None:
+        """Take what was asked for."""
+        self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
+
+    def __call__(self, data: object, rank: int, world_size: int) -> None:
+        """Run; the arguments are datatrove's."""
+        bake(self._options, show_progress=False, log=print)
+
+
+def _finish(options: BakeOptions, tokenizer: Tokenizer, job: Job, shards: ShardMerger, started: float) -> Manifest:
+    """Publish the dataset of all shards, and remove the work folder."""
+    files, counts = shards.close()
+    if not counts["tokens"]:
+        held = f"{counts['documents']} documents, all empty" if counts["documents"] else "no document"
+        raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
+    manifest = make_manifest(options, tokenizer, job, files, counts, started)
+    manifest.provenance["skipped_examples"] = shards.skipped_examples
+    job.may_replace()
+    publish(shards.staged, options.dataset_prefix, manifest)
+    # A folder that is half removed would look like a bake to go on with.
+    os.replace(job.folder, _done_folder(job.folder))
+    shutil.rmtree(_done_folder(job.folder))
+    return manifest
+
+
+def _done_folder(work_folder: Path) -> Path:
+    return work_folder.with_name(f"{work_folder.name}-done")
+
+
+def _join(paths: tuple[Path, ...] | list[Path]) -> str:
+    return ", ".join(map(str, paths))

@@ -1,0 +1,134 @@
+"""Bakes on Ray and Slurm through datatrove's executors, whose completion marks spare a second run finished tasks.
+
+Every task takes its share of the pieces of a work folder, which must lie on a file system that all nodes share.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from megatron_prealign.bake.job import Job
+from megatron_prealign.bake.piece import bake_share
+from megatron_prealign.errors import DataError
+from megatron_prealign.text.encoders import limit_threads
+
+
+class BakeShare(PipelineStep):  # type: ignore[misc]
+    """The step that every task runs."""
+
+    type = "bake"
+    name = "pieces to shards"
+
+    def __init__(self, folder: Path) -> None:
+        """Take the work folder."""
+        super().__init__()
+        self._folder = folder
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        """Bake every `world_size`-th piece from `rank` on; yields nothing."""
+        limit_threads(1)
+        bake_share(self._folder, rank, world_size)
+        yield from ()
+
+
+def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
+    """Bake the unfinished pieces of a job on a Ray cluster and wait for them.
+
+    Args:
+        job: Whose pieces; its folder is on a file system that all nodes share.
+        num_tasks: Tasks at a time, a core each.
+        settings: `address` of the cluster, else that of RAY_ADDRESS, else one of this machine; `memory_gb` of a task.
+
+    Raises:
+        DataError: What the tasks left as problems, or that pieces are unfinished without one: a task died.
+    """
+    import ray
+
+    _forget_problems(job)
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init(address=settings.get("address"), log_to_driver=False)
+    try:
+        RayPipelineExecutor(
+            pipeline=[BakeShare(job.folder.absolute())],
+            tasks=num_tasks,
+            mem_per_cpu_gb=float(settings.get("memory_gb", 2)),
+            logging_dir=str(_fresh_log_folder(job, num_tasks)),
+        ).run()
+    finally:
+        if is_ours:
+            ray.shutdown()
+    raise_problems(job)
+
+
+def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finish: Callable[..., None]) -> str:
+    """Submit a job array that bakes the pieces, and a job behind it that makes one dataset of the shards.
+
+    Args:
+        job: Whose pieces; its folder is on a file system that all nodes share.
+        num_tasks: Tasks of the array, a core each.
+        settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task; the rest goes to sbatch.
+        finish: What the last job runs.
+
+    Returns:
+        The id of the last job.
+    """
+    _forget_problems(job)
+    own = {"partition", "time", "memory_gb", "venv"}
+    common: dict[str, Any] = {
+        "time": settings.get("time", "12:00:00"),
+        "partition": settings["partition"],
+        "mem_per_cpu_gb": int(settings.get("memory_gb", 2)),
+        "venv_path": settings.get("venv"),
+        "qos": settings.get("qos", ""),
+        "sbatch_args": {name: value for name, value in settings.items() if name not in own | {"qos"}},
+    }
+    array = SlurmPipelineExecutor(
+        pipeline=[BakeShare(job.folder.absolute())],
+        tasks=num_tasks,
+        job_name="bake",
+        logging_dir=str(_fresh_log_folder(job, num_tasks)),
+        **common,
+    )
+    last = SlurmPipelineExecutor(
+        pipeline=[finish],
+        tasks=1,
+        job_name="bake-finish",
+        depends=array,
+        logging_dir=str(_fresh_log_folder(job, 0)),
+        **common,
+    )
+    last.run()
+    return str(last.job_id)
+
+
+def raise_problems(job: Job) -> None:
+    """Raise what tasks elsewhere left as problems, if a piece is unfinished.
+
+    Raises:
+        DataError: Their problems.
+    """
+    if not (unfinished := job.unfinished()):
+        return
+    problems = [problem for number in range(len(job.pieces)) for problem in job.read_problems(number)]
+    raise DataError(
+        problems
+        or f"{len(unfinished)} of {len(job.pieces)} pieces are unfinished: a task died (killed, or out of memory). Its "
+        f"log is in {job.folder / 'logs'}; give tasks more memory and continue with --resume"
+    )
+
+
+def _forget_problems(job: Job) -> None:
+    for number in range(len(job.pieces)):
+        job.problems_path(number).unlink(missing_ok=True)
+
+
+def _fresh_log_folder(job: Job, num_tasks: int) -> Path:
+    """Return a folder without marks: those of an earlier run may be of other shares, and shards are marked anyway."""
+    logs = job.folder.absolute() / "logs"
+    logs.mkdir(exist_ok=True)
+    return logs / f"{num_tasks}-tasks-{len(list(logs.iterdir()))}"

@@ -1,0 +1,166 @@
+"""Looking at a baked document: its text with every switched word marked, and its input against its labels."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megatron_prealign.codeswitch.labels import IGNORE, RECORD_INTS, apply_switch_records
+from megatron_prealign.dataset.indexed import IndexedReader
+from megatron_prealign.dataset.manifest import read_manifest
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon import Lexicon
+from megatron_prealign.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of a document: text as it was, or a word that was switched."""
+
+    text: str
+    """What the input holds."""
+    original: str | None = None
+    """The word that stood there; None where nothing was switched."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One position: what goes in, and what must come out behind it."""
+
+    input: str
+    """The token at this position."""
+    label: str | None
+    """The token that this position must predict; None where it predicts nothing."""
+    is_switched: bool
+    """Whether the label is another token than the next one of the input."""
+
+
+class DatasetInspector:
+    """Reads the documents of one baked dataset."""
+
+    def __init__(self, prefix: str | Path, tokenizer: Tokenizer, lexicon: Lexicon | None = None) -> None:
+        """Open a dataset.
+
+        Args:
+            prefix: The dataset's path without `.bin`.
+            tokenizer: The one of the bake.
+            lexicon: The one of the bake, which knows the original words; without it their first subword is shown.
+
+        Raises:
+            DataError: If it can't be read, or tokenizer or lexicon are others than those of the bake.
+        """
+        manifest = read_manifest(prefix)
+        problems = []
+        if tokenizer.fingerprint != manifest.content["tokenizer_fingerprint"]:
+            problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}")
+        if lexicon is not None and lexicon.fingerprint != manifest.content["lexicon_fingerprint"]:
+            problems.append(f"{prefix}: baked with another lexicon")
+        if problems:
+            raise DataError(problems)
+        self.prefix = str(prefix)
+        self._tokenizer, self._lexicon = tokenizer, lexicon
+        self._tokens = IndexedReader(prefix)
+        self._switches = IndexedReader(f"{prefix}.switch") if manifest.has_switches else None
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of the dataset."""
+        return len(self._tokens.document_ends) - 1
+
+    def pieces(self, document: int) -> list[list[Piece]]:
+        """Return the pieces of each sequence of a document.
+
+        Raises:
+            DataError: If there is no such document, or it is damaged.
+        """
+        with self._sound_data():
+            return [self._pieces(sequence) for sequence in self._sequences(document)]
+
+    def rows(self, document: int) -> list[list[Row]]:
+        """Return each position of each sequence of a document, with the labels of input-only code-switching.
+
+        Raises:
+            DataError: If there is no such document, or it is damaged.
+        """
+        with self._sound_data():
+            return [self._rows(sequence) for sequence in self._sequences(document)]
+
+    @contextmanager
+    def _sound_data(self) -> Iterator[None]:
+        """Turn what ids and records outside their ranges lead to into an error; to look is not to verify all first."""
+        try:
+            yield
+        except (IndexError, ValueError) as error:
+            raise DataError(f"{self.prefix}: damaged ({error}); tools/verify_dataset.py says where") from None
+
+    def _sequences(self, document: int) -> range:
+        if not 0 <= document < self.num_documents:
+            raise DataError(f"{self.prefix}: no document {document}; there are {self.num_documents}, counted from 0")
+        first, last = (int(end) for end in self._tokens.document_ends[document : document + 2])
+        return range(first, last)
+
+    def _records(self, sequence: int) -> list[list[int]]:
+        records: list[list[int]] = (
+            self._switches[sequence].reshape(-1, RECORD_INTS).tolist() if self._switches is not None else []
+        )
+        return records
+
+    def _pieces(self, sequence: int) -> list[Piece]:
+        tokens = self._tokens[sequence].tolist()
+        pieces = []
+        position = 0
+        for start, length, label, entry in self._records(sequence):
+            pieces.append(Piece(spell(self._tokenizer, tokens[position:start])))
+            original = (
+                self._lexicon.entries[entry].word if self._lexicon else spell(self._tokenizer, [label]).strip() + "…"
+            )
+            switched = spell(self._tokenizer, tokens[start : start + length])
+            if switched.startswith(" "):
+                pieces.append(Piece(" "))
+            pieces.append(Piece(switched.strip(), original))
+            position = start + length
+        pieces.append(Piece(spell(self._tokenizer, tokens[position:])))
+        return [piece for piece in pieces if piece.text]
+
+    def _rows(self, sequence: int) -> list[Row]:
+        tokens = self._tokens[sequence].astype(np.int64)
+        records = np.array(self._records(sequence), dtype=np.int64).reshape(-1, RECORD_INTS)
+        labels = apply_switch_records(tokens, records, "input-only").tolist()
+        following = [*tokens.tolist()[1:], None]
+        return [
+            Row(
+                input=spell(self._tokenizer, [token]),
+                label=None if label in (None, IGNORE) else spell(self._tokenizer, [label]),
+                is_switched=label != after,
+            )
+            for token, label, after in zip(tokens.tolist(), [*labels[1:], None], following, strict=True)
+        ]
+
+
+def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return what tokens spell, special ones by name; `decode` would drop spaces at the start of a piece."""
+    data = b"".join(
+        tokenizer.token_bytes[i] or (tokenizer.decode([i]) or f"<special token {i}>").encode("utf-8") for i in ids
+    )
+    return data.decode("utf-8", errors="replace")
+
+
+def inspect_document(prefix: str | Path, document: int, tokenizer: Tokenizer, lexicon: Lexicon | None = None) -> str:
+    """Return the text of a document with switched words as `[original→translation]`.
+
+    Args:
+        prefix: The dataset's path without `.bin`.
+        document: Its number, from 0.
+        tokenizer: The one of the bake.
+        lexicon: The one of the bake, which knows the original words; without it their first subword is shown.
+
+    Raises:
+        DataError: If there is no such document, or tokenizer or lexicon are others than those of the bake.
+    """
+    sequences = DatasetInspector(prefix, tokenizer, lexicon).pieces(document)
+    return "\n".join(
+        "".join(piece.text if piece.original is None else f"[{piece.original}→{piece.text}]" for piece in sequence)
+        for sequence in sequences
+    )

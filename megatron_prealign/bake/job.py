@@ -1,0 +1,185 @@
+"""A bake's work folder: all that a task on any machine needs to know, and the shards that are finished.
+
+    job.json            settings and pieces
+    table/*.npy         the lexicon compiled for the tokenizer
+    shards/000000.*     what the first piece became; its .json is written last and marks it finished
+
+A shard is a function of its piece and the settings, so it does not matter who bakes it, or how often.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from megatron_prealign.bake.encode_piece import EncodingSettings
+from megatron_prealign.bake.inputs import Piece
+from megatron_prealign.codeswitch.switch_table import SwitchTable
+from megatron_prealign.codeswitch.word_forms import WordEncoder
+from megatron_prealign.errors import DataError
+from megatron_prealign.files import atomic_text_file
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class JobSettings(EncodingSettings):
+    """All that the bytes of a shard depend on besides its piece, and what to do about unusable lines."""
+
+    lexicon_fingerprint: str | None
+    lexicon_entries: int
+    ratio: float
+    seed: int
+    table_options: dict[str, Any]
+    """What else the compiled lexicon depends on."""
+    on_error: OnError = "fail"
+
+    @property
+    def encoding(self) -> EncodingSettings:
+        """Return those of them that the ids depend on."""
+        return EncodingSettings(**{field.name: getattr(self, field.name) for field in fields(EncodingSettings)})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A work folder in use."""
+
+    folder: Path
+    settings: JobSettings
+    pieces: tuple[Piece, ...]
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        settings: JobSettings,
+        pieces: Sequence[Piece],
+        table: SwitchTable,
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> "Job":
+        """Fill a work folder, or go on with the one that is there.
+
+        Args:
+            folder: Where.
+            settings: What the shards depend on.
+            pieces: The input.
+            table: The compiled lexicon.
+            resume: Whether to go on.
+            overwrite: Whether the bake may replace a dataset, to be remembered for one that goes on.
+
+        Raises:
+            DataError: If the one that is there is of another input or other options.
+        """
+        job = cls(folder, settings, tuple(pieces))
+        if resume and (folder / "job.json").is_file():
+            job._check_unchanged()
+            overwrite = may_overwrite(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            job.shard_prefix(0).parent.mkdir(parents=True)
+            table.save(folder / "table")
+        job._write(overwrite)
+        return job
+
+    def may_replace(self) -> None:
+        """Remember that what is under the final names from now on is this bake's, or may be replaced by it."""
+        self._write(overwrite=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Job":
+        """Read the work folder that `create` made."""
+        description = _read_description(folder)
+        pieces = tuple(Piece(Path(path), *rest) for path, *rest, _ in description["pieces"])
+        return cls(folder, JobSettings(**description["settings"], on_error=description["on_error"]), pieces)
+
+    def table(self, encode: WordEncoder) -> SwitchTable:
+        """Return the compiled lexicon; its arrays are mapped, so the workers of a machine share them."""
+        return SwitchTable.load(self.folder / "table", encode)
+
+    def shard_prefix(self, number: int) -> Path:
+        """Return the path of a piece's shard without `.bin`."""
+        return self.folder / "shards" / f"{number:06d}"
+
+    def mark_path(self, number: int) -> Path:
+        """Return the file whose presence says that a piece is finished; it holds counts."""
+        return Path(f"{self.shard_prefix(number)}.json")
+
+    def unfinished(self) -> list[int]:
+        """Return the pieces that are still to be baked."""
+        finished = set(os.listdir(self.shard_prefix(0).parent))
+        return [number for number in range(len(self.pieces)) if self.mark_path(number).name not in finished]
+
+    def mark(self, number: int) -> dict[str, Any]:
+        """Return the counts of a finished piece."""
+        counts: dict[str, Any] = json.loads(self.mark_path(number).read_text(encoding="utf-8"))
+        return counts
+
+    def report_problems(self, number: int, problems: Sequence[str]) -> None:
+        """Leave a message for whoever started the bake, for tasks that can't raise an error there."""
+        with atomic_text_file(self.problems_path(number), overwrite=True) as stream:
+            json.dump(list(problems), stream)
+
+    def read_problems(self, number: int) -> list[str]:
+        """Return what `report_problems` left."""
+        path = self.problems_path(number)
+        problems: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return problems
+
+    def problems_path(self, number: int) -> Path:
+        """Return where `report_problems` writes."""
+        return Path(f"{self.shard_prefix(number)}.problems")
+
+    def _description(self) -> dict[str, Any]:
+        settings = asdict(self.settings)
+        del settings["on_error"]  # what is finished had nothing wrong with it, or was asked to skip
+        modified = {path: path.stat().st_mtime_ns for path in {piece.path for piece in self.pieces}}
+        pieces = [[str(piece.path), piece.start, piece.stop, piece.size, modified[piece.path]] for piece in self.pieces]
+        return {"settings": settings, "pieces": pieces, "table": _version_of_shards()}
+
+    def _write(self, overwrite: bool) -> None:
+        more = {"on_error": self.settings.on_error, "overwrite": overwrite}
+        with atomic_text_file(self.folder / "job.json", overwrite=True) as stream:
+            json.dump(self._description() | more, stream, indent=2)
+
+    def _check_unchanged(self) -> None:
+        before = _read_description(self.folder)
+        now = json.loads(json.dumps(self._description()))
+        changed = [name for name, value in now["settings"].items() if before["settings"].get(name) != value]
+        if before["pieces"] != now["pieces"]:
+            changed.append("the input files")
+        if before["table"] != now["table"]:
+            changed.append("the version of this code")
+        if changed:
+            raise DataError(
+                f"--resume: {self.folder} was begun with other settings ({', '.join(changed)} changed); give those it "
+                "was begun with, or start again with --overwrite"
+            )
+
+
+def may_overwrite(folder: Path) -> bool:
+    """Tell whether the bake that made a work folder was allowed to replace a dataset."""
+    return (folder / "job.json").is_file() and bool(_read_description(folder)["overwrite"])
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / "job.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: damaged ({error}); start again with --overwrite") from None
+    if not isinstance(description, dict) or not {"settings", "pieces", "overwrite"} <= description.keys():
+        raise DataError(f"{path}: not what a bake left; start again with --overwrite")
+    return description
+
+
+def _version_of_shards() -> list[str]:
+    from megatron_prealign import __version__
+
+    return [__version__, np.__version__.partition(".")[0]]

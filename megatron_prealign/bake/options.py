@@ -1,0 +1,182 @@
+"""What to bake, and everything that can be wrong with it before anything is read."""
+
+import shutil
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from megatron_prealign.bake.job import OnError, may_overwrite
+from megatron_prealign.codeswitch.compile_lexicon import TableOptions
+from megatron_prealign.dataset.manifest import DATA_SUFFIXES, manifest_path
+from megatron_prealign.errors import DataError
+from megatron_prealign.files import can_be_made
+from megatron_prealign.text.languages import language_problems
+
+BosMode = Literal["auto", "always", "never"]
+BackendChoice = Literal["auto", "reference", "gigatoken"]
+ExecutorKind = Literal["local", "slurm", "ray"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BakeOptions:
+    """What to bake."""
+
+    input_paths: tuple[Path, ...]
+    """Files, folders and globs, in the order they are baked in."""
+    tokenizer_path: Path
+    """tokenizer.json, a folder with one, or a SentencePiece .model."""
+    output_prefix: Path
+    """The dataset's files are <output_prefix>_<json_key>_document.*, or _sentence.* with sentence splitting."""
+    json_key: str = "text"
+    """Key of the text in JSON lines, or column of parquet files."""
+    lexicon_paths: tuple[Path, ...] = ()
+    """Dictionaries; merged."""
+    source_language: str = "en"
+    """Language of the corpus and of the dictionaries' source words."""
+    target_language: str | None = None
+    """Language of translations in dictionaries that do not name it."""
+    codeswitch_ratio: float = 0.0
+    """Probability of a word that the lexicon covers to be switched, in [0, 1]."""
+    case_transfer: bool = True
+    """Also match Capitalised and CAPITALS words and give their translations that form."""
+    max_translations: int | None = None
+    """How many translations of a word into one language can be drawn, those of the largest weights; None for all."""
+    stop_words_path: Path | None = None
+    """Source words that are never switched, one a line; case does not matter."""
+    max_rank: int = 0
+    """The most frequent words of the source language, by wordfreq, up to this rank are never switched either."""
+    language_weights: dict[str, float] = field(default_factory=dict)
+    """Relative chance of a target language to be drawn; 1 where not named."""
+    seed: int = 1
+    """Seed of all draws."""
+    append_eod: bool = False
+    """End every document that is not empty with the tokenizer's end-of-document token."""
+    bos: BosMode = "auto"
+    """Begin documents with the tokenizer's begin-of-document token: if it does so by itself, always, never."""
+    sentence_language: str | None = None
+    """Make each sentence a sequence, found by Punkt's model of this name; None makes each document one."""
+    backend: BackendChoice = "auto"
+    """Library that encodes; auto takes gigatoken where its ids equal the reference's on a probe of the corpus."""
+    executor: ExecutorKind = "local"
+    """Who runs the tasks."""
+    num_workers: int = 1
+    """Processes of this machine, or tasks of the cluster."""
+    cluster: dict[str, str] = field(default_factory=dict)
+    """Settings of the Slurm or Ray jobs, by name."""
+    on_error: OnError = "fail"
+    """What to do about lines without a usable text: end the bake, or count them and leave them out."""
+    overwrite: bool = False
+    """Replace an existing dataset, and what an unfinished bake left."""
+    resume: bool = False
+    """Go on with what an unfinished bake left."""
+    command: str = ""
+    """The command line, for the manifest's provenance."""
+
+    @property
+    def dataset_prefix(self) -> Path:
+        """Path of the dataset without `.bin`."""
+        level = "sentence" if self.sentence_language else "document"
+        return Path(f"{self.output_prefix}_{self.json_key}_{level}")
+
+    @property
+    def work_folder(self) -> Path:
+        """Where a bake keeps what is finished of it; beside the outputs, so that a rename stays in one file system."""
+        return self.dataset_prefix.with_name(f".{self.dataset_prefix.name}.bake")
+
+
+def table_options(options: BakeOptions) -> TableOptions:
+    """Return how the lexicon is used, with the words that are never switched.
+
+    Raises:
+        DataError: If the stop list can't be read, or there are no word frequencies of the source language.
+    """
+    excluded: set[str] = set()
+    if options.stop_words_path is not None:
+        try:
+            excluded.update(options.stop_words_path.read_text(encoding="utf-8").casefold().split())
+        except (OSError, ValueError) as error:
+            raise DataError(f"--stop-words {options.stop_words_path}: can't be read ({error})") from None
+    if options.max_rank > 0:
+        try:
+            import wordfreq  # optional, and slow to load
+
+            excluded.update(map(str.casefold, wordfreq.top_n_list(options.source_language, options.max_rank)))
+        except ImportError:
+            raise DataError("--max-rank: needs wordfreq; install megatron-prealign[data]") from None
+        except LookupError:
+            raise DataError(f"--max-rank: wordfreq does not know the language {options.source_language!r}") from None
+    return TableOptions(options.case_transfer, options.max_translations, frozenset(excluded), options.language_weights)
+
+
+def option_problems(options: BakeOptions) -> list[str]:
+    """Return what is wrong with options apart from input, tokenizer and lexicon."""
+    problems = language_problems("--source-language", options.source_language)
+    problems += language_problems("--target-language", options.target_language)
+    if not 0.0 <= options.codeswitch_ratio <= 1.0:
+        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
+    if options.codeswitch_ratio > 0 and not options.lexicon_paths:
+        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
+    if not options.json_key or "/" in options.json_key:
+        problems.append(f"--json-key {options.json_key!r}: becomes part of file names, so it can't be empty or hold /")
+    if options.max_translations is not None and options.max_translations < 1:
+        problems.append(f"--max-translations {options.max_translations}: must be at least 1")
+    if not all(weight > 0 for weight in options.language_weights.values()):
+        problems.append(
+            f"--language-weights {options.language_weights}: must be above 0; leave a dictionary out instead"
+        )
+    if options.max_rank < 0:
+        problems.append(f"--max-rank {options.max_rank}: must be at least 0")
+    if options.cluster and options.executor == "local":
+        problems.append("--cluster: belongs to --executor slurm or ray")
+    if options.num_workers < 1:
+        problems.append(f"--workers {options.num_workers}: must be at least 1")
+    if options.resume and options.overwrite:
+        problems.append("--resume and --overwrite: the one goes on with what is there, the other starts again")
+    return [*problems, *_executor_problems(options), *_output_problems(options)]
+
+
+def _executor_problems(options: BakeOptions) -> list[str]:
+    needs = {"local": (), "slurm": ("datatrove",), "ray": ("datatrove", "ray")}[options.executor]
+    missing = [name for name in needs if find_spec(name) is None]
+    problems = []
+    if missing:
+        names = " and ".join(missing)
+        problems.append(f"--executor {options.executor}: needs {names}; install megatron-prealign[cluster]")
+    if options.executor == "slurm" and "partition" not in options.cluster:
+        problems.append("--executor slurm: name the partition with --cluster partition=NAME")
+    if options.executor == "slurm" and shutil.which("sbatch") is None:
+        problems.append("--executor slurm: no sbatch here; run this on a machine that submits jobs")
+    return problems
+
+
+def final_paths(prefix: Path) -> list[Path]:
+    """Return all files that a dataset can have."""
+    return [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
+
+
+def may_have_ended(options: BakeOptions) -> bool:
+    """Tell whether --resume finds a dataset but no work folder: the bake may be complete already."""
+    return options.resume and not options.work_folder.exists() and manifest_path(options.dataset_prefix).exists()
+
+
+def _output_problems(options: BakeOptions) -> list[str]:
+    problems = []
+    prefix = options.dataset_prefix
+    existing = [path for path in final_paths(prefix) if path.exists()]
+    is_own = options.resume and may_overwrite(options.work_folder)
+    if existing and not options.overwrite and not is_own and not may_have_ended(options):
+        names = ", ".join(map(str, existing))
+        problems.append(f"{names}: already there; choose another --output-prefix or pass --overwrite")
+    if options.work_folder.exists() and not (options.overwrite or options.resume):
+        problems.append(
+            f"{options.work_folder}: left by a bake that did not end; pass --resume to go on with it, or --overwrite"
+        )
+    if options.output_prefix.is_dir():
+        problems.append(
+            f"--output-prefix {options.output_prefix}: is a folder; name what the files in it begin with, such as "
+            f"{options.output_prefix / options.source_language}"
+        )
+    if not can_be_made(prefix):
+        problems.append(f"{prefix.parent}: can't be written to")
+    return problems

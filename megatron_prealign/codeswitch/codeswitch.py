@@ -1,0 +1,133 @@
+"""Input-only code-switching (PreAlign sec. 3.2) as whole-array operations on token ids, without any I/O.
+
+Every word that the lexicon covers is replaced by one of its translations with probability `ratio`, independently. All
+draws are addressed by (seed, epoch, document, word), so the outcome for a document depends on nothing around it, and
+the bake and a data loader that switches on the fly agree.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_prealign.codeswitch.draws import Counter, document_keys, draw, stream_keys
+from megatron_prealign.codeswitch.matching import find_matches
+from megatron_prealign.codeswitch.switch_table import SwitchTable
+from megatron_prealign.codeswitch.word_forms import NUM_FORMS
+from megatron_prealign.text.ragged import spread
+
+
+@dataclass
+class SwitchCounts:
+    """What a code-switch met and did; addable."""
+
+    words: int = 0
+    """Runs of letters; tokens of letters where the language puts no spaces between words."""
+    covered: int = 0
+    """Eligible words that the lexicon has; an entry of several words counts as one."""
+    switched: int = 0
+    """Words replaced."""
+    switched_tokens: int = 0
+    """Tokens of the translations put in."""
+    replaced_tokens: int = 0
+    """Tokens of the words taken out."""
+    by_language: dict[str, int] = field(default_factory=dict)
+    """Words replaced, by language of the translation."""
+
+    def add(self, other: "SwitchCounts") -> None:
+        """Add the counts of other documents."""
+        for name in ("words", "covered", "switched", "switched_tokens", "replaced_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for language, count in other.by_language.items():
+            self.by_language[language] = self.by_language.get(language, 0) + count
+
+
+@dataclass(frozen=True)
+class Switched:
+    """Documents after the switch."""
+
+    tokens: NDArray[Any]
+    """Documents back to back: [T], of the type that came in."""
+    offsets: NDArray[np.int64]
+    """Where each document begins and ends: [D + 1]."""
+    records: NDArray[np.int32]
+    """(start relative to its document, length, label, lexicon entry), in order: [N, 4]."""
+    record_counts: NDArray[np.int64]
+    """Records of each document: [D]."""
+    counts: SwitchCounts
+
+
+def codeswitch(
+    tokens: NDArray[Any],
+    offsets: NDArray[np.int64],
+    table: SwitchTable,
+    ratio: float,
+    seed: int,
+    epoch: int = 0,
+    keys: NDArray[np.uint64] | None = None,
+) -> Switched:
+    """Switch words of documents.
+
+    Args:
+        tokens: int [T], documents back to back, end-of-document tokens included; never changed.
+        offsets: int64 [D + 1], where each document begins and ends.
+        table: The lexicon, compiled for the tokenizer of the ids.
+        ratio: Probability of a covered word to be switched, in [0, 1].
+        seed: Any integer.
+        epoch: 0 for a bake.
+        keys: uint64 [D] of `document_keys`; None to compute them here from `tokens`.
+
+    Returns:
+        The documents with their switch records.
+    """
+    matches = find_matches(table, tokens, offsets)
+    spans = matches.spans
+    counts = SwitchCounts(words=matches.num_atoms, covered=len(spans))
+
+    document_streams = stream_keys(seed, epoch, document_keys(tokens, offsets) if keys is None else keys)
+    streams, indices = document_streams[spans.documents], spans.indices
+    switched = np.flatnonzero(draw(streams, indices, Counter.SWITCH) < ratio)
+    streams, indices, matched = streams[switched], indices[switched], matches.keys[switched]
+    languages = table.by_language.choose(
+        table.key_groups[matched].astype(np.int64), draw(streams, indices, Counter.LANGUAGE)
+    )
+    pairs = table.by_translation.choose(languages, draw(streams, indices, Counter.TRANSLATION))
+    replacement, new_lengths = table.targets.take(pairs * NUM_FORMS + table.key_forms[matched])
+
+    starts, documents = spans.starts[switched], spans.documents[switched]
+    old_lengths = spans.stops[switched] - starts
+    growth = np.cumsum(new_lengths - old_lengths)
+    new_starts = starts + growth - (new_lengths - old_lengths)
+    record_counts = np.bincount(documents, minlength=len(offsets) - 1)
+    # Each document ends later by the growth of all words before its end.
+    new_offsets = offsets + np.concatenate(([0], growth))[np.concatenate(([0], np.cumsum(record_counts)))]
+    columns = (new_starts - new_offsets[documents], new_lengths, tokens[starts], table.key_entries[matched])
+    records = np.stack(columns, axis=1).astype(np.int32)
+
+    counts.switched, counts.switched_tokens = len(switched), int(new_lengths.sum())
+    counts.replaced_tokens = int(old_lengths.sum())
+    per_language = np.bincount(table.pair_languages[pairs], minlength=len(table.languages))
+    counts.by_language = dict(zip(table.languages, per_language.tolist(), strict=True))
+    switched_tokens = _splice(tokens, starts, old_lengths, replacement, new_starts, new_lengths)
+    return Switched(switched_tokens, new_offsets, records, record_counts, counts)
+
+
+def _splice(
+    tokens: NDArray[Any],
+    starts: NDArray[np.int64],
+    old_lengths: NDArray[np.int64],
+    replacement: NDArray[Any],
+    new_starts: NDArray[np.int64],
+    new_lengths: NDArray[np.int64],
+) -> NDArray[Any]:
+    """Return the tokens with the spans at `starts` taken out and the replacements put in at `new_starts`."""
+    kept = np.ones(len(tokens), dtype=bool)
+    kept[spread(starts, old_lengths)] = False
+    result = np.empty(len(tokens) + len(replacement) - int(old_lengths.sum()), dtype=tokens.dtype)
+    from_text = np.ones(len(result), dtype=bool)
+    inserted = spread(new_starts, new_lengths)
+    from_text[inserted] = False
+    result[from_text] = tokens[kept]
+    result[inserted] = replacement
+    return result

@@ -1,0 +1,221 @@
+"""Compiling a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_prealign.codeswitch.phrases import Phrases
+from megatron_prealign.codeswitch.switch_table import SwitchTable, WeightedChoice
+from megatron_prealign.codeswitch.target_forms import TargetForms, TargetWords
+from megatron_prealign.codeswitch.token_classes import Token, classify_vocabulary, is_letters
+from megatron_prealign.codeswitch.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
+from megatron_prealign.codeswitch.words import hash_words
+from megatron_prealign.lexicon import Lexicon, uses_spaces
+from megatron_prealign.text.collector import paused_collector
+from megatron_prealign.text.encoders import Encoder
+from megatron_prealign.text.languages import script_fits
+from megatron_prealign.text.ragged import Ragged, same_spans
+from megatron_prealign.text.tokenizer import Tokenizer
+
+# Longer entries of a dictionary are explanations.
+_MAX_WORDS = 5
+# Tokens of a word, where words are not spaced.
+_MAX_ATOMS = 16
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a lexicon is used."""
+
+    case_transfer: bool = True
+    """Also match Capitalised and CAPITALS forms of a source word, and give its translations that form; without it only
+    the form in the lexicon matches."""
+    max_translations: int | None = None
+    """How many translations of a word into one language can be drawn, those of the largest weights; None for all."""
+    excluded_words: frozenset[str] = frozenset()
+    """Source words that are never switched, case-folded."""
+    language_weights: Mapping[str, float] = field(default_factory=dict)
+    """Relative chance of a language to be drawn among those that have a translation of a word; 1 where not named."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options as plain values."""
+        excluded = "\n".join(sorted(self.excluded_words))
+        return {
+            "case_transfer": self.case_transfer,
+            "max_translations": self.max_translations,
+            "excluded_words": sha256(excluded.encode()).hexdigest() if excluded else None,
+            "language_weights": dict(sorted(self.language_weights.items())),
+        }
+
+
+@paused_collector()
+def compile_lexicon(
+    lexicon: Lexicon, tokenizer: Tokenizer, options: TableOptions | None = None, encoder: Encoder | None = None
+) -> SwitchTable:
+    """Compile a lexicon for a tokenizer.
+
+    An entry is skipped if it is not of letters, or of more than 5 words; a translation if the tokenizer can't write it.
+
+    Args:
+        lexicon: Source words with translations.
+        tokenizer: Whose ids the text has.
+        options: How the lexicon is used; None for the defaults.
+        encoder: A quicker one that gives the tokenizer's ids; None for its own library.
+    """
+    options = options or TableOptions()
+    encode = WordEncoder(tokenizer, encoder)
+    is_spaced = uses_spaces(lexicon.source_language)
+    words_of_letters, numbers = _usable_sources(lexicon, options.excluded_words, is_spaced)
+    entries = [lexicon.entries[number] for number in numbers]
+    pairs = [translation for entry in entries for translation in entry.translations]
+    language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
+    texts, tags, weights_of_pairs = zip(*pairs, strict=True) if pairs else ((), (), ())
+    languages = np.array([language_numbers[tag] for tag in tags], dtype=np.int32)
+    owners = np.repeat(np.arange(len(entries)), [len(entry.translations) for entry in entries])
+    spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
+    dotted = np.array([has_dotted_i(language) for language in lexicon.languages], dtype=bool)
+    is_usable = _are_usable(tokenizer, encode, texts, spaced[languages])
+    weights = np.array(weights_of_pairs, dtype=np.float64)
+    order, groups = _rank_pairs(owners, languages, weights, is_usable, options.max_translations)
+    owners, languages, weights = owners[order], languages[order], weights[order]
+    begins = np.flatnonzero(np.diff(groups, prepend=-1))
+    language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
+    usable, num_languages = np.unique(owners[begins], return_counts=True)
+    cases = _cases([entries[owner].word for owner in usable], lexicon.source_language, options.case_transfer)
+    vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
+    entry_numbers = np.array(numbers, dtype=np.int32)[usable]
+    keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
+    num_entries = len(np.unique(keys["key_groups"]))
+    words = TargetWords.of([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
+    return SwitchTable(
+        vocabulary=vocabulary,
+        is_spaced=is_spaced,
+        languages=lexicon.languages,
+        num_entries=num_entries,
+        skipped={
+            "source not of letters": len(lexicon) - len(words_of_letters),
+            "source excluded": len(words_of_letters) - len(entries),
+            "source not encodable": len(usable) - num_entries,
+            "translation not encodable": len(pairs) - int(is_usable.sum()),
+        },
+        **keys,
+        by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
+        by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
+        pair_languages=languages,
+        targets=TargetForms(words, encode),
+    )
+
+
+def _are_usable(
+    tokenizer: Tokenizer, encode: WordEncoder, words: Sequence[str], is_spaced: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Tell which translations the tokenizer can write, in every place where they may stand: bool [words]."""
+    if tokenizer.encodes_any_text:
+        return np.ones(len(words), dtype=bool)
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    rows = np.array([numbers[word] for word in words], dtype=np.int64)
+    behind_none, behind_space = (encode(list(numbers), spaced).lengths[rows] > 0 for spaced in (False, True))
+    usable: NDArray[np.bool_] = behind_none & (behind_space | ~is_spaced)
+    return usable
+
+
+def _rank_pairs(
+    owners: NDArray[np.int64],
+    languages: NDArray[np.int32],
+    weights: NDArray[np.float64],
+    is_usable: NDArray[np.bool_],
+    max_translations: int | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the word pairs to keep by entry, language and falling weight, and the group of each: int64 [N] both."""
+    order = np.lexsort((-weights, languages, owners))
+    order = order[is_usable[order]]
+    groups = owners[order] * (int(languages.max(initial=0)) + 1) + languages[order]
+    if max_translations is None:
+        return order, groups
+    begins = np.flatnonzero(np.diff(groups, prepend=-1))
+    ranks = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    return order[ranks < max_translations], groups[ranks < max_translations]
+
+
+def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[list[str]]:
+    """Return the words as written and, with case transfer, Capitalised and in CAPITALS by the language's rules."""
+    dotted = has_dotted_i(language)
+    return [[in_case(word, case, dotted) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
+
+
+def _usable_sources(lexicon: Lexicon, excluded: Collection[str], is_spaced: bool) -> tuple[list[int], list[int]]:
+    """Return the numbers of the entries that are of letters, and of those that are not excluded either."""
+    language = lexicon.source_language
+    of_letters = [number for number, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
+    return of_letters, [number for number in of_letters if lexicon.entries[number].word.casefold() not in excluded]
+
+
+def _is_source(word: str, language: str, is_spaced: bool) -> bool:
+    if is_spaced:
+        return word.isalpha() or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
+    # A foreign word among its letters would be found inside of longer ones.
+    return is_letters(word) and script_fits(word, language)
+
+
+def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
+    """Return the ids of all words in the first form, then in the second and so on; empty where one can't be encoded."""
+    blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
+    lengths = np.concatenate([block.lengths for block in blocks])
+    return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
+
+
+def _source_keys(
+    forms: Ragged, entries: NDArray[np.int32], vocabulary: NDArray[np.uint16], is_spaced: bool
+) -> dict[str, Any]:
+    """Return the key fields of a SwitchTable; a form as written wins over one derived from another word."""
+    values, starts, all_lengths = forms.values, forms.offsets, forms.lengths
+    by_form = np.flatnonzero(all_lengths)
+    hashes = hash_words(values, starts[by_form], all_lengths[by_form])
+    order = np.argsort(hashes, kind="stable")
+    rows, hashes = by_form[order], hashes[order]
+    # Of equal forms the first one stays; equal hashes alone prove nothing.
+    runs = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
+    heads = rows[np.repeat(runs, np.diff(runs, append=len(rows)))]
+    is_equal = (rows != heads) & (all_lengths[rows] == all_lengths[heads])
+    is_equal[is_equal] = same_spans(
+        values, starts[rows[is_equal]], values, starts[heads[is_equal]], all_lengths[rows[is_equal]]
+    )
+    rows, hashes = rows[~is_equal], hashes[~is_equal]
+    keys = Ragged.of(*forms.take(rows))
+    # Four buckets a key: most hold none or one, so a look-up costs one or two comparisons.
+    bits = max(2, (4 * len(rows)).bit_length())
+    leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
+    is_single = np.flatnonzero(keys.lengths == 1)
+    single_keys = np.full(len(vocabulary), -1, dtype=np.int32)
+    single_keys[keys.values[keys.offsets[is_single]]] = is_single
+    kinds, groups = np.divmod(rows, max(1, len(entries)))
+    return {
+        "key_hashes": hashes,
+        "key_tokens": keys,
+        "key_entries": entries[groups],
+        "key_groups": groups.astype(np.int32),
+        "key_forms": kinds.astype(np.int8),
+        "single_keys": single_keys,
+        "phrases": _phrases(keys, vocabulary, is_spaced),
+        "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
+    }
+
+
+def _phrases(keys: Ragged, vocabulary: NDArray[np.uint16], is_spaced: bool) -> Phrases:
+    """Return what is known of source forms of several words, or of several tokens where words are not spaced."""
+    rows = np.repeat(np.arange(len(keys.lengths)), keys.lengths)
+    is_first = np.zeros(len(rows), dtype=bool)
+    is_first[keys.offsets[:-1]] = True
+    begins = ~is_first
+    if is_spaced:
+        begins &= (vocabulary[keys.values] & np.uint16(Token.SPACED | Token.LONE_SPACE)) != 0
+    places = np.flatnonzero(begins)
+    long, places_of_seconds, num_others = np.unique(rows[places], return_index=True, return_counts=True)
+    seconds = keys.values[places[places_of_seconds]]
+    is_findable = num_others < _MAX_ATOMS
+    firsts = keys.values[keys.offsets[long]]
+    return Phrases.of(1 + num_others[is_findable], firsts[is_findable], seconds[is_findable])

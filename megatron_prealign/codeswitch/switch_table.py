@@ -1,0 +1,184 @@
+"""A lexicon compiled for one tokenizer: flat arrays that map token ids of source words to ids of translations.
+
+Each source word is entered as it appears behind a space and behind none; as written, capitalised, and in capitals. A
+word matches only if its token ids are exactly those of an entered form, and its translations take the same form.
+The arrays pickle cheaply, so worker processes share one compilation.
+"""
+
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_prealign.codeswitch.phrases import Phrases
+from megatron_prealign.codeswitch.target_forms import TargetForms, TargetWords
+from megatron_prealign.codeswitch.word_forms import WordEncoder
+from megatron_prealign.codeswitch.words import hash_words
+from megatron_prealign.text.ragged import Ragged, same_spans
+
+
+@dataclass(frozen=True)
+class WeightedChoice:
+    """A weighted choice among the consecutive items of each group."""
+
+    cumulative: NDArray[np.float64]
+    """For each item its group's number plus the cumulative share up to and including it: [items], rising."""
+    offsets: NDArray[np.int64]
+    """Where the items of each group begin and end: [groups + 1]."""
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64], lengths: NDArray[np.int64]) -> Self:
+        """Take the positive weights of all items, in any unit, and the number of items of each group, at least 1."""
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        starts, numbers = offsets[:-1], np.arange(len(lengths))
+        sums = np.add.reduceat(weights, starts) if len(lengths) else weights
+        running = np.concatenate(([0.0], np.cumsum(weights / np.repeat(sums, lengths))))
+        cumulative = np.repeat(numbers - running[starts], lengths) + running[1:]
+        cumulative[offsets[1:] - 1] = numbers + 1  # exactly, whatever was rounded on the way
+        return cls(cumulative, offsets)
+
+    def choose(self, groups: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return an item of each group, drawn by a number in [0, 1)."""
+        items = np.searchsorted(self.cumulative, groups + uniform, side="right")
+        # A draw next to 1 may round up to the next group.
+        return np.minimum(items, self.offsets[groups + 1] - 1)
+
+
+@dataclass(frozen=True)
+class SwitchTable:
+    """Everything the code-switch needs to know of a tokenizer and a lexicon."""
+
+    vocabulary: NDArray[np.uint16]
+    """Classes of the tokens."""
+    is_spaced: bool
+    """Whether the source language puts spaces between words."""
+    languages: tuple[str, ...]
+    """Target languages, sorted."""
+    num_entries: int
+    """Entries of the lexicon that can match."""
+    skipped: dict[str, int]
+    """Why other entries and pairs can't be used, and how many."""
+    key_hashes: NDArray[np.uint64]
+    """Hash of the token ids of each source form: [keys], sorted."""
+    key_tokens: Ragged
+    """The token ids themselves, in the same order."""
+    key_entries: NDArray[np.int32]
+    """Lexicon entry of each source form: its position in the file."""
+    key_groups: NDArray[np.int32]
+    """The same among the usable entries: the group of `by_language`."""
+    key_forms: NDArray[np.int8]
+    """Which of the forms it is."""
+    single_keys: NDArray[np.int32]
+    """Source form that is just this token, or -1: [V]. Most words of a text are one token."""
+    phrases: Phrases
+    """What is known of source forms of several words, or of several tokens where words are not spaced."""
+    buckets: NDArray[np.int64]
+    """Where the keys with each value of the leading bits of the hash begin: [2**bits + 1]."""
+    by_language: WeightedChoice
+    """Entry to one of its languages."""
+    by_translation: WeightedChoice
+    """Language of an entry to one of its translations in it."""
+    pair_languages: NDArray[np.int32]
+    """Language of each translation."""
+    targets: TargetForms
+    """Token ids of each form of each translation."""
+
+    def save(self, folder: Path) -> None:
+        """Write a new folder with an array a file, which `load` can map."""
+        folder.mkdir()
+        plain: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            value = value.words if isinstance(value, TargetForms) else value
+            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | TargetWords | Phrases) else {"": value}
+            for part, array in parts.items():
+                if isinstance(array, np.ndarray):
+                    np.save(folder / f"{item.name}.{part}.npy", array, allow_pickle=False)
+                else:
+                    plain[item.name] = array
+        (folder / "plain.json").write_text(json.dumps(plain), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, encode: WordEncoder) -> Self:
+        """Map the arrays of a folder that `save` wrote.
+
+        Args:
+            folder: Where.
+            encode: Gives the ids of words under the tokenizer that the table was compiled for.
+        """
+        values: dict[str, Any] = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
+        values["languages"] = tuple(values["languages"])
+        parts: dict[str, dict[str, Any]] = {}
+        for path in folder.glob("*.npy"):
+            name, part = path.stem.split(".")
+            parts.setdefault(name, {})[part] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        kinds: dict[str, type[Any]] = {
+            "by_language": WeightedChoice,
+            "by_translation": WeightedChoice,
+            "key_tokens": Ragged,
+            "phrases": Phrases,
+            "targets": TargetWords,
+        }
+        for name, arrays in parts.items():
+            values[name] = kinds[name](**arrays) if name in kinds else arrays[""]
+        return cls(**values | {"targets": TargetForms(values["targets"], encode)})
+
+    @cached_property
+    def longest_key(self) -> int:
+        """Tokens of the longest source form."""
+        return int(self.key_tokens.lengths.max(initial=0))
+
+    @cached_property
+    def key_ends(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which tokens begin and which end a source form of several tokens: bool [V] each."""
+        is_long = self.key_tokens.lengths > 1
+        begins, ends = (np.zeros(len(self.vocabulary), dtype=bool) for _ in range(2))
+        begins[self.key_tokens.values[self.key_tokens.offsets[:-1][is_long]]] = True
+        ends[self.key_tokens.values[self.key_tokens.offsets[1:][is_long] - 1]] = True
+        return begins, ends
+
+    def find(self, tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Look words up.
+
+        Args:
+            tokens: int [T].
+            starts: int64 [N], first token of each word.
+            lengths: int64 [N], tokens of each word.
+
+        Returns:
+            int64 [N], the key whose token ids are those of the word; -1 where there is none.
+        """
+        found = np.where(lengths == 1, self.single_keys[tokens[starts]], -1).astype(np.int64)
+        if not len(self.key_hashes):
+            return found
+        pending = np.flatnonzero((lengths > 1) & (lengths <= self.longest_key))
+        # Two look-ups by the ends of a word spare most words the hash.
+        begins, ends = self.key_ends
+        pending = pending[begins[tokens[starts[pending]]]]
+        pending = pending[ends[tokens[starts[pending] + lengths[pending] - 1]]]
+        hashes = hash_words(tokens, starts[pending], lengths[pending])
+        shift = np.uint64(64 - (len(self.buckets) - 1).bit_length() + 1)
+        bucket = (hashes >> shift).astype(np.int64)
+        candidates, stops = self.buckets[bucket], self.buckets[bucket + 1]
+        active = np.arange(len(pending))
+        while len(active := active[candidates[active] < stops[active]]):
+            keys, words = candidates[active], pending[active]
+            same: NDArray[np.bool_] = self.key_hashes[keys] == hashes[active]
+            # Equal hashes prove nothing: a hit counts only if every id is the same.
+            same[same] = self._same_tokens(keys[same], tokens, starts[words[same]], lengths[words[same]])
+            found[words[same]] = keys[same]
+            active = active[~same]
+            candidates[active] += 1
+        return found
+
+    def _same_tokens(
+        self, keys: NDArray[np.int64], tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        key_starts = self.key_tokens.offsets[keys]
+        same: NDArray[np.bool_] = self.key_tokens.offsets[keys + 1] - key_starts == lengths
+        same[same] = same_spans(self.key_tokens.values, key_starts[same], tokens, starts[same], lengths[same])
+        return same

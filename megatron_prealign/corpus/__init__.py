@@ -1,1 +1,0 @@
-"""Raw text: the files that hold a corpus, and its documents one after the other."""

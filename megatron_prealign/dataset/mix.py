@@ -1,0 +1,210 @@
+"""Which corpus each sample of a run comes from: shares by weight, token count and temperature, and their limits.
+
+A run's order of samples is a function of its corpora, its seed and the history of its mixes: each segment of the
+history deals its samples out by its shares, and every corpus goes on where it stood.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from megatron.core.datasets import helpers
+from numpy.typing import NDArray
+
+from megatron_prealign.config.data import BlendEntry, DataConfig
+from megatron_prealign.dataset.baked import Corpus
+
+
+@dataclass(frozen=True)
+class MixSegment:
+    """What a run draws from its sample `start` on, until its mix changes.
+
+    Attributes:
+        start: samples of the run before it.
+        shares: of each corpus, by key: above 0, adding up to 1; in the order of the blend, by which ties are settled.
+        positions: samples that were drawn before it of each corpus that was ever drawn from.
+    """
+
+    start: int
+    shares: dict[str, float]
+    positions: dict[str, int]
+
+
+@dataclass(frozen=True)
+class MixRequest:
+    """What is asked for over a whole run.
+
+    Attributes:
+        data: entries, temperature, limits, sequence length.
+        corpora: the corpora of each entry.
+        num_samples: samples of the run.
+        last_step: samples of its last step.
+    """
+
+    data: DataConfig
+    corpora: Sequence[Sequence[Corpus]]
+    num_samples: int
+    last_step: int
+
+    def continue_from(
+        self, mixes: list[MixSegment], consumed_samples: int, positions: dict[str, int]
+    ) -> tuple[list[MixSegment], list[str]]:
+        """Return the history of mixes with a segment more where the mix is another than before, and what is wrong.
+
+        Args:
+            mixes: the history so far; of a run that begins, nothing.
+            consumed_samples: samples drawn so far.
+            positions: of these from each corpus, by key.
+        """
+        if mixes:
+            shares, problems = self.find_shares(mixes[-1].start, mixes[-1].positions)
+            if not problems and shares == mixes[-1].shares:
+                return mixes, []
+        if consumed_samples >= self.num_samples and mixes:
+            return mixes, []
+        shares, problems = self.find_shares(consumed_samples, positions)
+        before = mixes[:-1] if mixes and mixes[-1].start == consumed_samples else mixes
+        return [*before, MixSegment(consumed_samples, shares, dict(positions))], problems
+
+    def find_shares(self, start: int, positions: Mapping[str, int]) -> tuple[dict[str, float], list[str]]:
+        """Return the share of each corpus in the samples from `start` on, and what keeps the mix from being drawn.
+
+        An entry's share is split among its corpora by size.
+        """
+        # Of a run that is done nothing remains: its mix is that of a sample more.
+        data, remaining = self.data, max(self.num_samples - start, 1)
+        sizes = [sum(corpus.num_tokens for corpus in corpora) for corpora in self.corpora]
+        drawn = [sum(positions.get(corpus.key, 0) for corpus in corpora) for corpora in self.corpora]
+        wanted = [
+            None if entry.tokens is None else entry.tokens / data.seq_length - count
+            for entry, count in zip(data.blend, drawn, strict=True)
+        ]
+        limits = [
+            self._max_epochs(entry) * size / data.seq_length - count
+            for entry, size, count in zip(data.blend, sizes, drawn, strict=True)
+        ]
+        problems = [
+            problem
+            for index, count in enumerate(wanted)
+            if count is not None and (problem := self._count_problem(index, count, limits[index], sizes[index]))
+        ]
+        rest = remaining - sum(count for count in wanted if count is not None)
+        free = [index for index, count in enumerate(wanted) if count is None]
+        weights = [self._weight(data.blend[index], sizes[index]) for index in free]
+        spread = spread_out(max(rest, 0.0), weights, [max(limits[index], 0.0) for index in free])
+        short = rest - sum(spread)
+        if not problems and (-rest if free else abs(rest)) > min(self.last_step, remaining - 1):
+            problems.append(self._sum_problem(rest))
+        elif not problems and free and short > min(1, remaining - 1):
+            problems.append(self._short_problem(short))
+        if problems:
+            return {}, problems
+        if len(free) == len(wanted) and all(x < y for x, y in zip(spread, limits, strict=True)):
+            # A mix by weights alone does not depend on how long the run is.
+            counts = weights
+        else:
+            by_index = dict(zip(free, spread, strict=True))
+            counts = [by_index[index] if count is None else max(count, 0.0) for index, count in enumerate(wanted)]
+        total = sum(counts)
+        shares = {
+            corpus.key: count / total * (corpus.num_tokens / size)
+            for corpora, count, size in zip(self.corpora, counts, sizes, strict=True)
+            for corpus in corpora
+            if count > 0
+        }
+        return shares, problems
+
+    def _weight(self, entry: BlendEntry, size: int) -> float:
+        temperature = self.data.temperature
+        return entry.weight if temperature is None else entry.weight * float(size) ** (1 / temperature)
+
+    def _max_epochs(self, entry: BlendEntry) -> float:
+        chosen = entry.max_epochs if entry.max_epochs is not None else self.data.max_epochs
+        if chosen is None:
+            return float("inf") if entry.tokens is None else 1.0
+        return chosen
+
+    def _count_problem(self, index: int, count: float, limit: float, size: int) -> str:
+        """Return why an entry can't give its tokens."""
+        entry = self.data.blend[index]
+        name, tokens = f"data.blend[{index}] ({name_of(entry)}): tokens {entry.tokens:,}", entry.tokens or 0
+        if count < -1:
+            return f"{name}, but {tokens - round(count * self.data.seq_length):,} were drawn already; raise them"
+        if count > limit + 1:
+            return (
+                f"{name} are {tokens / size:.3g} epochs of the {size:,} it has to train on, more than the "
+                f"{self._max_epochs(entry):g} that it may be read; lower them, or set its max_epochs to "
+                f"{-(-tokens // size)}"
+            )
+        return ""
+
+    def _sum_problem(self, rest: float) -> str:
+        length = self.data.seq_length
+        asked = sum(entry.tokens or 0 for entry in self.data.blend)
+        run, by = self.num_samples * length, round(abs(rest) * length)
+        if rest < 0:
+            return (
+                f"data.blend: tokens add up to {asked:,}, {by:,} more than the {run:,} of the run; lower them, or "
+                "raise training.train_steps"
+            )
+        steps = -(-round(abs(rest)) // self.last_step)
+        return (
+            f"data.blend: tokens add up to {asked:,}, {by:,} less than the {run:,} of the run: the mix runs out "
+            f"{steps:,} steps before the last; raise them, give one entry a weight in their place, or lower "
+            "training.train_steps"
+        )
+
+    def _short_problem(self, short: float) -> str:
+        tokens, steps = round(short * self.data.seq_length), -(-round(short) // self.last_step)
+        return (
+            f"data.max_epochs: the mix runs out {tokens:,} tokens, that is {steps:,} steps, before the last step; "
+            "raise max_epochs, add data, or lower training.train_steps"
+        )
+
+    def describe(self, mixes: Sequence[MixSegment], consumed_samples: int, positions: Mapping[str, int]) -> str:
+        """Return a table of what the run draws from each entry: its share from now on, tokens and epochs in all."""
+        length, mix = self.data.seq_length, mixes[-1]
+        rows = [("entry", "language", "share", "tokens in all", "epochs", "drawn so far")]
+        for entry, corpora in zip(self.data.blend, self.corpora, strict=True):
+            share = sum(mix.shares.get(corpus.key, 0.0) for corpus in corpora)
+            drawn = sum(positions.get(corpus.key, 0) for corpus in corpora)
+            tokens = round((drawn + share * (self.num_samples - consumed_samples)) * length)
+            epochs = tokens / sum(corpus.num_tokens for corpus in corpora)
+            name = name_of(entry) + (f" ({len(corpora)} datasets)" if len(corpora) > 1 else "")
+            rows.append((name, entry.language, f"{share:.2%}", f"{tokens:,}", f"{epochs:.2f}", f"{drawn * length:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        since = f" from sample {mix.start:,} on" if mix.start else ""
+        return "\n".join([f"Mix{since}:", *(f"  {line}" for line in lines)])
+
+
+def name_of(entry: BlendEntry) -> str:
+    """Return how an entry is named to the user."""
+    return entry.prefix if isinstance(entry.prefix, str) else ", ".join(entry.prefix)
+
+
+def spread_out(amount: float, weights: Sequence[float], limits: Sequence[float]) -> list[float]:
+    """Share an amount out by weights, none above its limit; what is over goes to the others, by weight (UniMax)."""
+    shared = [0.0] * len(weights)
+    full: set[int] = set()
+    while len(full) < len(weights):
+        rest = amount - sum(limits[index] for index in full)
+        total = sum(weight for index, weight in enumerate(weights) if index not in full)
+        shared = [limits[index] if index in full else rest * weight / total for index, weight in enumerate(weights)]
+        over = {index for index in range(len(weights)) if index not in full and shared[index] > limits[index]}
+        if not over:
+            return shared
+        full |= over
+    return list(limits)
+
+
+def deal_out(shares: Sequence[float], num_samples: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return which corpus each sample is of, int16, and which of that corpus's samples it is, int64.
+
+    megatron-core's blend: each sample is of the corpus that is furthest behind its share. A longer order begins with a
+    shorter one.
+    """
+    which, number = np.zeros(num_samples, dtype=np.int16), np.zeros(num_samples, dtype=np.int64)
+    helpers.build_blending_indices(which, number, np.array(shares), len(shares), num_samples, False)
+    return which, number

@@ -1,0 +1,200 @@
+"""The backends behind a tokenizer: batches of texts to packed token ids."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import chain, pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_prealign.text.ragged import Ragged
+from megatron_prealign.text.tokenizer import Tokenizer
+
+Backend = Literal["reference", "gigatoken"]
+"""The library that made the tokenizer, or the quicker one that gives the same ids where a probe has shown it."""
+
+# A space between two characters of which neither is white space: it begins a chunk. The literal space in front lets
+# the search skip to the next one.
+_GAP = re.compile(r" (?<=\S )(?=\S)")
+# Tokens kept; a chunk has about two, and costs some 150 bytes beside them.
+_MAX_TOKENS = 1 << 19
+_GROUP = 32
+_NO_ROWS = Ragged.of(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
+
+
+class Encoder(ABC):
+    """Encodes batches of texts without anything around them."""
+
+    @abstractmethod
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the ids of all texts back to back, int32 [T], and the number of each, int64 [len(texts)]."""
+
+
+class ReferenceEncoder(Encoder):
+    """Hugging Face's or SentencePiece's own library, in batches."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Keep the tokenizer."""
+        self._tokenizer = tokenizer
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return ids and lengths, as `Encoder.encode` says."""
+        encoded = self._tokenizer.encode_batch(texts)
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
+
+
+class _Numbers(dict[str, int]):
+    """Numbers chunks in the order in which they are first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unseen: list[str] = []
+
+    def __missing__(self, chunk: str) -> int:
+        self[chunk] = number = len(self)
+        self.unseen.append(chunk)
+        return number
+
+
+class ChunkedEncoder(Encoder):
+    """The same library, asked once for each distinct chunk between spaces; for tokenizers with `splits_at_spaces`.
+
+    Running text repeats its words, and looking a chunk up costs a small part of encoding it. The memory is bounded.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Begin with an empty table."""
+        self._tokenizer = tokenizer
+        self._spaced = frozenset(index for index, spelt in enumerate(tokenizer.token_bytes) if spelt.startswith(b" "))
+        self._numbers = _Numbers()
+        self._rows = _NO_ROWS
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return ids and lengths, as `Encoder.encode` says."""
+        chunks = [_GAP.split(text) for text in texts]
+        counts = np.fromiter(map(len, chunks), np.int64, len(chunks))
+        firsts = np.cumsum(counts) - counts
+        # A text begins without a space: its first chunk is another one than the same letters further on.
+        heads = [parts.pop(0) for parts in chunks]
+        is_first = np.zeros(int(counts.sum()), dtype=bool)
+        is_first[firsts] = True
+        numbers = np.empty(len(is_first), dtype=np.int64)
+        lookup = map(self._numbers.__getitem__, chain.from_iterable(chunks))
+        numbers[~is_first] = np.fromiter(lookup, np.int64, len(numbers) - len(heads))
+        self._learn()
+        numbers[is_first] = len(self._numbers) + np.arange(len(heads))
+        ids, lengths = _extended(self._rows, self._tokenizer.encode_batch(heads)).take(numbers)
+        if len(self._rows.values) > _MAX_TOKENS:
+            self._numbers, self._rows = _Numbers(), _NO_ROWS
+        return ids, np.add.reduceat(lengths, firsts) if len(firsts) else lengths
+
+    def _learn(self) -> None:
+        """Encode what the last texts brought."""
+        unseen = self._numbers.unseen
+        self._rows = _extended(self._rows, self._encode_chunks(unseen))
+        unseen.clear()
+
+    def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each chunk, the space in front of it included.
+
+        Many short texts cost the library more than few long ones: chunks go there in groups, and come apart again at
+        the tokens that begin with a space, if those are as many.
+        """
+        groups = [chunks[start : start + _GROUP] for start in range(0, len(chunks), _GROUP)]
+        rows: list[list[int]] = []
+        for group, ids in zip(
+            groups, self._tokenizer.encode_batch([" " + " ".join(group) for group in groups]), strict=True
+        ):
+            starts = [position for position, token in enumerate(ids) if token in self._spaced]
+            # The last chunk of a text may end with white space, which what follows it in the group would change.
+            if len(starts) == len(group) and not any(chunk[-1].isspace() for chunk in group):
+                rows += [ids[start:stop] for start, stop in pairwise([*starts, len(ids)])]
+            else:
+                rows += self._tokenizer.encode_batch([" " + chunk for chunk in group])
+        return rows
+
+
+class GigatokenEncoder(Encoder):
+    """gigatoken; texts in which an added token is spelt out go to the reference, which keeps special ones text."""
+
+    def __init__(self, tokenizer: Tokenizer, is_parallel: bool) -> None:
+        """Load the tokenizer's file again.
+
+        Raises:
+            ImportError: If gigatoken is not installed.
+            Exception: Whatever gigatoken raises for a tokenizer that it does not support.
+        """
+        import gigatoken  # deferred: it is optional
+
+        load = gigatoken.Tokenizer if tokenizer.path.suffix == ".json" else gigatoken.Tokenizer.from_sentencepiece
+        self._backend: Any = load(str(tokenizer.path))
+        self._reference = ReferenceEncoder(tokenizer)
+        self._is_parallel = is_parallel
+        spelt = "|".join(map(re.escape, sorted(tokenizer.added_tokens, key=len, reverse=True)))
+        self._added = re.compile(spelt) if spelt else None
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return ids and lengths, as `Encoder.encode` says."""
+        if self._added is None or not any(map(self._added.search, texts)):
+            return self._encode(texts)
+        parts = []
+        for text in texts:
+            encode = self._reference.encode if self._added.search(text) else self._encode
+            parts.append(encode([text]))
+        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+
+    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        if not texts:
+            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+        if not self._is_parallel:
+            # Nearly as fast, and it spares the import of awkward arrays: a third of a second for every process.
+            rows = [self._backend.encode(text) for text in texts]
+            return np.concatenate(rows).astype(np.int32, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
+        layout = self._backend.encode_batch(list(texts), parallel=True).layout
+        offsets = np.asarray(layout.offsets)
+        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        return ids.astype(np.int32), np.diff(offsets).astype(np.int64)
+
+
+def make_encoder(tokenizer: Tokenizer, backend: Backend, is_parallel: bool) -> Encoder:
+    """Return the encoder of a backend."""
+    if backend == "gigatoken":
+        return GigatokenEncoder(tokenizer, is_parallel)
+    return ChunkedEncoder(tokenizer) if tokenizer.splits_at_spaces else ReferenceEncoder(tokenizer)
+
+
+def probe_gigatoken(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
+    """Return why gigatoken can't stand in for a tokenizer's own library, or None where its ids are the same.
+
+    Args:
+        tokenizer: The reference.
+        texts: A probe of the corpus.
+    """
+    try:
+        encoder = GigatokenEncoder(tokenizer, is_parallel=False)
+    except ImportError:
+        return "it is not installed"
+    except Exception as error:  # the library's own, for kinds of tokenizers that it does not know
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"it does not take this tokenizer ({reason})"
+    ids, lengths = encoder.encode(texts)
+    expected, expected_lengths = ReferenceEncoder(tokenizer).encode(texts)
+    if not np.array_equal(lengths, expected_lengths) or not np.array_equal(ids, expected):
+        return "its ids differ from the tokenizer's own library on a probe of the corpus"
+    return None
+
+
+def limit_threads(num_threads: int) -> None:
+    """Let the tokenizer libraries of this process use so many threads; before their first call."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
+    os.environ["RAYON_NUM_THREADS"] = str(num_threads)
+
+
+def _extended(rows: Ragged, more: Sequence[Sequence[int]]) -> Ragged:
+    lengths = np.fromiter(map(len, more), np.int64, len(more))
+    values = np.fromiter(chain.from_iterable(more), np.int32, int(lengths.sum()))
+    return Ragged.of(np.concatenate((rows.values, values)), np.concatenate((rows.lengths, lengths)))

@@ -1,0 +1,355 @@
+"""One interface over Hugging Face `tokenizer.json` and SentencePiece `.model` files.
+
+Built on the `tokenizers` and `sentencepiece` libraries alone, which load in a fraction of the time `transformers`
+takes. Text is always plain text here: nothing is added around it, and a literal `<|endoftext|>` in it stays text.
+"""
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from megatron_prealign.errors import DataError
+from megatron_prealign.text.collector import paused_collector
+
+_EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+_BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
+# What a word is encoded behind, so that it is split as inside running text. No pre-tokenizer joins these to a letter;
+# a digit is tried where the normaliser turns line breaks into spaces.
+_ANCHORS = ("\n", "0")
+_SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back; ids are plain ints below `vocab_size`."""
+
+    path: Path
+    """The file it was read from."""
+    vocab_size: int
+    """Largest id + 1, added tokens included."""
+    eod_id: int | None
+    """End-of-document token, if there is one."""
+    bos_id: int | None
+    """Begin-of-document token, if there is one."""
+    special_ids: frozenset[int]
+    """Ids that no text is encoded to: control tokens and the unknown token."""
+    added_tokens: tuple[str, ...]
+    """Strings that the library takes out of a text before it looks at words, special tokens included."""
+    token_bytes: list[bytes]
+    """For each id the bytes it stands for in running text; b"" for special and unused ids."""
+    fingerprint: str
+    """SHA-256 (hex) of the model file's content, of its canonical JSON where it is JSON."""
+
+    adds_bos: bool
+    """Whether the tokenizer by itself begins a document with `bos_id`."""
+    encodes_any_text: bool
+    """Whether every text that is not empty has ids, none of them of an unknown token; False where that is not known."""
+    splits_at_spaces: bool
+    """Whether no token, and nothing that a token depends on, reaches across a space between two characters that are
+    no white space; False where that is not known."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without any special token."""
+
+    @abstractmethod
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as `encode` gives them."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens written out where the library can."""
+
+    def encode_word(self, word: str, spaced: bool) -> list[int]:
+        """Return the ids of a word alone, as it appears inside running text.
+
+        Args:
+            word: The word, without surrounding spaces.
+            spaced: True for the form behind a space, which is part of it; False for the form behind none, as at the
+                start of a line, behind a bracket, or in scripts written without spaces.
+        """
+        return self.encode_words([word], spaced)[0]
+
+    def encode_words(self, words: Sequence[str], spaced: bool) -> list[list[int]]:
+        """Return `encode_word` of each word; much faster than one by one."""
+        space = " " if spaced else ""
+        results: list[list[int] | None] = [None] * len(words)
+        missing = list(range(len(words)))
+        for anchor in _ANCHORS:
+            prefix = self.encode(anchor)
+            encoded = self.encode_batch([anchor + space + words[i] for i in missing])
+            for i, ids in zip(missing, encoded, strict=True):
+                rest = ids[len(prefix) :]
+                if rest and ids[: len(prefix)] == prefix and self._has_space(rest[0]) == spaced:
+                    results[i] = rest
+            missing = [i for i in missing if results[i] is None]
+            if not missing:
+                break
+        for i in missing:
+            results[i] = self._encode_without_context(words[i], spaced)
+        return [ids or [] for ids in results]
+
+    def _encode_without_context(self, word: str, spaced: bool) -> list[int]:
+        ids = self.encode((" " if spaced else "") + word)
+        drop = not spaced and bool(ids) and self.token_bytes[ids[0]] == b" "
+        return ids[1:] if drop else ids
+
+    def _has_space(self, token_id: int) -> bool:
+        return self.token_bytes[token_id][:1] == b" "
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A byte-level BPE or SentencePiece-like `tokenizer.json`."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the file.
+
+        Raises:
+            DataError: If it is not a usable tokenizer.
+        """
+        self.path = path
+        try:
+            definition: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._malformed(error) from None
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        if not vocabulary:
+            raise DataError(f"{path}: the vocabulary is empty")
+        self.vocab_size = max(vocabulary.values()) + 1
+        added = {token["id"]: token for token in definition.get("added_tokens") or ()}
+        special = {index for index, token in added.items() if token.get("special")}
+        unknown = (definition.get("model") or {}).get("unk_token")
+        if isinstance(unknown, str) and unknown in vocabulary:
+            special.add(vocabulary[unknown])
+        self.special_ids = frozenset(special)
+        self.added_tokens = tuple(token["content"] for token in added.values())
+        self.token_bytes = self._make_token_bytes(vocabulary, added, definition)
+        self.eod_id = self._named_id("eos_token", _EOD_TOKENS, vocabulary)
+        self.bos_id = self._named_id("bos_token", _BOS_TOKENS, vocabulary)
+        begun = self._tokenizer.encode("a", add_special_tokens=True).ids
+        self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
+        self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
+        self.splits_at_spaces = _splits_at_spaces(self._tokenizer, definition)
+        canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """The library's object; a copy in another process loads it when it is first asked for an id."""
+        import tokenizers  # deferred: a SentencePiece user need not load it
+
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(str(self.path))
+        except Exception as error:  # the library raises bare Exception for malformed files
+            raise self._malformed(error) from None
+        # Stored truncation would cut documents silently; stored padding would add tokens.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    def _malformed(self, error: Exception) -> DataError:
+        return DataError(f"{self.path}: not a Hugging Face tokenizer.json ({error})")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the library's object: most copies need the facts about the tokenizer alone."""
+        return {name: value for name, value in vars(self).items() if name != "_tokenizer"}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without any special token."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as `encode` gives them."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens written out."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
+    def _make_token_bytes(
+        self, vocabulary: dict[str, int], added: dict[int, dict[str, Any]], definition: dict[str, Any]
+    ) -> list[bytes]:
+        parts = json.dumps([definition.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")])
+        if '"ByteLevel"' in parts:
+            to_bytes = _byte_level_bytes
+        elif '"Metaspace"' in parts or json.dumps(_SPACE_MARKER) in parts:
+            to_bytes = _metaspace_bytes
+        else:
+            raise DataError(
+                f"{self.path}: neither a byte-level BPE nor a SentencePiece-like tokenizer; words can't be found on "
+                "its token ids. Use one of these kinds (tools/train_tokenizer.py trains both)."
+            )
+        table = [b""] * self.vocab_size
+        for token, index in vocabulary.items():
+            if index not in self.special_ids:
+                table[index] = token.encode("utf-8") if index in added else to_bytes(token)
+        return table
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        path = self.path.parent / "tokenizer_config.json"
+        if self.path.name != "tokenizer.json" or not path.is_file():
+            return {}
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(settings, dict):
+            raise DataError(f"{path}: not an object; it should map names such as eos_token to values")
+        return settings
+
+    def _named_id(self, name: str, well_known: Sequence[str], vocabulary: dict[str, int]) -> int | None:
+        named = self._settings.get(name)
+        token = named.get("content") if isinstance(named, dict) else named
+        if token is not None and not isinstance(token, str):
+            raise DataError(f"{self.path.parent / 'tokenizer_config.json'}: {name} is {token!r}, not a string")
+        if isinstance(token, str):
+            if token not in vocabulary:
+                raise DataError(
+                    f"{self.path.parent / 'tokenizer_config.json'}: {name} {token!r} is not in the vocabulary"
+                )
+            return vocabulary[token]
+        found = (vocabulary[token] for token in well_known if vocabulary.get(token) in self.special_ids)
+        return next(found, None)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece `.model` file."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the file.
+
+        Raises:
+            DataError: If it is not a SentencePiece model.
+        """
+        import sentencepiece  # deferred: a Hugging Face user need not load it
+
+        self.path = path
+        content = path.read_bytes()
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+            self.vocab_size = int(self._processor.get_piece_size())
+        except Exception as error:  # the library raises RuntimeError and others for malformed files
+            raise DataError(f"{path}: not a SentencePiece model ({error})") from None
+        processor = self._processor
+        everything = range(self.vocab_size)
+        self.special_ids = frozenset(i for i in everything if processor.is_control(i) or processor.is_unknown(i))
+        self.token_bytes = [
+            b"" if i in self.special_ids or processor.is_unused(i) else _metaspace_bytes(processor.id_to_piece(i))
+            for i in everything
+        ]
+        self.eod_id = _non_negative(processor.eos_id())
+        self.bos_id = _non_negative(processor.bos_id())
+        self.adds_bos = False  # the library does so only when it is asked to
+        self.encodes_any_text = False  # normalisers drop characters
+        self.splits_at_spaces = False  # pieces may hold spaces
+        self.added_tokens = tuple(
+            processor.id_to_piece(i) for i in everything if processor.is_control(i) or processor.is_unknown(i)
+        )
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of `text`, without any special token."""
+        ids: list[int] = self._processor.encode(text)
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as `encode` gives them."""
+        # The variable that tells Hugging Face's library to keep to one thread is honoured here too.
+        single = os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off", "no")
+        ids: list[list[int]] = self._processor.encode(list(texts), num_threads=1 if single else -1)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`; control tokens have none."""
+        text: str = self._processor.decode([int(i) for i in ids])
+        return text
+
+
+@paused_collector()
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """Load a tokenizer.
+
+    Args:
+        path: A Hugging Face `tokenizer.json`, a folder that holds one, or a SentencePiece `.model`.
+
+    Raises:
+        DataError: If there is nothing there, or nothing usable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        candidates = [path / "tokenizer.json", path / "tokenizer.model"]
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None:
+            raise DataError(f"{path}: no tokenizer.json or tokenizer.model in this folder")
+        path = found
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such tokenizer; name a tokenizer.json, a folder with one, or a SentencePiece .model"
+        )
+    return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Return GPT-2's mapping of printable characters to bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level_alphabet()
+# The same for str.translate: Latin-1 has a character for each byte. Others of Latin-1 stand for none.
+_LATIN_1_OF = {code: "\u0100" for code in range(256)} | {ord(character): byte for character, byte in _BYTE_OF.items()}
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    try:
+        return token.translate(_LATIN_1_OF).encode("latin-1")
+    except UnicodeEncodeError:  # an entry that no text can produce, such as a placeholder
+        return token.encode("utf-8")
+
+
+def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> bool:
+    """Tell whether a tokenizer.json drops nothing of a text and has a token for each byte."""
+    splits = json.dumps(definition.get("pre_tokenizer"))
+    return (
+        (definition.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
+        and '"ByteLevel"' in splits
+        and '"Removed"' not in splits
+        and _BYTE_OF.keys() <= vocabulary.keys()
+    )
+
+
+# One character of each kind that the patterns of known pre-tokenizers tell apart, and words that some of them name.
+_KINDS = ("a", "Z", "ñ", "字", "ग", "\u0301", "5", "²", ".", "-", "'", "'s", "_", "€", "🙂", "\u200d", "\x00")
+
+
+def _splits_at_spaces(tokenizer: Any, definition: dict[str, Any]) -> bool:
+    """Tell whether a tokenizer.json begins a new part at each space between two characters of any kind."""
+    if (definition.get("normalizer") or {"type": "NFC"})["type"] != "NFC" or tokenizer.pre_tokenizer is None:
+        return False  # NFC joins nothing to a space; others may
+    for token in definition.get("added_tokens") or ():
+        if any(map(str.isspace, token["content"])) or token.get("lstrip") or token.get("rstrip"):
+            return False
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    return all(
+        len(left) in {start for _, (start, _) in split(f"{left} {right}")} for left in _KINDS for right in _KINDS
+    )
+
+
+def _metaspace_bytes(token: str) -> bytes:
+    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+        return bytes([int(token[3:5], 16)])
+    return token.replace(_SPACE_MARKER, " ").encode("utf-8")
+
+
+def _non_negative(index: int) -> int | None:
+    return int(index) if index >= 0 else None
