@@ -1,4 +1,4 @@
-"""The corpora of a mix: the training splits of baked datasets, known by their content."""
+"""The baked datasets of a mix: their training splits, known by their content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from megatron_prealign.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Corpus:
+class BakedDataset:
     """The training split of one baked dataset.
 
     Attributes:
@@ -60,10 +60,10 @@ def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
     return problems
 
 
-def read_corpora(data: DataConfig) -> list[list[Corpus]]:
-    """Return the corpora of each entry of the blend; their manifests have been checked."""
+def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:
+    """Return the datasets of each entry of the blend; their manifests have been checked."""
     return [
-        [_read_corpus(prefix, entry.language, data.split) for prefix in find_prefixes(entry.prefix)]
+        [_read_dataset(prefix, entry.language, data.split) for prefix in find_prefixes(entry.prefix)]
         for entry in data.blend
     ]
 
@@ -83,12 +83,12 @@ def open_indexed(prefix: str) -> IndexedDataset:
         ) from None
 
 
-def _read_corpus(prefix: str, language: str, split: str) -> Corpus:
+def _read_dataset(prefix: str, language: str, split: str) -> BakedDataset:
     # Held while its lengths are read: megatron-core unmaps the file when the reader goes, views or not.
-    dataset = open_indexed(prefix)
-    start, stop = split_range(len(dataset), split, Split.train)
-    num_tokens = int(np.sum(dataset.sequence_lengths[start:stop], dtype=np.int64))
-    return Corpus(read_manifest(prefix).content_hash[:16], prefix, language, num_tokens)
+    indexed = open_indexed(prefix)
+    start, stop = split_range(len(indexed), split, Split.train)
+    num_tokens = int(np.sum(indexed.sequence_lengths[start:stop], dtype=np.int64))
+    return BakedDataset(read_manifest(prefix).content_hash[:16], prefix, language, num_tokens)
 
 
 def split_range(num_sequences: int, split: str, part: Split) -> tuple[int, int]:

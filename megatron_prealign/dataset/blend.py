@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
-from megatron_prealign.dataset.baked import open_indexed, read_corpora, split_problem, split_range
+from megatron_prealign.dataset.baked import open_indexed, read_datasets, split_problem, split_range
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out
 from megatron_prealign.dataset.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch, baked_switches
@@ -57,11 +57,11 @@ class MixedDataset:
         return dataset[self._positions[index] + int(self._number[idx - self.mix.start])]
 
     def key_of(self, idx: int) -> str:
-        """Return the key of the corpus that a sample of this mix is of."""
+        """Return the key of the dataset that a sample of this mix is of."""
         return self._keys[int(self._which[idx - self.mix.start])]
 
     def count_draws(self, first: int, num_samples: int) -> dict[str, int]:
-        """Return how many of some samples are of each corpus, by key."""
+        """Return how many of some samples are of each dataset, by key."""
         start = first - self.mix.start
         counts = np.bincount(self._which[start : start + num_samples], minlength=len(self._keys))
         return {key: count for key, count in zip(self._keys, counts.tolist(), strict=True) if count}
@@ -95,16 +95,16 @@ def build_train_dataset(
     if problems:
         raise DataError(problems)
     cache = cache or IndexCache()
-    corpora = read_corpora(data)
+    datasets = read_datasets(data)
     if mix is None:
-        (mix,), problems = MixRequest(data, corpora, num_samples, last_step=1).continue_from([], 0, {})
+        (mix,), problems = MixRequest(data, datasets, num_samples, last_step=1).continue_from([], 0, {})
         if problems:
             raise DataError(problems)
     shares, count = list(mix.shares.values()), num_samples - mix.start
     which, number, drawn = _deal(shares, count, cache)
     online = _online_switch(data, tokenizer) if data.codeswitch == "online" else None
     build = _Builder(data, tokenizer, seed, cache, online)
-    prefixes = {corpus.key: corpus.prefix for entry in corpora for corpus in entry}
+    prefixes = {dataset.key: dataset.prefix for entry in datasets for dataset in entry}
     datasets = [
         build(prefixes[key], Split.train, data.split, mix.positions.get(key, 0) + more) if more else None
         for key, more in zip(mix.shares, drawn.tolist(), strict=True)
@@ -173,7 +173,7 @@ def _valid_prefixes(data: DataConfig) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _deal(shares: list[float], num_samples: int, cache: IndexCache) -> tuple[NDArray[Any], ...]:
-    """Return what `deal_out` does, and the samples of each corpus."""
+    """Return what `deal_out` does, and the samples of each dataset."""
 
     def build() -> tuple[NDArray[Any], ...]:
         which, number = deal_out(shares, num_samples)

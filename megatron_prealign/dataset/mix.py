@@ -1,7 +1,7 @@
-"""Which corpus each sample of a run comes from: shares by weight, token count and temperature, and their limits.
+"""Which dataset each sample of a run comes from: shares by weight, token count and temperature, and their limits.
 
-A run's order of samples is a function of its corpora, its seed and the history of its mixes: each segment of the
-history deals its samples out by its shares, and every corpus goes on where it stood.
+A run's order of samples is a function of its datasets, its seed and the history of its mixes: each segment of the
+history deals its samples out by its shares, and every dataset goes on where it stood.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from megatron.core.datasets import helpers
 from numpy.typing import NDArray
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import Corpus
+from megatron_prealign.dataset.baked import BakedDataset
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class MixSegment:
 
     Attributes:
         start: samples of the run before it.
-        shares: of each corpus, by key: above 0, adding up to 1; in the order of the blend, by which ties are settled.
-        positions: samples that were drawn before it of each corpus that was ever drawn from.
+        shares: of each dataset, by key: above 0, adding up to 1; in the order of the blend, by which ties are settled.
+        positions: samples that were drawn before it of each dataset that was ever drawn from.
     """
 
     start: int
@@ -37,13 +37,13 @@ class MixRequest:
 
     Attributes:
         data: entries, temperature, limits, sequence length.
-        corpora: the corpora of each entry.
+        datasets: the datasets of each entry.
         num_samples: samples of the run.
         last_step: samples of its last step.
     """
 
     data: DataConfig
-    corpora: Sequence[Sequence[Corpus]]
+    datasets: Sequence[Sequence[BakedDataset]]
     num_samples: int
     last_step: int
 
@@ -55,7 +55,7 @@ class MixRequest:
         Args:
             mixes: the history so far; of a run that begins, nothing.
             consumed_samples: samples drawn so far.
-            positions: of these from each corpus, by key.
+            positions: of these from each dataset, by key.
         """
         if mixes:
             shares, problems = self.find_shares(mixes[-1].start, mixes[-1].positions)
@@ -68,14 +68,14 @@ class MixRequest:
         return [*before, MixSegment(consumed_samples, shares, dict(positions))], problems
 
     def find_shares(self, start: int, positions: Mapping[str, int]) -> tuple[dict[str, float], list[str]]:
-        """Return the share of each corpus in the samples from `start` on, and what keeps the mix from being drawn.
+        """Return the share of each dataset in the samples from `start` on, and what keeps the mix from being drawn.
 
-        An entry's share is split among its corpora by size.
+        An entry's share is split among its datasets by size.
         """
         # Of a run that is done nothing remains: its mix is that of a sample more.
         data, remaining = self.data, max(self.num_samples - start, 1)
-        sizes = [sum(corpus.num_tokens for corpus in corpora) for corpora in self.corpora]
-        drawn = [sum(positions.get(corpus.key, 0) for corpus in corpora) for corpora in self.corpora]
+        sizes = [sum(dataset.num_tokens for dataset in datasets) for datasets in self.datasets]
+        drawn = [sum(positions.get(dataset.key, 0) for dataset in datasets) for datasets in self.datasets]
         wanted = [
             None if entry.tokens is None else entry.tokens / data.seq_length - count
             for entry, count in zip(data.blend, drawn, strict=True)
@@ -108,9 +108,9 @@ class MixRequest:
             counts = [by_index[index] if count is None else max(count, 0.0) for index, count in enumerate(wanted)]
         total = sum(counts)
         shares = {
-            corpus.key: count / total * (corpus.num_tokens / size)
-            for corpora, count, size in zip(self.corpora, counts, sizes, strict=True)
-            for corpus in corpora
+            dataset.key: count / total * (dataset.num_tokens / size)
+            for datasets, count, size in zip(self.datasets, counts, sizes, strict=True)
+            for dataset in datasets
             if count > 0
         }
         return shares, problems
@@ -166,12 +166,12 @@ class MixRequest:
         """Return a table of what the run draws from each entry: its share from now on, tokens and epochs in all."""
         length, mix = self.data.seq_length, mixes[-1]
         rows = [("entry", "language", "share", "tokens in all", "epochs", "drawn so far")]
-        for entry, corpora in zip(self.data.blend, self.corpora, strict=True):
-            share = sum(mix.shares.get(corpus.key, 0.0) for corpus in corpora)
-            drawn = sum(positions.get(corpus.key, 0) for corpus in corpora)
+        for entry, datasets in zip(self.data.blend, self.datasets, strict=True):
+            share = sum(mix.shares.get(dataset.key, 0.0) for dataset in datasets)
+            drawn = sum(positions.get(dataset.key, 0) for dataset in datasets)
             tokens = round((drawn + share * (self.num_samples - consumed_samples)) * length)
-            epochs = tokens / sum(corpus.num_tokens for corpus in corpora)
-            name = name_of(entry) + (f" ({len(corpora)} datasets)" if len(corpora) > 1 else "")
+            epochs = tokens / sum(dataset.num_tokens for dataset in datasets)
+            name = name_of(entry) + (f" ({len(datasets)} datasets)" if len(datasets) > 1 else "")
             rows.append((name, entry.language, f"{share:.2%}", f"{tokens:,}", f"{epochs:.2f}", f"{drawn * length:,}"))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -200,9 +200,9 @@ def spread_out(amount: float, weights: Sequence[float], limits: Sequence[float])
 
 
 def deal_out(shares: Sequence[float], num_samples: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return which corpus each sample is of, int16, and which of that corpus's samples it is, int64.
+    """Return which dataset each sample is of, int16, and which of that dataset's samples it is, int64.
 
-    megatron-core's blend: each sample is of the corpus that is furthest behind its share. A longer order begins with a
+    megatron-core's blend: each sample is of the dataset that is furthest behind its share. A longer order begins with a
     shorter one.
     """
     which, number = np.zeros(num_samples, dtype=np.int16), np.zeros(num_samples, dtype=np.int64)

@@ -48,16 +48,16 @@ def read_samples(run_path: str | Path, positions: Sequence[int]) -> Iterator[Rea
     """
     plan = plan_run(load_resolved(Path(run_path) / CONFIG))
     state = plan.read_state()
-    continue_mix(plan.config, plan.corpora, state)
+    continue_mix(plan.config, plan.datasets, state)
     cache = IndexCache(cache_path(plan.config))
-    dataset = build_training_set(plan.config, plan.tokenizer, plan.corpora, state, cache)
+    dataset = build_training_set(plan.config, plan.tokenizer, plan.datasets, state, cache)
     outside = [str(position) for position in positions if not dataset.mix.start <= position < len(dataset)]
     if outside:
         raise DataError(
             f"{run_path}: its last mix holds samples {dataset.mix.start} to {len(dataset) - 1}, not "
             f"{', '.join(outside)}; name others"
         )
-    prefixes = {corpus.key: corpus.prefix for entry in plan.corpora for corpus in entry}
+    prefixes = {dataset.key: dataset.prefix for entry in plan.datasets for dataset in entry}
     for position in positions:
         tokens = dataset[position]["tokens"].tolist()
         yield ReadSample(position, prefixes[dataset.key_of(position)], spell(plan.tokenizer, tokens))

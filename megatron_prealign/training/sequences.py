@@ -10,7 +10,7 @@ import torch
 
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.config.rampup import count_samples, global_batch_size_at
-from megatron_prealign.dataset.baked import Corpus
+from megatron_prealign.dataset.baked import BakedDataset
 from megatron_prealign.dataset.blend import MixedDataset, build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.dataset.mix import MixRequest
@@ -58,34 +58,34 @@ def document_border(config: Config, tokenizer: Tokenizer) -> int | None:
     return tokenizer.eod_id if config.data.reset_attention_mask else None
 
 
-def request_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> MixRequest:
-    """Return what the configuration asks of the corpora, for the steps done and those to come."""
+def request_mix(config: Config, datasets: Sequence[Sequence[BakedDataset]], state: TrainState) -> MixRequest:
+    """Return what the configuration asks of the datasets, for the steps done and those to come."""
     training = config.training
     num_samples = count_samples(training, state.step, state.consumed_samples)
-    return MixRequest(config.data, corpora, num_samples, training.global_batch_size)
+    return MixRequest(config.data, datasets, num_samples, training.global_batch_size)
 
 
-def continue_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> list[str]:
+def continue_mix(config: Config, datasets: Sequence[Sequence[BakedDataset]], state: TrainState) -> list[str]:
     """Add the mix of the configuration to the state's history, if it is another; return what is wrong with it."""
     if state.consumed_samples and not state.mixes:
         return [
             "the checkpoint of this run does not say which data it was trained on; start a new run with "
             "checkpoint.init_from"
         ]
-    request = request_mix(config, corpora, state)
+    request = request_mix(config, datasets, state)
     state.mixes, problems = request.continue_from(state.mixes, state.consumed_samples, state.positions)
     return problems
 
 
-def describe_mix(config: Config, corpora: Sequence[Sequence[Corpus]], state: TrainState) -> str:
+def describe_mix(config: Config, datasets: Sequence[Sequence[BakedDataset]], state: TrainState) -> str:
     """Return the table of what the run draws from each entry."""
-    return request_mix(config, corpora, state).describe(state.mixes, state.consumed_samples, state.positions)
+    return request_mix(config, datasets, state).describe(state.mixes, state.consumed_samples, state.positions)
 
 
 def build_sequences(
     config: Config,
     tokenizer: Tokenizer,
-    corpora: Sequence[Sequence[Corpus]],
+    datasets: Sequence[Sequence[BakedDataset]],
     state: TrainState,
     layout: Layout,
     waiting: Stopwatch,
@@ -96,12 +96,12 @@ def build_sequences(
         PrealignError: the mix can't be drawn, or not where the checkpoint says it stands.
     """
     training = config.training
-    problems = continue_mix(config, corpora, state)
+    problems = continue_mix(config, datasets, state)
     if problems:
         raise ConfigError(problems)
     dataset = build_together(
         "training",
-        lambda cache: build_training_set(config, tokenizer, corpora, state, cache),
+        lambda cache: build_training_set(config, tokenizer, datasets, state, cache),
         cache_path(config),
         layout,
     )
@@ -145,13 +145,17 @@ def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device
 
 
 def build_training_set(
-    config: Config, tokenizer: Tokenizer, corpora: Sequence[Sequence[Corpus]], state: TrainState, cache: IndexCache
+    config: Config,
+    tokenizer: Tokenizer,
+    datasets: Sequence[Sequence[BakedDataset]],
+    state: TrainState,
+    cache: IndexCache,
 ) -> MixedDataset:
     """Build what the last mix of the state's history draws."""
     return build_train_dataset(
         config.data,
         tokenizer,
-        num_samples=request_mix(config, corpora, state).num_samples,
+        num_samples=request_mix(config, datasets, state).num_samples,
         seed=config.training.seed,
         cache=cache,
         mix=state.mixes[-1],

@@ -21,7 +21,7 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config
-from megatron_prealign.dataset.baked import Corpus, check_blend, read_corpora
+from megatron_prealign.dataset.baked import BakedDataset, check_blend, read_datasets
 from megatron_prealign.dataset.blend import online_problems, train_problems, valid_problems
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import ConfigError, PrealignError
@@ -74,7 +74,7 @@ class Plan:
 
     config: Config
     tokenizer: Tokenizer
-    corpora: list[list[Corpus]]
+    datasets: list[list[BakedDataset]]
     words: WordBatches | None
     pair_sets: list[PairSet]
     resume_from: Path | None
@@ -98,7 +98,7 @@ def plan_run(config: Config) -> Plan:
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
-    corpora: list[list[Corpus]] = []
+    datasets: list[list[BakedDataset]] = []
     blend_problems = check_blend(config.data, tokenizer) or train_problems(config.data)
     problems += blend_problems
     if not blend_problems and config.training.eval_interval:
@@ -106,7 +106,7 @@ def plan_run(config: Config) -> Plan:
     if not blend_problems and config.data.codeswitch == "online":
         problems += online_problems(config.data)
     if not blend_problems:
-        corpora = read_corpora(config.data)
+        datasets = read_datasets(config.data)
     resume_from = init_from = None
     words: WordBatches | None = None
     pair_sets: list[PairSet] = []
@@ -114,8 +114,8 @@ def plan_run(config: Config) -> Plan:
         resume_from = _find_resume(config)
         if resume_from is not None:
             problems += _resume_problems(config, resume_from)
-        if corpora:
-            problems += continue_mix(config, corpora, _read_state(resume_from))
+        if datasets:
+            problems += continue_mix(config, datasets, _read_state(resume_from))
         if resume_from is None and config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
             problems += refusals(config, init_from, TRAINED if config.checkpoint.init_optimizer else (WEIGHTS,))
@@ -130,15 +130,15 @@ def plan_run(config: Config) -> Plan:
     problems += room_problems(config)
     if problems:
         raise ConfigError(problems)
-    return Plan(config, tokenizer, corpora, words, pair_sets, resume_from, init_from)
+    return Plan(config, tokenizer, datasets, words, pair_sets, resume_from, init_from)
 
 
 def describe_start(plan: Plan) -> str:
     """Return broken packages, the mix, what became of the lexicon, if any, and what the run starts from."""
     state = plan.read_state()
-    continue_mix(plan.config, plan.corpora, state)
+    continue_mix(plan.config, plan.datasets, state)
     lines = [*(f"WARNING: {problem}" for problem in package_problems())]
-    lines.append(describe_mix(plan.config, plan.corpora, state))
+    lines.append(describe_mix(plan.config, plan.datasets, state))
     if plan.words is not None:
         lines.append(plan.words.report.describe())
     return "\n".join([*lines, describe_weights(plan.config, state, plan.resume_from, plan.init_from)])
@@ -255,8 +255,8 @@ def build_index(plan: Plan) -> IndexCache:
     """Build what is missing of the sample index that the run will read; needs no process group."""
     config, state = plan.config, plan.read_state()
     cache = IndexCache(cache_path(config))
-    continue_mix(config, plan.corpora, state)
-    build_training_set(config, plan.tokenizer, plan.corpora, state, cache)
+    continue_mix(config, plan.datasets, state)
+    build_training_set(config, plan.tokenizer, plan.datasets, state, cache)
     if config.training.eval_interval > 0:
         build_validation_sets(config, plan.tokenizer, cache)
     return cache
@@ -283,7 +283,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
-    sequences = build_sequences(config, plan.tokenizer, plan.corpora, state, layout, throughput.waiting)
+    sequences = build_sequences(config, plan.tokenizer, plan.datasets, state, layout, throughput.waiting)
     words = None
     if plan.words is not None and taps is not None:
         words = WordPasses(config, chunks, taps, plan.words, layout, throughput.waiting)

@@ -26,7 +26,7 @@ class TrainState:
         consumed_samples: sequences of the training set used.
         lm_tokens: tokens of those sequences.
         mixes: the history of what they were drawn from.
-        positions: how many were drawn from each corpus, by its key.
+        positions: how many were drawn from each dataset, by its key.
         word_microbatches: word microbatches used by align-init.
         word_tokens: subwords in them.
         lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.

@@ -11,7 +11,7 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry
-from megatron_prealign.dataset.baked import check_blend, read_corpora
+from megatron_prealign.dataset.baked import check_blend, read_datasets
 from megatron_prealign.dataset.blend import build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import DataError, PrealignError
@@ -149,7 +149,7 @@ def test_an_entry_of_several_datasets_is_split_by_size(data: DataConfig, bpe: To
         build_train_dataset(replace(data, blend=blend), bpe, num_samples=400, seed=1) for blend in (entries, listed)
     )
     origins = np.array([int(matched[index]["tokens"].max()) // 500 for index in range(400)])
-    sizes = [corpus.num_tokens for corpus in read_corpora(replace(data, blend=entries))[1]]
+    sizes = [dataset.num_tokens for dataset in read_datasets(replace(data, blend=entries))[1]]
     expected = [300, 100 * sizes[0] / sum(sizes), 100 * sizes[1] / sum(sizes)]
     assert np.bincount(origins) == pytest.approx(expected, abs=1)
     assert all(torch.equal(matched[index]["tokens"], named[index]["tokens"]) for index in range(400))

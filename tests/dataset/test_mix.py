@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import Corpus
+from megatron_prealign.dataset.baked import BakedDataset
 from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out, spread_out
 
 SIZES = {"en": 80_000, "de": 20_000, "sw": 1_250}
 
 
 def request(*entries: BlendEntry, num_samples: int = 1000, **data: object) -> MixRequest:
-    """Ask for samples of 10 tokens, 10 of them a step, of corpora whose prefix, key and language are the same."""
+    """Ask for samples of 10 tokens, 10 of them a step, of datasets whose prefix, key and language are the same."""
     config = DataConfig(blend=entries or tuple(BlendEntry(prefix=name) for name in SIZES), seq_length=10, **data)  # type: ignore[arg-type]
-    corpora = [
-        [Corpus(name, name, name, SIZES[name]) for name in str(entry.prefix).split("+")] for entry in config.blend
+    datasets = [
+        [BakedDataset(name, name, name, SIZES[name]) for name in str(entry.prefix).split("+")] for entry in config.blend
     ]
-    return MixRequest(config, corpora, num_samples, last_step=10)
+    return MixRequest(config, datasets, num_samples, last_step=10)
 
 
 def shares(asked: MixRequest) -> dict[str, float]:
@@ -130,9 +130,9 @@ class TestHistory:
 def test_samples_are_dealt_out_evenly() -> None:
     which, number = deal_out([0.5, 0.3, 0.2], 1000)
     assert np.bincount(which).tolist() == [500, 300, 200]
-    for corpus, share in enumerate([0.5, 0.3, 0.2]):
-        assert number[which == corpus].tolist() == list(range(int(1000 * share + 0.5)))
-        drawn = np.cumsum(which == corpus)
+    for dataset, share in enumerate([0.5, 0.3, 0.2]):
+        assert number[which == dataset].tolist() == list(range(int(1000 * share + 0.5)))
+        drawn = np.cumsum(which == dataset)
         assert np.abs(drawn - share * np.arange(1, 1001)).max() <= 1
     assert deal_out([0.5, 0.3, 0.2], 10)[0].tolist() == which[:10].tolist()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.dataset.baked import read_corpora
+from megatron_prealign.dataset.baked import read_datasets
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.testing import run_distributed
 from tests.workspace import MakeValues
@@ -94,11 +94,13 @@ def test_a_changed_mix_goes_on_where_each_dataset_stood(
 
 
 def _keys(values: Any) -> dict[str, str]:
-    return {corpus.language: corpus.key for entry in read_corpora(config_from_dict(values).data) for corpus in entry}
+    return {
+        dataset.language: dataset.key for entry in read_datasets(config_from_dict(values).data) for dataset in entry
+    }
 
 
 def _num_tokens(values: Any) -> int:
-    return read_corpora(config_from_dict(values).data)[0][0].num_tokens
+    return read_datasets(config_from_dict(values).data)[0][0].num_tokens
 
 
 def _own_order(values: Any, num_samples: int) -> list[tuple[int, ...]]:
