@@ -15,12 +15,12 @@ help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
-	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
+	$(BIN)/python -u examples/paper/english_clone/run.py --seeds $(SEEDS)
 
 SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
 
 experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, goes on where it stopped; OPTIONS=--dry-run, ...
-	$(BIN)/python -u examples/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
+	$(BIN)/python -u examples/paper/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests
 	$(BIN)/python -u -m pytest

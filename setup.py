@@ -88,9 +88,6 @@ EXTRAS = {
 COMMANDS = {
     "prealign-build-lexicon": "build_lexicon",
     "prealign-train-tokenizer": "train_tokenizer",
-    "prealign-make-english-clone": "make_english_clone",
-    "prealign-make-knowledge": "make_knowledge",
-    "prealign-make-transfer-task": "make_transfer_task",
     "prealign-preprocess": "preprocess_codeswitch",
     "prealign-inspect": "inspect_dataset",
     "prealign-inspect-samples": "inspect_samples",
