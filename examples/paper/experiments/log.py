@@ -11,8 +11,8 @@ from megatron_prealign.errors import DataError
 BEGIN, END = "<!-- cells -->", "<!-- /cells -->"
 INTRODUCTION = """# Experiment log
 
-Every experiment that was run, failures included. Between the marks below, `examples/paper/experiments/run.py` writes
-what the files of cells say; text outside the marks is written by hand and kept.
+Every experiment that was run, failures included. `examples/paper/experiments/run.py` writes the part between the marks
+below from the files of cells; the rest is written by hand and kept.
 """
 MAX_MEASURES = 4
 
