@@ -15,10 +15,9 @@ from megatron_prealign.codeswitch.token_classes import Token, classify_vocabular
 from megatron_prealign.codeswitch.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
-from megatron_prealign.text.collector import paused_collector
 from megatron_prealign.text.encoders import Encoder
 from megatron_prealign.text.languages import script_fits
-from megatron_prealign.text.ragged import Ragged, same_spans
+from megatron_prealign.text.ragged import Ragged, paused_collector, same_spans
 from megatron_prealign.text.tokenizer import Tokenizer
 
 # Longer entries of a dictionary are explanations.

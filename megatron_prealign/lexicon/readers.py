@@ -27,8 +27,8 @@ from megatron_prealign.lexicon.tables import (
     read_clean_columns,
     split_row,
 )
-from megatron_prealign.text.collector import paused_collector
 from megatron_prealign.text.languages import normalize_language, primary_language
+from megatron_prealign.text.ragged import paused_collector
 
 LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
 FORMATS: tuple[str, ...] = get_args(LexiconFormat)
