@@ -24,6 +24,10 @@ class Ragged:
         """Take all rows back to back and the length of each."""
         return cls(values, np.concatenate(([0], np.cumsum(lengths))))
 
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.offsets) - 1
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Length of each row."""
