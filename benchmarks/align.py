@@ -39,7 +39,7 @@ from megatron_prealign.pairs.batches import WordBatch, WordBatches
 from megatron_prealign.pairs.table import WordTable
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.text.tokenizer import load_tokenizer
-from megatron_prealign.training.word_pass import run_words, to_microbatch
+from megatron_prealign.training.objectives.alignment import run_words, to_microbatch
 
 TEMPERATURE = 0.1
 PACKAGES = ("torch", "megatron-core", "numpy", "mistral-common", "pycountry")

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from megatron_prealign.testing.trainers import make_trainer
-from megatron_prealign.training import language_modelling
-from megatron_prealign.training.loss_sums import masked_sum
+from megatron_prealign.training.objectives import language_modelling
+from megatron_prealign.training.objectives.language_modelling import masked_sum
 
 INTERVALS = {"without": 0, "every_10_steps": 10, "every_step": 1}
 NUM_LEFT_OUT = 10

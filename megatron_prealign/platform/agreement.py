@@ -51,3 +51,10 @@ def on_first_rank(function: Callable[[], T]) -> T:
             values = [function()]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]  # type: ignore[return-value]
+
+
+def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Return the greatest of each value on any rank; a collective."""
+    greatest = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
+    return dict(zip(values, greatest.tolist(), strict=True))

@@ -13,9 +13,9 @@ from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
 from megatron_prealign.training.norms import sum_of_squares
+from megatron_prealign.training.objectives.stage import Stage
 from megatron_prealign.training.record_file import RecordFile
 from megatron_prealign.training.state import TrainState
-from megatron_prealign.training.step_losses import StepLosses
 
 Verdict = Literal["apply", "skip", "rewind"]
 SKIPPED = "skipped.jsonl"
@@ -44,7 +44,7 @@ class Guard:
         self,
         chunks: list[torch.nn.Module],
         optimizer: MegatronOptimizer,
-        losses: StepLosses,
+        stage: Stage,
         before: TrainState,
         state: TrainState,
     ) -> Verdict:
@@ -53,23 +53,24 @@ class Guard:
         Args:
             chunks: wrapped model chunks.
             optimizer: whose loss scale says whether an overflow is to be expected.
-            losses: of the step; out of the record if it is skipped.
+            stage: whose objectives hold the losses of the step; they drop it if it is skipped.
             before: position in the data at which the step began.
             state: position behind it; its counters of skipped steps and its recent losses are kept up.
 
         Raises:
             DivergenceError: Too many steps were skipped in a row, or the run went back too often.
         """
-        total, count, other, num_bad = self._sum_over_ranks(chunks, losses)
+        sums, num_bad = self._sum_over_ranks(chunks, stage)
+        total, count = (sum(part) for part in zip((0.0, 0.0), *(pair for pair in sums if pair[1]), strict=True))
         loss = total / max(count, 1)
         # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale while it can.
         is_overflow = self._is_loss_scaled and float(optimizer.get_loss_scale()) > _LOWEST_LOSS_SCALE
-        if (num_bad and not is_overflow) or not (math.isfinite(total) and math.isfinite(other)):
-            return self._skip("the loss or a gradient is NaN or infinite", loss, losses, before, state)
+        if (num_bad and not is_overflow) or not all(math.isfinite(losses) for losses, _ in sums):
+            return self._skip("the loss or a gradient is NaN or infinite", loss, stage, before, state)
         limit = self._spike_limit(state)
         if count and loss > limit:
             cause = f"the loss spikes, above {limit:.4f}"
-            return self._skip(cause, loss, losses, before, state, is_spike=True)
+            return self._skip(cause, loss, stage, before, state, is_spike=True)
         if self._options.loss_spike == "ignore":
             # Switched on later, the guard must not judge by losses of long ago.
             state.recent_losses = []
@@ -78,14 +79,14 @@ class Guard:
         state.skipped_in_a_row = 0
         return "apply"
 
-    def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
+    def _sum_over_ranks(self, chunks: list[torch.nn.Module], stage: Stage) -> tuple[list[list[float]], float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
-        sums = losses.sums()
+        sums = stage.step_sums()
         squares = sum_of_squares(_gradients(chunks), sums.device)
-        sums = torch.cat([sums, ~squares.isfinite()[None]])
+        sums = torch.cat([sums, (~squares.isfinite()).expand(1, 2)])
         torch.distributed.all_reduce(sums)
-        values: list[float] = sums.tolist()
-        return values
+        *values, (num_bad, _) = sums.tolist()
+        return values, num_bad
 
     def _spike_limit(self, state: TrainState) -> float:
         """Return the loss above which a step is a spike; infinite while too few losses are known."""
@@ -98,7 +99,7 @@ class Guard:
         self,
         cause: str,
         loss: float,
-        losses: StepLosses,
+        stage: Stage,
         before: TrainState,
         state: TrainState,
         *,
@@ -111,7 +112,7 @@ class Guard:
         rewinds = is_spike and self._options.loss_spike == "rewind"
         too_often = rewinds and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
-            problems = dict.fromkeys(problem for found in from_all_ranks(losses.problems()) for problem in found)
+            problems = dict.fromkeys(problem for found in from_all_ranks(stage.step_problems()) for problem in found)
             done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
             tolerance = "raise guards.spike_deviations, " if is_spike else ""
             fixes = f"{tolerance}lower optimizer.lr or the weights of the losses, or look at the data"
@@ -119,7 +120,7 @@ class Guard:
                 f"step {step} was skipped because {cause}, {done}: {fixes}: {self._run_path / SKIPPED} names the "
                 "samples; the newest checkpoint is untouched" + "".join(f"; {problem}" for problem in problems)
             )
-        losses.drop()
+        stage.drop_step()
         return "rewind" if rewinds else "skip"
 
     def _write_down(self, step: int, cause: str, loss: float, before: TrainState, state: TrainState) -> None:

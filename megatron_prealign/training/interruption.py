@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from megatron_prealign.platform.agreement import max_over_ranks
 from megatron_prealign.training.job_start import job_age
-from megatron_prealign.training.stage import max_over_ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIGNALS))

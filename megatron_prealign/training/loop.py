@@ -1,6 +1,6 @@
 """The training loop of both stages.
 
-A step draws its passes from the stage, runs each through megatron-core's schedule, reduces the summed
+A step draws its passes from the stage's objectives, runs each through megatron-core's schedule, reduces the summed
 gradients once, and updates. Everything else happens once in a while: a record, a validation, a checkpoint.
 """
 
@@ -18,18 +18,20 @@ from megatron.core.utils import get_model_config
 from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.platform import Platform
+from megatron_prealign.platform.agreement import max_over_ranks
 from megatron_prealign.training.guards import DivergenceError, Guard
 from megatron_prealign.training.interruption import Interruption, signals_held
 from megatron_prealign.training.invariants import check_batches, check_gradients, check_replicas
 from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.norms import parameter_norm
+from megatron_prealign.training.objectives.objective import Pass
+from megatron_prealign.training.objectives.stage import Stage
 from megatron_prealign.training.optimizer import gather_parameters
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.rewind import rewind
-from megatron_prealign.training.stage import Pass, Stage, max_over_ranks
 from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.throughput import Throughput
-from megatron_prealign.training.validation import Validator, run_schedule
+from megatron_prealign.training.validation import Validator
 from megatron_prealign.training.word_validation import WordValidator, held_out_retrieval
 
 
@@ -100,9 +102,9 @@ class Trainer:
         """
         before = replace(self.state)
         self.compute_gradients()
-        verdict = self.guard.judge(self.chunks, self.optimizer, self.stage.step_losses, before, self.state)
+        verdict = self.guard.judge(self.chunks, self.optimizer, self.stage, before, self.state)
         if verdict == "apply":
-            if self._checks_step() and self.config.alignment.lm_weight > 0:
+            if self._checks_step() and self.stage.reaches_all_parameters(self.state.step):
                 check_gradients(self.chunks)
             return self.update()
         self._advance()
@@ -134,7 +136,7 @@ class Trainer:
             check_batches(last.microbatches)
         for one_pass in first:
             self._accumulate(one_pass)
-        run_schedule(self.chunks, last)
+        last.run(self.chunks)
 
     def _accumulate(self, one_pass: Pass) -> None:
         """Run a pass whose gradients are neither reduced nor finalised yet."""
@@ -144,7 +146,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             for chunk in self.chunks:
                 stack.enter_context(chunk.no_sync())  # type: ignore[operator]
-            run_schedule(self.chunks, one_pass)
+            one_pass.run(self.chunks)
         config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
 
     def _checks_step(self) -> bool:

@@ -11,7 +11,7 @@ from megatron_prealign.config import load_resolved
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import DataError
 from megatron_prealign.training.guards import SKIPPED
-from megatron_prealign.training.sequences import build_training_set, cache_path, continue_mix
+from megatron_prealign.training.objectives.sequences import cache_path
 from megatron_prealign.training.setup import plan_run
 
 
@@ -47,17 +47,14 @@ def read_samples(run_path: str | Path, positions: Sequence[int]) -> Iterator[Rea
         PrealignError: The run's configuration or data can't be read, or its last mix holds no such samples.
     """
     plan = plan_run(load_resolved(Path(run_path) / CONFIG))
-    state = plan.read_state()
-    continue_mix(plan.config, plan.datasets, state)
-    cache = IndexCache(cache_path(plan.config))
-    dataset = build_training_set(plan.config, plan.tokenizer, plan.datasets, state, cache)
+    dataset = plan.language_modelling.training_set(plan.read_state(), IndexCache(cache_path(plan.config)))
     outside = [str(position) for position in positions if not dataset.mix.start <= position < len(dataset)]
     if outside:
         raise DataError(
             f"{run_path}: its last mix holds samples {dataset.mix.start} to {len(dataset) - 1}, not "
             f"{', '.join(outside)}; name others"
         )
-    prefixes = {dataset.key: dataset.prefix for entry in plan.datasets for dataset in entry}
+    prefixes = {dataset.key: dataset.prefix for entry in plan.language_modelling.datasets for dataset in entry}
     for position in positions:
         tokens = dataset[position]["tokens"].tolist()
         yield ReadSample(position, prefixes[dataset.key_of(position)], spell(plan.tokenizer, tokens))

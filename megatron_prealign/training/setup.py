@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,11 +21,11 @@ from megatron_prealign.checkpoint.sharded import (
 )
 from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config
-from megatron_prealign.dataset.baked import BakedDataset, check_blend, read_datasets
-from megatron_prealign.dataset.blend import online_problems, train_problems, valid_problems
+from megatron_prealign.config.alignment_validation import measures_retrieval
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import ConfigError, PrealignError
 from megatron_prealign.files import write_if_possible
+from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.pairs.batches import WordBatches
@@ -35,37 +35,26 @@ from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.training.align_init import AlignInitStage
 from megatron_prealign.training.exit_note import EXIT
 from megatron_prealign.training.guards import SKIPPED, Guard
 from megatron_prealign.training.interruption import Interruption
-from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.metrics import MetricsWriter
+from megatron_prealign.training.objectives.alignment import AlignmentPlan, read_lexicons
+from megatron_prealign.training.objectives.language_modelling import LanguageModellingPlan
+from megatron_prealign.training.objectives.objective import ObjectivePlan, Surroundings
+from megatron_prealign.training.objectives.sequences import cache_path
+from megatron_prealign.training.objectives.stage import Stage, Weight, plan_objectives
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
-from megatron_prealign.training.pretrain import PretrainStage
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.record_file import discarded_path
 from megatron_prealign.training.schedule import build_schedule
-from megatron_prealign.training.sequences import (
-    Sequences,
-    build_sequences,
-    build_training_set,
-    build_validation_sets,
-    build_validator,
-    cache_path,
-    continue_mix,
-    describe_mix,
-    document_border,
-)
-from megatron_prealign.training.stage import Stage
 from megatron_prealign.training.start_report import describe_weights
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.trackers import missing_packages
-from megatron_prealign.training.word_pass import WordPasses
-from megatron_prealign.training.word_setup import build_word_validator, plan_words
-from megatron_prealign.training.word_validation import PairSet
+from megatron_prealign.training.validation import build_validator
+from megatron_prealign.training.word_validation import PairSet, build_word_validator, select_pair_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +63,27 @@ class Plan:
 
     config: Config
     tokenizer: Tokenizer
-    datasets: list[list[BakedDataset]]
-    words: WordBatches | None
+    objectives: list[tuple[ObjectivePlan, Weight]]
     pair_sets: list[PairSet]
     resume_from: Path | None
     init_from: Path | None
 
+    @property
+    def language_modelling(self) -> LanguageModellingPlan:
+        """The objective that every stage has."""
+        (plan,) = (plan for plan, _ in self.objectives if isinstance(plan, LanguageModellingPlan))
+        return plan
+
+    @property
+    def words(self) -> WordBatches | None:
+        """The words that are aligned, if any are."""
+        return next((plan.words for plan, _ in self.objectives if isinstance(plan, AlignmentPlan)), None)
+
     def read_state(self) -> TrainState:
-        """Return where the run stands."""
-        return _read_state(self.resume_from)
+        """Return where the run stands, its mixes brought up to the configuration."""
+        state = _read_state(self.resume_from)
+        self.language_modelling.resume_problems(state)
+        return state
 
 
 def plan_run(config: Config) -> Plan:
@@ -98,49 +99,38 @@ def plan_run(config: Config) -> Plan:
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
-    datasets: list[list[BakedDataset]] = []
-    blend_problems = check_blend(config.data, tokenizer) or train_problems(config.data)
-    problems += blend_problems
-    if not blend_problems and config.training.eval_interval:
-        problems += valid_problems(config.data)
-    if not blend_problems and config.data.codeswitch == "online":
-        problems += online_problems(config.data)
-    if not blend_problems:
-        datasets = read_datasets(config.data)
-    resume_from = init_from = None
-    words: WordBatches | None = None
     pair_sets: list[PairSet] = []
+    lexicons: dict[str, Lexicon] = {}
+    try:
+        lexicons = read_lexicons(config)
+        if measures_retrieval(config):
+            pair_sets = select_pair_sets(lexicons, tokenizer, config)
+    except PrealignError as error:
+        problems += error.problems
+    objectives, data_problems = plan_objectives(config, tokenizer, lexicons.get("trained"))
+    problems += data_problems
+    resume_from = init_from = None
     try:
         resume_from = _find_resume(config)
         if resume_from is not None:
             problems += _resume_problems(config, resume_from)
-        if datasets:
-            problems += continue_mix(config, datasets, _read_state(resume_from))
+        problems += _continue_problems(objectives, resume_from)
         if resume_from is None and config.checkpoint.init_from is not None:
             init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
             problems += refusals(config, init_from, TRAINED if config.checkpoint.init_optimizer else (WEIGHTS,))
     except PrealignError as error:
         problems += error.problems
-    try:
-        words, pair_sets = plan_words(config, tokenizer)
-        if resume_from is not None and words is not None:
-            problems += _check_lexicon(words, resume_from)
-    except PrealignError as error:
-        problems += error.problems
     problems += room_problems(config)
     if problems:
         raise ConfigError(problems)
-    return Plan(config, tokenizer, datasets, words, pair_sets, resume_from, init_from)
+    return Plan(config, tokenizer, objectives, pair_sets, resume_from, init_from)
 
 
 def describe_start(plan: Plan) -> str:
-    """Return broken packages, the mix, what became of the lexicon, if any, and what the run starts from."""
+    """Return broken packages, what each objective reads, and what the run starts from."""
     state = plan.read_state()
-    continue_mix(plan.config, plan.datasets, state)
     lines = [*(f"WARNING: {problem}" for problem in package_problems())]
-    lines.append(describe_mix(plan.config, plan.datasets, state))
-    if plan.words is not None:
-        lines.append(plan.words.report.describe())
+    lines += [objective.describe(state) for objective, _ in reversed(plan.objectives)]
     return "\n".join([*lines, describe_weights(plan.config, state, plan.resume_from, plan.init_from)])
 
 
@@ -221,9 +211,7 @@ def _settle_start(plan: Plan) -> Plan:
         init_from = plan.init_from and agree_on_checkpoint(plan.init_from, options.verify)
         return dataclasses.replace(plan, resume_from=None, init_from=init_from)
     if newest != plan.resume_from:
-        problems = _resume_problems(plan.config, newest)
-        if plan.words is not None:
-            problems += _check_lexicon(plan.words, newest)
+        problems = [*_resume_problems(plan.config, newest), *_continue_problems(plan.objectives, newest)]
         if problems:
             raise ConfigError(problems)
     on_first_rank(lambda: folder.set_aside(plan.config.training.run_path, newest))
@@ -240,35 +228,26 @@ def _check_steps(config: Config, checkpoint: Path) -> Iterator[str]:
         )
 
 
-def _check_lexicon(words: WordBatches, checkpoint: Path) -> list[str]:
-    """Return why a continued run can't go on in its lexicon: which words come next counts on all of it."""
-    saved = TrainState.read(checkpoint).lexicon_fingerprint
-    if saved in ("", words.fingerprint):
-        return []
-    return [
-        f"alignment.lexicon_paths: {checkpoint} was trained on another lexicon (fingerprint {saved[:12]}, this run has "
-        f"{words.fingerprint[:12]}); restore it, or start a new run with checkpoint.init_from"
-    ]
+def _continue_problems(objectives: list[tuple[ObjectivePlan, Weight]], checkpoint: Path | None) -> list[str]:
+    """Return why the data of the objectives can't be continued from a checkpoint."""
+    state = _read_state(checkpoint)
+    return [problem for plan, _ in objectives for problem in plan.resume_problems(state, checkpoint)]
 
 
 def build_index(plan: Plan) -> IndexCache:
     """Build what is missing of the sample index that the run will read; needs no process group."""
-    config, state = plan.config, plan.read_state()
-    cache = IndexCache(cache_path(config))
-    continue_mix(config, plan.datasets, state)
-    build_training_set(config, plan.tokenizer, plan.datasets, state, cache)
-    if config.training.eval_interval > 0:
-        build_validation_sets(config, plan.tokenizer, cache)
-    return cache
+    index = IndexCache(cache_path(plan.config))
+    plan.language_modelling.training_set(plan.read_state(), index)
+    if plan.config.training.eval_interval > 0:
+        plan.language_modelling.validation_sets(index)
+    return index
 
 
 def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
-    state = plan.read_state()
-    if plan.words is not None:
-        state.lexicon_fingerprint = plan.words.fingerprint
+    state = _read_state(plan.resume_from)
     chunks = build_model_chunks(config, platform.device)
     with_optimizer = plan.resume_from or (plan.init_from if config.checkpoint.init_optimizer else None)
     if plan.init_from is not None and with_optimizer is None:
@@ -281,17 +260,12 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     schedule = build_schedule(optimizer, config)
     # The schedule is a function of the step and the configuration alone.
     schedule.step(state.step)
-    taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
+    taps = cache(lambda: Taps(chunks))
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
-    sequences = build_sequences(config, plan.tokenizer, plan.datasets, state, layout, throughput.waiting)
-    words = None
-    if plan.words is not None and taps is not None:
-        words = WordPasses(config, chunks, taps, plan.words, layout, throughput.waiting)
-    stage = _build_stage(plan, words, sequences, platform.device)
-    validator = build_validator(config, plan.tokenizer, layout, platform.device)
-    word_validator = None
-    if taps is not None and plan.pair_sets:
-        word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
+    surroundings = Surroundings(chunks, platform.device, layout, taps, throughput.waiting)
+    parts = [(objective.build(state, surroundings), weight) for objective, weight in plan.objectives]
+    validator = build_validator(plan.language_modelling, layout, platform.device)
+    word_validator = build_word_validator(config, plan.pair_sets, taps(), layout) if plan.pair_sets else None
     if layout.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
         if taken_over is not None and plan.resume_from is not None:
@@ -307,7 +281,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         chunks=chunks,
         optimizer=optimizer,
         schedule=schedule,
-        stage=stage,
+        stage=Stage(config.training.stage, parts),
         validator=validator,
         word_validator=word_validator,
         metrics=writer,
@@ -325,17 +299,3 @@ def _open_records(config: Config, step: int) -> MetricsWriter:
     Path(training.run_path).mkdir(parents=True, exist_ok=True)
     write_if_possible(Path(training.run_path) / folder.CONFIG, dump_config(config))
     return MetricsWriter(config, step)
-
-
-def _build_stage(plan: Plan, words: WordPasses | None, sequences: Sequences, device: torch.device) -> Stage:
-    config = plan.config
-    make = partial(
-        LanguageModelling,
-        device,
-        config.data.languages,
-        end_of_document=document_border(config, plan.tokenizer),
-    )
-    if config.training.stage == "pretrain":
-        return PretrainStage(config, words, sequences, make())
-    assert words is not None  # align_init always has a lexicon
-    return AlignInitStage(config, words, sequences, make(weight=config.alignment.lm_weight))

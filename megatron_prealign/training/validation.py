@@ -5,26 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_prealign.dataset.sampler import SampleDataset, StepLoader
 from megatron_prealign.platform import Layout
-from megatron_prealign.training.language_modelling import LanguageModelling
-from megatron_prealign.training.stage import Pass
-
-
-def run_schedule(chunks: list[torch.nn.Module], one_pass: Pass, *, forward_only: bool = False) -> None:
-    """Run one pass through megatron-core's schedule; losses are recorded by its forward step."""
-    get_forward_backward_func()(
-        forward_step_func=one_pass.forward_step,
-        # Each model chunk of an interleaved pipeline reads all microbatches.
-        data_iterator=[iter(one_pass.microbatches) for _ in chunks],
-        model=chunks,
-        num_microbatches=len(one_pass.microbatches),
-        seq_length=one_pass.seq_length,
-        micro_batch_size=one_pass.micro_batch_size,
-        forward_only=forward_only,
-    )
+from megatron_prealign.training.objectives.language_modelling import LanguageModelLoss
+from megatron_prealign.training.objectives.sequences import SequencePlan, build_together, cache_path
 
 
 class Validator:
@@ -70,15 +55,33 @@ class Validator:
             chunk.eval()
         found: dict[str, dict[str, float]] = defaultdict(dict)
         for language, dataset in self._datasets.items():
-            language_modelling = LanguageModelling(self._device, self._languages, end_of_document=self._end_of_document)
+            loss = LanguageModelLoss(self._device, self._languages, end_of_document=self._end_of_document)
             loader = StepLoader(dataset, **self._loader)
             for _, batches in zip(range(self._num_steps), loader, strict=False):
-                run_schedule(chunks, language_modelling.make_pass(batches), forward_only=True)
+                loss.make_pass(batches).run(chunks, forward_only=True)
             loader.close()
-            losses = language_modelling.take_losses()
+            losses = loss.take_metrics()
             for key, name in (("loss", "lm_loss"), ("switched_loss",) * 2, ("ordinary_loss",) * 2):
                 if name in losses:
                     found[key][language] = losses[name]
         for chunk in chunks:
             chunk.train()
         return dict(found)
+
+
+def build_validator(plan: SequencePlan, layout: Layout, device: torch.device) -> Validator | None:
+    """Build the validation of each language, if the run has any; collective."""
+    training = plan.config.training
+    if training.eval_interval == 0:
+        return None
+    datasets = build_together("validation", plan.validation_sets, cache_path(plan.config), layout)
+    return Validator(
+        datasets,
+        languages=plan.config.data.languages,
+        micro_batch_size=training.micro_batch_size,
+        global_batch_size=training.global_batch_size,
+        num_steps=training.eval_steps,
+        layout=layout,
+        device=device,
+        end_of_document=plan.document_border,
+    )

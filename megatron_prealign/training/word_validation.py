@@ -17,6 +17,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_prealign.alignment import Taps, WordMicrobatch, gather_ranks
+from megatron_prealign.config import Config
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.evaluation.retrieval import (
     WordPairs,
@@ -29,9 +30,8 @@ from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.pairs.packing import PackedWords, pack_words
 from megatron_prealign.platform import Layout
 from megatron_prealign.text.tokenizer import Tokenizer
-from megatron_prealign.training.stage import Pass
-from megatron_prealign.training.validation import run_schedule
-from megatron_prealign.training.word_pass import no_loss, run_words, to_microbatch
+from megatron_prealign.training.objectives.alignment import no_loss, run_words, to_microbatch
+from megatron_prealign.training.objectives.objective import Pass
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,19 @@ class PairSet:
     """Source words whose tokens and those of all translations occur in trained words, bool; none for trained words."""
 
 
-def select_pair_sets(
-    lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, max_pairs: int, max_word_tokens: int, seed: int
-) -> list[PairSet]:
-    """Draw at most `max_pairs` pairs of each language of the lexicons "trained" and "held_out".
+def select_pair_sets(lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, config: Config) -> list[PairSet]:
+    """Draw `alignment.eval_word_pairs` pairs, where there are so many, of each language of "trained" and "held_out".
 
-    Words longer than `max_word_tokens` are cut, as in training.
+    Words longer than `alignment.max_word_tokens` are cut, as in training.
 
     Raises:
         DataError: a language without a pair that the tokenizer can write.
     """
     known_tokens = token_ids_of(lexicons["trained"], tokenizer) if "trained" in lexicons else None
-    sets = []
+    sets, max_word_tokens = [], config.alignment.max_word_tokens
     for name, lexicon in lexicons.items():
         for language in lexicon.languages:
-            pairs = select_pairs(lexicon, language, tokenizer, max_pairs, seed)
+            pairs = select_pairs(lexicon, language, tokenizer, config.alignment.eval_word_pairs, config.training.seed)
             known = pairs.known(known_tokens) if name == "held_out" and known_tokens is not None else None
             cut = WordPairs(
                 [ids[:max_word_tokens] for ids in pairs.sources],
@@ -140,7 +138,7 @@ class WordValidator:
 
         microbatches = list(map(partial(to_microbatch, num_words=per_rank, device=self._taps.device), self._pack(own)))
         num_rows, row_length = microbatches[0].token_ids.shape
-        run_schedule(chunks, Pass(forward_step, microbatches, row_length, num_rows), forward_only=True)
+        Pass(forward_step, microbatches, row_length, num_rows).run(chunks, forward_only=True)
         return found
 
     def _pack(self, words: list[list[int]]) -> list[PackedWords]:
@@ -167,3 +165,12 @@ def held_out_retrieval(results: Mapping[str, Mapping[str, Any]]) -> float | None
     """Return P@1 of held-out words, mean over taps and language pairs; none where no held-out words are measured."""
     held_out = results.get("held_out")
     return mean(mean(pair["p_at_1"]) for pair in held_out.values()) if held_out else None
+
+
+def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, layout: Layout) -> WordValidator:
+    """Build the validator over the pairs drawn by `select_pair_sets`."""
+    parallel = config.parallel
+    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
+    # Interleaved pipelines run whole rounds of microbatches.
+    num_microbatches = parallel.pipeline_model_parallel_size if interleaved else 1
+    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, layout)

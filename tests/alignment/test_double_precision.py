@@ -34,11 +34,10 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.model.parameters import named_global_parameters
     from megatron_prealign.platform import Layout
     from megatron_prealign.testing.trainers import make_trainer
+    from megatron_prealign.training.objectives.alignment import Alignment
     from megatron_prealign.training.setup import plan_run
     from megatron_prealign.training.state import TrainState
     from megatron_prealign.training.throughput import Stopwatch
-    from megatron_prealign.training.validation import run_schedule
-    from megatron_prealign.training.word_pass import WordPasses
 
     trainer = make_trainer(values)
     trainer.save()
@@ -46,12 +45,13 @@ def _word_pass(values: Any) -> dict[str, Any]:
     assert plan.words is not None
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Layout.current(), Stopwatch())
+    alignment = Alignment(trainer.config, [model], Taps([model]), plan.words, Layout.current(), Stopwatch())
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()
-        run_schedule([model], passes.make_pass(TrainState(), 1.0))
-        return passes.take_metrics()
+        (one_pass,) = alignment.make_passes(TrainState(), 1.0)
+        one_pass.run([model])
+        return alignment.take_metrics()
 
     metrics = evaluate()
     named = list(named_global_parameters(model))

@@ -18,7 +18,7 @@ from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.platform import Layout
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
-from megatron_prealign.training.sequences import build_together
+from megatron_prealign.training.objectives.sequences import build_together
 from tests.dataset.baked import random_documents, write_baked
 
 LENGTH = 16

@@ -19,14 +19,14 @@ def _texts_of_first_step(values: Any) -> list[str]:
     """Take a step, save, and return the text of each sample that it read, in their order."""
     trainer = make_trainer(values)
     tokenizer = load_tokenizer(values["data"]["tokenizer_path"])
-    take, texts = trainer.stage._sequences.take, []  # type: ignore[attr-defined]
+    take, texts = trainer.stage.parts[-1][0]._sequences.take, []  # type: ignore[attr-defined]
 
     def noted(state: Any) -> Any:
         batches = take(state)
         texts.extend(spell(tokenizer, row.tolist()) for batch in batches for row in batch["tokens"])
         return batches
 
-    trainer.stage._sequences.take = noted  # type: ignore[attr-defined]
+    trainer.stage.parts[-1][0]._sequences.take = noted  # type: ignore[attr-defined]
     trainer.train_step()
     trainer.save()
     return texts

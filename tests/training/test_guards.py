@@ -130,10 +130,10 @@ def _train_through_spikes(values: Any) -> tuple[list[dict[str, Any]], str]:
     steps: list[dict[str, Any]] = []
     judge = trainer.guard.judge
 
-    def note_and_judge(chunks: Any, optimizer: Any, step_losses: Any, *states: Any) -> Any:
-        total, count, _ = step_losses.sums().tolist()
+    def note_and_judge(chunks: Any, optimizer: Any, stage: Any, *states: Any) -> Any:
+        ((total, count),) = stage.step_sums().tolist()
         losses.append(total / count)
-        return judge(chunks, optimizer, step_losses, *states)
+        return judge(chunks, optimizer, stage, *states)
 
     trainer.guard.judge = note_and_judge  # type: ignore[method-assign]
     try:

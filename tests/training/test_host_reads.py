@@ -79,23 +79,23 @@ def _reads(configurations: list[Any]) -> list[tuple[Places, Places]]:
 
 # On the device: each is a wait for it.
 STEP = {
-    "training/stage.py:max_over_ranks": 1,  # whether any rank is to stop
+    "platform/agreement.py:max_over_ranks": 1,  # whether any rank is to stop
     "training/guards.py:_sum_over_ranks": 1,  # the step's loss, and whether all gradients are finite
     "training/norms.py:_global_norm": 1,  # what clipping divides by, and the record
 }
 RECORD = {
-    "training/stage.py:max_over_ranks": 2,  # and speed and memory of the slowest
+    "platform/agreement.py:max_over_ranks": 2,  # and speed and memory of the slowest
     "training/guards.py:_sum_over_ranks": 1,
     "training/norms.py:_global_norm": 2,  # and the parameters'
     "training/invariants.py:check_batches": 1,  # that ranks have the samples that they should
     "training/invariants.py:check_gradients": 1,
     "training/invariants.py:check_replicas": 1,
-    "training/loss_sums.py:describe_losses": 1,
+    "training/objectives/language_modelling.py:describe_losses": 1,
 }
-WORDS = {"alignment/loss.py:take_losses": 1, "training/word_pass.py:take_metrics": 1}
+WORDS = {"alignment/loss.py:take_losses": 1, "training/objectives/alignment.py:take_metrics": 1}
 # Of tensors that lie in the host's memory, whatever the device.
 HOST = {
-    "training/loss_sums.py:describe_losses": 3,
+    "training/objectives/language_modelling.py:describe_losses": 3,
     "alignment/contrastive.py:build": 10,
 }
 

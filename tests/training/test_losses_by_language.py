@@ -79,7 +79,6 @@ def _naive(values: Any) -> tuple[dict[str, Any], dict[str, Any], float, float]:
     from megatron.core.utils import unwrap_model
 
     from megatron_prealign.training.norms import parameter_norm
-    from megatron_prealign.training.validation import run_schedule
 
     trainer = make_trainer(values)
     languages = trainer.config.data.languages
@@ -87,7 +86,7 @@ def _naive(values: Any) -> tuple[dict[str, Any], dict[str, Any], float, float]:
     for _ in range(2):
         (one_pass,) = trainer.stage.next_passes(trainer.state)
         with torch.no_grad():
-            run_schedule(trainer.chunks, one_pass, forward_only=True)
+            one_pass.run(trainer.chunks, forward_only=True)
             for batch in one_pass.microbatches:
                 losses = trainer.chunks[0](batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
                 _add(sums, losses, batch, languages)

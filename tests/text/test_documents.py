@@ -10,10 +10,10 @@ import pytest
 from backports import zstd
 from pyarrow import parquet
 
-from megatron_prealign.bake import documents, inputs
-from megatron_prealign.bake.documents import locate, read_texts
-from megatron_prealign.bake.inputs import cut_into_pieces, expand_inputs
 from megatron_prealign.errors import DataError
+from megatron_prealign.text import documents, files
+from megatron_prealign.text.documents import locate, read_texts
+from megatron_prealign.text.files import cut_into_pieces, expand_inputs
 
 
 def read(paths: list[Path], json_key: str = "text") -> list[str]:
@@ -60,7 +60,7 @@ def test_pieces_of_a_file_are_the_file(tmp_path: Path, monkeypatch: pytest.Monke
     rows = tmp_path / "b.parquet"
     parquet.write_table(pyarrow.table({"text": texts}), rows, row_group_size=7)
     for size in (1, 2, 31, 100, 1000, 100_000):
-        monkeypatch.setattr(inputs, "_MIN_PIECE_BYTES", size)
+        monkeypatch.setattr(files, "_MIN_PIECE_BYTES", size)
         monkeypatch.setattr(documents, "BATCH_LINES", 1 + size % 5)
         assert read([lines]) == texts
         assert read([rows]) == texts
@@ -104,7 +104,7 @@ def test_lines_are_counted_from_the_beginning_of_their_file(tmp_path: Path, monk
     path = tmp_path / "a.jsonl"
     path.write_text("".join('{"text": "fine"}\n' if number % 7 else "bad\n" for number in range(1, 100)))
     for size in (3, 50, 64, 10_000):
-        monkeypatch.setattr(inputs, "_MIN_PIECE_BYTES", size)
+        monkeypatch.setattr(files, "_MIN_PIECE_BYTES", size)
         assert [problem.split(": ")[0] for problem in bad_lines(path)] == [f"{path}:{n}" for n in range(7, 100, 7)]
 
 
@@ -113,7 +113,7 @@ def test_bad_rows_of_parquet_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     parquet.write_table(pyarrow.table({"text": ["a", None, "c", None], "n": [1, 2, 3, 4]}), path, row_group_size=3)
     expected = [f"{path}: row {row}: the value of 'text' is a NoneType, not a string" for row in (2, 4)]
     for size in (1, 10_000):
-        monkeypatch.setattr(inputs, "_MIN_PIECE_BYTES", size)
+        monkeypatch.setattr(files, "_MIN_PIECE_BYTES", size)
         assert bad_lines(path) == expected
     assert "no column 'body' (there are 'text', 'n')" in expand_inputs([path], "body")[1][0]
     assert "holds int64, not strings" in expand_inputs([path], "n")[1][0]

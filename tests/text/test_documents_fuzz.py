@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from megatron_prealign.bake.documents import locate, read_texts
-from megatron_prealign.bake.inputs import cut_into_pieces, expand_inputs
 from megatron_prealign.errors import DataError
+from megatron_prealign.text.documents import locate, read_texts
+from megatron_prealign.text.files import cut_into_pieces, expand_inputs
 
 LINES = b'{"text": "one"}\n{"text": "two"}\n\n{"id": 3}\n' * 40
 

@@ -38,7 +38,7 @@ def test_jsonl_and_text_files_stream_in_order(tmp_path: Path) -> None:
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: (JSON nested too deeply|not JSON)"),
         ("a.jsonl.zst", zstd.compress(b'{"text": "x"}' * 99)[:-9], r"a\.jsonl\.zst: can't be read to its end"),
         ("a.txt.gz", b"no gzip", r"a\.txt\.gz: can't be read to its end"),
-        ("a.parquet", b"PAR1", r"a\.parquet: parquet is read by the bake alone"),
+        ("a.parquet", b"PAR1", r"a\.parquet: not a parquet file"),
     ],
 )
 def test_what_cannot_be_read_is_a_problem(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:

@@ -1,0 +1,224 @@
+"""Alignment of groups: translations packed into rows, their contrastive loss attached at every tap.
+
+Shapes: R rows of packed words, S positions of a row, H hidden.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core.utils import get_model_config
+from torch import Tensor
+
+from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, Taps, WordMicrobatch
+from megatron_prealign.config import AlignmentConfig, Config
+from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
+from megatron_prealign.config.taps import tap_weights
+from megatron_prealign.errors import DataError
+from megatron_prealign.lexicon import Lexicon, read_lexicon
+from megatron_prealign.model import hidden_states_only, segment_mask
+from megatron_prealign.pairs.batches import WordBatch, WordBatches
+from megatron_prealign.pairs.packing import PackedWords
+from megatron_prealign.platform import Layout
+from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.throughput import Stopwatch
+
+
+class Alignment:
+    """The objective: one pass over the next groups, each of whose taps has a loss."""
+
+    reaches_all_parameters = False
+
+    def __init__(
+        self,
+        config: Config,
+        chunks: list[torch.nn.Module],
+        taps: Taps,
+        words: WordBatches,
+        layout: Layout,
+        waiting: Stopwatch,
+    ) -> None:
+        """Read the word microbatches of this data-parallel rank from `words`, timed by `waiting`."""
+        alignment = config.alignment
+        self._words = words
+        self._layout = layout
+        self._waiting = waiting
+        self._device = taps.device
+        self._count = alignment.num_word_microbatches
+        weights = tap_weights(alignment.taps, taps.num_layers, tied=taps.tied)
+        self._loss = AlignmentLoss(taps, weights, alignment.temperature, alignment.similarity_memory_mib * 2**20)
+        self._scale_loss = get_model_config(chunks[0]).grad_scale_func or (lambda loss: loss)
+        self._positions = torch.zeros(2, dtype=torch.int64)
+
+    def make_passes(self, state: TrainState, weight: float | None) -> list[Pass]:
+        """Return the pass over the next microbatches of words."""
+        if weight is None:
+            self._loss.begin_step()
+            return []
+        layout = self._layout
+        with self._waiting.running():
+            batches = self._words.batches(
+                state.word_microbatches, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
+            )
+        state.word_microbatches += self._count
+        state.word_tokens += sum(batch.num_tokens for batch in batches)
+        self._loss.begin_step(self._count)
+        for batch in batches:
+            is_padding = batch.packed.word_index < 0
+            self._positions += torch.tensor([is_padding.sum(), is_padding.size])
+        microbatches = [self._to_microbatch(batch) for batch in batches]
+        num_rows, row_length = microbatches[0].token_ids.shape
+        scale = self._scale_loss(torch.tensor(weight / self._count, device=self._device))
+
+        def forward_step(
+            words: Iterator[WordMicrobatch], chunk: torch.nn.Module
+        ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]]:
+            microbatch = next(words)
+            with self._loss.attached(microbatch, scale):
+                return run_words(chunk, microbatch), no_loss
+
+        return [Pass(forward_step, microbatches, row_length, num_rows)]
+
+    def _to_microbatch(self, batch: WordBatch) -> WordMicrobatch:
+        targets = ContrastiveTargets.build(
+            torch.from_numpy(batch.group_ids),
+            torch.from_numpy(batch.excluded_pairs),
+            batch.start,
+            batch.stop,
+            self._device,
+        )
+        return to_microbatch(batch.packed, batch.stop - batch.start, self._device, targets)
+
+    def step_sums(self) -> Tensor:
+        """Return the sum of this rank's losses in the last step, which is over no predictions: float64 [2]."""
+        loss = self._loss.step_loss()
+        return torch.stack([loss, loss.new_zeros(())])
+
+    def step_problems(self) -> list[str]:
+        """Return at which taps of this rank the last step's losses are not finite."""
+        return self._loss.step_problems()
+
+    def drop_step(self) -> None:
+        """Forget the losses of the last step."""
+        self._loss.drop_step()
+
+    def take_metrics(self) -> dict[str, Any]:
+        """Return alignment_loss (weighted mean over taps), tap_loss by tap and word_padding_ratio since the last call.
+
+        Losses are averaged over microbatches; empty where there were none; a collective.
+        """
+        losses = self._loss.take_losses()
+        if not losses:
+            return {}
+        padding, computed = sum_over_ranks(self._positions.to(self._device)).tolist()
+        self._positions.zero_()
+        return {
+            "alignment_loss": self._loss.mean(losses),
+            "tap_loss": losses,
+            "word_padding_ratio": padding / computed,
+        }
+
+
+@dataclass(frozen=True)
+class AlignmentPlan:
+    """The groups that are aligned, and the objective over them."""
+
+    config: Config
+    words: WordBatches
+
+    def resume_problems(self, state: TrainState, checkpoint: Path | None) -> list[str]:
+        """Return why a run can't go on in its lexicon: which words come next counts on all of it."""
+        saved = state.lexicon_fingerprint
+        if saved in ("", self.words.fingerprint):
+            return []
+        return [
+            f"alignment.lexicon_paths: {checkpoint} was trained on another lexicon (fingerprint {saved[:12]}, this run "
+            f"has {self.words.fingerprint[:12]}); restore it, or start a new run with checkpoint.init_from"
+        ]
+
+    def describe(self, _: TrainState) -> str:
+        """Return what became of the lexicon."""
+        return self.words.report.describe()
+
+    def build(self, state: TrainState, surroundings: Surroundings) -> Alignment:
+        """Build the objective, and note the lexicon in `state`."""
+        state.lexicon_fingerprint = self.words.fingerprint
+        return Alignment(
+            self.config,
+            surroundings.chunks,
+            surroundings.taps(),
+            self.words,
+            surroundings.layout,
+            surroundings.waiting,
+        )
+
+
+def read_lexicons(config: Config) -> dict[str, Lexicon]:
+    """Read the lexicons "trained" and "held_out", as far as the run needs them.
+
+    Raises:
+        DataError: a lexicon that can't be read, or does not fit the other.
+    """
+    alignment = config.alignment
+    if not has_alignment_loss(config) and not measures_retrieval(config):
+        return {}
+    lexicons: dict[str, Lexicon] = {}
+    for name, paths in (("trained", alignment.lexicon_paths), ("held_out", alignment.held_out_lexicon_paths)):
+        if paths:
+            lexicons[name] = read_lexicon(
+                paths, source_language=alignment.source_language, target_language=alignment.target_language
+            )
+    _check_lexicons(lexicons, alignment)
+    return lexicons
+
+
+def _check_lexicons(lexicons: dict[str, Lexicon], alignment: AlignmentConfig) -> None:
+    """Refuse lexicons that translate into their own language, and held-out words that are all trained on."""
+    problems = []
+    for lexicon, paths in zip(lexicons.values(), _paths(alignment), strict=True):
+        if lexicon.source_language in lexicon.languages:
+            problems.append(
+                f"{', '.join(paths)}: translations into {lexicon.source_language}, which is alignment.source_language; "
+                "mend the languages of the file, or alignment.source_language and alignment.target_language"
+            )
+    if len(lexicons) == 2:
+        trained, held_out = ({entry.word for entry in lexicon.entries} for lexicon in lexicons.values())
+        if held_out <= trained:
+            problems.append(
+                f"{', '.join(alignment.held_out_lexicon_paths)}: every word is trained on too; keep some apart, with "
+                "tools/build_lexicon.py --held-out-ratio"
+            )
+    if problems:
+        raise DataError(problems)
+
+
+def _paths(alignment: AlignmentConfig) -> list[tuple[str, ...]]:
+    return [paths for paths in (alignment.lexicon_paths, alignment.held_out_lexicon_paths) if paths]
+
+
+def to_microbatch(
+    packed: PackedWords, num_words: int, device: torch.device, targets: ContrastiveTargets | None = None
+) -> WordMicrobatch:
+    """Move packed words to the device."""
+    return WordMicrobatch(
+        token_ids=torch.from_numpy(packed.token_ids).to(device, non_blocking=True),
+        position_ids=torch.from_numpy(packed.position_ids).to(device, non_blocking=True),
+        word_index=torch.from_numpy(packed.word_index).to(device, non_blocking=True),
+        num_words=num_words,
+        targets=targets,
+    )
+
+
+def run_words(chunk: torch.nn.Module, words: WordMicrobatch) -> Tensor:
+    """Run a model chunk over packed words, each seeing itself alone; return the hidden states [S, R, H]."""
+    with hidden_states_only(chunk):
+        hidden: Tensor = chunk(words.token_ids, words.position_ids, segment_mask(words.word_index))
+    return hidden
+
+
+def no_loss(hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Start the backward pass without a loss of its own: the losses hang on the taps."""
+    return (hidden * 0.0).sum(), {}

@@ -1,0 +1,105 @@
+"""A stage of training: a list of objectives with weights that are functions of the step, from the configuration."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_prealign.config import Config
+from megatron_prealign.config.alignment_validation import has_alignment_loss
+from megatron_prealign.errors import PrealignError
+from megatron_prealign.lexicon import Lexicon
+from megatron_prealign.pairs.batches import WordBatches
+from megatron_prealign.pairs.table import WordTable
+from megatron_prealign.text.tokenizer import Tokenizer
+from megatron_prealign.training.objectives.alignment import AlignmentPlan
+from megatron_prealign.training.objectives.language_modelling import LanguageModellingPlan
+from megatron_prealign.training.objectives.objective import Objective, ObjectivePlan, Pass
+from megatron_prealign.training.objectives.sequences import find_datasets
+from megatron_prealign.training.state import TrainState
+
+Weight = Callable[[int], float | None]
+"""From the steps done to an objective's weight in the next one; none = it has no part in that step."""
+
+_DECAY: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+
+
+def plan_objectives(
+    config: Config, tokenizer: Tokenizer, lexicon: Lexicon | None
+) -> tuple[list[tuple[ObjectivePlan, Weight]], list[str]]:
+    """Return the objectives of the configured stage in the order of their passes, and what is wrong with their data.
+
+    Stage 1 aligns words beside language modelling (PreAlign sec. 3.1), stage 2 is language modelling over
+    code-switched input with the alignment now and then, if asked for.
+    """
+    alignment = config.alignment
+    plans: list[tuple[ObjectivePlan, Weight]] = []
+    datasets, problems = find_datasets(config, tokenizer)
+    if has_alignment_loss(config) and lexicon is not None:
+        try:
+            words = WordBatches(
+                WordTable.build(lexicon, tokenizer, alignment.max_word_tokens),
+                config.training.seed,
+                alignment.word_batch_size,
+                row_length=alignment.word_row_length,
+                num_hard_negatives=alignment.num_hard_negatives,
+            )
+            weight = _alignment_weight(config, alignment.alignment_weight, alignment.maintain_weight)
+            plans.append((AlignmentPlan(config, words), weight))
+        except PrealignError as error:
+            problems += error.problems
+    if datasets:
+        lm_weight = 1.0 if config.training.stage == "pretrain" else alignment.lm_weight or None
+        plans.append((LanguageModellingPlan(config, tokenizer, datasets), lambda _: lm_weight))
+    return plans, problems
+
+
+def _alignment_weight(config: Config, in_stage_1: float, in_stage_2: float) -> Weight:
+    """Return a weight that is constant in stage 1, and in stage 2 comes at intervals and decays."""
+    if config.training.stage == "align_init":
+        return lambda _: in_stage_1
+    interval, num_steps = config.alignment.maintain_interval, config.training.train_steps
+    decay = _DECAY[config.alignment.maintain_decay]
+    return lambda step: None if step % interval else in_stage_2 * decay(step / num_steps)
+
+
+@dataclass
+class Stage:
+    """The objectives of a stage; gradients of all their passes in a step add up."""
+
+    name: str
+    parts: list[tuple[Objective, Weight]]
+
+    def next_passes(self, state: TrainState) -> list[Pass]:
+        """Draw the passes of the next optimizer step and advance `state` past their data."""
+        return [one for objective, weight in self.parts for one in objective.make_passes(state, weight(state.step))]
+
+    def reaches_all_parameters(self, step: int) -> bool:
+        """Tell whether the step after `step` gives every parameter a gradient."""
+        return any(objective.reaches_all_parameters and weight(step) is not None for objective, weight in self.parts)
+
+    def step_sums(self) -> Tensor:
+        """Return what `Objective.step_sums` does, of each objective: float64 [objectives, 2]."""
+        return torch.stack([objective.step_sums() for objective, _ in self.parts])
+
+    def step_problems(self) -> list[str]:
+        """Return what this rank knows to be wrong with the last step."""
+        return [problem for objective, _ in self.parts for problem in objective.step_problems()]
+
+    def drop_step(self) -> None:
+        """Leave the last step out of the metrics."""
+        for objective, _ in self.parts:
+            objective.drop_step()
+
+    def take_metrics(self) -> dict[str, Any]:
+        """Return the metrics of all objectives since the last call, equal on all ranks; a collective."""
+        return {
+            name: value for objective, _ in reversed(self.parts) for name, value in objective.take_metrics().items()
+        }
