@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 from megatron_prealign.config import Config, TrainingConfig
-from megatron_prealign.config.rampup import count_samples, global_batch_size_at
+from megatron_prealign.config.training import count_samples, global_batch_size_at
 from megatron_prealign.dataset.baked import BakedDataset
 from megatron_prealign.dataset.blend import MixedDataset, build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
