@@ -4,6 +4,7 @@ A finished step leaves a marker with the hash of its command and of the steps be
 steps; a folder that holds steps of other arguments is refused, never replaced silently.
 """
 
+import argparse
 import ctypes
 import hashlib
 import json
@@ -27,6 +28,7 @@ from rich.text import Text
 
 from megatron_prealign.command_line import describe
 from megatron_prealign.errors import PrealignError
+from megatron_prealign.files import atomic_text_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "align_init": "cyan"}
@@ -103,6 +105,13 @@ class Runner:
         elapsed = format_seconds(time.monotonic() - self.started)
         self.console.print()
         self.console.rule(f"[bold]{number}/{total} {title}[/] [dim]({elapsed} so far)[/]", align="left")
+
+    def run_stages(self, stages: Sequence[tuple[str, Sequence[Step]]], total: int) -> None:
+        """Run the first stages of an experiment, each a title and its steps, of `total` stages."""
+        for number, (title, steps) in enumerate(stages, start=1):
+            self.heading(number, total, title)
+            for step in steps:
+                self.run(step)
 
     def _marker(self, step: Step) -> Path:
         return self.folder / "steps" / f"{step.name}.json"
@@ -205,10 +214,6 @@ class Runner:
                 with suppress(ProcessLookupError):
                     process.terminate()
 
-    def say_duration(self) -> None:
-        """Print how long this call took."""
-        self.console.print(f"Took {format_seconds(time.monotonic() - self.started)}.", highlight=False)
-
     def _execute(self, step: Step, label: str) -> None:
         """Run a command, show and log its lines."""
         self._show(label, "$ " + shlex.join(["python", *step.command[1:]]), "dim")
@@ -273,6 +278,28 @@ def exit_code_of(runner: Runner, work: Callable[[], int | None]) -> int:
         return 130
 
 
+def run_example(
+    arguments: argparse.Namespace, work: Callable[[Runner], None], environment: Mapping[str, str] | None = None
+) -> int:
+    """Do an example's work in the root of the repository, say how long it took, and return the exit code.
+
+    Args:
+        arguments: with `output`, made relative to the repository if it lies in it, and `redo`.
+        work: runs the steps.
+        environment: variables added for every command.
+    """
+    arguments.output = from_repository(arguments.output.resolve())
+    os.chdir(REPOSITORY)
+    runner = Runner(arguments.output, Console(), environment or {}, redo=arguments.redo)
+
+    def timed() -> None:
+        work(runner)
+        elapsed = format_seconds(time.monotonic() - runner.started)
+        runner.console.print(f"Took {elapsed}.", highlight=False)
+
+    return exit_code_of(runner, timed)
+
+
 def remove(paths: tuple[Path, ...]) -> None:
     """Remove what an interrupted command left."""
     for path in paths:
@@ -290,13 +317,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Another process, or thread, may write the same.
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    with atomic_text_file(path, overwrite=True) as stream:
         stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
 
 
 def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *depends_on: Step, **options: Any) -> Step:

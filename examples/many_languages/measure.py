@@ -6,16 +6,13 @@ Every step is a command line that is printed as it runs and can be typed by hand
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples.many_languages.aligned_sources import CEDICT_MEMBER, FREEDICT
-from examples.steps import REPOSITORY, Runner, Step, exit_code_of, from_repository, make_step
+from examples.steps import REPOSITORY, Runner, Step, from_repository, make_step, run_example
 
 EXAMPLE = Path("examples/many_languages")
 
@@ -65,17 +62,13 @@ def make_steps(arguments: argparse.Namespace) -> list[Step]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)
-    arguments.output = from_repository(arguments.output.resolve())
     arguments.model = from_repository(arguments.model.resolve())
-    os.chdir(REPOSITORY)
-    runner = Runner(arguments.output, Console(), redo=arguments.redo)
 
-    def work() -> None:
+    def work(runner: Runner) -> None:
         for step in make_steps(arguments):
             runner.run(step)
-        runner.say_duration()
 
-    return exit_code_of(runner, work)
+    return run_example(arguments, work)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ Every step is a command line that is printed as it runs and can be typed by hand
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from rich.console import Console
 
 from megatron_prealign.errors import ConfigError
 
@@ -26,11 +23,10 @@ from examples.steps import (
     Runner,
     Step,
     count_cores,
-    exit_code_of,
-    from_repository,
     make_export,
     make_step,
     make_training,
+    run_example,
     side_by_side_environment,
 )
 
@@ -131,17 +127,20 @@ class Experiment:
 
 
 def run(experiment: Experiment, runner: Runner) -> None:
-    """Run all steps."""
+    """Run all steps.
+
+    Raises:
+        ConfigError: no steps to train.
+    """
+    if experiment.arguments.steps < 1:
+        raise ConfigError("--steps must be at least 1")
     stages = [
         ("Download dictionaries and text", [experiment.data.sources_step]),
         ("Make the lexicon", [experiment.data.dictionaries_step, experiment.data.lexicon_step]),
         ("Train a tokenizer, bake the text", [experiment.data.tokenizer_step, *experiment.bake()]),
     ]
     total = len(stages) + 2
-    for number, (title, steps) in enumerate(stages, start=1):
-        runner.heading(number, total, title)
-        for step in steps:
-            runner.run(step)
+    runner.run_stages(stages, total)
     runner.heading(total - 1, total, "Train with and without alignment, export, evaluate")
     runner.run_side_by_side({name: experiment.chain(name) for name in STAGES}, num_workers=min(2, count_cores()))
     runner.heading(total, total, "Break down and plot")
@@ -152,17 +151,7 @@ def run(experiment: Experiment, runner: Runner) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)
-    arguments.output = from_repository(arguments.output.resolve())
-    os.chdir(REPOSITORY)
-    runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
-
-    def work() -> None:
-        if arguments.steps < 1:
-            raise ConfigError("--steps must be at least 1")
-        run(Experiment(arguments), runner)
-        runner.say_duration()
-
-    return exit_code_of(runner, work)
+    return run_example(arguments, lambda runner: run(Experiment(arguments), runner), side_by_side_environment())
 
 
 if __name__ == "__main__":

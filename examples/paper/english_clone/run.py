@@ -9,7 +9,6 @@ are reused, so an interrupted experiment goes on where it stopped.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,6 @@ from platform import python_version
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.reports.records import METRICS
@@ -35,12 +33,11 @@ from examples.steps import (
     Runner,
     Step,
     count_cores,
-    exit_code_of,
-    from_repository,
     last_tokens,
     make_export,
     make_step,
     make_training,
+    run_example,
     side_by_side_environment,
     write_json,
     write_text,
@@ -267,8 +264,15 @@ def write_report(experiment: Experiment, runner: Runner, outcome: Outcome) -> No
 
 
 def run(experiment: Experiment, runner: Runner) -> None:
-    """Run all steps and report."""
-    seeds = range(1, experiment.arguments.seeds + 1)
+    """Run all steps and report.
+
+    Raises:
+        ConfigError: numbers of seeds or steps that leave nothing to do.
+    """
+    arguments = experiment.arguments
+    if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
+        raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")
+    seeds = range(1, arguments.seeds + 1)
     total = 5 + len(seeds)
     stages = [
         ("Collect English text from what is installed", [experiment.data.corpus_step]),
@@ -276,10 +280,7 @@ def run(experiment: Experiment, runner: Runner) -> None:
         ("Make English-Clone: tokenizer, text, lexicon", experiment.data.clone_steps),
         ("Bake datasets: plain, code-switched, clone", experiment.bake()),
     ]
-    for number, (title, steps) in enumerate(stages, start=1):
-        runner.heading(number, total, title)
-        for step in steps:
-            runner.run(step)
+    runner.run_stages(stages, total)
     for number, seed in enumerate(seeds, start=len(stages) + 1):
         runner.heading(number, total, f"Train, export and evaluate both methods, seed {seed}")
         chains = {"joint": experiment.joint(seed), "prealign": experiment.prealign(seed)}
@@ -291,17 +292,7 @@ def run(experiment: Experiment, runner: Runner) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)
-    arguments.output = from_repository(arguments.output.resolve())
-    os.chdir(REPOSITORY)
-    runner = Runner(arguments.output, Console(), side_by_side_environment(), redo=arguments.redo)
-
-    def work() -> None:
-        if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
-            raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")
-        run(Experiment(arguments), runner)
-        runner.say_duration()
-
-    return exit_code_of(runner, work)
+    return run_example(arguments, lambda runner: run(Experiment(arguments), runner), side_by_side_environment())
 
 
 if __name__ == "__main__":
