@@ -19,7 +19,7 @@ demo: $(VENV)/.done  ## joint training against PreAlign on English and English-C
 
 SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
 
-experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, goes on where it stopped; OPTIONS=--dry-run, ...
+experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, resumes where it stopped; OPTIONS=--dry-run, ...
 	$(BIN)/python -u examples/paper/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests

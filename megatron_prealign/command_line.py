@@ -20,9 +20,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def tool(main: Main) -> Main:
-    """Decorate a tool's main function: what the user can mend, and an interrupt, end in a message and a code.
+    """Decorate a tool's main function: an error that the user can fix and an interrupt end with a message and a code.
 
-    Run as a command, so does SIGTERM, as of a scheduler whose time is over.
+    When the tool runs as a command, so does SIGTERM, for example from a scheduler at its time limit.
     """
 
     @wraps(main)
@@ -42,10 +42,10 @@ def tool(main: Main) -> Main:
 
 
 class _LossyFile(io.FileIO):
-    """A file that takes what is written to it, or loses it."""
+    """A file that drops what can't be written."""
 
     def write(self, data: Any) -> int:
-        """Write some bytes; those that can't be written count as written."""
+        """Write bytes; those that can't be written count as written."""
         try:
             return super().write(data) or 0
         except OSError:
@@ -53,9 +53,9 @@ class _LossyFile(io.FileIO):
 
 
 def outlive_standard_error() -> None:
-    """Let a process go on whose log can't be written, as on a full disk; what it says meanwhile is lost.
+    """Keep the process alive where its log can't be written, as on a full disk; those messages are lost.
 
-    Without it a message that fails ends the process, and one that is still buffered at its end makes Python return 120.
+    Otherwise a message that fails ends the process, and one still buffered at exit makes Python return 120.
     """
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:
         file = io.BufferedWriter(_LossyFile(sys.stderr.fileno(), "w", closefd=False))
@@ -74,7 +74,7 @@ def describe(error: PrealignError | OSError) -> str:
     """Return what to tell the user about an error: for one of the system the file, and what is wrong with it."""
     if isinstance(error, PrealignError):
         return str(error)
-    # numpy tells of a short write by its sizes alone.
+    # numpy reports a short write by its sizes only.
     is_full = error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error))
     reason = "no space left on the disk" if is_full else (error.strerror or str(error))
     where = f"{error.filename}: " if error.filename else ""

@@ -13,15 +13,15 @@ from megatron_prealign.config.sources import Given
 
 
 def convert(name: str, hint: object, entry: Given) -> tuple[object, list[str]]:
-    """Convert a value to a field's type: text becomes numbers, "none" becomes None where that is allowed.
+    """Convert a value to a field's type: text becomes a number, "none" becomes `None` where the type allows it.
 
     Args:
-        name: the field, as problems call it.
-        hint: its type.
-        entry: the value and its place.
+        name: Name of the field in problems.
+        hint: Type of the field.
+        entry: Value and its place.
 
     Returns:
-        The value, and what is wrong with it: every problem with its place.
+        The value, and every problem with its place.
     """
     if is_none(entry.value) and type(None) in typing.get_args(hint):
         return None, []
@@ -41,12 +41,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: long ones in part."""
+    """Return a value as messages show it, cut to 200 characters."""
     return f"{value!r:.200}"
 
 
 def is_none(value: object) -> bool:
-    """Say whether a value stands for "none"."""
+    """Tell whether a value means `None`."""
     return value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))
 
 
@@ -79,5 +79,5 @@ def _nested_keys(hint: object) -> list[str]:
 
 
 def _accepts(hint: object, kind: type) -> bool:
-    """Say whether a type is `kind` or a union with it."""
+    """Tell whether a type is `kind` or a union with it."""
     return hint is kind or kind in typing.get_args(hint)

@@ -76,7 +76,7 @@ class DataConfig:
     """What a switched position predicts: the original word, the switched text, or nothing."""
 
     codeswitch: Literal["baked", "online"] = "baked"
-    """Where switched words come from: as the datasets were baked, or drawn anew each epoch while training."""
+    """Where switched words come from: as the datasets were baked, or drawn again each epoch while training."""
 
     codeswitch_lexicon_paths: tuple[str, ...] = ()
     """Dictionaries for online code-switching; merged."""

@@ -73,7 +73,7 @@ def load_resolved(path: str | Path) -> Config:
 
 
 def config_from_dict(values: Mapping[str, object], name: str = "configuration") -> Config:
-    """Build a configuration from a nested dictionary {section: {field: value}}; `name` stands in errors.
+    """Build a configuration from a nested dictionary {section: {field: value}}; errors call it `name`.
 
     Raises:
         ConfigError: Unknown keys or wrong types.
@@ -233,5 +233,5 @@ def _unknown_problems(unknown: Mapping[str, Given]) -> Iterable[tuple[str, list[
 
 
 def _is_sequence(hint: object) -> bool:
-    """Say whether a field takes several values, or none of them."""
+    """Tell whether a field takes several values."""
     return any(typing.get_origin(kind) in (tuple, list) for kind in (hint, *typing.get_args(hint)))

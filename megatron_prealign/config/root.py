@@ -70,7 +70,7 @@ class CheckpointConfig:
     """Run folder or checkpoint whose weights start this run (stage 1 to stage 2)."""
 
     init_optimizer: bool = False
-    """Take the optimizer's moments from init_from too; the learning-rate schedule starts anew either way."""
+    """Take the optimizer's moments from init_from too; the learning-rate schedule restarts either way."""
 
 
 @dataclass(frozen=True, kw_only=True)

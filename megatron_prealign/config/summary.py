@@ -35,7 +35,7 @@ def describe(
     word_tokens: float | None = None,
     done: tuple[int, int] = (0, 0),
 ) -> str:
-    """Say what differs from the defaults, then the arithmetic of the run.
+    """Describe what differs from the defaults, then the arithmetic of the run.
 
     Args:
         config: Checked configuration, preset resolved.
@@ -58,7 +58,7 @@ def describe(
 
 
 def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]]:
-    """Say the model's shape and parameters."""
+    """Describe the model's shape and parameters."""
     model = config.model
     shape = (
         f"{model.architecture}, {model.num_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads "
@@ -81,7 +81,7 @@ def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]
 
 
 def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
-    """Say the ranks per axis and the microbatches a rank runs each step."""
+    """Describe the ranks per axis and the microbatches a rank runs each step."""
     training, parallel = config.training, config.parallel
     data_parallel = world_size // model_parallel_size(config)
     num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
@@ -95,7 +95,7 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
 
 
 def _step_facts(config: Config, word_tokens: float | None, done: tuple[int, int]) -> list[tuple[str, str]]:
-    """Say what a step and the run consume."""
+    """Describe what a step and the run consume."""
     training = config.training
     tokens = training.global_batch_size * config.data.seq_length
     all_tokens = _count(count_samples(training, *done) * config.data.seq_length)
@@ -110,7 +110,7 @@ def _step_facts(config: Config, word_tokens: float | None, done: tuple[int, int]
 
 
 def _word_facts(config: Config, lm_tokens: str, word_tokens: float | None) -> list[tuple[str, str]]:
-    """Say how many words the run takes, and their tokens beside those of the text."""
+    """Describe the words that the run takes, and their tokens next to those of the text."""
     alignment, training = config.alignment, config.training
     count = alignment.num_word_microbatches
     interval = 1 if training.stage == "align_init" else alignment.maintain_interval

@@ -56,7 +56,7 @@ class TrainingConfig:
     exit_duration_minutes: Annotated[float, ABOVE_0] | None = None
     """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
     at SLURM_JOB_START_TIME, with torchrun's agent or with the process, whichever is earliest; restarts by torchrun do
-    not begin it anew."""
+    not reset it."""
 
     check_invariants: bool = True
     """Check at log steps that replicated parameters are equal across ranks, that every parameter has a finite gradient,
@@ -139,8 +139,8 @@ class ScheduleConfig:
 def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int:
     """Return the sequences of the step that comes after `consumed_samples`, over all ranks.
 
-    Megatron's rule, so that a resumed run goes on with the size it would have had: during the ramp-up the size grows by
-    equal increments, each after the same number of samples.
+    Megatron's rule, so that a resumed run takes the same sizes: during the ramp-up the size grows by equal increments,
+    each after the same number of samples.
     """
     if training.rampup_batch_size is None:
         return training.global_batch_size

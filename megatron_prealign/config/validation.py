@@ -59,7 +59,7 @@ def _ranges(config: Config) -> Iterator[Problem]:
 
 
 def _divides(divisor: int, number: int) -> bool:
-    """Say whether `number` is divisible; a divisor below 1 is the range check's finding, not this one's."""
+    """Tell whether `number` is divisible; a divisor below 1 counts as one, because the range check reports it."""
     return divisor < 1 or number % divisor == 0
 
 
