@@ -164,8 +164,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--executor",
         choices=("local", "slurm", "ray"),
         default="local",
-        help="executor of the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a shared file "
-        "system",
+        help="executor of the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a "
+        "shared file system",
     )
     output.add_argument(
         "--cluster",

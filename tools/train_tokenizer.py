@@ -26,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="LANG=PATH",
-        help="corpus of a language, one document per line: .jsonl or plain text, each optionally .gz or .zst; a folder or "
-        "glob means all files in it; repeatable",
+        help="corpus of a language, one document per line: .jsonl or plain text, each optionally .gz or .zst; a folder "
+        "or glob means all files in it; repeatable",
     )
     parser.add_argument("--json-key", default="text", help="key of the text in .jsonl files")
     parser.add_argument("--vocab-size", type=int, required=True, help="final number of ids, special tokens included")
