@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.paper.english_clone.comparison_plots import plot_losses, tap_labels
 from rich.console import Console
 
 from examples.paper.english_clone.comparison import Run, compare, join_stages, read_run, rows_as_json, text_table
-from examples.paper.english_clone.comparison_page import Page, render_page
+from examples.paper.english_clone.comparison_page import Page, plot_losses, render_page, tap_labels
 from megatron_prealign.errors import DataError
 
 
