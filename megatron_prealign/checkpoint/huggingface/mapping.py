@@ -64,7 +64,7 @@ def _layer(megatron: str, axes: tuple[str, ...], *names: str, prefix: str, trans
 
 
 def _llama_like(class_name: str, model_type: str, *more: Row) -> Architecture:
-    """Return the table of Llama and its relatives (RMSNorm, SwiGLU, any number of query groups) with additional rows."""
+    """Return the table of Llama and relatives (RMSNorm, SwiGLU, any number of query groups) with additional rows."""
     rows = (
         Row("embedding.word_embeddings.weight", ("padded_vocab", "hidden"), ("model.embed_tokens.weight",), VOCABULARY),
         _llama_layer("input_layernorm.weight", ("hidden",), "input_layernorm.weight"),
