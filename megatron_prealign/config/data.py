@@ -64,7 +64,7 @@ class DataConfig:
     """Most times that any dataset is read; the excess goes to the others (UniMax); none = no limit."""
 
     valid_blend: tuple[ValidEntry, ...] = ()
-    """Baked datasets to validate on, each whole; empty = the second share of data.split for each language of the blend."""
+    """Baked datasets to validate on, each whole; empty = the second share of data.split of each language in blend."""
 
     split: str = "969,30,1"
     """Shares of documents for train, valid and test; any unit, normalised."""
