@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         if rank == 0:
-            print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+            print("error: interrupted; the same command resumes from the last checkpoint", file=sys.stderr, flush=True)
         return STOPPED_BY_KEYBOARD
     except BaseException as error:  # torch's CheckpointException is no Exception
         if not isinstance(error, SystemExit):
@@ -96,7 +96,7 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
     exit_code = INTERRUPTED if interrupted_by else 0
     write_exit(config.training.run_path, exit_code, interrupted_by or "done")
     if interrupted_by and ranks.rank == 0:
-        print(f"Stopped by {interrupted_by}; the same command goes on (exit code {exit_code}).", file=sys.stderr)
+        print(f"Stopped by {interrupted_by}; run the same command to resume (exit code {exit_code}).", file=sys.stderr)
     shut_down_distributed()
     return exit_code
 

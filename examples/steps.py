@@ -274,7 +274,7 @@ def exit_code_of(runner: Runner, work: Callable[[], int | None]) -> int:
         return 2
     except KeyboardInterrupt:
         runner.stop()
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command to continue from here", file=sys.stderr)
         return 130
 
 

@@ -318,7 +318,7 @@ def test_the_keyboard_ends_it_without_a_traceback(
     run.mkdir()
     monkeypatch.setattr("megatron_prealign.platform.initialize_distributed", interrupt)
     assert _main(values, tmp_path) == 130
-    assert capsys.readouterr().err.endswith("error: interrupted; the same command goes on from the last checkpoint\n")
+    assert capsys.readouterr().err.endswith("error: interrupted; the same command resumes from the last checkpoint\n")
     assert json.loads((run / "exit.json").read_text()) == {"exit_code": 130, "cause": "Ctrl+C"}
 
 

@@ -1,10 +1,10 @@
-"""Build the sample index of a run before it starts: what rank 0 would do while all others wait.
+"""Build the sample index of a run before it starts, so that no rank waits for it.
 
 python tools/build_index.py --config model.yaml --config pretrain.yaml --data.cache_path /local/cache
 
-Takes the command line of pretrain_prealign.py. Where data.cache_path lies on disks of single hosts, run it once on each
-(srun --ntasks-per-node 1). The run then says that it found the index. Of a run that has checkpoints, what comes after
-the newest is built.
+Takes the command line of pretrain_prealign.py. If data.cache_path is on disks local to a host, run it once on each host
+(srun --ntasks-per-node 1). The run then reports that it found the index. If the run has checkpoints, the index starts
+after the newest.
 """
 
 import sys
@@ -16,7 +16,7 @@ from megatron_prealign.config import load_config
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or {"-h", "--help"} & {*arguments}:
         print(__doc__.strip())

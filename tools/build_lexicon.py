@@ -4,12 +4,12 @@
         --max-translations 4 --corpus english.jsonl --output lexicon.tsv
 
 reads TSV, CSV, MUSE text, both JSONL forms of PreAlign's authors, dictd (FreeDict), CC-CEDICT, EDICT and Ding, drops
-what is unlikely to be a translation, ranks what stays by frequency, and tells what was dropped and what is covered.
+unlikely translations, ranks the others by frequency, and reports what it dropped and how much text the lexicon covers.
 
     python tools/build_lexicon.py translate --corpus english.jsonl --languages de zh --num-words 5000 \
         --endpoint http://localhost:8000/v1 --model NAME --output translated.tsv
 
-has any OpenAI-compatible server translate the corpus's most frequent words; `dictionaries` reads what it writes.
+translates the corpus's most frequent words with any OpenAI-compatible server; `dictionaries` reads the result.
 """
 
 import argparse
@@ -40,7 +40,7 @@ _FILTERS = {
     "identity": (True, "drop pairs of two equal words"),
     "script": (True, "drop words that are not in the script of their language"),
     "non-letters": (True, "drop words with digits, punctuation or symbols"),
-    "one-letter": (True, "drop words of one letter, where a letter is no word"),
+    "one-letter": (True, "drop words of one letter, in scripts whose letters are not words"),
     "multi-word": (False, "drop entries of several words"),
 }
 _LANGUAGE_PREFIX = re.compile(r"([A-Za-z][A-Za-z0-9_,-]*)=(.+)", re.DOTALL)
@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_dictionaries(commands.add_parser("dictionaries", help="build a lexicon", formatter_class=HelpFormatter))
     _add_translate(
-        commands.add_parser("translate", help="have words of a corpus translated", formatter_class=HelpFormatter)
+        commands.add_parser(
+            "translate", help="translate words of a corpus with a language model", formatter_class=HelpFormatter
+        )
     )
     return parser
 
@@ -65,7 +67,7 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--input", **many, help="dictionaries from the source language into LANGUAGE, merged in order")
     files.add_argument("--reverse-input", **many, help="dictionaries from LANGUAGE into the source language")
     files.add_argument("--source-language", default="en", help="language of the source words")
-    files.add_argument("--target-language", help="LANGUAGE of files that are given without one")
+    files.add_argument("--target-language", help="LANGUAGE of files given without one")
     files.add_argument("--format", choices=FORMATS, default="auto", help="format of all files")
     files.add_argument("--on-error", choices=("fail", "skip"), default="fail", help="what to do with malformed lines")
     steps = parser.add_argument_group("filters and ranking")
@@ -76,23 +78,23 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--check-languages", **switch, help="refuse words in another language than named (py3langid)")
     steps.add_argument("--rank", **switch, help="weight translations by their frequency in running text (wordfreq)")
     steps.add_argument(
-        "--max-translations", type=int, metavar="N", help="keep the N heaviest of a word and language; all by default"
+        "--max-translations", type=int, metavar="N", help="keep the N heaviest per word and language; all by default"
     )
     steps.add_argument(
         "--min-languages", type=int, default=1, metavar="N", help="keep words translated into at least N languages"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--held-out-ratio", type=float, default=0.0, help="share of source words in [0, 1) held out")
-    output.add_argument("--seed", type=int, default=1, help="seed of the choice of words that are held out")
+    output.add_argument("--seed", type=int, default=1, help="seed of the choice of held-out words")
     output.add_argument("--output", type=path_argument, required=True, help="TSV file of the lexicon")
-    output.add_argument("--output-held-out", type=path_argument, help="TSV file of the words that are held out")
+    output.add_argument("--output-held-out", type=path_argument, help="TSV file of the held-out words")
     output.add_argument(
         "--corpus",
         type=path_argument,
         nargs="+",
         action="extend",
         default=[],
-        help="text, files or folders, to measure the coverage of",
+        help="text files or folders whose coverage is measured",
     )
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     output.add_argument("--report", type=path_argument, help="JSON file of the report")
@@ -113,23 +115,23 @@ def _add_translate(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--num-words", type=int, default=10000, help="most frequent words of the corpus to translate")
     server = parser.add_argument_group("server", f"its key is read from {KEY_VARIABLE}, if it wants one")
     server.add_argument("--endpoint", required=True, help="base address, for example http://localhost:8000/v1")
-    server.add_argument("--model", required=True, help="name of the model, as the server knows it")
+    server.add_argument("--model", required=True, help="the server's name of the model")
     server.add_argument("--max-translations", type=int, default=3, help="translations to ask for in each language")
     server.add_argument("--batch-size", type=int, default=20, help="words in one request")
-    server.add_argument("--concurrent", type=int, default=4, help="requests under way at a time")
-    server.add_argument("--requests-per-minute", type=float, help="limit of requests begun in a minute")
-    server.add_argument("--retries", type=int, default=4, help="retries of a request that fails for now")
+    server.add_argument("--concurrent", type=int, default=4, help="requests in flight at a time")
+    server.add_argument("--requests-per-minute", type=float, help="limit of requests started per minute")
+    server.add_argument("--retries", type=int, default=4, help="retries of a request after a temporary failure")
     server.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
     output = parser.add_argument_group("output")
     output.add_argument(
-        "--output", type=path_argument, required=True, help="TSV file; a stopped run goes on from its .journal"
+        "--output", type=path_argument, required=True, help="TSV file; a stopped run resumes from its .journal"
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing output")
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     arguments.run(arguments)
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can fix."""
     options = build_parser().parse_args(argv)
     options.run(options)
     return 0
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="run folder (its newest checkpoint) or one of its step folders",
     )
-    to_hf.add_argument("--output", type=path_argument, required=True, help="folder to make")
+    to_hf.add_argument("--output", type=path_argument, required=True, help="folder to write")
     to_hf.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the written weights"
     )
@@ -53,9 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--model", type=path_argument, required=True, help="folder with config.json, safetensors and tokenizer"
     )
     from_hf.add_argument(
-        "--output", type=path_argument, required=True, help="checkpoint to make, for checkpoint.init_from"
+        "--output", type=path_argument, required=True, help="checkpoint to write, for checkpoint.init_from"
     )
-    from_hf.add_argument("--tokenizer", type=path_argument, help="tokenizer to train with; left out = the folder's own")
+    from_hf.add_argument("--tokenizer", type=path_argument, help="tokenizer to train with; default: the folder's own")
     _add_vocabulary(from_hf)
     from_megatron_lm = _command(
         commands,
@@ -67,26 +67,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=path_argument,
         required=True,
-        help="folder of an iteration, or the one above it (the newest)",
+        help="folder of an iteration, or its parent (for the newest)",
     )
     from_megatron_lm.add_argument(
-        "--output", type=path_argument, required=True, help="checkpoint to make, for checkpoint.init_from"
+        "--output", type=path_argument, required=True, help="checkpoint to write, for checkpoint.init_from"
     )
     from_megatron_lm.add_argument("--tokenizer", type=path_argument, required=True, help="tokenizer to train with")
     from_megatron_lm.add_argument(
-        "--old-tokenizer", type=path_argument, help="the one it was trained with; left out = the same; with --new-rows"
+        "--old-tokenizer", type=path_argument, help="tokenizer of its training; default: --tokenizer; needs --new-rows"
     )
     _add_vocabulary(from_megatron_lm)
     return parser
 
 
 def _add_vocabulary(command: argparse.ArgumentParser) -> None:
-    """Add the options of both imports that say what becomes of the vocabulary."""
+    """Add the vocabulary options of both imports."""
     command.add_argument(
         "--make-vocab-size-divisible-by",
         type=int,
         default=128,
-        help="multiple to which the embedding rows are padded; a multiple of every tensor-parallel size to come",
+        help="multiple to which the embedding rows are padded; every later tensor-parallel size must divide it",
     )
     command.add_argument(
         "--new-rows",
@@ -104,13 +104,13 @@ def _add_vocabulary(command: argparse.ArgumentParser) -> None:
         help="dictionaries of --new-rows lexicon",
     )
     command.add_argument("--source-language", default="en", help="language of the lexicon's source words")
-    command.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
+    command.add_argument("--target-language", help="language of the translations, for dictionaries that do not name it")
 
 
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], None], description: str
 ) -> argparse.ArgumentParser:
-    """Add a subcommand with the options that all of them have."""
+    """Add a subcommand with the options common to all."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=description,
@@ -118,7 +118,7 @@ def _command(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--no-verify", action="store_true", help="leave out the self-check")
+    parser.add_argument("--no-verify", action="store_true", help="skip the self-check")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
 
@@ -172,7 +172,7 @@ def _from_megatron_lm(options: argparse.Namespace) -> None:
 
 
 def _start_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what both imports take."""
+    """Return the options common to both imports."""
     limits = number_ranges()["model.make_vocab_size_divisible_by"]
     if (multiple := options.make_vocab_size_divisible_by) not in limits:
         raise DataError(f"--make-vocab-size-divisible-by is {multiple}: it must be {limits}")
@@ -195,7 +195,7 @@ def _growth(options: argparse.Namespace) -> "Growth | None":
 
 
 def _report_start(output: Path, start: "Start") -> None:
-    """Say what was written and how a run starts from it."""
+    """Print what was written and how to start a run from it."""
     config = start.config
     if start.new_rows is not None:
         print(start.new_rows.describe(), file=sys.stderr)

@@ -34,7 +34,7 @@ LEXICON_OPTIONS = ("source_language", "target_language", "max_pairs", "seed")
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the evaluation; return 0, or 2 after an error that the user can mend."""
+    """Run the evaluation; return 0, or 2 after an error that the user can fix."""
     options = build_parser().parse_args(argv)
     if options.list is not None:
         _print_list(options.list)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         results = evaluate(options)
     except KeyboardInterrupt:
-        print("error: interrupted; pass --resume to go on from the tasks that are finished", file=sys.stderr)
+        print("error: interrupted; pass --resume to keep the finished tasks", file=sys.stderr)
         return STOPPED_BY_KEYBOARD
     _print_tables(results)
     return 0
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        epilog=f"Evaluations that --tasks can name: {', '.join(evaluation_names())}; --list says what they measure.",
+        epilog=f"Evaluations that --tasks can name: {', '.join(evaluation_names())}; --list explains them.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", type=path_argument, help="Hugging Face folder with tokenizer")
@@ -65,29 +65,29 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LANGUAGE=PATH",
-        help="JSONL or text file (a document a line) of one language; may be repeated, also for one language",
+        help="JSONL or text file (one document per line) of a language; may be repeated, also for one language",
     )
     parser.add_argument("--json-key", default="text", help="key of the text in JSONL files")
     for name, what in (("--lexicon", "trained"), ("--held-out-lexicon", "held-out")):
         parser.add_argument(name, nargs="+", action="extend", default=[], help=f"lexicon files of {what} pairs")
     parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
-    parser.add_argument("--target-language", help="language of translations in files that name none")
-    parser.add_argument("--max-pairs", type=int, default=2000, help="word pairs of a language pair, at most")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw where there are more pairs")
+    parser.add_argument("--target-language", help="language of the translations, for files that do not name it")
+    parser.add_argument("--max-pairs", type=int, default=2000, help="most word pairs per language pair")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw if there are more pairs")
     parser.add_argument(
-        "--window", type=int, help="input tokens at once for perplexity; none = the length the model was trained on"
+        "--window", type=int, help="tokens read at once for perplexity; default: the model's training length"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the model")
     parser.add_argument("--output", type=path_argument, help="JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument(
-        "--resume", action="store_true", help="keep the finished tasks of the output, or of an evaluation cut off"
+        "--resume", action="store_true", help="keep the finished tasks of the output, or of an interrupted evaluation"
     )
     return parser
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Check all inputs, run the evaluations asked for, write the results file and return its content."""
+    """Check all inputs, run the requested evaluations, write the results file and return its content."""
     problems: list[str] = []
     tasks = [*_option_tasks(options, problems), *(read_tasks(options.tasks, problems) if options.tasks else [])]
     if not tasks and not problems:
@@ -111,7 +111,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _option_tasks(options: argparse.Namespace, problems: list[str]) -> list[Task]:
-    """Return the tasks that --text, --lexicon and --held-out-lexicon stand for."""
+    """Return the tasks of --text, --lexicon and --held-out-lexicon."""
     described: list[tuple[str, str, dict[str, Any]]] = []
     if options.text:
         texts: dict[str, list[str]] = {}
@@ -147,7 +147,7 @@ def _check_model(path: Path) -> None:
 
 
 def _summary(results: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the output says of --text, --lexicon and --held-out-lexicon beside their tasks."""
+    """Return the output's top-level entries for --text, --lexicon and --held-out-lexicon."""
     tasks = results["tasks"]
     retrieval = {"trained": TRAINED, "held_out": HELD_OUT}
     return {
@@ -167,7 +167,7 @@ def _summary(results: Mapping[str, Any], options: argparse.Namespace) -> dict[st
 
 @contextmanager
 def _progress(title: str) -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, else a line at every tenth of the work."""
+    """Show progress on stderr: a bar on a terminal, else a line for each tenth of the work."""
     console = Console(stderr=True)
     if not console.is_terminal:
         tenths: dict[str, int] = {}

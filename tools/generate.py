@@ -1,4 +1,4 @@
-"""Continue prompts with a Hugging Face folder: a look at what an exported model says, and whether it stops.
+"""Continue prompts with a Hugging Face folder, and report whether the model ended each text.
 
 python tools/generate.py --model exported --prompt "Once upon a time" --prompt "Es war einmal"
 """
@@ -14,7 +14,7 @@ from megatron_prealign.errors import DataError
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after an error that the user can mend."""
+    """Run the command; return 0, or 2 after an error that the user can fix."""
     options = build_parser().parse_args(argv)
     for prompt, continuation, has_stopped in generate(options):
         print(f"{prompt}\033[1m{continuation}\033[0m" if sys.stdout.isatty() else prompt + continuation)
@@ -29,10 +29,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", type=path_argument, required=True, help="Hugging Face folder with tokenizer")
     parser.add_argument("--prompt", action="append", required=True, help="text to continue; may be repeated")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens after which a text is cut")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 = the likeliest token each time")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="longest continuation in tokens")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 = always the likeliest token")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws at a temperature above 0")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the model")
     return parser
 
 

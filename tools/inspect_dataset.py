@@ -1,11 +1,11 @@
-"""Look at a baked dataset: documents with switched words marked, input against labels, or what the bake counted.
+"""Inspect a baked dataset: documents with switched words marked, inputs with labels, or the bake's statistics.
 
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --lexicon lexicon.tsv --documents 0 7
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --random 5 --html look.html
     python tools/inspect_dataset.py data/en_text_document --tokenizer-model tok/ --labels
     python tools/inspect_dataset.py data/en_text_document --statistics
 
-On a terminal original words are red and translations green; elsewhere they stand as [original→translation].
+On a terminal original words are red and translations green; elsewhere they are shown as [original→translation].
 """
 
 import argparse
@@ -49,25 +49,25 @@ def build_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="FILE",
-        help="of the bake; it knows the original words",
+        help="lexicon of the bake, to show the original words",
     )
     parser.add_argument("--source-language", default="en", help="language of the lexicon's source words")
-    parser.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
+    parser.add_argument("--target-language", help="language of the translations, for dictionaries that do not name it")
     parser.add_argument(
-        "--documents", type=int, nargs="+", action="extend", default=[], metavar="N", help="numbers, from 0"
+        "--documents", type=int, nargs="+", action="extend", default=[], metavar="N", help="document numbers, from 0"
     )
-    parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="as many documents drawn at random")
+    parser.add_argument("--random", type=int, default=0, metavar="COUNT", help="show COUNT random documents")
     parser.add_argument("--seed", type=int, default=1, help="seed of --random")
     parser.add_argument("--labels", action="store_true", help="show input and label of every position")
-    parser.add_argument("--statistics", action="store_true", help="show what the bake counted, and no document")
-    parser.add_argument("--html", type=path_argument, metavar="FILE", help="write a page instead")
+    parser.add_argument("--statistics", action="store_true", help="show the bake's statistics instead of documents")
+    parser.add_argument("--html", type=path_argument, metavar="FILE", help="write an HTML page instead")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     return parser
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     _run(arguments)
     return 0

@@ -1,9 +1,9 @@
-"""Show what a run read: samples by their positions in its order, as <run_path>/skipped.jsonl names them.
+"""Show samples that a run read, by their positions in its reading order, as in <run_path>/skipped.jsonl.
 
     python tools/inspect_samples.py runs/own/pretrain --skipped
     python tools/inspect_samples.py runs/own/pretrain --samples 552 553
 
-Run it where the run was started: its configuration may name files from there.
+Run it in the working directory of the run, because its configuration may have relative paths.
 """
 
 import argparse
@@ -22,13 +22,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--samples", type=int, nargs="+", action="extend", default=[], metavar="N", help="positions, from 0"
     )
-    parser.add_argument("--skipped", action="store_true", help="those of the steps that the run skipped")
+    parser.add_argument("--skipped", action="store_true", help="show the samples of skipped steps")
     return parser
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     if not arguments.samples and not arguments.skipped:
         raise ConfigError("no sample is named; give --samples or --skipped")

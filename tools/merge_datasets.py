@@ -2,8 +2,8 @@
 
     python tools/merge_datasets.py data/part0_text_document data/part1_text_document --output data/all_text_document
 
-Every dataset is verified first. Merged are only those that have the same tokenizer, type of tokens and
-end-of-document token and, where words were switched, the same lexicon.
+Every dataset is verified first. All must have the same tokenizer, token type and end-of-document token and, if words
+were switched, the same lexicon.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     command = shlex.join(["merge_datasets.py", *(sys.argv[1:] if argv is None else argv)])
     manifest = merge_datasets(arguments.datasets, arguments.output, arguments.overwrite, command)

@@ -2,8 +2,8 @@
 
 python tools/plot_run.py runs/own/align_init --output runs/own/align_init.html
 
-Reads metrics.jsonl and config.yaml of each folder. The page needs no other file: losses, of each language and at
-switched positions too, retrieval of words by their translations at every tap, learning rate, norms, speed and memory.
+Reads metrics.jsonl and config.yaml of each folder. The page is self-contained: losses (also by language and at switched
+positions), word retrieval at every tap, learning rate, norms, speed and memory.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from megatron_prealign.files import atomic_text_file, output_problems
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "runs", nargs="+", type=path_argument, metavar="RUN", help="folder of a run (training.run_path)"

@@ -4,7 +4,7 @@
         --codeswitch-ratio 0.05 --append-eod --output-prefix data/en --workers 8
 
 writes data/en_text_document.bin/.idx (input tokens; any Megatron tool reads them), .switch.bin/.idx (what was
-switched) and .json (the manifest). To check or to look at a dataset:
+switched) and .json (the manifest). To verify or inspect a dataset:
 
     python tools/preprocess_codeswitch.py --verify data/en_text_document [--tokenizer-model tok/]
     python tools/preprocess_codeswitch.py --inspect data/en_text_document --document 3 --tokenizer-model tok/
@@ -41,9 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_switch(parser)
     _add_output(parser)
     looking = parser.add_argument_group("instead of baking")
-    looking.add_argument(
-        "--verify", type=path_argument, metavar="DATASET", help="read every byte of a dataset and prove it sound"
-    )
+    looking.add_argument("--verify", type=path_argument, metavar="DATASET", help="verify every byte of a dataset")
     looking.add_argument(
         "--inspect", type=path_argument, metavar="DATASET", help="print a document with switched words marked"
     )
@@ -60,8 +58,8 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="PATH",
-        help="files, folders and globs, baked in this order: .jsonl, .json, .ndjson (an object a line), .txt (a "
-        "document a line), each also with .gz or .zst, and .parquet",
+        help="files, folders and globs, baked in this order: .jsonl, .json, .ndjson (one object per line), .txt "
+        "(one document per line), each also with .gz or .zst, and .parquet",
     )
     corpus.add_argument(
         "--json-key", default="text", help="key of the text, or column of parquet; part of the output's name"
@@ -79,7 +77,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--bos",
         choices=("auto", "always", "never"),
         default="auto",
-        help="begin each document with the begin-of-document token; auto: if the tokenizer does so by itself",
+        help="begin each document with the begin-of-document token; auto: if the tokenizer adds it",
     )
     corpus.add_argument(
         "--split-sentences",
@@ -92,7 +90,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="what to do about a line without a usable text: end, or count it and leave it out",
+        help="for a line without usable text: stop, or count and skip it",
     )
 
 
@@ -108,9 +106,9 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         help="dictionaries; merged",
     )
     switch.add_argument("--source-language", default="en", help="language of the corpus and of the source words")
-    switch.add_argument("--target-language", help="language of translations in dictionaries that do not name it")
+    switch.add_argument("--target-language", help="language of the translations, for dictionaries that do not name it")
     switch.add_argument(
-        "--codeswitch-ratio", type=float, default=0.0, help="probability in [0, 1] of a covered word to be switched"
+        "--codeswitch-ratio", type=float, default=0.0, help="probability in [0, 1] that a covered word is switched"
     )
     switch.add_argument(
         "--case-transfer",
@@ -118,11 +116,9 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="also match Capitalised and CAPITALS words, and give their translations that form",
     )
+    switch.add_argument("--max-translations", type=int, help="most translations per word and language to draw from")
     switch.add_argument(
-        "--max-translations", type=int, help="draw among so many translations of a word into a language at most"
-    )
-    switch.add_argument(
-        "--stop-words", type=path_argument, metavar="FILE", help="source words that are never switched, one a line"
+        "--stop-words", type=path_argument, metavar="FILE", help="source words that are never switched, one per line"
     )
     switch.add_argument(
         "--max-rank",
@@ -137,7 +133,7 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="LANGUAGE=WEIGHT",
-        help="relative chance of target languages to be drawn; 1 where not named",
+        help="relative probability of target languages; 1 if not named",
     )
     switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
 
@@ -149,7 +145,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace an existing dataset")
     output.add_argument(
-        "--resume", action="store_true", help="go on with a bake that was interrupted; one that has ended is left alone"
+        "--resume", action="store_true", help="resume an interrupted bake; a finished one is left unchanged"
     )
     output.add_argument(
         "--workers",
@@ -161,15 +157,15 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "reference", "gigatoken"),
         default="auto",
-        help="who encodes: the tokenizer's own library, or gigatoken; auto: gigatoken where its ids are the same on a "
+        help="encoder: the tokenizer's own library, or gigatoken; auto: gigatoken if its ids are the same on a "
         "probe of the corpus",
     )
     output.add_argument(
         "--executor",
         choices=("local", "slurm", "ray"),
         default="local",
-        help="who runs the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a file system "
-        "that all nodes share",
+        help="executor of the workers: this machine, a Slurm job array, or a Ray cluster; the last two need a "
+        "shared file system",
     )
     output.add_argument(
         "--cluster",
@@ -184,7 +180,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can mend."""
+    """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     if arguments.verify:
         return _verify(arguments)

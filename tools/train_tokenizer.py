@@ -26,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="LANG=PATH",
-        help="corpus of a language, a document a line: .jsonl, or plain text, each also with .gz or .zst; a folder or "
-        "glob stands for the files in it; repeatable",
+        help="corpus of a language, one document per line: .jsonl or plain text, each optionally .gz or .zst; a folder "
+        "or glob means all files in it; repeatable",
     )
     parser.add_argument("--json-key", default="text", help="key of the text in .jsonl files")
     parser.add_argument("--vocab-size", type=int, required=True, help="final number of ids, special tokens included")
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["<|endoftext|>"],
         metavar="TOKEN",
-        help="special tokens, which get the first ids; the first one ends documents",
+        help="special tokens; they get the first ids, and the first one ends documents",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the draw of documents")
     parser.add_argument(
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     _run(arguments, Console(stderr=True))
     return 0

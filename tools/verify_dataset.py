@@ -1,10 +1,10 @@
-"""Prove baked datasets sound, or say everything that is wrong with them: every byte is read.
+"""Verify baked datasets byte by byte, and report everything that is wrong with them.
 
     python tools/verify_dataset.py data/en_text_document data/de_text_document --tokenizer-model tok/
 
-checks the manifest against its own hash, sizes and hashes of all files, header, pointers and document ends, the
-end-of-document token, that ids are in range, and that switch records are sorted, inside their sequences, and name
-labels and lexicon entries that exist. The exit status is 0 where all are sound, and 1 where one is not.
+checks the manifest's own hash, sizes and hashes of all files, header, pointers and document ends, the end-of-document
+token, that ids are in range, and that switch records are sorted, inside their sequences, and refer to existing labels
+and lexicon entries. The exit status is 0 if all datasets are intact, else 1.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can mend."""
+    """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
     found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}

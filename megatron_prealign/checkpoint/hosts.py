@@ -1,7 +1,7 @@
-"""Hosts that share no disk: each keeps whole checkpoints of its own, from which any layout can go on.
+"""Checkpoints of hosts without a shared disk: each host keeps complete copies, from which any layout can resume.
 
-A keeper is the rank that looks after the checkpoints of its host: rank 0, and on each host that does not see rank 0's
-folder the first rank there. Where all hosts share the folder, rank 0 is the only one.
+A keeper is the rank that manages the checkpoints of its host: rank 0, and the first rank of each host that does not see
+rank 0's folder. If all hosts share the folder, rank 0 is the only keeper.
 """
 
 import os
@@ -18,17 +18,17 @@ _CHUNK_BYTES = 1 << 26
 
 
 def find_keepers(folder: Path) -> list[int]:
-    """Return for each rank its keeper, and make the folder on the hosts that don't see it; collective.
+    """Return each rank's keeper, and create the folder on hosts that do not see it; collective.
 
     Args:
-        folder: exists and is empty on the host of rank 0.
+        folder: an empty folder on the host of rank 0.
 
     Raises:
-        PrealignError: A host can't make it; raised on all ranks.
+        PrealignError: a host cannot create it; raised on all ranks.
     """
 
     def leave_mark() -> str:
-        # A name that no network file system has cached the absence of.
+        # A new name, so that no network file system has cached that it does not exist.
         mark = folder / f".seen-{uuid.uuid4().hex}"
         mark.touch()
         return mark.name
@@ -49,7 +49,7 @@ def on_keepers(keepers: Sequence[int], function: Callable[[], object]) -> None:
     """Call a function on every keeper; collective.
 
     Raises:
-        PrealignError: It failed on one; raised on all ranks.
+        PrealignError: it failed on one rank; raised on all ranks.
     """
     with failing_together():
         if torch.distributed.get_rank() in keepers:
@@ -57,11 +57,11 @@ def on_keepers(keepers: Sequence[int], function: Callable[[], object]) -> None:
 
 
 def share_files(folder: Path, keepers: Sequence[int]) -> None:
-    """Bring every keeper the files of a sharded state dict that were written on other hosts; collective.
+    """Copy the files of a sharded state dict to every keeper on another host; collective.
 
     Args:
-        folder: where the files are, and come to.
-        keepers: of each rank its keeper.
+        folder: source and destination of the files.
+        keepers: each rank's keeper.
     """
     if len(set(keepers)) == 1:
         return
@@ -78,7 +78,7 @@ def share_files(folder: Path, keepers: Sequence[int]) -> None:
 
 
 def _host() -> str:
-    """Return what tells hosts apart: torchrun's number of the node, or the name."""
+    """Return an identifier of this host: torchrun's node number, or the host name."""
     return os.environ.get("GROUP_RANK", socket.gethostname())
 
 

@@ -1,6 +1,6 @@
-"""The manifest of a checkpoint: SHA-256 and size of every file, itself hashed; and what it proves.
+"""Write and check the manifest of a checkpoint: SHA-256 and size of every file, and its own hash.
 
-It tells damage, not origin: who can write a checkpoint can write its manifest.
+It detects damage, not tampering: whoever can write a checkpoint can write its manifest.
 """
 
 import json
@@ -18,7 +18,7 @@ from megatron_prealign.files import sync
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-# Configuration and counters: read by every rank before the ranks meet to share the rest.
+# Configuration and counters: every rank checks these before the ranks share the others.
 _SMALL_BYTES = 1 << 16
 _SHARD_SUFFIX = ".distcp"
 _NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -28,7 +28,7 @@ Entry = dict[str, Any]
 
 
 def seal_files(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
-    """Bring files to the disk and return hash and size of each; the disk writes while the processor hashes."""
+    """Sync files to disk and return hash and size of each; hashing overlaps with writing."""
     paths = {name: folder / name for name in names}
     with ThreadPoolExecutor(2 * _NUM_THREADS) as pool:
         synced = pool.map(sync, paths.values())
@@ -42,14 +42,14 @@ def seal_files(folder: Path, names: Iterable[str]) -> dict[str, Entry]:
 
 
 def write_manifest(checkpoint: Path, known: Mapping[str, Entry]) -> None:
-    """Write the manifest of a checkpoint that is whole but for it, and bring all to the disk.
+    """Write the manifest of an otherwise complete checkpoint, and sync everything to disk.
 
     Args:
-        checkpoint: its folder.
-        known: entries of files that are on the disk already, perhaps written on other hosts.
+        checkpoint: folder of the checkpoint.
+        known: entries of files that are already synced, possibly by other hosts.
 
     Raises:
-        CheckpointError: Such a file is not here.
+        CheckpointError: a file of `known` is not visible on this host.
     """
     lost = [name for name, entry in known.items() if _size(checkpoint / name) != entry["size"]]
     if lost:
@@ -68,10 +68,10 @@ def write_manifest(checkpoint: Path, known: Mapping[str, Entry]) -> None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Entry]:
-    """Return the files that a checkpoint's manifest names.
+    """Return the entries of a checkpoint's manifest by file name.
 
     Raises:
-        CheckpointError: It is missing, malformed, of another version, or does not have the hash that it names.
+        CheckpointError: the manifest is missing, malformed, of another version, or its hash differs.
     """
     path = checkpoint / MANIFEST
     try:
@@ -83,7 +83,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
         }
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: missing, so nothing shows that the checkpoint is whole; to trust it as it is, pass "
+            f"{path}: missing, so nothing shows that the checkpoint is complete; to use it unchecked, pass "
             "--checkpoint.verify false"
         ) from None
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -96,12 +96,12 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
 
 
 def quick_problems(checkpoint: Path) -> list[str]:
-    """Return what the manifest, all sizes and the hashes of small files show to be wrong with a checkpoint; quick."""
+    """Return problems found from the manifest, all sizes and the hashes of small files; quick."""
     return _quick_problems(checkpoint, lambda name: True)
 
 
 def head_problems(checkpoint: Path) -> list[str]:
-    """Return the same of all files but the shards, of which there are as many as ranks or more."""
+    """Return the same for all files except the shards, whose number grows with the ranks."""
     return _quick_problems(checkpoint, lambda name: not name.endswith(_SHARD_SUFFIX))
 
 
@@ -125,12 +125,12 @@ def _quick_problems(checkpoint: Path, is_chosen: Callable[[str], bool]) -> list[
 
 
 def hash_problems(checkpoint: Path, share: int = 0, num_shares: int = 1) -> list[str]:
-    """Return what the hashes show to be wrong with one share of a checkpoint's files; reads all of them."""
+    """Return problems found from the hashes of one share of a checkpoint's files; reads those files completely."""
     try:
         expected = read_manifest(checkpoint)
     except CheckpointError as error:
         return error.problems
-    # Large ones first, so that every share gets some.
+    # Sorted by size, so that the shares are even.
     names = sorted(expected, key=lambda name: (-expected[name]["size"], name))[share::num_shares]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         found = pool.map(lambda name: _hash_problem(checkpoint / name, expected[name]["sha256"]), names)
@@ -138,7 +138,7 @@ def hash_problems(checkpoint: Path, share: int = 0, num_shares: int = 1) -> list
 
 
 def all_problems(checkpoint: Path) -> list[str]:
-    """Return what is wrong with a checkpoint; hashes are looked at only where all sizes are right."""
+    """Return all problems of a checkpoint; hashes are compared only if all sizes are right."""
     return quick_problems(checkpoint) or hash_problems(checkpoint)
 
 

@@ -1,8 +1,8 @@
-"""What a weight is called: in the local layer spec, in Transformer Engine's, and in a torch_dist checkpoint."""
+"""Names of weights in the local layer spec, in Transformer Engine's, and in torch_dist checkpoints."""
 
 import re
 
-# What Transformer Engine's fused layers, and checkpoints of either layer spec, call the norm in front of them.
+# Name of the norm before a layer: in fused layers and in all checkpoints -> in the local layer spec.
 _FUSED_NORMS = {
     "self_attention.linear_qkv.layer_norm_": "input_layernorm.",
     "mlp.linear_fc1.layer_norm_": "pre_mlp_layernorm.",
@@ -12,20 +12,20 @@ _ALL_LAYERS = "decoder.layers."
 
 
 def local_name(name: str) -> str:
-    """Return the name that the local layer spec gives a weight of the Transformer Engine layer spec."""
+    """Convert a weight's name from the Transformer Engine layer spec to the local one."""
     for fused, local in _FUSED_NORMS.items():
         name = name.replace(fused, local)
     return name
 
 
 def checkpoint_key(name: str) -> tuple[str, int | None]:
-    """Return the key of a weight in a checkpoint, and its index there along the first axis: that of the layers.
+    """Return a weight's key in a checkpoint, and its index along the key's first axis, the layers.
 
     Args:
-        name: of the local layer spec, layers counted over the whole model.
+        name: name in the local layer spec, layers numbered over the whole model.
 
     Returns:
-        The key; and the layer's number, none for a weight outside the layers, which has no such axis.
+        The key; and the layer's number, or None for a weight outside the layers, which has no such axis.
     """
     match = _LAYER.match(name)
     if match is None:
@@ -38,7 +38,7 @@ def checkpoint_key(name: str) -> tuple[str, int | None]:
 
 
 def is_stacked(key: str) -> bool:
-    """Tell whether the first axis of what lies under a key of a checkpoint is that of the layers."""
+    """Return whether the tensor of a checkpoint's key has the layers as its first axis."""
     return key.startswith(_ALL_LAYERS) and _LAYER.match(key) is None
 
 
@@ -46,9 +46,8 @@ def names_under(key: str, num_layers: int) -> list[str]:
     """Return the names, in the local layer spec, of the weights under a key; the inverse of `checkpoint_key`.
 
     Args:
-        key: megatron-core keeps all layers under one key, or, where they differ or its user wants so, each under its
-            own.
-        num_layers: layers under the key, where it is stacked.
+        key: megatron-core stores all layers under one key, or, if they differ or on request, each under its own.
+        num_layers: number of layers under a stacked key.
     """
     if not is_stacked(key):
         return [local_name(key)]

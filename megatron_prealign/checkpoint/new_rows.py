@@ -1,4 +1,4 @@
-"""Vocabulary rows of tokens that a model has never seen: what its embeddings hold for them where training goes on.
+"""Initial vocabulary rows for tokens that a model has never seen.
 
 Shape legend: R rows of a vocabulary weight, H hidden_size.
 """
@@ -25,8 +25,8 @@ class Growth:
     """How a vocabulary may grow."""
 
     method: Method
-    """What a new row is: the mean of the old ones, zero, or the mean of the rows of a known translation's tokens (of
-    all old rows where none is known)."""
+    """Value of a new row: the mean of the old rows, zero, or the mean of the rows of a known translation's tokens (of
+    all old rows if none is known)."""
 
     lexicon_paths: tuple[Path, ...] = ()
     """Dictionaries of the method lexicon."""
@@ -35,16 +35,16 @@ class Growth:
     """Language of the dictionaries' source words."""
 
     target_language: str | None = None
-    """Language of translations in files that name none."""
+    """Language of the translations, for files that do not name it."""
 
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows of a grown vocabulary: ids below `num_old` keep theirs."""
+    """The rows of a grown vocabulary; ids below `num_old` keep their rows."""
 
     num_old: int
     num_tokens: int
-    """Old and new ones."""
+    """Number of old and new tokens."""
     method: Method
     translations: Mapping[int, Sequence[int]]
     """New ids whose row is the mean of the rows of these old ids."""
@@ -53,7 +53,7 @@ class NewRows:
         """Return a vocabulary weight [R or more, H] with the new rows in place.
 
         Args:
-            rows: [R, H] as trained, R at least `num_old`; rows of ids that the new tokenizer has not stay.
+            rows: [R, H] as trained, R at least `num_old`; rows of ids that the new tokenizer lacks are kept.
         """
         old = rows[: self.num_old]
         mean = old.mean(0, dtype=torch.float32)
@@ -63,7 +63,7 @@ class NewRows:
         return torch.cat([old, new.to(rows.dtype), rows[self.num_tokens :]])
 
     def describe(self) -> str:
-        """Return in a line what the new rows are."""
+        """Describe the new rows in one line."""
         num_new, known = self.num_tokens - self.num_old, len(self.translations)
         what = {
             "zero": "zero",
@@ -76,17 +76,17 @@ class NewRows:
 def fit_tokenizer(
     new: Tokenizer, old: Tokenizer | None, model: ModelConfig, growth: Growth | None, problems: list[str]
 ) -> NewRows | None:
-    """Check that a model can go on with a tokenizer, and plan the rows of its new ids.
+    """Check that a model can be trained further with a tokenizer, and plan the rows of its new ids.
 
     Args:
-        new: the tokenizer to go on with.
-        old: the one that the model was trained with; none where it is not known.
+        new: tokenizer of further training.
+        old: tokenizer of the model's training, None if unknown.
         model: its model section, vocab_size set.
-        growth: none where the vocabulary must not grow.
-        problems: takes what is wrong.
+        growth: how the vocabulary may grow, None if it must not.
+        problems: list that problems are appended to.
 
     Returns:
-        The new rows; none where there are none to make.
+        The new rows, or None if there are none.
     """
     vocab_size = int(model.vocab_size or 0)
     num_old = vocab_size if old is None else min(old.vocab_size, vocab_size)
@@ -96,7 +96,7 @@ def fit_tokenizer(
         if new.vocab_size > vocab_size:
             problems.append(
                 f"{new.path}: {new.vocab_size} ids, but the model has {vocab_size} embedding rows: name the tokenizer "
-                "it was trained with, or have rows made for new ids (--new-rows)"
+                "it was trained with, or add rows for new ids (--new-rows)"
             )
         return None
     if new.vocab_size <= num_old:
@@ -112,14 +112,14 @@ def fit_tokenizer(
 
 
 def _changed_ids(new: Tokenizer, old: Tokenizer) -> Iterator[str]:
-    """Yield why the embeddings of the old tokenizer's ids would mean nothing in the new one."""
+    """Yield a problem if ids of the old tokenizer have another meaning in the new one."""
     pairs = zip(old.token_bytes, new.token_bytes, strict=False)
     differing = [index for index, (there, here) in enumerate(pairs) if there != here]
     if differing:
         first = differing[0]
         yield (
-            f"{new.path}: {len(differing)} ids stand for other text than in {old.path}, first {first}: "
-            f"{new.token_bytes[first]!r} for {old.token_bytes[first]!r}; the embeddings would mean nothing"
+            f"{new.path}: {len(differing)} ids encode other text than in {old.path}, first {first}: "
+            f"{new.token_bytes[first]!r} for {old.token_bytes[first]!r}; the trained embeddings would not fit"
         )
 
 
@@ -137,7 +137,7 @@ def _translations(growth: Growth, new: Tokenizer, old: Tokenizer, num_old: int) 
 
 
 def _word(token: bytes) -> str:
-    """Return the word that a token spells, without the space before it; empty where it is a part of a character."""
+    """Return the word that a token spells, without its leading space; empty for a partial character."""
     try:
         return token.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -145,7 +145,7 @@ def _word(token: bytes) -> str:
 
 
 def _candidates(lexicon: Lexicon) -> dict[str, list[tuple[str, bool]]]:
-    """Return for each word of either side its translations, likeliest first, and whether spaces stand before them."""
+    """Return each word's translations in either direction, likeliest first, and whether they take a leading space."""
     weighted: dict[str, list[tuple[float, str, bool]]] = {}
     for word, translation in lexicon.pairs():
         source = (translation.weight, word, uses_spaces(lexicon.source_language))

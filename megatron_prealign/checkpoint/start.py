@@ -1,4 +1,4 @@
-"""A checkpoint of weights alone, which a run starts from: what imports of other formats write."""
+"""Write a weights-only checkpoint that a run can start from; imports of other formats use it."""
 
 import json
 from collections.abc import Callable
@@ -30,22 +30,22 @@ class Origin:
     """Its model section, vocab_size set."""
 
     dtype: torch.dtype
-    """Of the checkpoint to write: float32 or bfloat16."""
+    """Data type of the checkpoint to write: float32 or bfloat16."""
 
     read: Callable[[str], Tensor]
-    """From a weight's name in the local layer spec to the weight at TP1 PP1; a vocabulary weight has at least
-    vocab_size rows."""
+    """Return the weight at TP1 PP1 for a name of the local layer spec; a vocabulary weight has at least vocab_size
+    rows."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What was written."""
+    """The result of `write_start`."""
 
     config: Config
     """The model section, the tokenizer, and defaults."""
 
     new_rows: NewRows | None
-    """Rows that were made up for ids the model did not know."""
+    """Rows made for ids that the model did not know."""
 
 
 def write_start(
@@ -57,19 +57,19 @@ def write_start(
     overwrite: bool,
     verify: Callable[[Path], None] | None = None,
 ) -> Start:
-    """Write a checkpoint that `checkpoint.init_from` takes; one weight is in memory at once.
+    """Write a checkpoint for `checkpoint.init_from`; one weight is in memory at a time.
 
     Args:
-        output: checkpoint to make.
+        output: checkpoint to write.
         origin: the model.
-        tokenizer: to go on with.
-        new_rows: rows of ids that the model has not seen; none where there are none.
+        tokenizer: tokenizer of the run to start.
+        new_rows: rows of ids that the model has not seen, or None.
         overwrite: replace an existing output.
-        verify: called with the written checkpoint before it takes its name; an error leaves nothing behind.
+        verify: called with the written checkpoint before the final rename; if it raises, nothing is written.
 
     Raises:
-        CheckpointError: a weight can't be read, or what `verify` raises.
-        DataError: an output that can't be written.
+        CheckpointError: a weight can't be read, or `verify` raised it.
+        DataError: the output can't be written.
     """
     old_size = int(origin.model.vocab_size or 0)
     model = replace(origin.model, vocab_size=max(old_size, new_rows.num_tokens if new_rows else 0))
@@ -86,12 +86,12 @@ def write_start(
         weight = origin.read(name)
         if not weight.isfinite().all():
             raise CheckpointError(
-                f"{name}: holds NaN or infinity, from which training never recovers; take other weights"
+                f"{name}: holds NaN or infinity, from which training never recovers; use other weights"
             )
         if name in VOCABULARY_WEIGHTS:
             rows = weight[:old_size]
             rows = rows if new_rows is None else new_rows.fill(rows)
-            # Padding rows are masked: they never train, and zero is as good as anything.
+            # Padding rows are masked and never train: any value does.
             weight = torch.cat([rows, rows.new_zeros(model.padded_vocab_size - len(rows), rows.shape[1])])
         return weight.to(origin.dtype)
 

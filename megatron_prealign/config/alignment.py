@@ -1,4 +1,4 @@
-"""The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
+"""The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and the alignment kept in stage 2."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,54 +17,54 @@ class AlignmentConfig:
     """Language of the source words of the lexicon."""
 
     target_language: str | None = None
-    """Language of translations in files that name none (MUSE, two-column TSV)."""
+    """Language of the translations, for files that do not name it (MUSE, two-column TSV)."""
 
     held_out_lexicon_paths: tuple[str, ...] = ()
-    """Lexicon files of words never trained on, whose retrieval is measured at validations."""
+    """Lexicon files of words that are never trained on; each validation measures their retrieval."""
 
     alignment_weight: Annotated[float, LOSS_WEIGHT] = 1.0
     """Weight of the alignment loss."""
 
     lm_weight: Annotated[float, LOSS_WEIGHT] = 1.0
-    """Weight of the language-modelling loss beside it."""
+    """Weight of the language-modelling loss in stage 1."""
 
     temperature: Annotated[float, Range(0.001, 1000)] = 0.1
     """Temperature of the contrastive loss (PreAlign sec. 3)."""
 
     taps: str = "all"
-    """Points of the model that are aligned: all, embeddings, middle (third of the layers), or names with or without
-    a weight, like embedding,layer_3:0.5,output_embedding."""
+    """Points of the model to align: all, embeddings, middle (third of the layers), or names with optional weights, such
+    as embedding,layer_3:0.5,output_embedding."""
 
     word_batch_size: Annotated[int, Range(2, note=" (a lone entry has no negatives)")] = 128
     """Lexicon entries in one word microbatch over all data-parallel ranks; an entry is a word and its translations."""
 
     num_word_microbatches: Annotated[int, Range(1, 1 << 20)] = 1
-    """Word microbatches an optimizer step; negatives are those of one microbatch."""
+    """Word microbatches per optimizer step; negatives come from the same microbatch."""
 
     max_word_tokens: Annotated[int, AT_LEAST_1] = 16
-    """Longest word in subwords; longer ones are truncated and counted."""
+    """Longest word in subwords; longer words are truncated and counted."""
 
     num_hard_negatives: Annotated[int, AT_LEAST_0] = 0
-    """Source words added for each entry that are spelt most like its own, as further negatives."""
+    """Source words with the most similar spelling, added for each entry as further negatives."""
 
     word_row_length: Annotated[int, AT_LEAST_1] = 64
-    """Positions of a row into which words are packed one behind the other; at least max_word_tokens."""
+    """Positions per row of packed words; at least max_word_tokens."""
 
     similarity_memory_mib: Annotated[int, AT_LEAST_1] = 512
-    """MiB for the similarities held at once; larger batches are computed in chunks of rows."""
+    """Most memory for similarities, in MiB; larger batches are computed in chunks of rows."""
 
     eval_word_pairs: Annotated[int, AT_LEAST_0] = 1000
-    """Word pairs a language whose retrieval is measured at each validation; 0 = never."""
+    """Word pairs per language whose retrieval each validation measures; 0 = no retrieval."""
 
     patience: Annotated[int, AT_LEAST_0] = 0
-    """Validations without a better held-out retrieval after which stage 1 ends; 0 = never."""
+    """Validations without better held-out retrieval after which stage 1 ends; 0 = never."""
 
     maintain_interval: Annotated[int, AT_LEAST_0] = 0
-    """Steps of stage 2 from one alignment loss to the next, beginning with the first step; 0 = none. Words, taps and
-    temperature are those of the fields above."""
+    """Steps of stage 2 between alignment losses, starting with the first step; 0 = none. The fields above set words,
+    taps and temperature."""
 
     maintain_weight: Annotated[float, LOSS_WEIGHT] = 0.5
     """Weight of the alignment loss in those steps, at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How that weight goes on: as it is, or down to zero at the last step, along a line or half a cosine wave."""
+    """Schedule of that weight: constant, or falling to 0 at the last step, linearly or along half a cosine wave."""

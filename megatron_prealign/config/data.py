@@ -1,4 +1,4 @@
-"""The data section: tokenizer, baked datasets and how samples are made of them."""
+"""The data section: tokenizer, baked datasets and how samples are made from them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ class ValidEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class BlendEntry(ValidEntry):
-    """Baked datasets of one language that have one share of the training mix, each part of it by its size."""
+    """Baked datasets of one language with one share of the training mix, split among them by size."""
 
     weight: float = 1.0
     """Relative share of samples drawn from it; weights are normalised."""
 
     tokens: int | None = None
-    """Tokens drawn from it over the whole run, in place of a weight; none = by weight, of what is left."""
+    """Tokens drawn from it over the whole run, instead of a weight; none = a share of the rest by weight."""
 
     max_epochs: float | None = None
-    """Times that it may be read at most; none = data.max_epochs, or once where `tokens` are given."""
+    """Most times that it is read; none = data.max_epochs, or once if `tokens` is set."""
 
 
 def find_prefixes(prefix: str | Iterable[str]) -> list[str]:
@@ -58,25 +58,25 @@ class DataConfig:
 
     temperature: Annotated[float, Range(0.1, 1000)] | None = None
     """Weights are multiplied by size^(1/temperature): 1 = by size, 3.3 favours small datasets, 100 treats them nearly
-    alike; none = by weight alone."""
+    alike; none = weights only."""
 
     max_epochs: Annotated[float, ABOVE_0] | None = None
-    """Times that any dataset may be read at most, what is over going to the others (UniMax); none = no limit."""
+    """Most times that any dataset is read; the excess goes to the others (UniMax); none = no limit."""
 
     valid_blend: tuple[ValidEntry, ...] = ()
-    """Baked datasets to validate on, whole; none = the second share of data.split of each language of data.blend."""
+    """Baked datasets to validate on, each whole; empty = the second share of data.split of each language in blend."""
 
     split: str = "969,30,1"
     """Shares of documents for train, valid and test; any unit, normalised."""
 
     seq_length: Annotated[int, AT_LEAST_1] = 256
-    """Tokens a sample (inputs; the label stream is one longer)."""
+    """Input tokens per sample (the label stream is one longer)."""
 
     label_mode: Literal["input-only", "vanilla", "no-predict"] = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
 
     codeswitch: Literal["baked", "online"] = "baked"
-    """Where switched words come from: as the datasets were baked, or drawn again each epoch while training."""
+    """Where switched words come from: baked into the datasets, or drawn again in each epoch of training."""
 
     codeswitch_lexicon_paths: tuple[str, ...] = ()
     """Dictionaries for online code-switching; merged."""
@@ -85,28 +85,28 @@ class DataConfig:
     """Language of their source words; online code-switching is for the blend's datasets of this language."""
 
     codeswitch_target_language: str | None = None
-    """Language of translations in dictionaries that do not name it."""
+    """Language of the translations, for dictionaries that do not name it."""
 
     codeswitch_ratios: tuple[float, ...] = (0.05,)
-    """Probability of a covered word to be switched, in [0, 1], for epoch 0, 1, ...; the last one stays."""
+    """Probability in [0, 1] that a covered word is switched, for epoch 0, 1, ...; the last value repeats."""
 
     codeswitch_seed: Annotated[int, SEED] = 1
     """Seed of the online draws; with a bake's seed and ratio, epoch 0 is that bake."""
 
     eod_mask_loss: bool = False
-    """Leave positions whose input is the end-of-document token out of the loss."""
+    """Exclude positions whose input is the end-of-document token from the loss."""
 
     reset_attention_mask: bool = False
-    """Let positions see only their own document: attention does not cross end-of-document tokens."""
+    """Attend only within a document: attention does not cross end-of-document tokens."""
 
     reset_position_ids: bool = False
-    """Count positions from 0 in each document; the rotary embeddings know distances alone, so nothing else changes."""
+    """Restart positions at 0 in each document; rotary embeddings encode only distances, so nothing else changes."""
 
     num_workers: Annotated[int, Range(0, 1024)] = 0
-    """Processes a rank that read ahead; 0 = a thread of the rank."""
+    """Processes per rank that read ahead; 0 = a thread of the rank."""
 
     cache_path: str | None = None
-    """Folder of the sample-index cache, of one host or shared; none = <run_path>/cache."""
+    """Folder of the sample-index cache, local to a host or shared; none = <run_path>/cache."""
 
     @property
     def languages(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The model section: architecture, sizes, numerics of the network; and what sets the architectures apart."""
+"""The model section: architecture, sizes, numerics of the network; and the traits of each architecture."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,16 +11,16 @@ ArchitectureName = Literal["llama", "qwen2", "qwen3", "gpt_neox"]
 
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureTraits:
-    """Choices that an architecture makes once for all its sizes."""
+    """Properties of an architecture, the same for all its sizes."""
 
     title: str
-    """What it is called in text."""
+    """Its name in text."""
 
     normalization: Literal["RMSNorm", "LayerNorm"]
-    """RMSNorm has a weight, LayerNorm a bias beside it."""
+    """RMSNorm has a weight, LayerNorm a weight and a bias."""
 
     has_gated_mlp: bool
-    """SwiGLU, or else GELU in its tanh form."""
+    """SwiGLU if true, else GELU in its tanh form."""
 
     has_linear_bias: bool
     """Every linear layer of a transformer layer has a bias."""
@@ -38,7 +38,7 @@ class ArchitectureTraits:
     """The size of a head need not be hidden_size / num_attention_heads."""
 
     rotates_part: bool
-    """Rotary position embeddings may turn a part of each head only."""
+    """Rotary position embeddings may rotate only a part of each head."""
 
 
 _LLAMA = ArchitectureTraits(
@@ -68,7 +68,7 @@ ARCHITECTURE_TRAITS: Mapping[str, ArchitectureTraits] = {
         rotates_part=True,
     ),
 }
-"""By the names that model.architecture takes; those of Hugging Face's `model_type`."""
+"""By the values of model.architecture, which equal Hugging Face's `model_type`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +76,8 @@ class ModelConfig:
     """Decoder-only transformer; names are Megatron's."""
 
     preset: str | None = None
-    """Named set of sizes: tiny, 150m, 400m, 1b, llama-150m, llama-400m, llama-1b or llama-8b; fields given beside it
-    win."""
+    """Named set of sizes: tiny, 150m, 400m, 1b, llama-150m, llama-400m, llama-1b or llama-8b; fields that you set
+    override it."""
 
     architecture: ArchitectureName = "llama"
     """llama: RMSNorm, SwiGLU, no biases; qwen2: llama with biases on queries, keys and values; qwen3: llama with norms
@@ -102,13 +102,13 @@ class ModelConfig:
     """Width inside the MLP."""
 
     max_position_embeddings: Annotated[int, AT_LEAST_1] = 1024
-    """Longest sequence the model is declared for, in tokens."""
+    """Longest sequence of the model, in tokens."""
 
     vocab_size: Annotated[int, AT_LEAST_1] | None = None
     """Vocabulary size in tokens; none = the tokenizer's."""
 
     make_vocab_size_divisible_by: Annotated[int, Range(1, 1 << 20)] = 128
-    """Embedding rows are padded to a multiple of this; the same for every parallel layout."""
+    """Embedding rows are padded to a multiple of this, independent of the parallel layout."""
 
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weight instead of the input embedding's."""
@@ -123,7 +123,7 @@ class ModelConfig:
     """Epsilon inside the norms."""
 
     init_method_std: Annotated[float, ABOVE_0] = 0.02
-    """Standard deviation of initial weights; residual outputs use it over sqrt(2 * num_layers)."""
+    """Standard deviation of initial weights; residual outputs use it divided by sqrt(2 * num_layers)."""
 
     hidden_dropout: Annotated[float, BELOW_1] = 0.0
     """Dropout probability on embedding and residual branches, in [0, 1)."""
@@ -132,11 +132,11 @@ class ModelConfig:
     """Dropout probability on attention weights, in [0, 1)."""
 
     transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"
-    """Layer implementation; auto = Transformer Engine where it is installed on cuda, else local."""
+    """Layer implementation; auto = Transformer Engine if installed, on cuda; else local."""
 
     @property
     def traits(self) -> ArchitectureTraits:
-        """What the architecture is made of."""
+        """Traits of the architecture."""
         return ARCHITECTURE_TRAITS[self.architecture]
 
     @property
@@ -146,7 +146,7 @@ class ModelConfig:
 
     @property
     def num_key_value_heads(self) -> int:
-        """Key/value heads, where num_query_groups is none too."""
+        """Number of key/value heads, also if num_query_groups is None."""
         return self.num_query_groups or self.num_attention_heads
 
     @property
@@ -154,7 +154,7 @@ class ModelConfig:
         """Embedding rows; vocab_size must be resolved.
 
         Raises:
-            ValueError: vocab_size is none.
+            ValueError: vocab_size is None.
         """
         if self.vocab_size is None:
             raise ValueError("vocab_size is not resolved; take it from the tokenizer first")

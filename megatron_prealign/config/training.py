@@ -1,4 +1,4 @@
-"""The sections of how weights change: training, guards, optimizer and schedule; and the batch size of each step."""
+"""The sections training, guards, optimizer and schedule; and the batch size of each step."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ class TrainingConfig:
     """One run of the loop."""
 
     stage: Literal["align_init", "pretrain"] = "pretrain"
-    """align_init = stage 1 (word pairs beside language modelling); pretrain = stage 2."""
+    """align_init = stage 1 (word pairs and language modelling); pretrain = stage 2."""
 
     run_path: str = ""
     """Folder of the run: config.yaml, metrics.jsonl, tensorboard/, checkpoints/."""
@@ -20,14 +20,13 @@ class TrainingConfig:
     """Optimizer steps."""
 
     micro_batch_size: Annotated[int, AT_LEAST_1] = 8
-    """Sequences a forward pass on one data-parallel rank."""
+    """Sequences per forward pass on one data-parallel rank."""
 
     global_batch_size: Annotated[int, AT_LEAST_1] = 8
-    """Sequences an optimizer step over all ranks."""
+    """Sequences per optimizer step over all ranks."""
 
     rampup_batch_size: tuple[int, int, int] | None = None
-    """Sequences of the first steps, what is added to them at a time, and the samples over which this grows to
-    global_batch_size; none = constant."""
+    """Initial batch size, increment, and samples over which it grows to global_batch_size; none = constant."""
 
     seed: Annotated[int, SEED] = 1234
     """Seed of initial weights, data order and dropout."""
@@ -39,19 +38,19 @@ class TrainingConfig:
     """Matrix products of Transformer Engine layers in 8 bits: hybrid = e4m3 forwards and e5m2 backwards."""
 
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Platform; auto = cuda where a GPU is visible."""
+    """Platform; auto = cuda if a GPU is visible, else cpu."""
 
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation recomputation: none, core attention only, or whole layers."""
 
     recompute_num_layers: Annotated[int, AT_LEAST_1] = 1
-    """Layers between two kept activations, under full recomputation."""
+    """Layers between two stored activations under full recomputation."""
 
     eval_interval: Annotated[int, AT_LEAST_0] = 100
     """Steps between validations; 0 = never."""
 
     eval_steps: Annotated[int, AT_LEAST_1] = 10
-    """Global batches a language in one validation."""
+    """Global batches per language in one validation."""
 
     exit_duration_minutes: Annotated[float, ABOVE_0] | None = None
     """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
@@ -67,29 +66,29 @@ class TrainingConfig:
 class GuardsConfig:
     """A step whose loss or gradient is NaN or infinite is always skipped.
 
-    <run_path>/skipped.jsonl names the samples of skipped steps.
+    <run_path>/skipped.jsonl lists the samples of skipped steps.
     """
 
     max_skipped_steps: Annotated[int, AT_LEAST_1] = 10
-    """Steps skipped in a row, at which the run stops with exit code 3."""
+    """Consecutive skipped steps after which the run stops with exit code 3."""
 
     loss_spike: Literal["ignore", "skip", "rewind"] = "ignore"
-    """A step whose language-modelling loss spikes is applied; skipped; or skipped, and weights and optimizer go back to
-    the newest checkpoint, while data and learning rate go on."""
+    """A step whose language-modelling loss spikes is applied; skipped; or skipped, and weights and optimizer return to
+    the newest checkpoint while data and learning rate continue."""
 
     spike_window: Annotated[int, Range(2, note=" (one loss has no deviation)")] = 128
-    """Applied steps that the next loss is compared with; until there are as many, none is a spike."""
+    """Number of applied steps that the next loss is compared with; before that many, no loss is a spike."""
 
     spike_deviations: Annotated[float, ABOVE_0] = 6.0
     """Standard deviations above their mean at which a loss is a spike."""
 
     max_rewinds: Annotated[int, AT_LEAST_1] = 3
-    """Times that the run goes back; the next spike stops it with exit code 3."""
+    """Number of rewinds; the next spike stops the run with exit code 3."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW as megatron-core runs it."""
+    """AdamW and gradient clipping."""
 
     lr: Annotated[float, Range(0, 1000, above=True)] = 3e-4
     """Peak learning rate."""
@@ -107,13 +106,13 @@ class OptimizerConfig:
     """Decay of the second moment."""
 
     adam_eps: Annotated[float, Range(1e-38, 1)] = 1e-8
-    """Added to the root of the second moment."""
+    """Term added to the root of the second moment."""
 
     clip_grad: Annotated[float, AT_LEAST_0] = 1.0
     """Largest global gradient norm; 0 = no clipping."""
 
     initial_loss_scale: Annotated[float, AT_LEAST_1] = 65536.0
-    """What fp16 multiplies the loss by at first; halved after overflows, doubled after loss_scale_window good steps."""
+    """Initial loss scale of fp16; halved after overflows, doubled after loss_scale_window steps without one."""
 
     loss_scale_window: Annotated[int, AT_LEAST_1] = 1000
     """Steps without overflow before fp16's loss scale is doubled."""
@@ -121,7 +120,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Warm-up, then a decay style; all lengths in optimizer steps."""
+    """Learning rate: warm-up, then decay; all lengths in optimizer steps."""
 
     lr_decay_style: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after the warm-up; wsd = constant, then a linear decay over the last steps."""
@@ -137,10 +136,10 @@ class ScheduleConfig:
 
 
 def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int:
-    """Return the sequences of the step that comes after `consumed_samples`, over all ranks.
+    """Return the global batch size of the step after `consumed_samples`, in sequences.
 
-    Megatron's rule, so that a resumed run takes the same sizes: during the ramp-up the size grows by equal increments,
-    each after the same number of samples.
+    Uses Megatron's rule: during the ramp-up the size grows by equal increments, each after the same number of samples.
+    A resumed run therefore continues with the same sizes.
     """
     if training.rampup_batch_size is None:
         return training.global_batch_size
@@ -152,7 +151,7 @@ def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int
 
 
 def count_samples(training: TrainingConfig, step: int = 0, consumed_samples: int = 0) -> int:
-    """Return the sequences of all steps of the run, of which `step` steps took `consumed_samples`."""
+    """Return the sequences of all steps of the run, of which the first `step` steps used `consumed_samples`."""
     samples = consumed_samples
     for done in range(step, training.train_steps):
         if training.rampup_batch_size is None or samples >= training.rampup_batch_size[2]:

@@ -1,7 +1,7 @@
-"""How a run ended, in <run_path>/exit.json: torchrun keeps the exit code of its processes to itself.
+"""Record in <run_path>/exit.json how a run ended, because torchrun does not return its processes' exit code.
 
-torchrun also starts processes again that ended on purpose, since any code but 0 is a failure to it: those
-find the note and end as before. A run that crashed leaves no note.
+torchrun restarts processes that ended on purpose with a code other than 0; these find the note and end again. A run
+that crashed leaves no note.
 """
 
 import json
@@ -16,9 +16,9 @@ EXIT = "exit.json"
 
 
 def take_exit(run_path: str | Path) -> int | None:
-    """Return the exit code of a run that torchrun starts again though it ended on purpose.
+    """Return the exit code of a run that ended on purpose and that torchrun restarts; else None.
 
-    A first start, which is nobody's restart, deletes the note of the run's last end instead.
+    A first start deletes the note of the run's last end instead.
     """
     path = Path(run_path) / EXIT
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
@@ -33,7 +33,7 @@ def take_exit(run_path: str | Path) -> int | None:
 
 
 def write_exit(run_path: str | Path, exit_code: int, cause: str, *, is_mine: bool = False) -> None:
-    """Note how the run ended, if possible; only the first rank of a host does, or one whose end is its own."""
+    """Write how the run ended, if possible; on the first rank of a host, or on any rank with `is_mine`."""
     path = Path(run_path) / EXIT
     if (is_mine or is_first_of_host()) and path.parent.is_dir():
         write_if_possible(path, json.dumps({"exit_code": exit_code, "cause": cause}) + "\n")

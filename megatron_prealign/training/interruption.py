@@ -1,4 +1,4 @@
-"""Stopping a run from outside: a signal to any rank, or the end of its time, ends all ranks after the same step."""
+"""Stop a run from outside: a signal to any rank, or its time limit, ends all ranks after the same step."""
 
 import contextlib
 import signal
@@ -15,10 +15,10 @@ _CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIG
 
 
 class Interruption:
-    """Notes what asks this rank to stop, and agrees on it with the others."""
+    """Notice a request to stop this rank, and agree on it with the other ranks."""
 
     def __init__(self, minutes: float | None) -> None:
-        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the job, none = no limit."""
+        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the job, None = no limit."""
         self.cause = ""
         self._noted = 0
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
@@ -29,7 +29,7 @@ class Interruption:
         self._noted = _CAUSES.index(signal.Signals(number).name)
 
     def agreed(self, device: torch.device) -> bool:
-        """Tell whether any rank is to stop, and keep the cause; a collective."""
+        """Return whether any rank is to stop, and keep the cause; a collective."""
         if self._deadline is not None and not self._noted and time.monotonic() >= self._deadline:
             self._noted = 1
         self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]
@@ -38,9 +38,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold the signals back from this thread, and for good from processes that are started inside.
+    """Block the signals in this thread, and permanently in processes started inside.
 
-    A signal to the whole process group must not end the helpers of a save.
+    A signal to the whole process group must not end the helper processes of a save.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

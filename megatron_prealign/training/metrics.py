@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl, trackers, and a person's eyes."""
+"""Write a run's metrics to metrics.jsonl, to trackers and to the terminal."""
 
 import time
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ Record = dict[str, Any]
 
 
 class MetricsWriter:
-    """Writes records; made on one rank only."""
+    """Write records; create it on one rank only."""
 
     def __init__(self, config: Config, step: int) -> None:
-        """Open the files and trackers of a run that goes on after `step`."""
+        """Open the files and trackers of a run that resumes after `step`."""
         training = config.training
         run_path = Path(training.run_path)
         self._common = {"stage": training.stage, "steps": training.train_steps}
         self._first_step = step
         self._start = time.monotonic()
         self._progress = RunProgress(training.stage, training.train_steps, step)
-        # What a stage or a checkpoint has to say goes through here, so that it does not tear the bar.
+        # Messages of stages and checkpoints go through here, so that they do not break the bar.
         self.advance, self.say = self._progress.advance, self._progress.say
         self._file = RecordFile(run_path / METRICS, step, self.say)
         self._trackers = open_trackers(config, step, self.say)
@@ -35,7 +35,7 @@ class MetricsWriter:
         seconds = time.monotonic() - self._start
         whole = {"kind": kind, **self._common, **record, "seconds": round(seconds, 3)}
         if kind == "train":
-            # Validations and checkpoints count: over a long run they come as often as before.
+            # Include validations and checkpoints: the rest of the run has them at the same rate.
             steps_left, steps_done = whole["steps"] - record["step"], record["step"] - self._first_step
             whole["seconds_left"] = round(seconds * steps_left / steps_done, 3)
         self._file.write(whole)
@@ -53,7 +53,7 @@ class MetricsWriter:
 
 
 def scalars(record: Record) -> Iterator[tuple[str, float]]:
-    """Yield a record's numbers as flat names, without what says where it stands; each element has a name of its own."""
+    """Yield a record's numbers under flat names, one per element, without step and steps."""
     for name, value in record.items():
         if name not in ("step", "steps"):
             yield from _flatten(name, value)

@@ -1,4 +1,4 @@
-"""A window of steps under a profiler, on chosen ranks."""
+"""Profile a window of steps on chosen ranks."""
 
 import sys
 from contextlib import ExitStack, suppress
@@ -11,7 +11,7 @@ from megatron_prealign.config import Config
 
 
 class ProfileWindow:
-    """Traces the steps from the first to the last of `logging.profile_steps`; else costs a comparison a step."""
+    """Trace the steps of `logging.profile_steps`; outside the window a step costs one comparison."""
 
     def __init__(self, config: Config, rank: int) -> None:
         """Trace on this rank if it is chosen."""
@@ -25,7 +25,7 @@ class ProfileWindow:
         self._traced = (0, 0)
 
     def before_step(self, step: int) -> None:
-        """Begin where `step` is the first of the window; a run continued inside it traces the rest."""
+        """Begin the trace at the first step of the window, or inside it after a resume."""
         if self._stack is None and self._first <= step <= self._last:
             self._traced = (step, step)
             self._stack = ExitStack()
@@ -37,13 +37,13 @@ class ProfileWindow:
                 self._stack.enter_context(torch.profiler.profile(on_trace_ready=self._write))
 
     def after_step(self, step: int) -> None:
-        """End where `step` is the last of the window."""
+        """End the trace after the last step of the window."""
         self._traced = (self._traced[0], step)
         if step >= self._last:
             self.close()
 
     def close(self) -> None:
-        """End the trace, if one runs; a run may end before the window does."""
+        """End a running trace; a run may end inside the window."""
         if self._stack is not None:
             self._stack.close()
             self._stack = None
@@ -58,8 +58,8 @@ class ProfileWindow:
             temporary.replace(self._folder / name)
         except (OSError, RuntimeError) as error:  # kineto's own failures are RuntimeErrors
             print(
-                f"WARNING: rank {self._rank}: the trace {self._folder / name} can't be written ({error}); training "
-                "goes on",
+                f"WARNING: rank {self._rank}: the trace {self._folder / name} can't be written ({error}); "
+                "training continues",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""How a run stands, for a person: a live bar on a terminal, a line for each record in a log."""
+"""Show a run's progress: a live bar on a terminal, one line per record in a log."""
 
 import atexit
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ _REFRESHES_PER_SECOND = 2
 
 
 class RunProgress:
-    """Shows records and messages on standard error."""
+    """Show records and messages on standard error."""
 
     def __init__(self, stage: str, num_steps: int, step: int, console: Console | None = None) -> None:
-        """Begin after `step`; draw a bar where the console is a terminal."""
+        """Begin after `step`; draw a bar if the console is a terminal."""
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
         if self._console.is_terminal:
@@ -23,7 +23,7 @@ class RunProgress:
             self._bar = Progress(*columns, console=self._console, refresh_per_second=_REFRESHES_PER_SECOND)
             self._task = self._bar.add_task("", total=num_steps, completed=step)
             self._bar.start()
-            # A run that ends with an error leaves a terminal that shows its cursor.
+            # Restore the terminal's cursor if the run ends with an error.
             atexit.register(self._bar.stop)
 
     def advance(self, step: int) -> None:
@@ -32,25 +32,25 @@ class RunProgress:
             self._bar.update(self._task, completed=step)
 
     def show(self, record: Mapping[str, Any]) -> None:
-        """Show a record: on the bar if it is of training, else as a line."""
+        """Show a training record on the bar, any other as a line."""
         if self._bar is not None and record["kind"] == "train":
             self._bar.update(self._task, completed=record["step"], description="  ".join(_train_parts(record)))
         else:
             self.say(progress_line(record))
 
     def say(self, line: str) -> None:
-        """Show a line as it is, above the bar where there is one."""
+        """Show a line unchanged, above the bar if there is one."""
         self._console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar and leave it on the screen."""
         if self._bar is not None:
             self._bar.stop()
             atexit.unregister(self._bar.stop)
 
 
 def progress_line(record: Mapping[str, Any]) -> str:
-    """Return the line that tells a person how the run stands."""
+    """Return a record as one readable line."""
     parts = _valid_parts(record) if record["kind"] == "valid" else _train_parts(record)
     return f"{record['stage']} {record['step']:>6}/{record['steps']}  {'  '.join(parts)}"
 

@@ -1,6 +1,6 @@
-"""Records of a run as lines of JSON, in which every step stands once, also where a run was killed and continued.
+"""Write records of a run as lines of JSON; each step appears once, also if the run was killed and resumed.
 
-A record is worth less than the run: what can't be written is lost, and said, and training goes on.
+A record that cannot be written is dropped and reported; training continues.
 """
 
 import os
@@ -19,16 +19,16 @@ _FAILURES = (OSError, DataError)
 
 
 class RecordFile:
-    """Appends records, a line each; a failed write costs its record alone."""
+    """Append records, one per line; a failed write loses only its record."""
 
     def __init__(self, path: Path, step: int, say: Callable[[str], None], *, sync_each: bool = False) -> None:
-        """Take the records of a run that goes on after `step`; later ones move to <name>.discarded.jsonl.
+        """Open the records of a run that resumes after `step`; move later ones to <name>.discarded.jsonl.
 
         Args:
-            path: the file; made with the first record.
-            step: the last step whose records stay.
+            path: the file; created with the first record.
+            step: last step whose records are kept.
             say: shows a line.
-            sync_each: bring each record to the disk before `write` returns.
+            sync_each: sync each record to disk before `write` returns.
         """
         self._path = path
         self._step = step
@@ -39,13 +39,13 @@ class RecordFile:
         self._is_torn = False
         self._num_lost = 0
         self._is_sorted = False
-        # What fails here is tried again, and said, with the first record.
+        # A failure here is retried, and reported, with the first record.
         with suppress(*_FAILURES):
             discard_after(step, path)
             self._is_sorted = True
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; what is not finite becomes null, which every reader of JSON knows."""
+        """Append a record; numbers that are not finite become null, which every JSON reader accepts."""
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         try:
             self._append(line)
@@ -57,12 +57,12 @@ class RecordFile:
             self._num_lost = 0
 
     def close(self) -> None:
-        """Close the file, and say how many of the last records it lacks."""
+        """Close the file, and report how many of the last records are missing."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             try:
                 os.close(descriptor)
-            except OSError as error:  # where a network disk says what became of the last lines
+            except OSError as error:  # a network disk may report failed writes only here
                 self._lose(error)
         if self._num_lost:
             self._say(f"{self._path}: the last {self._num_lost} records are missing in it")
@@ -84,7 +84,7 @@ class RecordFile:
         self._is_torn = False
 
     def _take_back(self) -> None:
-        """Remove what a failed write left of its line."""
+        """Remove the partial line of a failed write."""
         if self._is_torn:
             os.ftruncate(self._descriptor, self._end)
             self._is_torn = False
@@ -92,24 +92,24 @@ class RecordFile:
     def _lose(self, error: Exception) -> None:
         with suppress(OSError):
             self._take_back()
-        # A descriptor of a mount that went away never works again; the path may.
+        # The descriptor of a lost mount never works again; its path may.
         with suppress(OSError):
             os.close(self._descriptor)
         self._descriptor = -1
         if not self._num_lost:
             self._say(
-                f"WARNING: {self._path} can't be written ({error}); training goes on, and records are lost until it can"
+                f"WARNING: {self._path} can't be written ({error}); training continues, records are lost until it can"
             )
         self._num_lost += 1
 
 
 def discarded_path(path: Path) -> Path:
-    """Return where the records go that a continued run writes again: beside metrics.jsonl, metrics.discarded.jsonl."""
+    """Return the file for records that a resumed run repeats: metrics.discarded.jsonl for metrics.jsonl."""
     return path.with_suffix(".discarded.jsonl")
 
 
 def discard_after(step: int, path: Path) -> None:
-    """Move the records of later steps, and what a killed run left of one, to the end of the file of discarded ones."""
+    """Move records of later steps, and a truncated last line, to the end of the file of discarded records."""
     if not path.exists():
         return
     kept: list[bytes] = []
@@ -136,7 +136,7 @@ def _append_whole(path: Path, lines: bytes) -> None:
 
 
 def _is_record_until(line: bytes, step: int) -> bool:
-    """Tell whether a line is a whole record, not what a killed run left of one, of a step up to `step`."""
+    """Return whether a line is a complete record of a step up to `step`."""
     try:
         return line.endswith(b"\n") and bool(orjson.loads(line)["step"] <= step)
     except (ValueError, KeyError, TypeError):

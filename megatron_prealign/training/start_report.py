@@ -1,4 +1,4 @@
-"""What a run says of the weights that it starts from, and of a learning rate that is not what it was."""
+"""Describe the weights that a run starts from, and a learning rate that changed since the checkpoint."""
 
 from operator import attrgetter
 from pathlib import Path
@@ -9,9 +9,9 @@ from megatron_prealign.training.schedule import decay_steps, learning_rate
 from megatron_prealign.training.state import TrainState, has_lost_patience
 
 _MARKED_RATIO = 0.05
-"""Relative difference of two learning rates from which on it is reported."""
+"""Smallest relative difference of two learning rates that is reported."""
 
-# What a rate depends on, beside the steps of the decay.
+# Fields that a rate depends on, besides the steps of the decay.
 _RATE_FIELDS = (
     "optimizer.lr",
     "optimizer.min_lr",
@@ -22,7 +22,7 @@ _RATE_FIELDS = (
 
 
 def describe_weights(config: Config, state: TrainState, resume_from: Path | None, init_from: Path | None) -> str:
-    """Return what the run starts from; where it is continued, also what is not as it was."""
+    """Return what the run starts from; for a resumed run, also what changed since the checkpoint."""
     if resume_from is not None:
         return _describe_resume(config, state, resume_from)
     if init_from is not None:
@@ -35,11 +35,11 @@ def _describe_resume(config: Config, state: TrainState, checkpoint: Path) -> str
     step, steps = state.step, config.training.train_steps
     if has_lost_patience(config, state):
         return (
-            f"Nothing to do: {checkpoint} ended at step {step} of {steps}, held-out retrieval no longer rose "
-            f"for {state.validations_since_best} validations; raise alignment.patience to go on."
+            f"Nothing to do: {checkpoint} ended at step {step} of {steps}, because held-out retrieval did not rise "
+            f"for {state.validations_since_best} validations; raise alignment.patience to continue."
         )
     if step == steps:
-        return f"Nothing to do: {checkpoint} is step {step} of {steps}; raise training.train_steps to go on."
+        return f"Nothing to do: {checkpoint} is step {step} of {steps}; raise training.train_steps to continue."
     saved = load_resolved(checkpoint / folder.CONFIG)
     changes = describe_changes(config, saved)
     changed = ["; changed since then:", *(f"  {line}" for line in changes)] if changes else ["."]
@@ -48,7 +48,7 @@ def _describe_resume(config: Config, state: TrainState, checkpoint: Path) -> str
 
 
 def describe_rate_change(config: Config, saved: Config, step: int) -> list[str]:
-    """Return a warning where the step after `step` gets another learning rate than by the saved configuration."""
+    """Return a warning if the step after `step` gets another learning rate than the saved configuration gives."""
     now, before = learning_rate(config, step), learning_rate(saved, step)
     if abs(now - before) <= _MARKED_RATIO * max(now, before):
         return []
@@ -61,7 +61,7 @@ def describe_rate_change(config: Config, saved: Config, step: int) -> list[str]:
 
 
 def _options_to_keep(config: Config, saved: Config) -> list[str]:
-    """Return the options that bring the schedule of the saved configuration back."""
+    """Return the options that restore the schedule of the saved configuration."""
     options = []
     if decay_steps(config) != decay_steps(saved):
         options.append(f"--schedule.lr_decay_steps {decay_steps(saved)}")

@@ -1,4 +1,4 @@
-"""How fast a run goes: tokens and floating-point operations over time, and time that was not spent training."""
+"""Measure speed: tokens and floating-point operations per second, and time not spent training."""
 
 import contextlib
 import time
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Adds up the seconds spent inside it, used as a context."""
+    """Add up the seconds spent inside it, used as a context."""
 
     def __init__(self) -> None:
         """Start at 0 seconds."""
@@ -35,7 +35,7 @@ class Stopwatch:
         return seconds
 
     def timed(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Yield the items, and count the time that each is waited for."""
+        """Yield the items, and count the time spent waiting for each."""
         while True:
             with self.running():
                 try:
@@ -47,14 +47,14 @@ class Stopwatch:
 
 @dataclass
 class Throughput:
-    """Measures from one record to the next.
+    """Measure from one record to the next.
 
     Attributes:
         config: sizes of the model and of sequences, the vocabulary resolved.
         world_size: ranks.
-        peak_flops: dense 16-bit FLOP/s of one GPU; none where it is not known.
+        peak_flops: dense 16-bit FLOP/s of one GPU; None if unknown.
         waiting: runs while this rank waits for data.
-        pause: runs while the run does something else than train.
+        pause: runs during validations and checkpoints.
     """
 
     config: Config
@@ -73,7 +73,7 @@ class Throughput:
         self._counted = (state.step, state.lm_tokens, state.word_tokens)
 
     def take(self, state: TrainState) -> dict[str, float]:
-        """Return the fields of a record on the time since the last call or `start`, and begin anew."""
+        """Return a record's fields for the time since the last call or `start`, and restart."""
         paused, waited = self.pause.seconds, self.waiting.seconds
         seconds = max(time.monotonic() - self._start - paused, 1e-9)
         counts = (state.step, state.lm_tokens, state.word_tokens)

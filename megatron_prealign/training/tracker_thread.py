@@ -1,4 +1,4 @@
-"""A tracker in a thread of its own: a service that fails or hangs neither ends a run nor holds it up."""
+"""Run a tracker in its own thread, so that a service that fails or hangs neither stops nor delays training."""
 
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
@@ -6,34 +6,34 @@ from threading import Thread
 from typing import Protocol
 
 _MOST_WAITING = 1000
-"""Records that wait for a slow service, so that memory stays bounded."""
+"""Limit of records that wait for a slow service; it bounds memory."""
 
 
 class Tracker(Protocol):
-    """One service that draws a run's numbers."""
+    """One service that shows a run's metrics."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
+        """Send the numbers of one record."""
         ...
 
     def close(self) -> None:
-        """Send what is left and end the run."""
+        """Send what is buffered and end the run."""
         ...
 
 
 class TrackerThread:
-    """Hands records over to a service; what it doesn't take is missing there alone."""
+    """Pass records to a service; a record it does not accept is missing only there."""
 
     def __init__(
         self, name: str, open_tracker: Callable[[], Tracker], say: Callable[[str], None], close_seconds: float = 60.0
     ) -> None:
-        """Open the service; what fails to open is tried again with each record.
+        """Open the service; if that fails, retry with each record.
 
         Args:
-            name: of the service, for a person.
-            open_tracker: opens it.
+            name: name of the service in messages.
+            open_tracker: opens the service.
             say: shows a line.
-            close_seconds: for how long `close` waits at most.
+            close_seconds: longest wait of `close`, in seconds.
         """
         self._name = name
         self._open = open_tracker
@@ -45,14 +45,14 @@ class TrackerThread:
         self._thread.start()
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Hand over the numbers of one record; returns at once."""
+        """Queue the numbers of one record; return at once."""
         if self._records.qsize() < _MOST_WAITING:
             self._records.put((numbers, step))
         else:
             self._lacks_records = True
 
     def close(self) -> None:
-        """Wait until all is taken, but not for ever, and say where something is missing."""
+        """Wait for the queue, at most `close_seconds`, and report missing records."""
         self._records.put(None)
         self._thread.join(self._close_seconds)
         if self._thread.is_alive():
@@ -65,7 +65,7 @@ class TrackerThread:
         fails = False
         try:
             tracker = self._open()
-        except Exception as error:  # each library has its own kinds
+        except Exception as error:  # each library raises its own types
             fails = self._complain(error)
         for numbers, step in iter(self._records.get, None):
             try:
@@ -76,7 +76,7 @@ class TrackerThread:
                 self._lacks_records = True
             else:
                 if fails:
-                    self._say(f"{self._name}: takes records again, from step {step} on")
+                    self._say(f"{self._name}: accepts records again from step {step}")
                 fails = False
         if tracker is not None:
             try:
@@ -85,5 +85,5 @@ class TrackerThread:
                 self._complain(error)
 
     def _complain(self, error: Exception) -> bool:
-        self._say(f"{self._name}: {error}; training goes on without it")
+        self._say(f"{self._name}: {error}; training continues without it")
         return True

@@ -1,7 +1,6 @@
-"""Services that draw a run's numbers: TensorBoard, Weights & Biases, MLflow.
+"""Trackers of a run's metrics: TensorBoard, Weights & Biases, MLflow.
 
-A run that is continued goes on in the same run of the service, whose id stands in <run_path>/wandb_id.txt or
-<run_path>/mlflow_id.txt.
+A resumed run continues the same run of the service; its id is in <run_path>/wandb_id.txt or <run_path>/mlflow_id.txt.
 """
 
 import threading
@@ -19,12 +18,12 @@ from megatron_prealign.config.root import LoggingConfig
 from megatron_prealign.files import write_atomically
 from megatron_prealign.training.tracker_thread import Tracker, TrackerThread
 
-_MOST_PARAMETERS = 100  # MLflow takes no more at once
-_FINISH_SECONDS = 45.0  # within what a thread is waited for
+_MOST_PARAMETERS = 100  # the limit of one MLflow batch
+_FINISH_SECONDS = 45.0  # less than TrackerThread waits
 
 
 def missing_packages(logging: LoggingConfig) -> list[str]:
-    """Return which trackers are asked for and not installed."""
+    """Return an error for each configured tracker whose package is not installed."""
     wanted = {
         "logging.wandb_project": (logging.wandb_project, "wandb"),
         "logging.mlflow_experiment": (logging.mlflow_experiment, "mlflow"),
@@ -37,7 +36,7 @@ def missing_packages(logging: LoggingConfig) -> list[str]:
 
 
 def open_trackers(config: Config, step: int, say: Callable[[str], None]) -> list[TrackerThread]:
-    """Open every tracker that the configuration asks for, for a run that goes on after `step`; `say` shows a line."""
+    """Open every configured tracker for a run that resumes after `step`; `say` shows a line."""
     logging = config.logging
     wanted: dict[str, Callable[[], Tracker]] = {}
     if logging.tensorboard:
@@ -53,7 +52,7 @@ class TensorBoard:
     """Event files in <run_path>/tensorboard."""
 
     def __init__(self, run_path: Path, step: int) -> None:
-        """Open the folder; what an interrupted run wrote of later steps is taken back."""
+        """Open the folder; purge records of later steps that an interrupted run wrote."""
         self._folder = run_path / "tensorboard"
         _keep_quiet()
         self._writer = self._open(step + 1)
@@ -64,9 +63,9 @@ class TensorBoard:
         return SummaryWriter(str(self._folder), purge_step=step)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
+        """Write the numbers of one record."""
         writer = self._writer or self._open(step)
-        # Its thread ends with the first write that fails: only a new file takes records again.
+        # The writer's thread ends at the first failed write; only a new file accepts records again.
         self._writer = None
         for name, value in numbers.items():
             writer.add_scalar(name, value, step)
@@ -74,13 +73,13 @@ class TensorBoard:
         self._writer = writer
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         if self._writer is not None:
             self._writer.close()
 
 
 def _keep_quiet() -> None:
-    """Keep TensorBoard's threads from printing the error that ends them: `log` raises it, too."""
+    """Keep TensorBoard's threads from printing the error that ends them, because `log` raises it too."""
     show = threading.excepthook
 
     def show_others(failure: threading.ExceptHookArgs) -> None:
@@ -91,10 +90,10 @@ def _keep_quiet() -> None:
 
 
 class WeightsAndBiases:
-    """A run of a W&B project; offline with WANDB_MODE=offline. Of a step taken twice W&B keeps the first."""
+    """A run of a W&B project; offline with WANDB_MODE=offline. For a repeated step W&B keeps the first record."""
 
     def __init__(self, config: Config) -> None:
-        """Begin a run, or go on with the one whose id is kept."""
+        """Begin a run, or continue the one whose id is stored."""
         import wandb
 
         run_path = Path(config.training.run_path)
@@ -105,16 +104,16 @@ class WeightsAndBiases:
             resume="allow",
             dir=run_path,
             config=_plain(config),
-            # Its copy of the terminal would fight with the progress bar; a server that is away must not keep GPUs.
+            # W&B's capture of the terminal would break the progress bar; an unreachable server must not occupy GPUs.
             settings=wandb.Settings(console="off", finish_timeout=_FINISH_SECONDS),
         )
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
+        """Send the numbers of one record."""
         self._run.log(dict(numbers), step=step)
 
     def close(self) -> None:
-        """Send what is left and end the run."""
+        """Send what is buffered and end the run."""
         self._run.finish()
 
 
@@ -122,7 +121,7 @@ class MLflow:
     """A run of an MLflow experiment, on a server or in a file store."""
 
     def __init__(self, config: Config) -> None:
-        """Begin a run, or go on with the one whose id is kept."""
+        """Begin a run, or continue the one whose id is stored."""
         from mlflow import MlflowClient
 
         run_path, logging = Path(config.training.run_path), config.logging
@@ -139,7 +138,7 @@ class MLflow:
         self._log_parameters(config)
 
     def _log_parameters(self, config: Config) -> None:
-        """Log the configuration; what a run was begun with stays, as MLflow wants it."""
+        """Log new fields of the configuration; MLflow does not allow a logged parameter to change."""
         from mlflow.entities import Param
 
         known = self._client.get_run(self._run_id).data.params
@@ -150,7 +149,7 @@ class MLflow:
             self._client.log_batch(self._run_id, params=new[start : start + _MOST_PARAMETERS])
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Take the numbers of one record."""
+        """Send the numbers of one record."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -158,7 +157,7 @@ class MLflow:
         self._client.log_batch(self._run_id, metrics=metrics)
 
     def close(self) -> None:
-        """Send what is left and end the run."""
+        """Send what is buffered and end the run."""
         self._client.set_terminated(self._run_id)
 
 
@@ -168,7 +167,7 @@ def _plain(config: Config) -> dict[str, Any]:
 
 
 def _kept_id(run_path: Path, service: str, create: Callable[[], str]) -> str:
-    """Return the id that the service knows the run by; the first time it is created and kept."""
+    """Return the stored id of the run at the service; create and store it the first time."""
     path = run_path / f"{service}_id.txt"
     if not path.exists():
         write_atomically(path, create() + "\n")

@@ -129,7 +129,7 @@ def another_tokenizer(folder: Path) -> None:
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
 
 REFUSED: dict[str, tuple[Edit, str]] = {
-    "architecture": (settings(model_type="mamba"), "model_type 'mamba' is no architecture that can be trained here"),
+    "architecture": (settings(model_type="mamba"), "model_type 'mamba' is not a supported architecture"),
     "rope scaling": (settings(rope_parameters=LINEAR), "rope scaling of type 'linear'"),
     "old rope scaling": (settings(rope_parameters=None, rope_scaling=LINEAR), "rope scaling of type 'linear'"),
     "attention bias": (settings(attention_bias=True), "attention_bias true: llama has no biases here"),
@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "NaN": (weights(lambda found: found["model.norm.weight"].fill_(torch.nan)), "final_layernorm.weight: holds NaN"),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json: not JSON"),
     "missing shard": (lose_a_shard, "model-00002-of-00002.safetensors: this weight file is missing"),
-    "truncated": (truncate, "model.safetensors: not a whole safetensors file"),
+    "truncated": (truncate, "model.safetensors: not a complete safetensors file"),
     "pickle": (pickled, "the weights are pickles (pytorch_model.bin)"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "no model.safetensors and no model.safetensors.index"),
     "missing weight": (weights(lambda found: found.pop("model.norm.weight")), "weight model.norm.weight is missing"),
@@ -215,7 +215,7 @@ def test_a_tokenizer_of_other_ids_is_refused(folder: Path, tmp_path: Path, capsy
     other = tmp_path / "tokenizer.json"
     other.write_text(json.dumps(content))
     assert import_folder(folder, tmp_path / "out", "--no-verify", "--tokenizer", str(other)) == 2
-    assert "2 ids stand for other text than in" in capsys.readouterr().err
+    assert "2 ids encode other text than in" in capsys.readouterr().err
 
 
 def test_a_failed_self_check_leaves_nothing(

@@ -82,7 +82,7 @@ def test_sigterm_twice_to_every_process_during_a_save(make_values: MakeValues, t
     os.killpg(process.pid, signal.SIGTERM)
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait() == 1
-    assert "Stopped by SIGTERM; the same command goes on (exit code 75)." in (tmp_path / "first.log").read_text()
+    assert "Stopped by SIGTERM; run the same command to resume (exit code 75)." in (tmp_path / "first.log").read_text()
     assert json.loads((run / "exit.json").read_text()) == {"exit_code": 75, "cause": "SIGTERM"}
     assert (run / "checkpoints" / "latest").exists() and not list(run.glob("checkpoints/*.tmp"))
     assert start(values, tmp_path / "second.log").wait() == 0

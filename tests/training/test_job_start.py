@@ -101,7 +101,7 @@ def test_a_run_that_torchrun_restarts_ends_by_the_limit_of_its_job(
     )
     process.wait()
     log = (tmp_path / "log").read_text()
-    assert "Stopped by training.exit_duration_minutes; the same command goes on (exit code 75)." in log, log
+    assert "Stopped by training.exit_duration_minutes; run the same command to resume (exit code 75)." in log, log
     note = json.loads((tmp_path / "run" / "exit.json").read_text())
     assert note == {"exit_code": 75, "cause": "training.exit_duration_minutes"}
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -45,9 +45,9 @@ def test_all_records_are_taken_in_order_and_the_service_is_closed() -> None:
 def test_refused_records_are_missing_and_said_once() -> None:
     service = Service(refused=(2, 3, 5))
     assert _run(lambda: service, 5) == [
-        "S: no way to send 2; training goes on without it",
-        "S: takes records again, from step 4 on",
-        "S: no way to send 5; training goes on without it",
+        "S: no way to send 2; training continues without it",
+        "S: accepts records again from step 4",
+        "S: no way to send 5; training continues without it",
         "S: lacks records; metrics.jsonl has all",
     ]
     assert service.steps == [1, 4]
@@ -64,8 +64,8 @@ def test_a_service_that_can_not_be_opened_is_tried_again() -> None:
         return service
 
     assert _run(open_service, 3) == [
-        "S: away; training goes on without it",
-        "S: takes records again, from step 2 on",
+        "S: away; training continues without it",
+        "S: accepts records again from step 2",
         "S: lacks records; metrics.jsonl has all",
     ]
     assert service.steps == [2, 3]

@@ -1,4 +1,4 @@
-"""The model card: what a folder holds, how it was trained, on which data, and what was measured."""
+"""Write the model card: content of the folder, training configuration, datasets and measured results."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from megatron_prealign.dataset.manifest import read_manifest
 from megatron_prealign.errors import CheckpointError, DataError
 
 _SECTIONS = ("model", "data", "optimizer", "schedule", "alignment", "training")
-# Where a run happened and how it was spread does not change what was trained.
+# Paths and layout of a run do not change what was trained.
 _PLACES = {"data": ("tokenizer_path", "cache_path"), "training": ("run_path", "device", "recompute")}
 _MEASURED = ("perplexity", "retrieval")
 
@@ -80,7 +80,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH_OF_THIS_FOLDER")
 
 
 def _data_table(data: DataConfig) -> str:
-    """Return a table of the datasets, with the hash and the counts of their manifests where those still exist."""
+    """Return a table of the datasets, with the hash and counts of their manifests if those still exist."""
     if not data.blend:
         return "Not recorded."
     lines = ["| dataset | language | weight | tokens | switched words | content hash |", "|---|---|---|---|---|---|"]

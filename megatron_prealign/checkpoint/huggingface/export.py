@@ -1,7 +1,7 @@
-"""Write a complete Hugging Face folder and prove it: the loaded folder gives the logits of the Megatron model.
+"""Write a complete Hugging Face folder and check that it gives the logits of the Megatron model.
 
-Weights go from the checkpoint to the folder one at a time. What a killed export has written lies in a hidden
-folder beside the output, and the same command goes on from there.
+Weights are copied one at a time. A killed export leaves its files in a hidden folder next to the output; the same
+command continues from there.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def _num_bytes(size: str) -> int:
-    """Return the bytes of a size such as 5GB; units are powers of 1,000, as huggingface_hub has them."""
+    """Return the bytes of a size such as 5GB; units are powers of 1,000, as in huggingface_hub."""
     found = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", size.strip().upper())
     num_bytes = int(found[1]) * 1000 ** " KMGT".index(found[2] or " ") if found else 0
     if num_bytes < 1:
@@ -72,15 +72,15 @@ def export_checkpoint(
     max_shard_size: str = MAX_SHARD_SIZE,
     results: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of any layout as a Hugging Face folder; one weight is in memory at once.
+    """Write a checkpoint of any layout as a Hugging Face folder; one weight is in memory at a time.
 
-    An export of the same checkpoint with the same options that was killed is continued. The self-check comes last and
-    needs the whole model in memory, in fp32.
+    Continues a killed export of the same checkpoint with the same options. The final self-check needs the whole model
+    in memory, in fp32.
 
     Args:
         checkpoint: a step folder.
-        output: folder to make.
-        dtype: of the written weights, a key of `DTYPES`.
+        output: folder to write.
+        dtype: data type of the written weights, a key of `DTYPES`.
         verify: self-check of logits and tokenizer.
         overwrite: replace an existing output.
         max_shard_size: as `export_folder`.
@@ -95,7 +95,7 @@ def export_checkpoint(
         raise CheckpointError(problems)
     config = load_resolved(checkpoint / CONFIG)
     weights = CheckpointTensors(checkpoint)
-    # Each save has an identity of its own in there.
+    # .metadata identifies the save.
     digest = hashlib.sha256((checkpoint / ".metadata").read_bytes()).hexdigest()
     export_folder(
         weights,
@@ -130,8 +130,8 @@ def export_model(
         model: as `load_full_model` returns it.
         config: the checkpoint's config.
         tokenizer_path: the training tokenizer's folder or file.
-        output: folder to make.
-        dtype: of the written weights, a key of `DTYPES`.
+        output: folder to write.
+        dtype: data type of the written weights, a key of `DTYPES`.
         verify: self-check of weights and tokenizer.
         overwrite: replace an existing output.
         max_shard_size: as `export_folder`.
@@ -174,8 +174,8 @@ def export_folder(
         state: Megatron weights of the whole model (TP1 PP1), perhaps read one by one when they are asked for.
         config: the checkpoint's config.
         tokenizer_path: the training tokenizer's folder or file.
-        output: folder to make.
-        dtype: of the written weights, a key of `DTYPES`.
+        output: folder to write.
+        dtype: data type of the written weights, a key of `DTYPES`.
         logits_fn: the Megatron model, its weights rounded to `dtype`; none leaves the self-check out (weights and
             tokenizer).
         overwrite: replace an existing output.
@@ -214,7 +214,7 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
-    """Hand out a folder that takes the output's name when the block ends without an error.
+    """Yield a folder that is renamed to the output if the block ends without an error.
 
     It stays where the block is killed, and is handed out again to a caller of the same identity.
     """
@@ -270,7 +270,7 @@ def _converted(
 
 
 def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors, the next one being made while the one before is written."""
+    """Yield the tensors; compute the next one while the previous one is written."""
     with ThreadPoolExecutor(1) as background:
         following = background.submit(next, tensors, None)
         while (current := following.result()) is not None:

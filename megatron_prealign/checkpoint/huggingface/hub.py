@@ -1,4 +1,4 @@
-"""Upload of a finished folder to the Hugging Face Hub."""
+"""Upload a finished folder to the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from megatron_prealign.errors import CheckpointError
 
 
 def push_to_hub(folder: Path, repository: str) -> str:
-    """Upload a folder; the repository is made where there is none, and is private then.
+    """Upload a folder; a missing repository is created as private.
 
     Args:
         folder: a complete Hugging Face folder.

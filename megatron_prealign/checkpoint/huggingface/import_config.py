@@ -1,4 +1,4 @@
-"""The model section that describes a Hugging Face folder, or the reasons why there is none."""
+"""Derive the model section from a Hugging Face folder, or report why its model is not supported."""
 
 import json
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfi
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {model_type!r} is no architecture that can be trained here; "
+            f"{folder / 'config.json'}: model_type {model_type!r} is not a supported architecture; "
             f"known: {', '.join(ARCHITECTURES)}"
         )
     # Takes seconds to import; its classes know each release's defaults and names.
@@ -57,7 +57,7 @@ def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfi
     try:
         found: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        # Any of its dozens of checks; all of them speak of config.json.
+        # transformers raises many types for problems of config.json.
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder / 'config.json'}: transformers can't read it: {reason}") from error
     problems = list(_problems(raw, found))
@@ -95,7 +95,7 @@ def _translate(found: Any, multiple: int) -> ModelConfig:
 
 
 def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
-    """Yield what the folder has and megatron-core's model here has not."""
+    """Yield features of the folder's model that are not supported here."""
     for check in (_rope_problems, _mask_problems, _layer_problems):
         yield from check(found)
     if raw.get("quantization_config"):

@@ -1,4 +1,4 @@
-"""A Hugging Face folder as a checkpoint that stage 1 or stage 2 starts from, at any layout."""
+"""Import a Hugging Face folder as a checkpoint from which either stage starts at any layout."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def import_folder(
     verify: bool = True,
     overwrite: bool = False,
 ) -> Start:
-    """Write a Hugging Face folder as a checkpoint; one weight is in memory at once.
+    """Write a Hugging Face folder as a checkpoint; one weight is in memory at a time.
 
     Args:
         source: folder with config.json, safetensors and a tokenizer.
@@ -107,7 +107,7 @@ def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
 
 
 def _own_tokenizer(source: Path) -> Tokenizer | None:
-    """Return the tokenizer that lies beside the model, none where there is none."""
+    """Return the folder's tokenizer, or None."""
     try:
         return load_tokenizer(source)
     except PrealignError:

@@ -1,4 +1,4 @@
-"""The self-check of conversions: equal logits of the Megatron model and of the Hugging Face folder."""
+"""Check a conversion: the Megatron model and the Hugging Face folder give equal logits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +33,7 @@ def logits_function(model: torch.nn.Module) -> LogitsFunction:
 
 
 def checkpoint_logits(checkpoint: Path, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the logits of a checkpoint whose weights are rounded to a type; the model is gone afterwards.
+    """Return the logits of a checkpoint with weights rounded to a type; the model is freed afterwards.
 
     Args:
         checkpoint: of any layout.
@@ -71,7 +71,7 @@ def check_logits(folder: Path, logits_fn: LogitsFunction, model: ModelConfig) ->
     shape = (_PROMPT_SHAPE[0], min(_PROMPT_SHAPE[1], model.max_position_embeddings))
     ids = torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        # First, so that a Megatron model which the function loads is gone before Hugging Face's is there.
+        # First, so that a Megatron model loaded by the function is freed before Hugging Face's is loaded.
         expected = logits_fn(ids).float()[..., :vocab_size]
     loaded = _load(folder)
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def check_logits(folder: Path, logits_fn: LogitsFunction, model: ModelConfig) ->
 
 
 def _load(folder: Path) -> Any:
-    """Load a folder as a user would, and refuse weights that were left out or made up on the way."""
+    """Load a folder as a user would, and refuse missing and unexpected weights."""
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
     from transformers import AutoModelForCausalLM
 

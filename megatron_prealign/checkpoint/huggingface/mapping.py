@@ -1,4 +1,4 @@
-"""Names and layouts of weights in megatron-core and in Hugging Face folders: one table an architecture.
+"""Names and layouts of weights in megatron-core and in Hugging Face folders: one table per architecture.
 
 Shape legend: H hidden_size, N num_attention_heads, G query groups, D head size, A = N D, F ffn_hidden_size,
 V vocab_size, R rows of the padded vocabulary. A Megatron name is the one of the local layer spec at TP1 PP1.
@@ -64,7 +64,7 @@ def _layer(megatron: str, axes: tuple[str, ...], *names: str, prefix: str, trans
 
 
 def _llama_like(class_name: str, model_type: str, *more: Row) -> Architecture:
-    """Return the table of Llama and its relatives: RMSNorm, SwiGLU, any number of query groups; and rows of its own."""
+    """Return the table of Llama and relatives (RMSNorm, SwiGLU, any number of query groups) with additional rows."""
     rows = (
         Row("embedding.word_embeddings.weight", ("padded_vocab", "hidden"), ("model.embed_tokens.weight",), VOCABULARY),
         _llama_layer("input_layernorm.weight", ("hidden",), "input_layernorm.weight"),

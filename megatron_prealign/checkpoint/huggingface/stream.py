@@ -1,4 +1,4 @@
-"""A safetensors file written tensor by tensor; the library itself wants all of a file in memory.
+"""Write a safetensors file tensor by tensor; the library itself needs the whole file in memory.
 
 Format: 8 bytes with the length of the header (little-endian), the header (JSON: type, shape and place of each tensor),
 the tensors' bytes one after another.
@@ -21,7 +21,7 @@ _FLUSH_BYTES = 128 * 2**20
 def write_safetensors(
     path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """Write a file and bring it to the disk, where it is on its way already while later tensors are made.
+    """Write a file and sync it to disk; writing overlaps with the computation of later tensors.
 
     Args:
         path: file to write.

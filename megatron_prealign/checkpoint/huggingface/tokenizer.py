@@ -1,4 +1,4 @@
-"""Tokenizer files of a Hugging Face folder: the training tokenizer's own ids, in transformers 4.x and 5.x."""
+"""Write tokenizer files that give the training tokenizer's ids in transformers 4.x and 5.x."""
 
 import json
 import random
@@ -113,7 +113,7 @@ def check_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _load_training_tokenizer(source: Path) -> Tokenizer:
-    """Load a tokenizer file or folder; in a folder the file may have kept the name that its user gave it."""
+    """Load a tokenizer file or folder; a folder's file may have any name."""
     if source.is_dir() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         found = sorted([*source.glob("*.json"), *source.glob("*.model")])
         if len(found) == 1:
@@ -130,7 +130,7 @@ def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
 
 
 def _given_settings(file: Path) -> dict[str, Any]:
-    """Return the tokenizer_config.json beside the tokenizer, empty where there is none."""
+    """Return the tokenizer_config.json next to the tokenizer, empty if there is none."""
     path = file.parent / "tokenizer_config.json"
     if not path.is_file():
         return {}
@@ -144,7 +144,7 @@ def _given_settings(file: Path) -> dict[str, Any]:
 
 
 def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, model_max_length: int) -> dict[str, Any]:
-    """Return the content of tokenizer_config.json; chat template and the like stay as given."""
+    """Return the content of tokenizer_config.json; chat template and similar settings are kept."""
     settings = {key: value for key, value in given.items() if key not in _DROPPED_SETTINGS}
     extra = settings.get("extra_special_tokens")
     if isinstance(extra, list):
@@ -160,7 +160,7 @@ def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, m
         settings["unk_token"] = _token_text(settings["unk_token"])
     # Known to 4.x and 5.x; 5.x would write TokenizersBackend, and a model's own class rebuilds parts of tokenizer.json.
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # Without it 4.x gives token types too, which no model here takes: generate would refuse them.
+    # Without it 4.x also returns token types, which no model here accepts: generate would refuse them.
     settings["model_input_names"] = ["input_ids", "attention_mask"]
     settings["model_max_length"] = model_max_length
     settings.setdefault("clean_up_tokenization_spaces", False)
@@ -175,7 +175,7 @@ def _token_text(token: Any) -> str | None:
 
 
 def _token_id(fast: FastTokenizer, token: str | None) -> int | None:
-    """Return a token's id; none for no token."""
+    """Return a token's id; None for no token."""
     return None if token is None else fast.token_to_id(token)
 
 

@@ -1,4 +1,4 @@
-"""Layout changes between a Megatron weight and its Hugging Face counterparts; each way undoes the other exactly.
+"""Layout changes between a Megatron weight and its Hugging Face counterparts; each direction inverts the other exactly.
 
 Shape legend: as in `mapping`; `...` stands for [H] of a weight and nothing of a bias.
 """

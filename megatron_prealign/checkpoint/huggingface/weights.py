@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder: only safetensors files, each tensor read when it is asked for."""
+"""Read weights of a Hugging Face folder lazily, from safetensors files only."""
 
 import json
 import re
@@ -41,18 +41,18 @@ class FolderTensors(Mapping[str, Tensor]):
             raise CheckpointError(problems)
 
     def _open(self, path: Path, expected: set[str] | None) -> Iterator[str]:
-        """Read a file's table of contents; yield what is wrong with it."""
+        """Read a file's table of contents; yield its problems."""
         if not path.is_file():
             yield f"{path}: this weight file is missing; download the whole folder"
             return
         try:
             file: Any = safe_open(path, framework="pt")
         except (SafetensorError, OSError) as error:
-            yield f"{path}: not a whole safetensors file ({error}); download it again"
+            yield f"{path}: not a complete safetensors file ({error}); download it again"
             return
         names = set(file.keys())
         if expected is not None:
-            yield from (f"{path}: lacks {name}, which the index promises" for name in sorted(expected - names))
+            yield from (f"{path}: lacks {name}, which the index lists" for name in sorted(expected - names))
             names &= expected
         for name in sorted(name for name in names if not _BUFFERS.search(name)):
             part = file.get_slice(name)
@@ -84,7 +84,7 @@ class FolderTensors(Mapping[str, Tensor]):
 
 
 def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
-    """Return the weight files, and of each the tensors that the index says are in it, where there is an index."""
+    """Return the weight files, each with its tensors according to the index, if there is one."""
     if (folder / _SINGLE).is_file() and not (folder / INDEX).is_file():
         return {folder / _SINGLE: None}
     if not (folder / INDEX).is_file():

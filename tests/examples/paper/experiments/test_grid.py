@@ -196,7 +196,7 @@ def test_a_killed_grid_keeps_finished_cells_and_leaves_no_process(tmp_path: Path
     _, errors = process.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert process.returncode == 130
-        assert "stopped; the same command goes on from here" in errors
+        assert "stopped; run the same command to continue from here" in errors
     assert len(list(results.glob("*.json"))) == 2
     assert "2 of 6 cells are finished" in (tmp_path / "docs/r/mine.md").read_text()
     _, _, cells = read([tmp_path / "mine.yaml"])
