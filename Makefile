@@ -6,21 +6,21 @@ RUNS ?= 100
 OPTIONS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-CHECKED := megatron_prealign tools examples benchmarks tests setup.py $(wildcard pretrain_prealign.py)
+CHECKED := megatron_prealign tools examples benchmarks tests .ci setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments-small test test-faults test-matrix lint format clean data-samples
+.PHONY: help demo experiments-small test test-faults test-matrix lint format docs clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
-	$(BIN)/python -u examples/english_clone/run.py --seeds $(SEEDS)
+	$(BIN)/python -u examples/paper/english_clone/run.py --seeds $(SEEDS)
 
 SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
 
 experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, goes on where it stopped; OPTIONS=--dry-run, ...
-	$(BIN)/python -u examples/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
+	$(BIN)/python -u examples/paper/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests
 	$(BIN)/python -u -m pytest
@@ -35,6 +35,9 @@ lint: $(VENV)/.done  ## ruff and mypy
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/mypy
+
+docs: $(VENV)/.done  ## the documentation as a site in build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.done  ## lay out the code as lint wants it
 	$(BIN)/ruff check --fix $(CHECKED)
@@ -55,7 +58,7 @@ clean:  ## remove .venv, caches and build leftovers, never runs/
 
 # The stamp is written last: a set-up that was cut off starts again from nothing. Compiling every
 # module of torch and its companions takes longer than compiling the imported ones when they are.
-$(VENV)/.done: setup.py constraints.txt
+$(VENV)/.done: setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -24,7 +24,7 @@ import torch
 from megatron_prealign.checkpoint import folder, manifest
 from megatron_prealign.checkpoint.sharded import save_checkpoint
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.config.parameters import count_parameters
+from megatron_prealign.config.counts import count_parameters
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel

@@ -5,7 +5,7 @@ import warnings
 
 from megatron_prealign.optional_packages import check_before_megatron
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # megatron-core and torch warn, once a module and once a rank, of what a user can't change or of packages that are
 # missing. Which implementation runs, and why, is in the log of a run instead.

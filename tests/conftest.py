@@ -9,7 +9,7 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-pytest_plugins = ["tests.te_wheel", "tests.workspace"]
+pytest_plugins = ["tests.real_text", "tests.te_wheel", "tests.workspace"]
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

@@ -74,8 +74,10 @@ def start(arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
         {"prefix": str(arguments.data / "clone_text_document"), "weight": 0.05, "language": "clone"},
     ]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(arguments.ranks)]
-    command += ["--max-restarts", "1000000", "pretrain_prealign.py", "--config", "examples/english_clone/model.yaml"]
-    command += ["--config", "examples/english_clone/joint.yaml", "--training.run_path", str(arguments.output / "run")]
+    command += ["--max-restarts", "1000000", "pretrain_prealign.py"]
+    command += ["--training.run_path", str(arguments.output / "run")]
+    for name in ("model", "joint"):
+        command += ["--config", f"examples/paper/english_clone/{name}.yaml"]
     command += ["--data.tokenizer_path", str(arguments.data / "tokenizer"), "--data.blend", json.dumps(blend)]
     command += ["--training.train_steps", "50000", "--checkpoint.save_interval", "50"]
     command += ["--checkpoint.keep_last", str(KEEP_LAST)]

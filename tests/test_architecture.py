@@ -107,8 +107,13 @@ def test_imports_go_in_one_direction(source: str) -> None:
 
 @pytest.mark.parametrize("source", [source for source in SOURCES if source.startswith("tools/")])
 def test_tools_stand_alone(source: str) -> None:
-    others = [module for module in imported_modules(source) if module.split(".")[0] in ("tools", "prealign_tools")]
-    assert others == []
+    others = ("tools", "prealign_tools", "examples")
+    assert [module for module in imported_modules(source) if module.split(".")[0] in others] == []
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if not name.startswith(("examples/paper/", "tests/"))])
+def test_nothing_else_imports_the_reproduction_of_the_paper(source: str) -> None:
+    assert [module for module in imported_modules(source) if is_inside(module, "examples.paper")] == []
 
 
 @pytest.mark.parametrize("source", PURE_MATHS)

@@ -1,6 +1,7 @@
-"""setup.py and constraints.txt agree, and every command line that is installed exists."""
+"""pyproject.toml and constraints.txt agree, and every command line that is installed exists."""
 
 import ast
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+COMMANDS = {command: target.split(":") for command, target in PROJECT["scripts"].items()}
 
 
-def setting(name: str) -> Any:
-    """Read a constant of setup.py; running it would start setuptools."""
-    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"setup.py has no {name}")
+def requirements(*extras: str) -> list[str]:
+    """List the dependencies of the package with some extras; an extra may name others of the package."""
+    found = []
+    for text in (text for extra in extras for text in PROJECT["optional-dependencies"][extra]):
+        requirement = Requirement(text)
+        found += requirements(*requirement.extras) if requirement.name == PROJECT["name"] else [text]
+    return [*(() if extras else PROJECT["dependencies"]), *found]
 
 
 def pins() -> dict[str, str]:
@@ -31,20 +35,21 @@ def test_pins_are_exact_and_without_local_tags() -> None:
     assert pins()["megatron-core"] == "0.16.1"
 
 
-@pytest.mark.parametrize("text", [*setting("CORE"), *setting("EXTRAS")["dev"]])
+@pytest.mark.parametrize("text", [*requirements(), *requirements("dev")])
 def test_the_tests_run_within_the_declared_ranges(text: str) -> None:
     requirement = Requirement(text)
     assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
 
 
 def test_every_range_has_a_lower_end() -> None:
-    texts = [*setting("CORE"), *(text for extra in setting("EXTRAS").values() for text in extra)]
+    texts = [*requirements(), *requirements(*PROJECT["optional-dependencies"])]
     assert [text for text in texts if ">=" not in text and not text.startswith("types-")] == []
 
 
-@pytest.mark.parametrize("module", setting("COMMANDS").values())
+@pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])
 def test_every_command_has_its_main(module: str) -> None:
-    body = ast.parse((ROOT / "tools" / f"{module}.py").read_text(encoding="utf-8")).body
+    path = ROOT / "tools" / f"{module.removeprefix('prealign_tools.')}.py"
+    body = ast.parse(path.read_text(encoding="utf-8")).body
     mains = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     assert len(mains) == 1
     assert len(mains[0].args.defaults) == len(mains[0].args.args) == 1, "an entry point calls main without arguments"
@@ -52,4 +57,4 @@ def test_every_command_has_its_main(module: str) -> None:
 
 def test_every_tool_is_a_command() -> None:
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__"}
-    assert set(setting("COMMANDS").values()) == tools
+    assert {tuple(target) for target in COMMANDS.values()} == {(f"prealign_tools.{tool}", "main") for tool in tools}

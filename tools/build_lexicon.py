@@ -29,7 +29,7 @@ from megatron_prealign.errors import ConfigError, DataError, Problems
 from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.lexicon.building import BuildOptions, BuiltLexicon, DictionaryFile, build_lexicon
-from megatron_prealign.lexicon.coverage import count_corpus_words
+from megatron_prealign.lexicon.frequency import count_corpus_words
 from megatron_prealign.lexicon.readers import FORMATS, parse_languages
 from megatron_prealign.lexicon.translation import KEY_VARIABLE, Translator, translate_words
 from megatron_prealign.text.documents import read_documents

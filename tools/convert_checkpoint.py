@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.command_line import path_argument, tool
-from megatron_prealign.config.ranges import RANGES
+from megatron_prealign.config.validation import number_ranges
 from megatron_prealign.errors import DataError
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def _from_megatron_lm(options: argparse.Namespace) -> None:
 
 def _start_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return what both imports take."""
-    is_in_range, described = RANGES["model.make_vocab_size_divisible_by"]
-    if not is_in_range(multiple := options.make_vocab_size_divisible_by):
-        raise DataError(f"--make-vocab-size-divisible-by is {multiple}: it must be {described}")
+    limits = number_ranges()["model.make_vocab_size_divisible_by"]
+    if (multiple := options.make_vocab_size_divisible_by) not in limits:
+        raise DataError(f"--make-vocab-size-divisible-by is {multiple}: it must be {limits}")
     return {
         "growth": _growth(options),
         "make_vocab_size_divisible_by": options.make_vocab_size_divisible_by,

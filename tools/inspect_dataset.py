@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megatron_prealign.bake.inspection import DatasetInspector, Piece, Row
+from megatron_prealign.bake.inspection import DatasetInspector, Piece, Row, statistics_table
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
 from megatron_prealign.dataset.manifest import read_manifest
-from megatron_prealign.dataset.statistics import statistics_table
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.files import atomic_text_file
 from megatron_prealign.lexicon import read_lexicon

@@ -22,11 +22,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from rich.console import Console
 
 from megatron_prealign.bake.bake import bake, submit
-from megatron_prealign.bake.inspection import inspect_document
+from megatron_prealign.bake.inspection import inspect_document, statistics_table
 from megatron_prealign.bake.options import BakeOptions
 from megatron_prealign.bake.verify import verify
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.dataset.statistics import statistics_table
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon import normalize_language, read_lexicon
 from megatron_prealign.text.tokenizer import load_tokenizer

@@ -2,7 +2,7 @@
 
     python tools/train_tokenizer.py --input en=english.jsonl --input de=german.jsonl --vocab-size 32000 --output tok/
 
-Byte-level BPE writes a folder that transformers loads, and that tools/make_english_clone.py can clone;
+Byte-level BPE writes a folder that transformers loads, and that examples/paper/make_english_clone.py can clone;
 SentencePiece writes a `.model` file.
 """
 

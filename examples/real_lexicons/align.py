@@ -19,9 +19,9 @@ from rich.console import Console
 
 from megatron_prealign.errors import ConfigError
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from real_data import RealData
-from steps import (
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.real_lexicons.data import RealData
+from examples.steps import (
     REPOSITORY,
     Runner,
     Step,

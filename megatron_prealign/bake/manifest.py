@@ -1,21 +1,32 @@
-"""What the manifest of a bake says, and whether a dataset is what a bake would give."""
+"""What the manifest of a bake says, whether a dataset is what a bake would give, and how one takes its name."""
 
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from megatron_prealign import __version__
-from megatron_prealign.bake.inputs import Piece
 from megatron_prealign.bake.job import Job, JobSettings
 from megatron_prealign.bake.options import BakeOptions
 from megatron_prealign.dataset.indexed import WrittenFile, optimal_dtype
-from megatron_prealign.dataset.manifest import FORMAT_VERSION, Manifest, check_manifest, read_manifest
+from megatron_prealign.dataset.manifest import (
+    DATA_SUFFIXES,
+    FORMAT_VERSION,
+    Manifest,
+    check_manifest,
+    manifest_path,
+    read_manifest,
+)
 from megatron_prealign.errors import DataError
+from megatron_prealign.files import sync
+from megatron_prealign.text.files import Piece
 from megatron_prealign.text.tokenizer import Tokenizer
 
 
@@ -61,6 +72,29 @@ def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings,
             "--output-prefix or pass --overwrite"
         )
     return manifest
+
+
+@contextmanager
+def staging(prefix: Path) -> Iterator[Path]:
+    """Hand out a prefix in a temporary folder beside the final one, so that a rename stays in one file system."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
+        yield Path(folder, prefix.name)
+
+
+def publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
+    """Give the files their final names; at every moment a manifest that exists describes what lies beside it."""
+    manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
+    sync(manifest_path(staged))
+    manifest_path(prefix).unlink(missing_ok=True)
+    for suffix in DATA_SUFFIXES:
+        if suffix in manifest.content["files"]:
+            os.replace(f"{staged}{suffix}", f"{prefix}{suffix}")
+        else:
+            Path(f"{prefix}{suffix}").unlink(missing_ok=True)
+    sync(prefix.parent)
+    os.replace(manifest_path(staged), manifest_path(prefix))
+    sync(prefix.parent)
 
 
 def _description(tokenizer: Tokenizer, settings: JobSettings) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from megatron_prealign import __version__
-from megatron_prealign.bake.publish import existing_files, publish, staging
+from megatron_prealign.bake.manifest import publish, staging
 from megatron_prealign.bake.verify import verify
 from megatron_prealign.dataset.indexed import IndexedReader, IndexedWriter, WrittenFile
-from megatron_prealign.dataset.manifest import Manifest, read_manifest
+from megatron_prealign.dataset.manifest import Manifest, existing_files, read_manifest
 from megatron_prealign.errors import DataError
 
 # What has to be the same for token ids, labels and ends of documents to mean the same.

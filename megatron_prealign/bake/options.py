@@ -8,10 +8,11 @@ from typing import Literal
 
 from megatron_prealign.bake.job import OnError, may_overwrite
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions
-from megatron_prealign.dataset.manifest import DATA_SUFFIXES, manifest_path
+from megatron_prealign.dataset.manifest import existing_files, manifest_path
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import can_be_made
 from megatron_prealign.text.languages import language_problems
+from megatron_prealign.text.tokenizer import Tokenizer
 
 BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]
@@ -136,6 +137,22 @@ def option_problems(options: BakeOptions) -> list[str]:
     return [*problems, *_executor_problems(options), *_output_problems(options)]
 
 
+def special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
+    """Return which tokens are wanted around documents that the tokenizer does not have."""
+    problems = []
+    if options.append_eod and tokenizer.eod_id is None:
+        problems.append(
+            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name it as eos_token in a "
+            "tokenizer_config.json beside it, or leave out --append-eod"
+        )
+    if options.bos == "always" and tokenizer.bos_id is None:
+        problems.append(
+            f"{tokenizer.path}: the tokenizer has no begin-of-document token; name it as bos_token in a "
+            "tokenizer_config.json beside it, or leave out --bos always"
+        )
+    return problems
+
+
 def _executor_problems(options: BakeOptions) -> list[str]:
     needs = {"local": (), "slurm": ("datatrove",), "ray": ("datatrove", "ray")}[options.executor]
     missing = [name for name in needs if find_spec(name) is None]
@@ -150,11 +167,6 @@ def _executor_problems(options: BakeOptions) -> list[str]:
     return problems
 
 
-def final_paths(prefix: Path) -> list[Path]:
-    """Return all files that a dataset can have."""
-    return [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
-
-
 def may_have_ended(options: BakeOptions) -> bool:
     """Tell whether --resume finds a dataset but no work folder: the bake may be complete already."""
     return options.resume and not options.work_folder.exists() and manifest_path(options.dataset_prefix).exists()
@@ -163,7 +175,7 @@ def may_have_ended(options: BakeOptions) -> bool:
 def _output_problems(options: BakeOptions) -> list[str]:
     problems = []
     prefix = options.dataset_prefix
-    existing = [path for path in final_paths(prefix) if path.exists()]
+    existing = existing_files(prefix)
     is_own = options.resume and may_overwrite(options.work_folder)
     if existing and not options.overwrite and not is_own and not may_have_ended(options):
         names = ", ".join(map(str, existing))

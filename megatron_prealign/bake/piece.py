@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_prealign.bake.documents import TextBatch, locate
-from megatron_prealign.bake.encode_piece import PieceEncoder, read_ahead
-from megatron_prealign.bake.encoding import EncodedDocuments
+from megatron_prealign.bake.encoding import EncodedDocuments, PieceEncoder, read_ahead
 from megatron_prealign.bake.job import Job
 from megatron_prealign.codeswitch.codeswitch import SwitchCounts, Switched, codeswitch
 from megatron_prealign.codeswitch.draws import document_keys, mix
@@ -19,6 +17,7 @@ from megatron_prealign.codeswitch.word_forms import WordEncoder
 from megatron_prealign.dataset.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.errors import NUM_SHOWN, DataError, Problems
 from megatron_prealign.files import atomic_file, atomic_text_file
+from megatron_prealign.text.documents import TextBatch, locate
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 

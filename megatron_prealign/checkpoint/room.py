@@ -7,7 +7,7 @@ from rich.filesize import decimal
 
 from megatron_prealign.checkpoint.folder import CHECKPOINTS, all_checkpoints
 from megatron_prealign.config import Config
-from megatron_prealign.config.parameters import count_parameters
+from megatron_prealign.config.counts import count_parameters
 
 # Two moments and, where the weights themselves are not fp32 or the optimizer holds its own, main weights; all fp32.
 _MOMENT_BYTES = 8

@@ -8,17 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.phrases import Phrases
-from megatron_prealign.codeswitch.switch_table import SwitchTable, WeightedChoice
-from megatron_prealign.codeswitch.target_forms import TargetForms, TargetWords
+from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable, WeightedChoice
 from megatron_prealign.codeswitch.token_classes import Token, classify_vocabulary, is_letters
-from megatron_prealign.codeswitch.word_forms import NUM_CASES, WordEncoder, has_dotted_i, in_case
+from megatron_prealign.codeswitch.word_forms import (
+    NUM_CASES,
+    TargetForms,
+    TargetWords,
+    WordEncoder,
+    has_dotted_i,
+    in_case,
+)
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
-from megatron_prealign.text.collector import paused_collector
 from megatron_prealign.text.encoders import Encoder
 from megatron_prealign.text.languages import script_fits
-from megatron_prealign.text.ragged import Ragged, same_spans
+from megatron_prealign.text.ragged import Ragged, paused_collector, same_spans
 from megatron_prealign.text.tokenizer import Tokenizer
 
 # Longer entries of a dictionary are explanations.
@@ -90,7 +94,7 @@ def compile_lexicon(
     entry_numbers = np.array(numbers, dtype=np.int32)[usable]
     keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
-    words = TargetWords.of([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
+    words = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
     return SwitchTable(
         vocabulary=vocabulary,
         is_spaced=is_spaced,
@@ -207,7 +211,7 @@ def _source_keys(
 
 def _phrases(keys: Ragged, vocabulary: NDArray[np.uint16], is_spaced: bool) -> Phrases:
     """Return what is known of source forms of several words, or of several tokens where words are not spaced."""
-    rows = np.repeat(np.arange(len(keys.lengths)), keys.lengths)
+    rows = np.repeat(np.arange(len(keys)), keys.lengths)
     is_first = np.zeros(len(rows), dtype=bool)
     is_first[keys.offsets[:-1]] = True
     begins = ~is_first

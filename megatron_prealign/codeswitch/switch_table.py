@@ -14,11 +14,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.phrases import Phrases
-from megatron_prealign.codeswitch.target_forms import TargetForms, TargetWords
-from megatron_prealign.codeswitch.word_forms import WordEncoder
+from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
+
+_MULTIPLIERS = (np.uint32(0x9E3779B1), np.uint32(0x85EBCA77))
+_PLACES_PER_PAIR = 16
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,40 @@ class WeightedChoice:
         items = np.searchsorted(self.cumulative, groups + uniform, side="right")
         # A draw next to 1 may round up to the next group.
         return np.minimum(items, self.offsets[groups + 1] - 1)
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """Source forms of several atoms: where none can begin, by a Bloom filter over the first tokens of two atoms."""
+
+    sizes: NDArray[np.int64]
+    """The numbers of atoms that there are, from 2 on, rising."""
+    places: NDArray[np.bool_]
+    """Whether some phrase begins with a pair of tokens that falls here: [a power of two]."""
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.int64], firsts: NDArray[Any], seconds: NDArray[Any]) -> Self:
+        """Take the phrases.
+
+        Args:
+            sizes: int64 [P], atoms of each, at least 2.
+            firsts: int [P], first token of the first atom.
+            seconds: int [P], first token of the second atom.
+        """
+        places = np.zeros(1 << (_PLACES_PER_PAIR * len(sizes)).bit_length(), dtype=bool)
+        phrases = cls(np.unique(sizes).astype(np.int64), places)
+        places[phrases._places_of(firsts, seconds)] = True
+        return phrases
+
+    def may_begin(self, firsts: NDArray[Any], seconds: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell where a phrase may begin, by the first tokens of two atoms: bool [N]; False is sure."""
+        found: NDArray[np.bool_] = self.places[self._places_of(firsts, seconds)]
+        return found
+
+    def _places_of(self, firsts: NDArray[Any], seconds: NDArray[Any]) -> NDArray[np.uint32]:
+        mixed = firsts.astype(np.uint32) * _MULTIPLIERS[0] ^ seconds.astype(np.uint32) * _MULTIPLIERS[1]
+        # The high bits are the well-mixed ones of a product.
+        return mixed >> np.uint32(33 - len(self.places).bit_length())
 
 
 @dataclass(frozen=True)
@@ -94,7 +129,7 @@ class SwitchTable:
         for item in fields(self):
             value = getattr(self, item.name)
             value = value.words if isinstance(value, TargetForms) else value
-            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | TargetWords | Phrases) else {"": value}
+            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | Phrases) else {"": value}
             for part, array in parts.items():
                 if isinstance(array, np.ndarray):
                     np.save(folder / f"{item.name}.{part}.npy", array, allow_pickle=False)

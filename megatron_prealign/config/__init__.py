@@ -1,19 +1,14 @@
 """Configuration: one frozen dataclass a section, loaded from YAML and the command line."""
 
 from megatron_prealign.config.alignment import AlignmentConfig
-from megatron_prealign.config.checkpoint import CheckpointConfig
+from megatron_prealign.config.counts import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry, find_prefixes
 from megatron_prealign.config.loading import LoadedConfig, config_from_dict, dump_config, load_config, load_resolved
-from megatron_prealign.config.logging import LoggingConfig
 from megatron_prealign.config.model import ModelConfig
-from megatron_prealign.config.optimizer import OptimizerConfig
-from megatron_prealign.config.parallel import ParallelConfig
-from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS, Preset
-from megatron_prealign.config.root import Config
-from megatron_prealign.config.schedule import ScheduleConfig
+from megatron_prealign.config.root import CheckpointConfig, Config, LoggingConfig, ParallelConfig
 from megatron_prealign.config.summary import describe, describe_changes, differences
-from megatron_prealign.config.training import TrainingConfig
+from megatron_prealign.config.training import OptimizerConfig, ScheduleConfig, TrainingConfig
 from megatron_prealign.config.validation import find_problems
 
 __all__ = [

@@ -1,7 +1,9 @@
 """The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from megatron_prealign.config.constraints import AT_LEAST_0, AT_LEAST_1, LOSS_WEIGHT, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,48 +22,48 @@ class AlignmentConfig:
     held_out_lexicon_paths: tuple[str, ...] = ()
     """Lexicon files of words never trained on, whose retrieval is measured at validations."""
 
-    alignment_weight: float = 1.0
+    alignment_weight: Annotated[float, LOSS_WEIGHT] = 1.0
     """Weight of the alignment loss."""
 
-    lm_weight: float = 1.0
+    lm_weight: Annotated[float, LOSS_WEIGHT] = 1.0
     """Weight of the language-modelling loss beside it."""
 
-    temperature: float = 0.1
+    temperature: Annotated[float, Range(0.001, 1000)] = 0.1
     """Temperature of the contrastive loss (PreAlign sec. 3)."""
 
     taps: str = "all"
     """Points of the model that are aligned: all, embeddings, middle (third of the layers), or names with or without
     a weight, like embedding,layer_3:0.5,output_embedding."""
 
-    word_batch_size: int = 128
+    word_batch_size: Annotated[int, Range(2, note=" (a lone entry has no negatives)")] = 128
     """Lexicon entries in one word microbatch over all data-parallel ranks; an entry is a word and its translations."""
 
-    num_word_microbatches: int = 1
+    num_word_microbatches: Annotated[int, Range(1, 1 << 20)] = 1
     """Word microbatches an optimizer step; negatives are those of one microbatch."""
 
-    max_word_tokens: int = 16
+    max_word_tokens: Annotated[int, AT_LEAST_1] = 16
     """Longest word in subwords; longer ones are truncated and counted."""
 
-    num_hard_negatives: int = 0
+    num_hard_negatives: Annotated[int, AT_LEAST_0] = 0
     """Source words added for each entry that are spelt most like its own, as further negatives."""
 
-    word_row_length: int = 64
+    word_row_length: Annotated[int, AT_LEAST_1] = 64
     """Positions of a row into which words are packed one behind the other; at least max_word_tokens."""
 
-    similarity_memory_mib: int = 512
+    similarity_memory_mib: Annotated[int, AT_LEAST_1] = 512
     """MiB for the similarities held at once; larger batches are computed in chunks of rows."""
 
-    eval_word_pairs: int = 1000
+    eval_word_pairs: Annotated[int, AT_LEAST_0] = 1000
     """Word pairs a language whose retrieval is measured at each validation; 0 = never."""
 
-    patience: int = 0
+    patience: Annotated[int, AT_LEAST_0] = 0
     """Validations without a better held-out retrieval after which stage 1 ends; 0 = never."""
 
-    maintain_interval: int = 0
+    maintain_interval: Annotated[int, AT_LEAST_0] = 0
     """Steps of stage 2 from one alignment loss to the next, beginning with the first step; 0 = none. Words, taps and
     temperature are those of the fields above."""
 
-    maintain_weight: float = 0.5
+    maintain_weight: Annotated[float, LOSS_WEIGHT] = 0.5
     """Weight of the alignment loss in those steps, at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"

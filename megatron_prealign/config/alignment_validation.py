@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from megatron_prealign.config.problem import Problem
+from megatron_prealign.config.constraints import Problem
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import ConfigError

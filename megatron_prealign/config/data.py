@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import glob
-from typing import Literal
+from typing import Annotated, Literal
+
+from megatron_prealign.config.constraints import ABOVE_0, AT_LEAST_1, SEED, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,11 @@ class DataConfig:
     blend: tuple[BlendEntry, ...] = ()
     """Baked datasets with their shares and languages."""
 
-    temperature: float | None = None
+    temperature: Annotated[float, Range(0.1, 1000)] | None = None
     """Weights are multiplied by size^(1/temperature): 1 = by size, 3.3 favours small datasets, 100 treats them nearly
     alike; none = by weight alone."""
 
-    max_epochs: float | None = None
+    max_epochs: Annotated[float, ABOVE_0] | None = None
     """Times that any dataset may be read at most, what is over going to the others (UniMax); none = no limit."""
 
     valid_blend: tuple[ValidEntry, ...] = ()
@@ -67,7 +69,7 @@ class DataConfig:
     split: str = "969,30,1"
     """Shares of documents for train, valid and test; any unit, normalised."""
 
-    seq_length: int = 256
+    seq_length: Annotated[int, AT_LEAST_1] = 256
     """Tokens a sample (inputs; the label stream is one longer)."""
 
     label_mode: Literal["input-only", "vanilla", "no-predict"] = "input-only"
@@ -88,7 +90,7 @@ class DataConfig:
     codeswitch_ratios: tuple[float, ...] = (0.05,)
     """Probability of a covered word to be switched, in [0, 1], for epoch 0, 1, ...; the last one stays."""
 
-    codeswitch_seed: int = 1
+    codeswitch_seed: Annotated[int, SEED] = 1
     """Seed of the online draws; with a bake's seed and ratio, epoch 0 is that bake."""
 
     eod_mask_loss: bool = False
@@ -100,7 +102,7 @@ class DataConfig:
     reset_position_ids: bool = False
     """Count positions from 0 in each document; the rotary embeddings know distances alone, so nothing else changes."""
 
-    num_workers: int = 0
+    num_workers: Annotated[int, Range(0, 1024)] = 0
     """Processes a rank that read ahead; 0 = a thread of the rank."""
 
     cache_path: str | None = None

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
+from megatron_prealign.config.constraints import Problem
 from megatron_prealign.config.data import BlendEntry, ValidEntry, find_prefixes
-from megatron_prealign.config.problem import Problem
 from megatron_prealign.config.root import Config
 
 
@@ -13,12 +13,12 @@ def check_data(config: Config) -> Iterator[Problem]:
     data = config.data
     hint = "train one with prealign-train-tokenizer, or name a Hugging Face folder or a SentencePiece .model"
     if not data.tokenizer_path:
-        yield Problem(f"--data.tokenizer_path is not given: {hint}", ("data.tokenizer_path",))
+        yield Problem(f"--data.tokenizer_path is not given: {hint}")
     elif not os.path.exists(data.tokenizer_path):
-        yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}", ("data.tokenizer_path",))
+        yield Problem(f"--data.tokenizer_path {data.tokenizer_path}: no such file: {hint}")
     if not data.blend:
         example = "'[{prefix: data/en_text_document, language: en}]'"
-        yield Problem(f"--data.blend names no dataset: give at least one, like {example}", ("data.blend",))
+        yield Problem(f"--data.blend names no dataset: give at least one, like {example}")
     for index, entry in enumerate(data.blend):
         yield from _files(f"data.blend[{index}]", entry)
         yield from _share(f"data.blend[{index}]", entry)
@@ -32,18 +32,16 @@ def check_data(config: Config) -> Iterator[Problem]:
 
 def _files(name: str, entry: ValidEntry) -> Iterator[Problem]:
     """Check that an entry's datasets are there."""
-    field = name.partition("[")[0]
     prefixes = find_prefixes(entry.prefix)
     if not prefixes:
         shown = entry.prefix if isinstance(entry.prefix, str) else list(entry.prefix)
-        yield Problem(f"--{name}: no dataset matches {shown}: check the path, which ends before .idx", (field,))
+        yield Problem(f"--{name}: no dataset matches {shown}: check the path, which ends before .idx")
     for prefix in prefixes:
         missing = [suffix for suffix in (".bin", ".idx", ".json") if not os.path.isfile(prefix + suffix)]
         if missing:
             yield Problem(
                 f"--{name}: {prefix} lacks {', '.join(missing)}: bake it with prealign-preprocess; "
-                "a prefix is the path without .bin",
-                (field,),
+                "a prefix is the path without .bin"
             )
 
 
@@ -53,30 +51,23 @@ def _share(name: str, entry: BlendEntry) -> Iterator[Problem]:
     for key, value, low, high in (*limits, ("max_epochs", entry.max_epochs, 1e-9, 1e9)):
         if value is not None and not low <= value <= high:
             rule = "above 0" if value <= 0 else f"in [{low:g}, {high:g}]"
-            yield Problem(f"--{name}.{key} must be {rule}, got {value}: leave the dataset out instead", ("data.blend",))
+            yield Problem(f"--{name}.{key} must be {rule}, got {value}: leave the dataset out instead")
 
 
 def _online(config: Config) -> Iterator[Problem]:
     """Check what online code-switching needs."""
     data = config.data
     if not data.codeswitch_lexicon_paths:
-        yield Problem(
-            "--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon",
-            ("data.codeswitch", "data.codeswitch_lexicon_paths"),
-        )
+        yield Problem("--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon")
     for path in data.codeswitch_lexicon_paths:
         if not os.path.isfile(path):
-            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file", ("data.codeswitch_lexicon_paths",))
+            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file")
     ratios = data.codeswitch_ratios
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
-        yield Problem(
-            f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]",
-            ("data.codeswitch_ratios",),
-        )
+        yield Problem(f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]")
     if data.blend and all(entry.language != data.codeswitch_language for entry in data.blend):
         yield Problem(
-            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language",
-            ("data.codeswitch_language", "data.blend"),
+            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language"
         )
 
 
@@ -89,14 +80,12 @@ def _split(config: Config) -> Iterator[Problem]:
         shares = []
     if len(shares) != 3 or not all(share == 0 or 1e-9 <= share <= 1e9 for share in shares) or shares[0] == 0:
         yield Problem(
-            f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test",
-            ("data.split",),
+            f"--data.split {split!r} must be three shares, the first above 0, like 969,30,1 for train, valid, test"
         )
     elif shares[1] == 0 and config.training.eval_interval > 0 and not config.data.valid_blend:
         yield Problem(
             f"--data.split {split!r} leaves nothing to validate on: raise its second share, name --data.valid_blend or "
-            "set --training.eval_interval 0",
-            ("data.split", "data.valid_blend", "training.eval_interval"),
+            "set --training.eval_interval 0"
         )
 
 
@@ -107,12 +96,10 @@ def _documents(config: Config) -> Iterator[Problem]:
     if config.data.reset_attention_mask and size > 1:
         yield Problem(
             f"--{mask} with --{context} {size}: a rank holds pieces of a sequence, and documents are kept apart in "
-            "whole sequences only; turn one of them off",
-            (mask, context),
+            "whole sequences only; turn one of them off"
         )
     if config.data.reset_position_ids and not config.data.reset_attention_mask:
         yield Problem(
             f"--{positions} without --{mask}: rotary embeddings know distances alone, so nothing would change; turn "
-            "that on too, or leave this out",
-            (positions, mask),
+            "that on too, or leave this out"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from megatron_prealign.config.alignment_validation import reads_words
-from megatron_prealign.config.problem import Problem
+from megatron_prealign.config.constraints import Problem
 from megatron_prealign.config.root import Config
 
 
@@ -30,8 +30,7 @@ def check_rampup_batches(config: Config, data_parallel_size: int) -> Iterator[Pr
         yield Problem(
             f"--training.rampup_batch_size starts at {start} and grows by {increment}, which must be multiples of "
             f"{unit} = --training.micro_batch_size {training.micro_batch_size} x {data_parallel_size} data-parallel "
-            f"ranks{rounds}: change them",
-            ("training.rampup_batch_size", "training.micro_batch_size"),
+            f"ranks{rounds}: change them"
         )
 
 
@@ -45,14 +44,13 @@ def _context_parallel(config: Config) -> Iterator[Problem]:
     if pieces > 0 and config.data.seq_length % pieces:
         yield Problem(
             f"--data.seq_length {config.data.seq_length} is not divisible by {pieces}, the pieces that --{name} {size} "
-            "cuts a sequence into (two a rank, and tensor ranks under sequence parallelism): change one",
-            ("data.seq_length", name),
+            "cuts a sequence into (two a rank, and tensor ranks under sequence parallelism): change one"
         )
     if reads_words(config):
         yield Problem(
             f"--{name} {size} splits sequences, and words are too short to be split: train and measure the alignment "
             "with 1 (checkpoints load at any layout), or leave out --alignment.maintain_interval and the lexicons",
-            (name, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
+            ("training.stage", "alignment.lexicon_paths"),
         )
 
 
@@ -62,27 +60,22 @@ def _overlap(config: Config) -> Iterator[Problem]:
     if parallel.overlap_grad_reduce and config.training.stage == "align_init" and config.alignment.lm_weight == 0:
         yield Problem(
             f"--{grads} waits for a gradient of every parameter, which --alignment.lm_weight 0 does not give: leave it "
-            "out",
-            (grads, "alignment.lm_weight"),
+            "out"
         )
     if parallel.ddp_bucket_size is not None and parallel.overlap_grad_reduce is False:
         yield Problem(
-            f"--parallel.ddp_bucket_size cuts gradients for --{grads}, which is off: leave it out, or turn that on",
-            ("parallel.ddp_bucket_size", grads),
+            f"--parallel.ddp_bucket_size cuts gradients for --{grads}, which is off: leave it out, or turn that on"
         )
     if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
-        yield Problem(
-            f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out",
-            (params, "parallel.use_distributed_optimizer"),
-        )
+        yield Problem(f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out")
     if parallel.overlap_param_gather and reads_words(config):
         yield Problem(
             f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the "
             "output layer, too: leave it out where words are read",
-            (params, "training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
+            ("training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
         )
     if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:
-        yield Problem(f"--{params} needs --{grads}: turn both on or off", (params, grads))
+        yield Problem(f"--{params} needs --{grads}: turn both on or off")
 
 
 def _fp8(config: Config) -> Iterator[Problem]:
@@ -93,14 +86,12 @@ def _fp8(config: Config) -> Iterator[Problem]:
         if value in ("cpu", "local"):
             yield Problem(
                 f"--training.fp8 {training.fp8} needs Transformer Engine layers on a GPU, but --{name} is {value}: set "
-                "fp8 to none, or this to auto",
-                ("training.fp8", name),
+                "fp8 to none, or this to auto"
             )
     if training.precision != "bf16":
         yield Problem(
             f"--training.fp8 {training.fp8} computes beside bf16, but --training.precision is {training.precision}: "
-            "set precision to bf16, or fp8 to none",
-            ("training.fp8", "training.precision"),
+            "set precision to bf16, or fp8 to none"
         )
     tensor = config.parallel.tensor_model_parallel_size
     for name, width in (("hidden_size", model.hidden_size), ("ffn_hidden_size", model.ffn_hidden_size)):
@@ -108,7 +99,7 @@ def _fp8(config: Config) -> Iterator[Problem]:
             yield Problem(
                 f"--training.fp8 {training.fp8} needs --model.{name} to be a multiple of 16 on each of {tensor} tensor "
                 f"ranks, got {width}: change it, or set fp8 to none",
-                ("training.fp8", f"model.{name}", "parallel.tensor_model_parallel_size"),
+                ("parallel.tensor_model_parallel_size",),
             )
 
 
@@ -117,15 +108,14 @@ def _recompute(config: Config) -> Iterator[Problem]:
     parallel, kind = config.parallel, config.training.recompute
     if count > 1 and kind != "full":
         yield Problem(
-            f"--{name} {count} goes with --training.recompute full, but that is {kind}: set it to full, or this to 1",
-            (name, "training.recompute"),
+            f"--{name} {count} goes with --training.recompute full, but that is {kind}: set it to full, or this to 1"
         )
     chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
     num_layers = config.model.num_layers // max(chunks, 1)
     if count > 1 and num_layers % count:
         yield Problem(
             f"--{name} {count} does not divide the {num_layers} layers of a pipeline chunk: take a divisor",
-            (name, "model.num_layers", "parallel.pipeline_model_parallel_size"),
+            ("model.num_layers", "parallel.pipeline_model_parallel_size"),
         )
 
 
@@ -141,12 +131,10 @@ def _rampup(config: Config) -> Iterator[Problem]:
     if min(start, increment) < 1 or samples < 0:
         yield Problem(
             f"--{name} {start} {increment} {samples} must be first size, increment (both at least 1) and samples (at "
-            "least 0)",
-            (name,),
+            "least 0)"
         )
     elif start > full or (full - start) % increment:
         yield Problem(
             f"--{name} does not lead from {start} to --training.global_batch_size {full} in steps of {increment}: "
-            "change one of them",
-            (name, "training.global_batch_size"),
+            "change one of them"
         )

@@ -1,9 +1,74 @@
-"""The model section: architecture, sizes, numerics of the network."""
+"""The model section: architecture, sizes, numerics of the network; and what sets the architectures apart."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
-from megatron_prealign.config.architectures import ARCHITECTURE_TRAITS, ArchitectureName, ArchitectureTraits
+from megatron_prealign.config.constraints import ABOVE_0, AT_LEAST_1, BELOW_1, Range
+
+ArchitectureName = Literal["llama", "qwen2", "qwen3", "gpt_neox"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureTraits:
+    """Choices that an architecture makes once for all its sizes."""
+
+    title: str
+    """What it is called in text."""
+
+    normalization: Literal["RMSNorm", "LayerNorm"]
+    """RMSNorm has a weight, LayerNorm a bias beside it."""
+
+    has_gated_mlp: bool
+    """SwiGLU, or else GELU in its tanh form."""
+
+    has_linear_bias: bool
+    """Every linear layer of a transformer layer has a bias."""
+
+    has_qkv_bias: bool
+    """The query, key and value projections have a bias."""
+
+    has_qk_norm: bool
+    """Queries and keys are normalised head by head."""
+
+    shares_keys: bool
+    """Query heads may share keys and values (grouped-query attention)."""
+
+    sets_head_size: bool
+    """The size of a head need not be hidden_size / num_attention_heads."""
+
+    rotates_part: bool
+    """Rotary position embeddings may turn a part of each head only."""
+
+
+_LLAMA = ArchitectureTraits(
+    title="Llama",
+    normalization="RMSNorm",
+    has_gated_mlp=True,
+    has_linear_bias=False,
+    has_qkv_bias=False,
+    has_qk_norm=False,
+    shares_keys=True,
+    sets_head_size=True,
+    rotates_part=False,
+)
+ARCHITECTURE_TRAITS: Mapping[str, ArchitectureTraits] = {
+    "llama": _LLAMA,
+    "qwen2": replace(_LLAMA, title="Qwen2", has_qkv_bias=True, sets_head_size=False),
+    "qwen3": replace(_LLAMA, title="Qwen3", has_qk_norm=True),
+    "gpt_neox": ArchitectureTraits(
+        title="GPT-NeoX",
+        normalization="LayerNorm",
+        has_gated_mlp=False,
+        has_linear_bias=True,
+        has_qkv_bias=True,
+        has_qk_norm=False,
+        shares_keys=False,
+        sets_head_size=False,
+        rotates_part=True,
+    ),
+}
+"""By the names that model.architecture takes; those of Hugging Face's `model_type`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,52 +83,52 @@ class ModelConfig:
     """llama: RMSNorm, SwiGLU, no biases; qwen2: llama with biases on queries, keys and values; qwen3: llama with norms
     on queries and keys; gpt_neox: LayerNorm, GELU (tanh), biases, sequential residual."""
 
-    num_layers: int = 4
+    num_layers: Annotated[int, AT_LEAST_1] = 4
     """Transformer layers."""
 
-    hidden_size: int = 128
+    hidden_size: Annotated[int, AT_LEAST_1] = 128
     """Width of the hidden states."""
 
-    num_attention_heads: int = 4
+    num_attention_heads: Annotated[int, AT_LEAST_1] = 4
     """Attention heads; hidden_size must be divisible by it, unless kv_channels is given."""
 
-    num_query_groups: int | None = None
+    num_query_groups: Annotated[int, AT_LEAST_1] | None = None
     """Key/value heads (grouped-query attention); none = num_attention_heads."""
 
-    kv_channels: int | None = None
+    kv_channels: Annotated[int, AT_LEAST_1] | None = None
     """Size of one attention head; none = hidden_size / num_attention_heads."""
 
-    ffn_hidden_size: int = 512
+    ffn_hidden_size: Annotated[int, AT_LEAST_1] = 512
     """Width inside the MLP."""
 
-    max_position_embeddings: int = 1024
+    max_position_embeddings: Annotated[int, AT_LEAST_1] = 1024
     """Longest sequence the model is declared for, in tokens."""
 
-    vocab_size: int | None = None
+    vocab_size: Annotated[int, AT_LEAST_1] | None = None
     """Vocabulary size in tokens; none = the tokenizer's."""
 
-    make_vocab_size_divisible_by: int = 128
+    make_vocab_size_divisible_by: Annotated[int, Range(1, 1 << 20)] = 128
     """Embedding rows are padded to a multiple of this; the same for every parallel layout."""
 
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weight instead of the input embedding's."""
 
-    rotary_base: float = 10000.0
+    rotary_base: Annotated[float, ABOVE_0] = 10000.0
     """Base of the rotary position embedding (rope theta)."""
 
-    rotary_percent: float = 1.0
+    rotary_percent: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of each head's dimensions that is rotated, in (0, 1]."""
 
-    norm_epsilon: float = 1e-5
+    norm_epsilon: Annotated[float, ABOVE_0] = 1e-5
     """Epsilon inside the norms."""
 
-    init_method_std: float = 0.02
+    init_method_std: Annotated[float, ABOVE_0] = 0.02
     """Standard deviation of initial weights; residual outputs use it over sqrt(2 * num_layers)."""
 
-    hidden_dropout: float = 0.0
+    hidden_dropout: Annotated[float, BELOW_1] = 0.0
     """Dropout probability on embedding and residual branches, in [0, 1)."""
 
-    attention_dropout: float = 0.0
+    attention_dropout: Annotated[float, BELOW_1] = 0.0
     """Dropout probability on attention weights, in [0, 1)."""
 
     transformer_impl: Literal["auto", "transformer_engine", "local"] = "auto"

@@ -1,6 +1,6 @@
 """Where configuration values come from: YAML files and the command line, each value with its place."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -55,8 +55,7 @@ class CommandLine:
 def split_command_line(argv: Sequence[str]) -> CommandLine:
     """Take a command line apart; tokens belong to the option before them."""
     line = CommandLine()
-    for option, inline_value, tokens in _options(argv, line.problems):
-        values = tokens if inline_value is None else [inline_value, *tokens]
+    for option, values in _options(argv, line.problems):
         # Both spellings: Megatron writes --num-layers, YAML and Python num_layers.
         name = option.removeprefix("--").replace("-", "_")
         if option in ("-h", "--help"):
@@ -74,21 +73,18 @@ def split_command_line(argv: Sequence[str]) -> CommandLine:
     return line
 
 
-def _options(argv: Sequence[str], problems: list[str]) -> Iterator[tuple[str, str | None, list[str]]]:
-    """Yield (option, value after "=", following tokens); report tokens before the first option."""
-    position = 0
-    while position < len(argv):
-        token = argv[position]
-        position += 1
-        if not token.startswith("--") and token != "-h":
+def _options(argv: Sequence[str], problems: list[str]) -> list[tuple[str, list[str]]]:
+    """Return each option with its values; report tokens before the first option."""
+    found: list[tuple[str, list[str]]] = []
+    for token in argv:
+        if token.startswith("--") or token == "-h":
+            option, equals, value = token.partition("=")
+            found.append((option, [value] if equals else []))
+        elif found:
+            found[-1][1].append(token)
+        else:
             problems.append(f"command line: {token!r} belongs to no option; write --config FILE or --section.field X")
-            continue
-        option, equals, inline_value = token.partition("=")
-        tokens = []
-        while position < len(argv) and not argv[position].startswith("--") and argv[position] != "-h":
-            tokens.append(argv[position])
-            position += 1
-        yield option, inline_value if equals else None, tokens
+    return found
 
 
 def read_yaml(path: str | Path) -> Source:
@@ -111,7 +107,7 @@ def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
 
     def read(loader: yaml.SafeLoader, root: yaml.Node) -> None:
         nodes = root.value if isinstance(root, yaml.SequenceNode) else [root]
-        problems.extend(_repeated_keys(str(path), root, set()))
+        problems.extend(_repeated_keys(str(path), root))
         for node in nodes:
             place = f"{path}:{_line(node)}"
             if node is root or not isinstance(node, yaml.MappingNode):
@@ -130,7 +126,7 @@ def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
 def repeated_keys(path: str | Path) -> list[str]:
     """Return the keys that a YAML file gives twice in one mapping, with their lines; or why it can't be read."""
     problems: list[str] = []
-    problem = _read_root(path, lambda loader, root: problems.extend(_repeated_keys(str(path), root, set())))
+    problem = _read_root(path, lambda loader, root: problems.extend(_repeated_keys(str(path), root)))
     return [problem] if problem else problems
 
 
@@ -144,22 +140,15 @@ def _read_root(path: str | Path, read: Callable[[yaml.SafeLoader, yaml.Node], No
                 read(loader, root)
         finally:
             loader.dispose()
-    except RecursionError:
-        return f"{path}: nested too deeply; a configuration is a mapping of sections"
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        return _reading_problem(path, error)
-    return None
-
-
-def _reading_problem(path: str | Path, error: Exception) -> str:
-    """Word why a file can't be read at all."""
-    if isinstance(error, FileNotFoundError):
+    except FileNotFoundError:
         return f"{path}: no such file; check the path"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"{path}:{error.problem_mark.line + 1}: not valid YAML: {error.problem or error.context}"
-    if isinstance(error, yaml.YAMLError):
+    except (OSError, ValueError) as error:
+        return f"{path}: can't be read: {error}"
+    except yaml.YAMLError as error:
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            return f"{path}:{error.problem_mark.line + 1}: not valid YAML: {error.problem or error.context}"
         return f"{path}: not valid YAML: {error}"
-    return f"{path}: can't be read: {error}"
+    return None
 
 
 def _read_sections(path: str, loader: yaml.SafeLoader, root: yaml.Node, source: Source) -> None:
@@ -167,7 +156,7 @@ def _read_sections(path: str, loader: yaml.SafeLoader, root: yaml.Node, source: 
     if not isinstance(root, yaml.MappingNode):
         source.problems.append(f"{path}:{_line(root)}: a configuration is a mapping of sections, like `model: ...`")
         return
-    source.problems.extend(_repeated_keys(path, root, set()))
+    source.problems.extend(_repeated_keys(path, root))
     for section, section_node in _items(loader, root):
         if isinstance(section_node, yaml.ScalarNode) and section_node.tag == "tag:yaml.org,2002:null":
             continue  # a section whose lines are all commented out
@@ -221,23 +210,24 @@ def _child(node: yaml.Node, step: int | str) -> yaml.Node | None:
     return None
 
 
-def _repeated_keys(path: str, node: yaml.Node, visited: set[int]) -> Iterator[str]:
+def _repeated_keys(path: str, root: yaml.Node) -> Iterator[str]:
     """Name keys written twice in one mapping: YAML would silently keep the last."""
-    if id(node) in visited:  # an alias points at its anchor's node
-        return
-    visited.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            yield from _repeated_keys(path, child, visited)
-    elif isinstance(node, yaml.MappingNode):
-        lines: dict[Hashable, int] = {}
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+    nodes, visited = [root], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in visited or isinstance(node, yaml.ScalarNode):  # an alias points at its anchor's node
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += reversed(node.value)
+            continue
+        nodes += [value for _, value in reversed(node.value)]
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in lines:
                 first = lines[key.value]
                 yield f"{path}:{_line(key)}: {key.value} is given twice (first on line {first}); keep one of them"
-            elif isinstance(key, yaml.ScalarNode):
-                lines[key.value] = _line(key)
-            yield from _repeated_keys(path, value, visited)
+            lines.setdefault(key.value, _line(key))
 
 
 def _line(node: yaml.Node) -> int:

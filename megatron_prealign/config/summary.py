@@ -3,10 +3,10 @@
 import dataclasses
 
 from megatron_prealign.config.alignment_validation import has_alignment_loss
-from megatron_prealign.config.parameters import count_non_embedding_parameters, count_parameters
+from megatron_prealign.config.counts import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS
-from megatron_prealign.config.rampup import count_samples
 from megatron_prealign.config.root import Config
+from megatron_prealign.config.training import count_samples
 from megatron_prealign.config.validation import model_parallel_size
 
 

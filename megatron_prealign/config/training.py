@@ -1,7 +1,9 @@
-"""The training section: the stage, batch sizes, precision, validation."""
+"""The sections of how weights change: training, guards, optimizer and schedule; and the batch size of each step."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from megatron_prealign.config.constraints import ABOVE_0, AT_LEAST_0, AT_LEAST_1, BELOW_1, SEED, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,20 +16,20 @@ class TrainingConfig:
     run_path: str = ""
     """Folder of the run: config.yaml, metrics.jsonl, tensorboard/, checkpoints/."""
 
-    train_steps: int = 1000
+    train_steps: Annotated[int, Range(1, 10**12)] = 1000
     """Optimizer steps."""
 
-    micro_batch_size: int = 8
+    micro_batch_size: Annotated[int, AT_LEAST_1] = 8
     """Sequences a forward pass on one data-parallel rank."""
 
-    global_batch_size: int = 8
+    global_batch_size: Annotated[int, AT_LEAST_1] = 8
     """Sequences an optimizer step over all ranks."""
 
     rampup_batch_size: tuple[int, int, int] | None = None
     """Sequences of the first steps, what is added to them at a time, and the samples over which this grows to
     global_batch_size; none = constant."""
 
-    seed: int = 1234
+    seed: Annotated[int, SEED] = 1234
     """Seed of initial weights, data order and dropout."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -42,16 +44,16 @@ class TrainingConfig:
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation recomputation: none, core attention only, or whole layers."""
 
-    recompute_num_layers: int = 1
+    recompute_num_layers: Annotated[int, AT_LEAST_1] = 1
     """Layers between two kept activations, under full recomputation."""
 
-    eval_interval: int = 100
+    eval_interval: Annotated[int, AT_LEAST_0] = 100
     """Steps between validations; 0 = never."""
 
-    eval_steps: int = 10
+    eval_steps: Annotated[int, AT_LEAST_1] = 10
     """Global batches a language in one validation."""
 
-    exit_duration_minutes: float | None = None
+    exit_duration_minutes: Annotated[float, ABOVE_0] | None = None
     """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
     at SLURM_JOB_START_TIME, with torchrun's agent or with the process, whichever is earliest; restarts by torchrun do
     not begin it anew."""
@@ -59,3 +61,101 @@ class TrainingConfig:
     check_invariants: bool = True
     """Check at log steps that replicated parameters are equal across ranks, that every parameter has a finite gradient,
     and that data-parallel ranks read different samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardsConfig:
+    """A step whose loss or gradient is NaN or infinite is always skipped.
+
+    <run_path>/skipped.jsonl names the samples of skipped steps.
+    """
+
+    max_skipped_steps: Annotated[int, AT_LEAST_1] = 10
+    """Steps skipped in a row, at which the run stops with exit code 3."""
+
+    loss_spike: Literal["ignore", "skip", "rewind"] = "ignore"
+    """A step whose language-modelling loss spikes is applied; skipped; or skipped, and weights and optimizer go back to
+    the newest checkpoint, while data and learning rate go on."""
+
+    spike_window: Annotated[int, Range(2, note=" (one loss has no deviation)")] = 128
+    """Applied steps that the next loss is compared with; until there are as many, none is a spike."""
+
+    spike_deviations: Annotated[float, ABOVE_0] = 6.0
+    """Standard deviations above their mean at which a loss is a spike."""
+
+    max_rewinds: Annotated[int, AT_LEAST_1] = 3
+    """Times that the run goes back; the next spike stops it with exit code 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW as megatron-core runs it."""
+
+    lr: Annotated[float, Range(0, 1000, above=True)] = 3e-4
+    """Peak learning rate."""
+
+    min_lr: Annotated[float, AT_LEAST_0] = 3e-5
+    """Learning rate at the end of the decay."""
+
+    weight_decay: Annotated[float, AT_LEAST_0] = 0.1
+    """Decoupled weight decay; norms and biases are exempt."""
+
+    adam_beta1: Annotated[float, BELOW_1] = 0.9
+    """Decay of the first moment."""
+
+    adam_beta2: Annotated[float, BELOW_1] = 0.95
+    """Decay of the second moment."""
+
+    adam_eps: Annotated[float, Range(1e-38, 1)] = 1e-8
+    """Added to the root of the second moment."""
+
+    clip_grad: Annotated[float, AT_LEAST_0] = 1.0
+    """Largest global gradient norm; 0 = no clipping."""
+
+    initial_loss_scale: Annotated[float, AT_LEAST_1] = 65536.0
+    """What fp16 multiplies the loss by at first; halved after overflows, doubled after loss_scale_window good steps."""
+
+    loss_scale_window: Annotated[int, AT_LEAST_1] = 1000
+    """Steps without overflow before fp16's loss scale is doubled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Warm-up, then a decay style; all lengths in optimizer steps."""
+
+    lr_decay_style: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape after the warm-up; wsd = constant, then a linear decay over the last steps."""
+
+    lr_warmup_steps: Annotated[int, AT_LEAST_0] = 0
+    """Steps of linear warm-up from 0 to optimizer.lr."""
+
+    lr_decay_steps: Annotated[int, AT_LEAST_1] | None = None
+    """Step at which optimizer.min_lr is reached; none = training.train_steps."""
+
+    lr_wsd_decay_steps: Annotated[int, AT_LEAST_1] | None = None
+    """Steps of the final decay of wsd; none = 20 % of lr_decay_steps."""
+
+
+def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int:
+    """Return the sequences of the step that comes after `consumed_samples`, over all ranks.
+
+    Megatron's rule, so that a resumed run goes on with the size it would have had: during the ramp-up the size grows by
+    equal increments, each after the same number of samples.
+    """
+    if training.rampup_batch_size is None:
+        return training.global_batch_size
+    start, increment, samples = training.rampup_batch_size
+    if consumed_samples >= samples:
+        return training.global_batch_size
+    num_increments = (training.global_batch_size - start) // increment
+    return start + increment * (consumed_samples * num_increments // samples)
+
+
+def count_samples(training: TrainingConfig, step: int = 0, consumed_samples: int = 0) -> int:
+    """Return the sequences of all steps of the run, of which `step` steps took `consumed_samples`."""
+    samples = consumed_samples
+    for done in range(step, training.train_steps):
+        if training.rampup_batch_size is None or samples >= training.rampup_batch_size[2]:
+            return samples + (training.train_steps - done) * training.global_batch_size
+        samples += global_batch_size_at(training, samples)
+    return samples

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
+from typing import get_args, get_type_hints
 
 from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
+from megatron_prealign.config.constraints import Problem, Range
 from megatron_prealign.config.data_validation import check_data
 from megatron_prealign.config.layout_validation import check_layout, check_rampup_batches
-from megatron_prealign.config.logging_validation import check_logging
-from megatron_prealign.config.problem import Problem
-from megatron_prealign.config.ranges import RANGES
 from megatron_prealign.config.root import Config
 
 
@@ -26,8 +26,21 @@ def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
     """Do what `find_problems` does, and name the fields each problem follows from."""
     problems = [problem for find in _CHECKS for problem in find(config)]
     problems.extend(_world(config, world_size))
-    problems.extend(check_logging(config, world_size))
+    problems.extend(_logging(config, world_size))
     return problems
+
+
+@cache
+def number_ranges() -> dict[str, Range]:
+    """Return the range of every number that has one, by "section.field"."""
+    return {
+        f"{section}.{field}": limits
+        for section, section_type in get_type_hints(Config).items()
+        for field, hint in get_type_hints(section_type, include_extras=True).items()
+        for kind in (hint, *get_args(hint))  # Annotated[...], or a union with it
+        for limits in getattr(kind, "__metadata__", ())
+        if isinstance(limits, Range)
+    }
 
 
 def model_parallel_size(config: Config) -> int:
@@ -38,11 +51,11 @@ def model_parallel_size(config: Config) -> int:
 
 def _ranges(config: Config) -> Iterator[Problem]:
     """Check every number on its own."""
-    for name, (holds, words) in RANGES.items():
+    for name, limits in number_ranges().items():
         section, field = name.split(".")
         value = getattr(getattr(config, section), field)
-        if value is not None and not holds(value):
-            yield Problem(f"--{name} must be {words}, got {value}", (name,))
+        if value is not None and value not in limits:
+            yield Problem(f"--{name} must be {limits}, got {value}")
 
 
 def _divides(divisor: int, number: int) -> bool:
@@ -54,8 +67,7 @@ def _indivisible(config: Config, number: str, divisor: str, fix: str) -> Iterato
     """Check that the field `number` is a multiple of the field `divisor`."""
     values = [getattr(getattr(config, section), field) for section, field in (number.split("."), divisor.split("."))]
     if None not in values and not _divides(values[1], values[0]):
-        message = f"--{number} {values[0]} is not divisible by --{divisor} {values[1]}: {fix}"
-        yield Problem(message, (number, divisor))
+        yield Problem(f"--{number} {values[0]} is not divisible by --{divisor} {values[1]}: {fix}")
 
 
 def _model(config: Config) -> Iterator[Problem]:
@@ -70,20 +82,17 @@ def _model(config: Config) -> Iterator[Problem]:
     if not model.traits.shares_keys and model.num_query_groups not in (None, model.num_attention_heads):
         yield Problem(
             f"--model.num_query_groups {model.num_query_groups} with --model.architecture {model.architecture}: "
-            f"{model.traits.title} has no grouped-query attention; set it to none, or take the llama architecture",
-            ("model.num_query_groups", "model.architecture"),
+            f"{model.traits.title} has no grouped-query attention; set it to none, or take the llama architecture"
         )
     if not model.traits.sets_head_size and model.kv_channels is not None:
         yield Problem(
             f"--model.kv_channels {model.kv_channels} with --model.architecture {model.architecture}: "
-            f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or take qwen3",
-            ("model.kv_channels", "model.architecture"),
+            f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or take qwen3"
         )
     if not model.traits.rotates_part and model.rotary_percent != 1:
         yield Problem(
             f"--model.rotary_percent {model.rotary_percent} with --model.architecture {model.architecture}: "
-            f"{model.traits.title} rotates whole heads; set it to 1, or take gpt_neox",
-            ("model.rotary_percent", "model.architecture"),
+            f"{model.traits.title} rotates whole heads; set it to 1, or take gpt_neox"
         )
     head_size = model.kv_channels or model.hidden_size // max(model.num_attention_heads, 1)
     rotated = int(head_size * min(model.rotary_percent, 1.0))
@@ -91,12 +100,11 @@ def _model(config: Config) -> Iterator[Problem]:
         yield Problem(
             f"--model.rotary_percent {model.rotary_percent} rotates {rotated} dimensions of each head, which must be "
             "even and at least 2: change it, --model.hidden_size or --model.num_attention_heads",
-            ("model.rotary_percent", "model.hidden_size", "model.num_attention_heads", "model.kv_channels"),
+            ("model.kv_channels",),
         )
     if model.transformer_impl == "transformer_engine" and config.training.device == "cpu":
         yield Problem(
-            "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
-            ("model.transformer_impl", "training.device"),
+            "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto"
         )
 
 
@@ -117,21 +125,20 @@ def _split_over_ranks(config: Config) -> Iterator[Problem]:
             f"the vocabulary padded to a multiple of {divisor} does not split over "
             f"--{tensor} {parallel.tensor_model_parallel_size}: make "
             "--model.make_vocab_size_divisible_by a multiple of it",
-            ("model.make_vocab_size_divisible_by", "model.vocab_size", tensor),
+            ("model.vocab_size",),
         )
     virtual = parallel.virtual_pipeline_model_parallel_size
     if virtual is not None and parallel.pipeline_model_parallel_size < 2:
         yield Problem(
             f"--parallel.virtual_pipeline_model_parallel_size {virtual} needs --{pipeline} of at least 2: "
-            "set it to none",
-            ("parallel.virtual_pipeline_model_parallel_size", pipeline),
+            "set it to none"
         )
     chunks = parallel.pipeline_model_parallel_size * (virtual or 1)
     if not _divides(chunks, model.num_layers):
         yield Problem(
             f"--model.num_layers {model.num_layers} does not split into {chunks} equal chunks (pipeline ranks "
             "x virtual chunks): change the layers or the pipeline sizes",
-            ("model.num_layers", pipeline, "parallel.virtual_pipeline_model_parallel_size"),
+            (pipeline, "parallel.virtual_pipeline_model_parallel_size"),
         )
 
 
@@ -146,15 +153,13 @@ def _sequence(config: Config) -> Iterator[Problem]:
         if length > longest:
             yield Problem(
                 f"--{name} {length} is longer than --model.max_position_embeddings {longest}: lower one or "
-                "raise the other",
-                (name, "model.max_position_embeddings"),
+                "raise the other"
             )
     if config.parallel.sequence_parallel:
         if config.parallel.tensor_model_parallel_size < 2:
             yield Problem(
                 f"--parallel.sequence_parallel needs --{tensor} of at least 2: raise it, or turn sequence "
-                "parallelism off",
-                ("parallel.sequence_parallel", tensor),
+                "parallelism off"
             )
         yield from _indivisible(config, "data.seq_length", tensor, "sequence parallelism splits each sequence")
 
@@ -165,22 +170,20 @@ def _schedule(config: Config) -> Iterator[Problem]:
     if optimizer.min_lr > optimizer.lr:
         yield Problem(
             f"--optimizer.min_lr {optimizer.min_lr} is above --optimizer.lr {optimizer.lr}: the rate must not rise at "
-            "the end; lower min_lr",
-            ("optimizer.min_lr", "optimizer.lr"),
+            "the end; lower min_lr"
         )
     last = "schedule.lr_decay_steps" if schedule.lr_decay_steps is not None else "training.train_steps"
     decay_steps = schedule.lr_decay_steps or config.training.train_steps
     if schedule.lr_warmup_steps >= decay_steps:
         yield Problem(
             f"--schedule.lr_warmup_steps {schedule.lr_warmup_steps} leaves nothing of --{last} {decay_steps}: "
-            "shorten the warm-up",
-            ("schedule.lr_warmup_steps", last),
+            "shorten the warm-up"
         )
     elif (schedule.lr_wsd_decay_steps or 0) > decay_steps - schedule.lr_warmup_steps:
         yield Problem(
             f"--schedule.lr_wsd_decay_steps {schedule.lr_wsd_decay_steps} is longer than the "
             f"{decay_steps - schedule.lr_warmup_steps} steps after the warm-up: shorten it",
-            ("schedule.lr_wsd_decay_steps", "schedule.lr_warmup_steps", last),
+            ("schedule.lr_warmup_steps", last),
         )
 
 
@@ -225,13 +228,13 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
                 f"--training.global_batch_size {training.global_batch_size} is not divisible by {per_pass} = "
                 f"--training.micro_batch_size {training.micro_batch_size} x {data_parallel} data-parallel ranks: "
                 f"take a multiple of {per_pass}",
-                ("training.global_batch_size", "training.micro_batch_size", *axes),
+                (*axes,),
             )
         elif parallel.virtual_pipeline_model_parallel_size and num_microbatches % parallel.pipeline_model_parallel_size:
             yield Problem(
                 f"an interleaved pipeline of {parallel.pipeline_model_parallel_size} ranks needs a multiple of that "
                 f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
-                ("training.global_batch_size", "training.micro_batch_size", *axes),
+                ("training.micro_batch_size", *axes),
             )
     yield from check_rampup_batches(config, data_parallel)
 
@@ -240,22 +243,45 @@ def _run(config: Config) -> Iterator[Problem]:
     """Check where the run writes and what it starts from."""
     init_from = config.checkpoint.init_from
     if not config.training.run_path:
-        yield Problem("--training.run_path is not given: name the folder of this run", ("training.run_path",))
+        yield Problem("--training.run_path is not given: name the folder of this run")
     elif os.path.isfile(config.training.run_path):
-        yield Problem(
-            f"--training.run_path {config.training.run_path} is a file: name a folder", ("training.run_path",)
-        )
+        yield Problem(f"--training.run_path {config.training.run_path} is a file: name a folder")
     if config.checkpoint.init_optimizer and init_from is None:
         yield Problem(
             "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or "
-            "leave init_optimizer out",
-            ("checkpoint.init_optimizer", "checkpoint.init_from"),
+            "leave init_optimizer out"
         )
     if init_from is not None and not any(os.path.exists(os.path.join(init_from, name)) for name in _CHECKPOINT_MARKS):
         yield Problem(
             f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
-            "folder or a checkpoint in it, or none to start from fresh weights",
-            ("checkpoint.init_from",),
+            "folder or a checkpoint in it, or none to start from fresh weights"
+        )
+
+
+def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:
+    """Check what is recorded, and of which steps and ranks."""
+    logging, train_steps = config.logging, config.training.train_steps
+    for name, needed in (("wandb_name", "wandb_project"), ("mlflow_tracking_uri", "mlflow_experiment")):
+        if getattr(logging, name) is not None and getattr(logging, needed) is None:
+            yield Problem(
+                f"--logging.{name} {getattr(logging, name)} without --logging.{needed}: nothing would be sent; name "
+                "one, or leave it out"
+            )
+    steps = logging.profile_steps
+    if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= train_steps):
+        yield Problem(
+            f"--logging.profile_steps {list(steps)} must be the first and the last step of the trace, from 1 to "
+            f"--training.train_steps {train_steps}"
+        )
+    absent = [rank for rank in logging.profile_ranks if rank < 0 or (world_size is not None and rank >= world_size)]
+    if steps and absent:
+        ranks = "at least 0" if world_size is None else f"from 0 to {world_size - 1}"
+        yield Problem(f"--logging.profile_ranks {absent}: no such rank, they are {ranks}")
+    if logging.profile_nvtx and (not steps or config.training.device == "cpu"):
+        yield Problem(
+            "--logging.profile_nvtx marks the steps of --logging.profile_steps on cuda: give those steps and a GPU, "
+            "or leave it out",
+            ("training.device",),
         )
 
 

@@ -105,11 +105,11 @@ def build_train_dataset(
     online = _online_switch(data, tokenizer) if data.codeswitch == "online" else None
     build = _Builder(data, tokenizer, seed, cache, online)
     prefixes = {dataset.key: dataset.prefix for entry in datasets for dataset in entry}
-    datasets = [
+    samples = [
         build(prefixes[key], Split.train, data.split, mix.positions.get(key, 0) + more) if more else None
         for key, more in zip(mix.shares, drawn.tolist(), strict=True)
     ]
-    return MixedDataset(mix, datasets, which, number)
+    return MixedDataset(mix, samples, which, number)
 
 
 def train_problems(data: DataConfig) -> list[str]:

@@ -73,6 +73,12 @@ def manifest_path(prefix: str | Path) -> Path:
     return Path(f"{prefix}.json")
 
 
+def existing_files(prefix: str | Path) -> list[Path]:
+    """Return the files of a dataset that are there."""
+    paths = [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
+    return [path for path in paths if path.exists()]
+
+
 def read_manifest(prefix: str | Path) -> Manifest:
     """Read a manifest and compare its content with its own hash.
 

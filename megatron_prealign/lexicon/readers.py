@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.cedict import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_edict
 from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
-from megatron_prealign.lexicon.ding import parse_ding
+from megatron_prealign.lexicon.glosses import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_ding, parse_edict
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
 from megatron_prealign.lexicon.reading import (
     UNREADABLE,
@@ -27,8 +26,8 @@ from megatron_prealign.lexicon.tables import (
     read_clean_columns,
     split_row,
 )
-from megatron_prealign.text.collector import paused_collector
 from megatron_prealign.text.languages import normalize_language, primary_language
+from megatron_prealign.text.ragged import paused_collector
 
 LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
 FORMATS: tuple[str, ...] = get_args(LexiconFormat)

@@ -35,6 +35,6 @@ def can_free_sent_outputs(interleaved: bool) -> bool:
     """Tell whether a pipeline stage on GPUs may free an output as soon as it was handed over for sending.
 
     Interleaved schedules send beside the computation (`overlap_p2p_comm`), and megatron-core before 0.18.2 frees the
-    output while NCCL may still read it (its PR 4047). Can go when setup.py asks for 0.18.2.
+    output while NCCL may still read it (its PR 4047). Can go when pyproject.toml asks for 0.18.2.
     """
     return not interleaved or Version(megatron.core.__version__) >= Version("0.18.2")

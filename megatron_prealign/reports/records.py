@@ -11,6 +11,11 @@ Record = dict[str, Any]
 METRICS = "metrics.jsonl"
 KINDS = ("train", "valid")
 
+LANGUAGE_NAMES = {"en": "English", "clone": "English-Clone"}
+
+PAIR_SETS = {"trained": "trained words", "held_out": "held-out words"}
+"""Word sets of an evaluation, in the order they are shown, with their names."""
+
 
 def read_records(path: Path, problems: list[str]) -> list[Record]:
     """Read metrics.jsonl as it stands, but for a last line that is not whole yet.

@@ -8,9 +8,8 @@ from megatron_prealign.checkpoint.folder import CONFIG
 from megatron_prealign.config.loading import load_resolved
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import DataError, PrealignError
-from megatron_prealign.reports.comparison import LANGUAGE_NAMES, PAIR_SETS
 from megatron_prealign.reports.page import html_figure, html_folded, html_page, html_table
-from megatron_prealign.reports.records import METRICS, Record, read_records
+from megatron_prealign.reports.records import LANGUAGE_NAMES, METRICS, PAIR_SETS, Record, read_records
 from megatron_prealign.reports.run_plots import (
     MAX_RUNS,
     SCORES,

@@ -1,88 +1,292 @@
-"""Streams the documents of JSONL and plain-text corpora."""
+"""The one reader of raw text: pieces of files to batches of texts, whole files to documents with their records.
+
+A `.jsonl`, `.json` or `.ndjson` file has a JSON object with the text under a key on each line; parquet has it in a
+column; any other file is plain text with a document on each line. Lines of white space are no documents. Every unusable
+line is named.
+
+datatrove's readers do not do here: they skip lines that are not JSON and documents without text with no count and no
+line number, drop empty documents, which Megatron keeps, and read a file from its beginning to its end only.
+"""
 
 import json
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from megatron_prealign.errors import Problems
+import orjson
+
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.text.files import (
     JSON_SUFFIXES,
     PARQUET_SUFFIX,
+    Piece,
     find_files,
     open_corpus,
+    parquet_problem,
     reading_errors,
     text_suffix,
+    whole_file,
 )
+from megatron_prealign.text.languages import normalize_language
 
-# JSON can spell halves of surrogate pairs, which no tokenizer takes.
-_SURROGATE = re.compile("[\ud800-\udfff]")
+BATCH_BYTES = 1 << 20
+BATCH_LINES = 4096
+MAX_LINE_BYTES = 16 << 20
+"""Longest line: a tokenizer takes some hundred bytes of memory for each byte of a document."""
+_BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+Record = dict[str, Any]
+"""The JSON object or row that a document came from; of a plain-text file, an object with the text alone."""
+
+
+class _NoTextError(ValueError):
+    """A record that is sound but for its text."""
+
+
+@dataclass
+class TextBatch:
+    """Documents that follow each other, and what was wrong with the lines between them."""
+
+    texts: list[str] = field(default_factory=list)
+    bad_lines: list[tuple[int, str]] = field(default_factory=list)
+    """Line (or row) of the piece, from 0, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document and where it stands."""
+    """One document and where it is."""
 
     path: Path
     line: int
+    """Line or row, from 1."""
     text: str
-    record: dict[str, Any]
-    """The JSON object it came from; of a plain-text file, an object with the text alone."""
+    record: Record
+
+
+def read_texts(piece: Piece, json_key: str, batch_bytes: int = BATCH_BYTES) -> Iterator[TextBatch]:
+    """Yield the documents of a piece in order.
+
+    Memory is bounded by a batch, of about `batch_bytes`, and the longest line.
+
+    Raises:
+        DataError: If the file can't be read, or a compressed one is damaged.
+    """
+    batch, size = TextBatch(), 0
+    for number, num_bytes, record in _records(piece, json_key, [json_key]):
+        size += num_bytes
+        if isinstance(record, ValueError):
+            batch.bad_lines.append((number, str(record)))
+        else:
+            batch.texts.append(record[json_key])
+        if size >= batch_bytes or len(batch.texts) + len(batch.bad_lines) >= BATCH_LINES:
+            yield batch
+            batch, size = TextBatch(), 0
+    yield batch
+
+
+def locate(piece: Piece, indices: Sequence[int]) -> list[str]:
+    """Return where in its file some lines or rows of a piece are; reads what lies before the piece once more."""
+    if piece.path.suffix.lower() == PARQUET_SUFFIX:
+        from pyarrow import parquet
+
+        metadata = parquet.read_metadata(piece.path)
+        rows = sum(metadata.row_group(group).num_rows for group in range(piece.start))
+        return [f"{piece.path}: row {rows + index + 1}" for index in indices]
+    before = 0
+    with piece.path.open("rb") as stream:
+        while left := piece.start - stream.tell():
+            part = stream.read(min(left, BATCH_BYTES))
+            before += part.count(b"\n")
+        # A line that reaches into the piece belongs to the one before.
+        before += piece.start > 0 and not part.endswith(b"\n")
+    return [f"{piece.path}:{before + index + 1}" for index in indices]
 
 
 def read_documents(paths: Iterable[str | Path], json_key: str, problems: Problems) -> Iterator[Document]:
-    """Yield documents one after the other, holding one line at a time.
+    """Yield the documents of files, folders and globs one after the other, holding one line at a time.
 
-    A `.jsonl`, `.json` or `.ndjson` file has a JSON object with the text under `json_key` on each line; any other file
-    is plain text with a document on each line; both may be packed as `.gz` or `.zst`. Folders and globs stand for the
-    files in them. Blank lines are skipped. What can't be read goes to `problems` with file and line, and so does a file
-    without a document.
+    What can't be read goes to `problems` with file and line, and so does a file without a document.
     """
     files, wrong, _ = find_files(list(paths))
     for problem in wrong:
         problems.add(problem)
     for path in files:
-        if path.suffix.lower() == PARQUET_SUFFIX:
-            problems.add(f"{path}: parquet is read by the bake alone; give .jsonl or .txt, which may be packed")
+        is_parquet = path.suffix.lower() == PARQUET_SUFFIX
+        if is_parquet and (unfit := parquet_problem(path, json_key)):
+            problems.add(unfit)
             continue
         found = False
         try:
-            with open_corpus(path) as stream:
-                for number, raw in enumerate(stream, start=1):
-                    if not raw.strip():
-                        continue
-                    found = True
-                    document = _parse(path, number, raw, json_key)
-                    if isinstance(document, Document):
-                        yield document
-                    else:
-                        problems.add(f"{path}:{number}: {document}")
-        except reading_errors() as error:
-            problems.add(f"{path}: can't be read to its end ({error})")
+            for index, _, record in _records(whole_file(path), json_key):
+                found = True
+                if isinstance(record, dict):
+                    yield Document(path, index + 1, record[json_key], record)
+                else:
+                    place = f"{path}: row {index + 1}" if is_parquet else f"{path}:{index + 1}"
+                    problems.add(f"{place}: {_explain(record, json_key)}")
+        except DataError as error:
+            problems.add(str(error))
             continue
         if not found:
             problems.add(f"{path}: holds no document")
 
 
-def _parse(path: Path, number: int, raw: bytes, json_key: str) -> Document | str:
-    """Return the document of a line, or what is wrong with the line."""
-    try:
-        line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
+def read_languages(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, list[str]]:
+    """Return the texts of each language, its tag normalised.
+
+    Args:
+        paths: Files, folders and globs by language.
+        json_key: Key of the text in JSON lines, or column of parquet files.
+
+    Raises:
+        DataError: Files that can't be read, lines without text, and languages without any.
+    """
+    problems = Problems()
+    texts: dict[str, list[str]] = {}
+    for language, names in paths.items():
+        documents = [document.text for document in read_documents(names, json_key, problems)]
+        if not names:
+            problems.add(f"texts names no file of {language}; give one, or leave the language out")
+        elif documents and not any(text.strip() for text in documents):
+            problems.add(f"{', '.join(names)}: all its documents are empty; give {language} a file with text")
+        texts.setdefault(normalize_language(language), []).extend(documents)
+    problems.raise_if_any()
+    if not texts:
+        raise DataError("texts names no language; write a language and its file")
+    return texts
+
+
+def _explain(error: ValueError, json_key: str) -> str:
+    if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 at byte {error.start} of the line; convert the file to UTF-8"
-    if text_suffix(path) not in JSON_SUFFIXES:
-        return Document(path, number, line, {json_key: line})
+    return f"no text under the key {json_key!r}: {error}" if isinstance(error, _NoTextError) else str(error)
+
+
+def _records(
+    piece: Piece, json_key: str, columns: list[str] | None = None
+) -> Iterator[tuple[int, int, Record | ValueError]]:
+    """Yield line or row, from 0, about how many bytes it takes, and its record or why it has none.
+
+    Args:
+        piece: What to read.
+        json_key: Key of the text.
+        columns: Those of a parquet file that are wanted; None for all.
+
+    Raises:
+        DataError: If the file can't be read, or a compressed one is damaged.
+    """
+    is_parquet = piece.path.suffix.lower() == PARQUET_SUFFIX
     try:
-        record = json.loads(line)
+        yield from _rows(piece, json_key, columns) if is_parquet else _line_records(piece, json_key)
+    except reading_errors() as error:
+        raise DataError(f"{piece.path}: can't be read to its end ({error})") from None
+
+
+def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Record | ValueError]]:
+    parse = _parse_json if text_suffix(piece.path) in JSON_SUFFIXES else _parse_text
+    record: Record | ValueError
+    for number, line in enumerate(_lines(piece)):
+        if number == 0 and piece.start == 0:
+            line = line.removeprefix(_BOM)
+            if line.startswith(_UTF16_BOMS):
+                raise DataError(f"{piece.path}: UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+        if len(line) > MAX_LINE_BYTES:
+            record = ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split the document, or leave it out")
+        elif not line or line.isspace():
+            continue
+        else:
+            try:
+                record = parse(line, json_key)
+            except ValueError as error:
+                record = error
+        yield number, len(line), record
+
+
+def _lines(piece: Piece) -> Iterator[bytes]:
+    """Yield the lines that begin in a piece; of one that is too long just more bytes than are allowed."""
+    with open_corpus(piece.path) as stream:
+        room: float = float("inf")
+        if text_suffix(piece.path) == piece.path.suffix.lower():
+            room = piece.stop - piece.start
+            if piece.start:
+                stream.seek(piece.start - 1)
+                room -= _skip_line(stream) - 1
+        while room > 0 and (line := stream.readline(MAX_LINE_BYTES + 1)):
+            yield line
+            room -= len(line)
+            if not line.endswith(b"\n"):
+                room -= _skip_line(stream)
+
+
+def _skip_line(stream: IO[bytes]) -> int:
+    """Go to the next line; return the bytes passed."""
+    passed = 0
+    while part := stream.readline(BATCH_BYTES):
+        passed += len(part)
+        if part.endswith(b"\n"):
+            break
+    return passed
+
+
+def _parse_text(line: bytes, json_key: str) -> Record:
+    """Return the record of a line of text; a ValueError says why there is none."""
+    if b"\0" in line:
+        raise ValueError("holds NUL bytes, as UTF-16 does; convert the file to UTF-8")
+    return {json_key: line.decode("utf-8").rstrip("\r\n")}
+
+
+def _parse_json(line: bytes, json_key: str) -> Record:
+    """Return a JSON object with its text; a ValueError says why there is none."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        # Slower, but it takes NaN, and says what is wrong.
+        record = _parse_any_json(line, json_key)
+    if not isinstance(record, dict):
+        raise _NoTextError(f"a JSON {type(record).__name__}, not an object with the key {json_key!r}")
+    if json_key not in record:
+        raise _NoTextError(f"no key {json_key!r} (there are {', '.join(map(repr, list(record)[:8])) or 'none'}); "
+                      "name the right one with --json-key")  # fmt: skip
+    return _with_text(record, json_key)
+
+
+def _parse_any_json(line: bytes, json_key: str) -> Any:
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start} of the line") from None
     except ValueError as error:
-        return f"not JSON ({error})"
+        raise ValueError(f"not JSON ({error})") from None
     except RecursionError:
-        return "JSON nested too deeply"
-    text = record.get(json_key) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        return f"no text under the key {json_key!r}; name the right one with --json-key"
-    if _SURROGATE.search(text):
-        return "holds half of a surrogate pair, which is not a character; remove it"
-    return Document(path, number, text, record)
+        raise ValueError("JSON nested too deeply") from None
+    if isinstance(record, dict):
+        # JSON can spell halves of surrogate pairs, which no tokenizer takes; the error is a ValueError.
+        str(record.get(json_key)).encode("utf-8")
+    return record
+
+
+def _with_text(record: Record, json_key: str) -> Record:
+    """Return a record whose text is a string."""
+    if not isinstance(record[json_key], str):
+        raise _NoTextError(f"the value of {json_key!r} is a {type(record[json_key]).__name__}, not a string")
+    return record
+
+
+def _rows(piece: Piece, json_key: str, columns: list[str] | None) -> Iterator[tuple[int, int, Record | ValueError]]:
+    from pyarrow import parquet
+
+    record: Record | ValueError
+    with parquet.ParquetFile(piece.path) as file:
+        groups = range(piece.start, piece.stop)
+        num_rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+        num_bytes = piece.size // max(num_rows, 1)
+        batch_rows = min(max(1, num_rows * BATCH_BYTES // max(piece.size, 1)), BATCH_LINES)
+        batches = file.iter_batches(batch_rows, list(groups), columns=columns)
+        for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+            try:
+                record = _with_text(row, json_key)
+            except ValueError as error:
+                record = error
+            yield number, num_bytes, record

@@ -1,4 +1,9 @@
-"""Files that hold a corpus: names to files, and files to bytes, unpacked."""
+"""Files that hold raw text: names to files, files to the pieces that tasks read, and bytes unpacked.
+
+A piece is what one task of a bake reads: a range of bytes of a plain file, some row groups of a parquet file, or a
+whole compressed file, which can't be entered in the middle. Pieces are a function of the files alone, so finished ones
+stay finished whatever the number of workers of the next run.
+"""
 
 import gzip
 import io
@@ -6,9 +11,12 @@ import re
 import sys
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from glob import has_magic, iglob
 from pathlib import Path
 from typing import IO, cast
+
+from megatron_prealign.errors import DataError
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 TEXT_SUFFIXES = (".txt",)
@@ -16,6 +24,22 @@ PARQUET_SUFFIX = ".parquet"
 COMPRESSION_SUFFIXES = (".gz", ".zst")
 KNOWN_KINDS = f"{', '.join(JSON_SUFFIXES + TEXT_SUFFIXES)}, each also with .gz or .zst, and {PARQUET_SUFFIX}"
 _BUFFER_BYTES = 1 << 20
+# Small enough that a few files keep many workers busy, large enough that a terabyte is some thousand pieces.
+_MIN_PIECE_BYTES = 8 << 20
+_NUM_PIECES_OF_LARGE_INPUT = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of one file."""
+
+    path: Path
+    start: int
+    """First byte, or first row group."""
+    stop: int
+    """Byte or row group after the last; a line belongs to the piece that its first byte is in."""
+    size: int
+    """Bytes on disk."""
 
 
 def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list[str]]:
@@ -49,6 +73,52 @@ def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list
         else:
             problems.append(f"{path}: no such input file")
     return paths, problems, notes
+
+
+def expand_inputs(names: Sequence[str | Path], json_key: str) -> tuple[list[Path], list[str], list[str]]:
+    """Return the files that names stand for, what is wrong with them, and what was passed over.
+
+    Folders are searched with their subfolders; files of a folder or of a glob are in natural order (2 before 10).
+
+    Args:
+        names: Files, folders and globs, in the order they are to be baked in.
+        json_key: The column that parquet files must have.
+    """
+    paths, problems, notes = find_files(names)
+    if not names:
+        problems.append("no input; name at least one file, folder or glob with --input")
+    problems += [problem for path in dict.fromkeys(paths) if (problem := _file_problem(path, json_key))]
+    return paths, problems, notes
+
+
+def cut_into_pieces(paths: Sequence[Path]) -> list[Piece]:
+    """Return the pieces of all files in order.
+
+    Raises:
+        DataError: If a parquet file can't be read.
+    """
+    sizes = [path.stat().st_size for path in paths]
+    piece_bytes = max(_MIN_PIECE_BYTES, sum(sizes) // _NUM_PIECES_OF_LARGE_INPUT)
+    pieces: list[Piece] = []
+    for path, size in zip(paths, sizes, strict=True):
+        if path.suffix.lower() == PARQUET_SUFFIX:
+            pieces += _parquet_pieces(path, piece_bytes)
+        elif path.suffix.lower() in COMPRESSION_SUFFIXES:
+            pieces.append(Piece(path, 0, size, size))
+        else:
+            starts = range(0, size, piece_bytes)
+            pieces += [
+                Piece(path, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in starts
+            ]
+    return pieces
+
+
+def whole_file(path: Path) -> Piece:
+    """Return a file as one piece, a pipe too."""
+    if path.suffix.lower() != PARQUET_SUFFIX:
+        return Piece(path, 0, sys.maxsize, path.stat().st_size)
+    (piece,) = _parquet_pieces(path, sys.maxsize) or [Piece(path, 0, 0, 0)]
+    return piece
 
 
 def open_corpus(path: Path) -> IO[bytes]:
@@ -98,3 +168,50 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     """Return a key by which shard-2 comes before shard-10; the text itself breaks ties such as 1 and 01."""
     parts = re.split(r"([0-9]+)", str(path))
     return [*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), (-1, str(path))]
+
+
+def _file_problem(path: Path, json_key: str) -> str | None:
+    if not path.is_file():
+        return f"{path}: not a file"
+    if not is_known(path):
+        return f"{path}: unknown kind of file; known are {KNOWN_KINDS}"
+    if path.suffix.lower() == PARQUET_SUFFIX:
+        return parquet_problem(path, json_key)
+    return None
+
+
+def parquet_problem(path: Path, json_key: str) -> str | None:
+    """Return why a parquet file has no texts in a column, or None."""
+    try:
+        from pyarrow import lib, parquet, types
+    except ImportError:
+        return f"{path}: parquet files need pyarrow; install megatron-prealign[data]"
+    try:
+        schema = parquet.read_schema(path)
+    except (OSError, lib.ArrowException) as error:
+        return f"{path}: not a parquet file ({error})"
+    if json_key not in schema.names:
+        columns = ", ".join(map(repr, schema.names[:8])) or "none"
+        return f"{path}: no column {json_key!r} (there are {columns}); name the right one with --json-key"
+    kind = schema.field(json_key).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        return f"{path}: column {json_key!r} holds {kind}, not strings"
+    return None
+
+
+def _parquet_pieces(path: Path, piece_bytes: int) -> list[Piece]:
+    from pyarrow import lib, parquet
+
+    try:
+        metadata = parquet.read_metadata(path)
+    except (OSError, lib.ArrowException) as error:
+        raise DataError(f"{path}: not a parquet file ({error})") from None
+    pieces: list[Piece] = []
+    start = size = 0
+    for group in range(metadata.num_row_groups):
+        size += metadata.row_group(group).total_byte_size
+        if size >= piece_bytes or group == metadata.num_row_groups - 1:
+            pieces.append(Piece(path, start, group + 1, size))
+            start, size = group + 1, 0
+    return pieces

@@ -1,5 +1,8 @@
-"""Rows of different lengths in flat arrays."""
+"""What keeps millions of words cheap: rows of different lengths in flat arrays, and no search for cycles meanwhile."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +23,10 @@ class Ragged:
     def of(cls, values: NDArray[Any], lengths: NDArray[np.int64]) -> Self:
         """Take all rows back to back and the length of each."""
         return cls(values, np.concatenate(([0], np.cumsum(lengths))))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -54,3 +61,18 @@ def spread(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     total = int(ends[-1]) if len(ends) else 0
     values: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
     return values
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause Python's cycle collector; for code that makes no cycles. Also a decorator.
+
+    It costs a third of the time where millions of small objects are made that stay.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

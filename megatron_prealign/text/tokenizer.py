@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.text.collector import paused_collector
+from megatron_prealign.text.ragged import paused_collector
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")

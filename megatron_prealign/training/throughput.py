@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from megatron_prealign.config import Config
-from megatron_prealign.config.flops import count_flops_per_token, count_word_flops_per_token
+from megatron_prealign.config.counts import count_flops_per_token, count_word_flops_per_token
 from megatron_prealign.training.state import TrainState
 
 Item = TypeVar("Item")

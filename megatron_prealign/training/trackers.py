@@ -15,7 +15,7 @@ from uuid import uuid4
 import yaml
 
 from megatron_prealign.config import Config, dump_config
-from megatron_prealign.config.logging import LoggingConfig
+from megatron_prealign.config.root import LoggingConfig
 from megatron_prealign.files import write_atomically
 from megatron_prealign.training.tracker_thread import Tracker, TrackerThread
 

@@ -1,6 +1,6 @@
 """Model FLOPs against sums done by hand."""
 
-from megatron_prealign.config.flops import count_flops_per_token, count_word_flops_per_token
+from megatron_prealign.config.counts import count_flops_per_token, count_word_flops_per_token
 from megatron_prealign.config.model import ModelConfig
 
 

@@ -4,7 +4,7 @@ import pytest
 from megatron.core.num_microbatches_calculator import RampupBatchsizeNumMicroBatchesCalculator
 
 from megatron_prealign.config import Config, config_from_dict
-from megatron_prealign.config.rampup import count_samples, global_batch_size_at
+from megatron_prealign.config.training import count_samples, global_batch_size_at
 
 
 def _config(rampup: list[int] | None, train_steps: int) -> Config:

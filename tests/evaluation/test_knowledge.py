@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from examples.paper.make_knowledge import main as make_knowledge
 from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.intervals import wilson_interval
 from megatron_prealign.evaluation.kinds import knowledge
-from megatron_prealign.evaluation.knowledge.questions import Question
-from megatron_prealign.evaluation.knowledge.summary import choose_centred, summarise
+from megatron_prealign.evaluation.knowledge import Question, choose_centred, summarise
 from tests.evaluation.folders import make_folder
-from tools.make_knowledge import main as make_knowledge
 
-SPEC = str(Path(__file__).resolve().parents[2] / "examples/knowledge/spec.yaml")
+SPEC = str(Path(__file__).resolve().parents[2] / "examples/paper/knowledge/spec.yaml")
 
 
 def question(relation: str, frequency: int, asked: str, fact: int, answered: str = "") -> Question:

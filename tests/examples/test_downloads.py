@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import downloads
 import pytest
 
+from examples import downloads
 from megatron_prealign.errors import DataError
 
 

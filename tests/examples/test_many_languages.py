@@ -5,10 +5,10 @@ import json
 import tarfile
 from pathlib import Path
 
-import aligned_sources
-import measure
 import pytest
 import yaml
+
+from examples.many_languages import aligned_sources, measure
 
 PAGE = """<!doctype html><html lang="{tag}"><body><h1>Declaration</h1><header><p>Preamble {tag}</p></header>
 <article data-number="1"><h2>Article 1</h2><p>First <em>of</em> {tag}.</p></article>

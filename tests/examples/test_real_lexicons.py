@@ -4,11 +4,9 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-import align
-import analysis
-import lexicons
 import pytest
 
+from examples.real_lexicons import align, analysis, lexicons
 from megatron_prealign.config.loading import load_resolved
 from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.retrieval import measure_retrieval

@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import arithmetic
 import pytest
 
+from examples.recipes import arithmetic
 from megatron_prealign.config import describe, load_config, load_resolved
 
 FOLDER = Path(arithmetic.__file__).parent

@@ -7,7 +7,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import sources
+
+from examples.real_lexicons import sources
 
 PAGE = """<html><title>Not a paragraph.</title><p class="x">The first <span>sentence</span> of this page is
  long enough to be kept.</p><h1>A heading that is no paragraph at all, however long.</h1><p>Too short.</p>

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from steps import Runner, Step, StepError
+
+from examples.steps import Runner, Step, StepError
 
 
 @pytest.fixture

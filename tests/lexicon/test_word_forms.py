@@ -3,10 +3,9 @@
 import pytest
 
 from megatron_prealign.lexicon import Lexicon, Translation
-from megatron_prealign.lexicon.coverage import measure_coverage
-from megatron_prealign.lexicon.frequency import rank_translations
+from megatron_prealign.lexicon.building import lower_headwords, normalize_pairs, normalize_word
+from megatron_prealign.lexicon.frequency import measure_coverage, rank_translations
 from megatron_prealign.lexicon.language_check import identify
-from megatron_prealign.lexicon.normalization import lower_headwords, normalize_pairs, normalize_word
 
 
 def lexicon_of(source: str, language: str, *pairs: tuple[str, str]) -> Lexicon:

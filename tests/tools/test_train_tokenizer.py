@@ -8,8 +8,8 @@ import sentencepiece
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from examples.paper.clone import clone_tokenizer
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.lexicon import clone_tokenizer
 from megatron_prealign.text.tokenizer_training import sample_texts, sampling_rates
 from tools.train_tokenizer import main
 

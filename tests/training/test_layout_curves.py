@@ -118,7 +118,7 @@ def test_the_demos_model_follows_one_curve(
     is_double: bool, rate: float, tolerance: float, make_values: MakeValues, tmp_path: Path
 ) -> None:
     """120 steps; its vocabulary leaves most rows of the embedding's gradient zero, as text does."""
-    model = yaml.safe_load((ROOT / "examples/english_clone/model.yaml").read_text(encoding="utf-8"))["model"]
+    model = yaml.safe_load((ROOT / "examples/paper/english_clone/model.yaml").read_text(encoding="utf-8"))["model"]
 
     def make(stage: str, name: str, parallel: Any) -> Any:
         return make_values(

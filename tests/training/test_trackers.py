@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_prealign.config.logging import LoggingConfig
+from megatron_prealign.config.root import LoggingConfig
 from megatron_prealign.training import trackers
 from megatron_prealign.training.metrics import scalars
 

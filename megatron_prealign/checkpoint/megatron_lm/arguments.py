@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from megatron_prealign.config import Config, ModelConfig, find_problems
-from megatron_prealign.config.architectures import ARCHITECTURE_TRAITS, ArchitectureName
+from megatron_prealign.config.model import ARCHITECTURE_TRAITS, ArchitectureName
 from megatron_prealign.errors import CheckpointError
 
 _REQUIRED = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.errors import Problems
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
-from megatron_prealign.evaluation.knowledge.questions import Question, read_questions
+from megatron_prealign.evaluation.knowledge import Question, choose_centred, read_questions, summarise
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ class Options:
     """What to ask."""
 
     questions: Paths
-    """Files of questions, as tools/make_knowledge.py writes them."""
+    """Files of questions, as examples/paper/make_knowledge.py writes them."""
 
 
 def check(options: Options) -> list[str]:
@@ -30,7 +30,6 @@ def check(options: Options) -> list[str]:
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     """Return pairs: by "stated-asked" accuracies with intervals, chance and ceiling, as `summarise` gives them."""
     from megatron_prealign.evaluation.completions import score_completions
-    from megatron_prealign.evaluation.knowledge.summary import choose_centred, summarise
 
     questions = _read(options)
     scored = score_completions(folder, [(question.prompt, question.choices) for question in questions], progress)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveInt
 
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
-from megatron_prealign.evaluation.inputs import read_texts
+from megatron_prealign.text.documents import read_languages
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,7 +32,7 @@ class Options:
 
 def check(options: Options) -> list[str]:
     """Return what is wrong with the texts."""
-    return problems_of(lambda: read_texts(options.texts, options.json_key))
+    return problems_of(lambda: read_languages(options.texts, options.json_key))
 
 
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
@@ -40,7 +40,7 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     from megatron_prealign.evaluation.perplexity import measure_perplexity
 
     results = {}
-    for language, texts in read_texts(options.texts, options.json_key).items():
+    for language, texts in read_languages(options.texts, options.json_key).items():
         told = partial(progress, part=language)
         results[language] = measure_perplexity(folder, texts, window=options.window, progress=told).to_json()
     return results

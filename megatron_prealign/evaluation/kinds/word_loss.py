@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveInt
 
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
-from megatron_prealign.evaluation.inputs import read_texts
 from megatron_prealign.evaluation.word_groups import frequency_bands, lexicon_words, read_counts
 from megatron_prealign.lexicon import normalize_language, read_lexicon
+from megatron_prealign.text.documents import read_languages
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +52,7 @@ class Options:
 
 def check(options: Options) -> list[str]:
     """Return what is wrong with texts, lexicons and frequencies."""
-    problems = problems_of(lambda: read_texts(options.texts, options.json_key))
+    problems = problems_of(lambda: read_languages(options.texts, options.json_key))
     languages = [normalize_language(language) for language in options.texts]
     if not options.lexicons and not options.frequencies:
         problems.append("words have no groups: give lexicons, frequencies or both")
@@ -74,7 +74,7 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
     from megatron_prealign.evaluation.perplexity import score_documents
     from megatron_prealign.evaluation.word_loss import WordFinder, group_losses, word_losses
 
-    all_texts = read_texts(options.texts, options.json_key)
+    all_texts = read_languages(options.texts, options.json_key)
     listed = _lexicon_words(options, list(all_texts)) if options.lexicons else {}
     counted = _by_language(options.frequencies)
     results: Results = {}
@@ -127,7 +127,7 @@ def _bands(
         if Path(path).suffix == ".tsv":
             found: dict[str, float] = read_counts(Path(path))
         else:
-            texts = read_texts({"": (path,)}, options.json_key)[""]
+            texts = read_languages({"": (path,)}, options.json_key)[""]
             found = dict(count_words(folder.tokenizer.encode_batch(texts), finder))
         for word, count in found.items():
             counts[word] = counts.get(word, 0.0) + count
@@ -146,7 +146,7 @@ def _check_frequencies(paths: Paths, json_key: str) -> None:
         if Path(path).suffix == ".tsv":
             read_counts(Path(path))
         else:
-            read_texts({"": (path,)}, json_key)
+            read_languages({"": (path,)}, json_key)
 
 
 def _by_language(paths: dict[str, Paths]) -> dict[str, Paths]:

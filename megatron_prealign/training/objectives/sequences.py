@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from megatron_prealign.config import Config, TrainingConfig
-from megatron_prealign.config.rampup import count_samples, global_batch_size_at
+from megatron_prealign.config.training import count_samples, global_batch_size_at
 from megatron_prealign.dataset.baked import BakedDataset, check_blend, read_datasets
 from megatron_prealign.dataset.blend import (
     MixedDataset,

@@ -1,0 +1,1 @@
+"""What can be run as it stands: recipes, real dictionaries, and the paper's reproduction."""

@@ -1,1 +1,0 @@
-"""Cross-lingual knowledge application: facts about fictional entities, and questions about them."""
