@@ -74,7 +74,7 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
 
     plan = plan_run(config)
     if ranks.rank == 0:
-        word_tokens = None if plan.words is None else plan.words.mean_tokens
+        word_tokens = plan.items["word"].mean_tokens if "word" in plan.items else None
         state = plan.read_state()
         done = state.step, state.consumed_samples
         print(describe(plan.config, ranks.world_size, word_tokens=word_tokens, done=done), file=sys.stderr, flush=True)

@@ -30,16 +30,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, Taps, WordMicrobatch
+from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch, Taps
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.model import build_model_chunks
-from megatron_prealign.pairs.batches import WordBatch, WordBatches
-from megatron_prealign.pairs.table import WordTable
+from megatron_prealign.pairs.batches import ItemBatch
+from megatron_prealign.pairs.words import WordBatches, WordTable
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.text.tokenizer import load_tokenizer
-from megatron_prealign.training.objectives.alignment import run_words, to_microbatch
+from megatron_prealign.training.objectives.alignment import run_items, to_microbatch
 
 TEMPERATURE = 0.1
 PACKAGES = ("torch", "megatron-core", "numpy", "mistral-common", "pycountry")
@@ -92,7 +92,7 @@ def language_names() -> Lexicon:
     return Lexicon("en", tuple(LexiconEntry(source, (Translation(target, "de"),)) for source, target in chosen))
 
 
-def make_batch(options: argparse.Namespace) -> tuple[WordBatch, int]:
+def make_batch(options: argparse.Namespace) -> tuple[ItemBatch, int]:
     """Return one word microbatch and the tokenizer's vocabulary size."""
     tokenizer = load_tokenizer(Path(str(files("mistral_common") / "data" / "tokenizer.model.v1")))
     table = WordTable.build(language_names(), tokenizer, max_word_tokens=16)
@@ -115,7 +115,7 @@ def make_config(options: argparse.Namespace, hidden_size: int, vocab_size: int) 
     return config_from_dict({"model": model, "training": {"recompute": "full"}})
 
 
-def measure(options: argparse.Namespace, hidden_size: int, batch: WordBatch, vocab_size: int) -> Measured:
+def measure(options: argparse.Namespace, hidden_size: int, batch: ItemBatch, vocab_size: int) -> Measured:
     """Time both passes in turns."""
     config = make_config(options, hidden_size, vocab_size)
     platform = select_platform(options.device)
@@ -146,18 +146,18 @@ def measure(options: argparse.Namespace, hidden_size: int, batch: WordBatch, voc
 
 
 @torch.no_grad()
-def run_forward(chunk: torch.nn.Module, words: WordMicrobatch) -> None:
+def run_forward(chunk: torch.nn.Module, words: ItemMicrobatch) -> None:
     """Run the forward pass alone."""
-    run_words(chunk, words)
+    run_items(chunk, words)
 
 
-def run_pass(chunk: torch.nn.Module, words: WordMicrobatch, loss: AlignmentLoss | None) -> None:
+def run_pass(chunk: torch.nn.Module, words: ItemMicrobatch, loss: AlignmentLoss | None) -> None:
     """Run forward and backward over the words; without losses the same work is done for a gradient of zero."""
     if loss is None:
-        hidden = run_words(chunk, words)
+        hidden = run_items(chunk, words)
     else:
         with loss.attached(words, torch.ones(())):
-            hidden = run_words(chunk, words)
+            hidden = run_items(chunk, words)
     torch.autograd.backward((hidden * 0.0).sum())
 
 
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     computed = batch.packed.token_ids.size
     padding_waste = 1 - batch.num_tokens / computed
     print(
-        f"{batch.num_words:,} words, {batch.num_tokens:,} subwords in {computed:,} positions: "
+        f"{batch.num_items:,} words, {batch.num_tokens:,} subwords in {computed:,} positions: "
         f"{100 * padding_waste:.1f} % padding",
         file=sys.stderr,
     )

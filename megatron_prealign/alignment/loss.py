@@ -1,20 +1,25 @@
-"""The alignment loss of a forward pass over words: computed at each tap, attached there, and counted.
+"""The alignment loss of a forward pass over items: computed at each tap, attached there, and counted.
 
-Shapes: S positions, R rows of packed words, W_r words of this data-parallel rank, H hidden.
+A loss is attached the way megatron-core attaches the auxiliary losses of mixture-of-experts layers: the tensor passes
+through unchanged, and whatever gradient arrives for it is joined by the gradient of the loss. It
+works on every pipeline stage and under activation recomputation.
+
+Shapes: S positions, R rows of packed items, I_r items of this data-parallel rank, H hidden.
 """
 
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.utils import make_viewless_tensor
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megatron_prealign.alignment.contrastive import contrastive_loss
-from megatron_prealign.alignment.gather import gather_ranks
-from megatron_prealign.alignment.injection import attach_loss
-from megatron_prealign.alignment.taps import Taps, WordMicrobatch
+from megatron_prealign.alignment.taps import ItemMicrobatch, Taps
 from megatron_prealign.config.taps import tap_names
 
 
@@ -33,27 +38,27 @@ class AlignmentLoss:
         self._num_microbatches = self._num_step_microbatches = 0
 
     @contextlib.contextmanager
-    def attached(self, words: WordMicrobatch, scale: Tensor) -> Iterator[None]:
+    def attached(self, items: ItemMicrobatch, scale: Tensor) -> Iterator[None]:
         """Attach every tap's loss, times `scale` and the tap's weight, to a forward pass inside the context."""
         self._scale = scale
-        with self._taps.watched(words, self._attach):
+        with self._taps.watched(items, self._attach):
             yield
 
-    def _attach(self, tap: int, hidden: Tensor, vectors: Tensor, words: WordMicrobatch) -> Tensor:
+    def _attach(self, tap: int, hidden: Tensor, vectors: Tensor, items: ItemMicrobatch) -> Tensor:
         if self._weights[tap] == 0:
             return hidden
-        assert words.targets is not None, "a loss needs targets"
+        assert items.targets is not None, "a loss needs targets"
         group = parallel_state.get_data_parallel_group()
         gather = partial(gather_ranks, group=group)
         loss = contrastive_loss(
-            vectors, words.targets, self._temperature, memory_bytes=self._memory_bytes, gather=gather
+            vectors, items.targets, self._temperature, memory_bytes=self._memory_bytes, gather=gather
         )
         self._step_losses[tap] += loss.detach()
         # Data parallelism averages gradients over ranks, while the loss is a sum over them.
         return attach_loss(hidden, loss, (self._scale * self._weights[tap] * group.size()).to(loss))
 
     def begin_step(self, num_microbatches: int = 0) -> None:
-        """Count the last step in, and begin another of `num_microbatches` with words."""
+        """Count the last step in, and begin another of `num_microbatches` with items."""
         self._losses += self._step_losses
         self._num_microbatches += self._num_step_microbatches
         self._step_losses.zero_()
@@ -99,3 +104,39 @@ class AlignmentLoss:
         """Return the weighted mean over taps of losses by name."""
         names = tap_names(self._taps.num_layers, tied=self._taps.tied)
         return sum(losses[name] * weight for name, weight in zip(names, self._weights, strict=True) if weight > 0)
+
+
+@torch.no_grad()
+def gather_ranks(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """Join [n, ...] of each rank to [n * ranks, ...], in rank order, without gradient."""
+    if group.size() == 1:
+        return tensor
+    joined = tensor.new_empty((tensor.shape[0] * group.size(), *tensor.shape[1:]))
+    torch.distributed.all_gather_into_tensor(joined, tensor.contiguous(), group=group)
+    return joined
+
+
+class _AttachLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return tensor
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return grad_outputs[0], scale, None
+
+
+def attach_loss(tensor: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
+    """Return `tensor`, whose backward pass adds the gradient of scale * loss.
+
+    Args:
+        tensor: any shape, part of the graph.
+        loss: scalar.
+        scale: scalar of the loss's type, without gradient.
+    """
+    attached = _AttachLoss.apply(tensor, loss, scale)  # type: ignore[no-untyped-call]
+    # A pipeline stage frees what it has sent and refuses views.
+    viewless: Tensor = make_viewless_tensor(inp=attached, requires_grad=True, keep_graph=True)
+    return viewless

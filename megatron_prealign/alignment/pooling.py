@@ -1,52 +1,52 @@
-"""Word vectors from hidden states of packed words.
+"""Item vectors from hidden states of packed items.
 
-Shapes: S positions (of this rank under sequence parallelism), R rows, W words of this rank, H hidden.
+Shapes: S positions (of this rank under sequence parallelism), R rows, W items of this rank, H hidden.
 """
 
 import torch
 from torch import Tensor
 
 
-def sum_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
-    """Sum the hidden states of each word's own subwords, in fp32.
+def sum_pool(hidden: Tensor, item_index: Tensor, num_items: int) -> Tensor:
+    """Sum the hidden states of each item's own subwords, in fp32.
 
     Args:
         hidden: [S, R, H], any floating type; fp64 stays fp64.
-        word_index: int64 [R, S], the word that a position belongs to, -1 where none.
-        num_words: W.
+        item_index: int64 [R, S], the item that a position belongs to, -1 where none.
+        num_items: W.
 
     Returns:
-        fp32 [W, H]; zero for words without subwords here.
+        fp32 [W, H]; zero for items without subwords here.
     """
     precise = hidden if hidden.dtype == torch.float64 else hidden.float()
     flat = precise.transpose(0, 1).reshape(-1, hidden.shape[-1])
-    # Positions without a word gather in a row behind the words.
-    index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
-    return _add_rows(flat.new_zeros(num_words + 1, flat.shape[1]), index, flat)[:num_words]
+    # Positions without an item gather in a row behind the items.
+    index = torch.where(item_index < 0, num_items, item_index).reshape(-1)
+    return _add_rows(flat.new_zeros(num_items + 1, flat.shape[1]), index, flat)[:num_items]
 
 
-def num_subwords(word_index: Tensor, num_words: int) -> Tensor:
-    """Count each word's subwords: word_index int64 [R, S] to fp32 [W, 1], at least 1 so that padding divides."""
-    index = torch.where(word_index < 0, num_words, word_index).reshape(-1)
+def num_subwords(item_index: Tensor, num_items: int) -> Tensor:
+    """Count each item's subwords: item_index int64 [R, S] to fp32 [W, 1], at least 1 so that padding divides."""
+    index = torch.where(item_index < 0, num_items, item_index).reshape(-1)
     ones = torch.ones_like(index, dtype=torch.float32)
-    return _add_rows(ones.new_zeros(num_words + 1), index, ones)[:num_words, None].clamp(min=1)
+    return _add_rows(ones.new_zeros(num_items + 1), index, ones)[:num_items, None].clamp(min=1)
 
 
 def _add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Add rows to sums in an order that never changes: tensor-parallel ranks pool the same words to the same bits."""
+    """Add rows to sums in an order that never changes: tensor-parallel ranks pool the same items to the same bits."""
     # On each device one of the two adds in order; the other uses atomics.
     return sums.index_put((index,), rows, accumulate=True) if rows.is_cuda else sums.index_add(0, index, rows)
 
 
-def mean_pool(hidden: Tensor, word_index: Tensor, num_words: int) -> Tensor:
-    """Average the hidden states of each word's own subwords, in fp32 (PreAlign sec. 3.1).
+def mean_pool(hidden: Tensor, item_index: Tensor, num_items: int) -> Tensor:
+    """Average the hidden states of each item's own subwords, in fp32 (PreAlign sec. 3.1).
 
     Args:
         hidden: [S, R, H], any floating type.
-        word_index: int64 [R, S], the word that a position belongs to, -1 where none.
-        num_words: W.
+        item_index: int64 [R, S], the item that a position belongs to, -1 where none.
+        num_items: W.
 
     Returns:
-        fp32 [W, H]; zero for words without subwords (padding).
+        fp32 [W, H]; zero for items without subwords (padding).
     """
-    return sum_pool(hidden, word_index, num_words) / num_subwords(word_index, num_words)
+    return sum_pool(hidden, item_index, num_items) / num_subwords(item_index, num_items)

@@ -1,12 +1,12 @@
 """Taps: the points of the model whose hidden states enter the alignment loss.
 
 A model of L layers has L + 2: the embedding output (0), the outputs of layers 1 .. L-1, the output
-of layer L after the final norm (L), and the rows of the output embedding for the word's tokens
+of layer L after the final norm (L), and the rows of the output embedding for the item's tokens
 (L + 1). With tied embeddings the last coincides with the first and is left out.
 
 Each pipeline stage looks at its own taps with forward hooks; nothing extra travels between stages.
 
-Shapes: S positions, R rows of packed words, W_r words of this data-parallel rank, H hidden.
+Shapes: S positions, R rows of packed items, I_r items of this data-parallel rank, H hidden.
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from megatron_prealign.alignment.pooling import mean_pool, num_subwords, sum_poo
 
 
 @dataclass(frozen=True)
-class WordMicrobatch:
-    """The words of one microbatch on this data-parallel rank, and how all ranks' words relate.
+class ItemMicrobatch:
+    """The items of one microbatch on this data-parallel rank, and how all ranks' items relate.
 
     Attributes:
-        token_ids: int64 [R, S], words one behind the other.
-        position_ids: int64 [R, S], position within the word.
-        word_index: int64 [R, S], the word that a position belongs to, from 0 to W_r - 1; -1 where none.
-        num_words: W_r, padding words included.
-        targets: positives and exclusions among the words of all ranks; none where no loss is wanted.
+        token_ids: int64 [R, S], items one behind the other.
+        position_ids: int64 [R, S], position within the item.
+        item_index: int64 [R, S], the item that a position belongs to, from 0 to I_r - 1; -1 where none.
+        num_items: I_r, padding items included.
+        targets: positives and exclusions among the items of all ranks; none where no loss is wanted.
     """
 
     token_ids: Tensor
     position_ids: Tensor
-    word_index: Tensor
-    num_words: int
+    item_index: Tensor
+    num_items: int
     targets: ContrastiveTargets | None = None
 
 
-OnTap = Callable[[int, Tensor, Tensor, WordMicrobatch], Tensor]
-"""Told (tap, hidden states [S, R, H], word vectors [W_r, H], words); returns the hidden states to go on with."""
+OnTap = Callable[[int, Tensor, Tensor, ItemMicrobatch], Tensor]
+"""Told (tap, hidden states [S, R, H], item vectors [I_r, H], items); returns the hidden states to go on with."""
 
 
 class Taps:
@@ -54,7 +54,7 @@ class Taps:
 
     def __init__(self, chunks: Sequence[torch.nn.Module]) -> None:
         """Register the hooks; they do nothing outside `watched`."""
-        self._words: WordMicrobatch | None = None
+        self._items: ItemMicrobatch | None = None
         self._on_tap: OnTap | None = None
         models = [get_attr_wrapped_model(chunk, "decoder", return_model_obj=True) for chunk in chunks]
         config = models[0].config
@@ -62,7 +62,7 @@ class Taps:
         self.tied: bool = models[0].share_embeddings_and_output_weights
         self.device = next(models[0].parameters()).device
         self._sequence_parallel: bool = config.sequence_parallel
-        self._recomputed: dict[int, deque[tuple[WordMicrobatch, OnTap]]] = defaultdict(deque)
+        self._recomputed: dict[int, deque[tuple[ItemMicrobatch, OnTap]]] = defaultdict(deque)
         for model in models:
             self._register(model)
 
@@ -81,59 +81,59 @@ class Taps:
             current = self._current(tap)
             if current is None:
                 return output
-            words, on_tap = current
+            items, on_tap = current
             hidden, *rest = output if isinstance(output, tuple) else (output,)
-            hidden = on_tap(tap, hidden, self._pool(hidden, words), words)
+            hidden = on_tap(tap, hidden, self._pool(hidden, items), items)
             if output_weight is not None:
-                hidden = on_tap(tap + 1, hidden, self._pool_rows(output_weight, words), words)
+                hidden = on_tap(tap + 1, hidden, self._pool_rows(output_weight, items), items)
             return (hidden, *rest) if isinstance(output, tuple) else hidden
 
         return hook
 
-    def _current(self, tap: int) -> tuple[WordMicrobatch, OnTap] | None:
-        """Return the words of the pass that runs now, or none where nothing is to be done.
+    def _current(self, tap: int) -> tuple[ItemMicrobatch, OnTap] | None:
+        """Return the items of the pass that runs now, or none where nothing is to be done.
 
         Recomputation runs a layer first without gradients and again in the backward pass, when the
         next microbatch may be in hand; a tap sees microbatches in the same order both times.
         """
         if self._recomputed[tap] and torch.is_grad_enabled():
             return self._recomputed[tap].popleft()
-        if self._words is None or self._on_tap is None:
+        if self._items is None or self._on_tap is None:
             return None
-        if torch.is_grad_enabled() or self._words.targets is None:
-            return self._words, self._on_tap
-        self._recomputed[tap].append((self._words, self._on_tap))
+        if torch.is_grad_enabled() or self._items.targets is None:
+            return self._items, self._on_tap
+        self._recomputed[tap].append((self._items, self._on_tap))
         return None
 
-    def _pool(self, hidden: Tensor, words: WordMicrobatch) -> Tensor:
-        """Average [S, R, H] to [W_r, H]; under sequence parallelism by partial sums, never gathering S."""
+    def _pool(self, hidden: Tensor, items: ItemMicrobatch) -> Tensor:
+        """Average [S, R, H] to [I_r, H]; under sequence parallelism by partial sums, never gathering S."""
         if not self._sequence_parallel:
-            return mean_pool(hidden, words.word_index, words.num_words)
+            return mean_pool(hidden, items.item_index, items.num_items)
         rank = parallel_state.get_tensor_model_parallel_rank()
-        local = words.word_index[:, rank * hidden.shape[0] : (rank + 1) * hidden.shape[0]]
-        total: Tensor = reduce_from_tensor_model_parallel_region(sum_pool(hidden, local, words.num_words))
-        return total / num_subwords(words.word_index, words.num_words)
+        local = items.item_index[:, rank * hidden.shape[0] : (rank + 1) * hidden.shape[0]]
+        total: Tensor = reduce_from_tensor_model_parallel_region(sum_pool(hidden, local, items.num_items))
+        return total / num_subwords(items.item_index, items.num_items)
 
-    def _pool_rows(self, weight: torch.nn.Parameter, words: WordMicrobatch) -> Tensor:
-        """Average the output embedding's rows of each word; the rows are split over tensor-parallel ranks."""
+    def _pool_rows(self, weight: torch.nn.Parameter, items: ItemMicrobatch) -> Tensor:
+        """Average the output embedding's rows of each item; the rows are split over tensor-parallel ranks."""
         # A fused weight-gradient kernel would otherwise drop the gradient of this second use.
         weight.zero_out_wgrad = True  # type: ignore[attr-defined]
-        local = words.token_ids - parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
+        local = items.token_ids - parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
         here = (local >= 0) & (local < weight.shape[0])
         rows = functional.embedding(local.clamp(0, weight.shape[0] - 1), weight)
-        index = torch.where(here, words.word_index, -1)
-        total: Tensor = reduce_from_tensor_model_parallel_region(sum_pool(rows.transpose(0, 1), index, words.num_words))
-        return total / num_subwords(words.word_index, words.num_words)
+        index = torch.where(here, items.item_index, -1)
+        total: Tensor = reduce_from_tensor_model_parallel_region(sum_pool(rows.transpose(0, 1), index, items.num_items))
+        return total / num_subwords(items.item_index, items.num_items)
 
     @contextlib.contextmanager
-    def watched(self, words: WordMicrobatch, on_tap: OnTap) -> Iterator[None]:
-        """Call `on_tap` at every tap of a forward pass over `words` inside the context.
+    def watched(self, items: ItemMicrobatch, on_tap: OnTap) -> Iterator[None]:
+        """Call `on_tap` at every tap of a forward pass over `items` inside the context.
 
-        Where the words have targets, a layer that is going to be recomputed is left to its second run, which has
+        Where the items have targets, a layer that is going to be recomputed is left to its second run, which has
         gradients.
         """
-        self._words, self._on_tap = words, on_tap
+        self._items, self._on_tap = items, on_tap
         try:
             yield
         finally:
-            self._words = self._on_tap = None
+            self._items = self._on_tap = None

@@ -1,196 +1,279 @@
-"""Word microbatches of stage 1: which words, their groups, and what must not be a negative.
+"""Batches of items to align: which items, their groups, and what must not be a negative, packed into rows.
 
-Legend: ``W`` words of a global microbatch, ``B`` lexicon entries of it, ``R`` rows of packed words.
+An item is tokens that the model reads alone; items of one group are translations of each other. Words and sentences
+are items.
+
+Legend: ``I`` items of a global microbatch, ``G`` groups of it, ``R`` rows of packed items, ``S`` positions of a row.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.draws import Counter, draw, stream_keys
-from megatron_prealign.errors import DataError
-from megatron_prealign.pairs.packing import PackedWords, pack_words
-from megatron_prealign.pairs.table import Ints, WordReport, WordTable, expand, gather
+from megatron_prealign.codeswitch.draws import stream_keys
 
+Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
 PADDING = -1
 
 
 @dataclass(frozen=True, eq=False)
-class WordBatch:
-    """One word microbatch: the words of a data-parallel rank, and what concerns the words of all ranks."""
+class PackedItems:
+    """Items one after the other in rows of equal length; attention must not look from one into another."""
 
-    packed: PackedWords
-    """This rank's words; word_index counts from `start`"""
+    token_ids: Ints
+    """int64 [R, S], 0 at positions without an item"""
+    item_index: Ints
+    """int64 [R, S], which item a position belongs to, -1 where none"""
+    position_ids: Ints
+    """int64 [R, S], position within the item"""
+
+    def padded(self, num_rows: int) -> "PackedItems":
+        """Return the same with empty rows after it, `num_rows` altogether."""
+        rows = ((0, num_rows - len(self.token_ids)), (0, 0))
+        return PackedItems(
+            np.pad(self.token_ids, rows),
+            np.pad(self.item_index, rows, constant_values=-1),
+            np.pad(self.position_ids, rows),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ItemBatch:
+    """One microbatch: the items of a data-parallel rank, and what concerns the items of all ranks."""
+
+    packed: PackedItems
+    """This rank's items; item_index counts from `start`"""
     start: int
-    """This rank's first word in the global microbatch."""
+    """This rank's first item in the global microbatch."""
     stop: int
-    """Behind this rank's last word."""
+    """One past this rank's last item."""
     group_ids: Ints
-    """int64 [W], equal for a word and its translations; -1 for padding words, which stand at the end"""
-    word_ids: Ints
-    """int64 [W], surface form in the table; -1 for padding words"""
+    """int64 [I], equal for an item and its translations; -1 for padding items, which come last"""
+    item_ids: Ints
+    """int64 [I], number of the item in its table; -1 for padding items"""
     excluded_pairs: Ints
-    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but the same word or linked by the lexicon"""
+    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but of one meaning, so no negatives"""
     num_tokens: int
-    """Tokens of all words of the global microbatch, padding left out."""
+    """Tokens of all items of the global microbatch, padding left out."""
 
     @property
-    def num_words(self) -> int:
-        """Words of the global microbatch, padding left out."""
-        return int((self.word_ids != PADDING).sum())
+    def num_items(self) -> int:
+        """Items of the global microbatch, padding left out."""
+        return int((self.item_ids != PADDING).sum())
 
 
-class WordBatches:
-    """Word microbatches addressed by a counter: microbatch m is a function of (table, seed, m).
+class ItemBatches(ABC):
+    """Microbatches addressed by a counter: microbatch m is a function of (items, seed, m).
 
-    An epoch takes every entry once, in an order of its own; for each entry the source word and one translation a
-    target language, drawn by weight. A microbatch may reach from one epoch into the next, so all are full.
+    An epoch takes every group once, in an order of its own. A microbatch may reach from one epoch into the next, so
+    all are full.
     """
 
+    kind: ClassVar[str]
+    """What an item is: part of the names of its options, counters and metrics."""
+    option: ClassVar[str]
+    """The option that names the files of its items."""
+
     def __init__(
-        self, table: WordTable, seed: int, word_batch_size: int, *, row_length: int, num_hard_negatives: int = 0
+        self,
+        token_offsets: Ints,
+        token_ids: Ints,
+        num_groups: int,
+        *,
+        seed: int,
+        batch_size: int,
+        max_items: int,
+        row_length: int,
     ) -> None:
-        """Keep the table.
+        """Keep the tokens of all items.
 
         Args:
-            table: the lexicon as arrays.
-            seed: seed of the order of entries and of the translations drawn.
-            word_batch_size: entries of one global microbatch.
-            row_length: positions of a row of packed words, at least the longest word.
-            num_hard_negatives: source words added for each entry that are spelt most like its own.
-
-        Raises:
-            DataError: if the table has fewer entries than one microbatch, or too few for the hard negatives.
+            token_offsets: int64 [items + 1].
+            token_ids: int64, the tokens of item i at token_offsets[i] : token_offsets[i + 1].
+            num_groups: groups of an epoch, at least `batch_size`.
+            seed: of the order of groups and of what is drawn of them.
+            batch_size: groups of one global microbatch.
+            max_items: items that a group has at most, what comes with it included.
+            row_length: positions of a row of packed items, at least the longest item.
         """
-        if table.num_entries < word_batch_size:
-            raise DataError(
-                f"the lexicon has {table.num_entries} usable entries, fewer than alignment.word_batch_size "
-                f"{word_batch_size}; lower it or give a larger lexicon"
-            )
-        if num_hard_negatives >= table.num_entries:
-            raise DataError(
-                f"alignment.num_hard_negatives {num_hard_negatives} is more than the other {table.num_entries - 1} "
-                "usable entries of the lexicon; lower it"
-            )
-        self._table = table
+        self._token_offsets = token_offsets
+        self._token_ids = token_ids
+        self._num_groups = num_groups
         self._seed = seed
-        self._batch_size = word_batch_size
+        self._batch_size = batch_size
+        self._max_items = max_items
         self._row_length = row_length
-        self._num_hard_negatives = num_hard_negatives
         self._order = lru_cache(maxsize=2)(self._shuffle)
 
     @property
-    def report(self) -> WordReport:
-        """What became of the lexicon under the tokenizer."""
-        return self._table.report
-
-    @property
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Of the lexicon, SHA-256."""
-        return self._table.fingerprint
+        """Of what the order of groups depends on, SHA-256."""
 
     @property
+    @abstractmethod
     def mean_tokens(self) -> float:
-        """Expected subwords of a microbatch, over whole epochs."""
-        negatives = self._num_hard_negatives * self._table.mean_source_tokens
-        return self._batch_size * (self._table.mean_entry_tokens + negatives)
+        """Expected tokens of a microbatch, over whole epochs."""
 
-    def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[WordBatch]:
+    @abstractmethod
+    def describe(self) -> str:
+        """Return in one line what a person should know before training on the items."""
+
+    @abstractmethod
+    def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
+        """Return the items of a microbatch and their group ids, both int64 [I].
+
+        Args:
+            groups: int64 [G], the groups drawn; one that ends an epoch and begins the next is there twice.
+            keys: uint64 [G], a generator key for each.
+        """
+
+    @abstractmethod
+    def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
+        """Return ordered pairs of items of different groups that may mean the same, int64 [E, 2], sorted."""
+
+    def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[ItemBatch]:
         """Return consecutive microbatches with as many rows each: the schedule wants equal shapes.
 
-        The ranks of the data-parallel axis may have other numbers of rows; they exchange word vectors alone.
+        The ranks of the data-parallel axis may have other numbers of rows; they exchange item vectors alone.
 
         Args:
             first: counter of the first microbatch since the start of training, over all epochs.
             count: microbatches.
             rank: this rank on the data-parallel axis.
-            size: size of the data-parallel axis; the number of words is padded to a multiple of it.
+            size: size of the data-parallel axis; the number of items is padded to a multiple of it.
         """
         found = [self._batch(index, rank, size) for index in range(first, first + count)]
-        # Where entries lack languages the last ranks may have padding alone; the model still needs a row to run on.
+        # Where groups lack languages the last ranks may have padding alone; the model still needs a row to run on.
         num_rows = max(1, *(len(batch.packed.token_ids) for batch in found))
         return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
-    def batch(self, index: int, *, rank: int = 0, size: int = 1) -> WordBatch:
+    def batch(self, index: int, *, rank: int = 0, size: int = 1) -> ItemBatch:
         """Return one microbatch."""
         return self.batches(index, 1, rank=rank, size=size)[0]
 
-    def _batch(self, index: int, rank: int, size: int) -> WordBatch:
-        table = self._table
-        word_ids, group_ids = self._words(index)
-        per_entry = table.words_per_entry + self._num_hard_negatives
-        # Entries differ in the languages they have, and ranks hold equal numbers of words.
-        num_words = -(-self._batch_size * per_entry // size) * size
-        padding = (0, num_words - len(word_ids))
-        excluded_pairs = _excluded_pairs(table, word_ids, group_ids)
-        padded_groups = np.pad(group_ids, padding, constant_values=PADDING)
-        padded_words = np.pad(word_ids, padding, constant_values=PADDING)
-        lengths = np.diff(table.token_offsets)[word_ids]
-        start, stop = rank * num_words // size, (rank + 1) * num_words // size
-        _, values = gather(table.token_offsets, word_ids[start:stop])
-        return WordBatch(
-            packed=pack_words(lengths[start:stop], table.token_ids[values], self._row_length),
+    def _batch(self, index: int, rank: int, size: int) -> ItemBatch:
+        item_ids, group_ids = self._items(*self._groups(index))
+        # Groups differ in the languages they have, and ranks hold equal numbers of items.
+        num_items = -(-self._batch_size * self._max_items // size) * size
+        padding = (0, num_items - len(item_ids))
+        excluded_pairs = self._excluded_pairs(item_ids, group_ids)
+        lengths = np.diff(self._token_offsets)[item_ids]
+        start, stop = rank * num_items // size, (rank + 1) * num_items // size
+        _, values = gather(self._token_offsets, item_ids[start:stop])
+        return ItemBatch(
+            packed=pack_items(lengths[start:stop], self._token_ids[values], self._row_length),
             start=start,
             stop=stop,
-            group_ids=padded_groups,
-            word_ids=padded_words,
+            group_ids=np.pad(group_ids, padding, constant_values=PADDING),
+            item_ids=np.pad(item_ids, padding, constant_values=PADDING),
             excluded_pairs=excluded_pairs,
             num_tokens=int(lengths.sum()),
         )
 
-    def _words(self, index: int) -> tuple[Ints, Ints]:
-        """Return surface forms and group ids of a microbatch's words, both int64; each source before its words."""
+    def _groups(self, index: int) -> tuple[Ints, Keys]:
+        """Return the groups of a microbatch, int64 [G], and a generator key for each."""
         positions = index * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
-        epochs, ranks = np.divmod(positions, self._table.num_entries)
+        epochs, ranks = np.divmod(positions, self._num_groups)
         parts = [(epoch, self._order(epoch)[ranks[epochs == epoch]]) for epoch in np.unique(epochs).tolist()]
-        entries = np.concatenate([part for _, part in parts])
         keys = np.concatenate([self._keys(epoch, part) for epoch, part in parts])
-        owners, translations = self._draw(entries, keys)
-        owners = np.concatenate([np.arange(len(entries)), owners])
-        words = np.concatenate([self._table.sources[entries], translations])
-        order = np.argsort(owners, kind="stable")
-        # An entry that ends one epoch and begins the next is one group.
-        groups = np.unique(entries, return_inverse=True)[1]
-        # A hard negative is a group of its own: it has no positive, so it is no anchor.
-        negatives = self._table.neighbours(entries, self._num_hard_negatives)
-        own_groups = len(entries) + np.arange(len(negatives))
-        return np.concatenate([words[order], negatives]), np.concatenate([groups[owners[order]], own_groups])
+        return np.concatenate([part for _, part in parts]), keys
 
     def _shuffle(self, epoch: int) -> Ints:
-        """Return the order of entries in an epoch, int64 [entries]."""
-        return np.argsort(self._keys(epoch, np.arange(self._table.num_entries)))
+        """Return the order of groups in an epoch, int64 [groups]."""
+        return np.argsort(self._keys(epoch, np.arange(self._num_groups)))
 
-    def _draw(self, entries: Ints, keys: NDArray[np.uint64]) -> tuple[Ints, Ints]:
-        """Draw a translation a target language: position in `entries` and surface form, both int64."""
-        table = self._table
-        owners, slots = gather(table.slot_offsets, entries)
-        within = slots - table.slot_offsets[entries][owners]
-        chosen = np.searchsorted(
-            table.thresholds, slots + draw(keys[owners], within, Counter.TRANSLATION), side="right"
-        )
-        # slot + draw may round up to the next slot.
-        chosen = np.minimum(chosen, table.slot_targets[slots + 1] - 1)
-        return owners, table.translations[chosen]
-
-    def _keys(self, epoch: int, entries: Ints) -> NDArray[np.uint64]:
-        """Return a generator key for each entry, distinct within an epoch: uint64 [len(entries)]."""
-        return stream_keys(self._seed, epoch, entries.astype(np.uint64))
+    def _keys(self, epoch: int, groups: Ints) -> Keys:
+        """Return a generator key for each group, distinct within an epoch: uint64 [len(groups)]."""
+        return stream_keys(self._seed, epoch, groups.astype(np.uint64))
 
 
-def _excluded_pairs(table: WordTable, word_ids: Ints, group_ids: Ints) -> Ints:
-    """Return ordered pairs of words of different groups that may mean the same, int64 [E, 2], sorted."""
-    surfaces = table.surface_ids[word_ids]
-    same = _matches(surfaces, surfaces)
-    owners, values = gather(table.link_offsets, word_ids)
-    linked, partners = _matches(table.links[values], word_ids)
-    pairs = np.stack([np.concatenate([same[0], owners[linked]]), np.concatenate([same[1], partners])], axis=1)
-    pairs = pairs[group_ids[pairs[:, 0]] != group_ids[pairs[:, 1]]]
-    return np.unique(pairs, axis=0)
+def place_items(lengths: Ints, row_length: int) -> tuple[Ints, Ints, int]:
+    """Choose row and first column of each item; the longest item that fits comes first.
+
+    Items of a length are alike, so a filling is found once and repeated as often as the items suffice: the
+    cost grows with the number of lengths, not of items.
+
+    Args:
+        lengths: int64 [I], each from 1 to `row_length`.
+        row_length: positions of a row.
+
+    Returns:
+        Row and first column of each item, both int64 [I], and the number of rows.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    left = np.bincount(lengths, minlength=1)
+    # Items of a length stand together in `order`; the next unplaced one of each length.
+    following = len(lengths) - np.cumsum(left)
+    rows, columns = np.empty_like(lengths), np.empty_like(lengths)
+    num_rows = 0
+    while left.any():
+        filling = _fill_row(left, row_length)
+        repeats = min(int(left[length]) // count for length, count in filling)
+        column = 0
+        for length, count in filling:
+            chosen = order[following[length] : following[length] + repeats * count]
+            rows[chosen] = num_rows + np.repeat(np.arange(repeats), count)
+            columns[chosen] = column + np.tile(np.arange(count) * length, repeats)
+            column += count * length
+            following[length] += repeats * count
+            left[length] -= repeats * count
+        num_rows += repeats
+    return rows, columns, num_rows
 
 
-def _matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:
+def _fill_row(left: Ints, row_length: int) -> list[tuple[int, int]]:
+    """Fill one row, longest items first: (length, how many) of the items in it."""
+    filling, room = [], row_length
+    for length in np.flatnonzero(left)[::-1].tolist():
+        count = min(int(left[length]), room // length)
+        if count:
+            filling.append((length, count))
+            room -= count * length
+    return filling
+
+
+def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
+    """Pack items into as few rows as longest-first finds.
+
+    Args:
+        lengths: int64 [I], each from 1 to `row_length`.
+        token_ids: int64, the tokens of all items, one item after the other.
+        row_length: positions of a row.
+    """
+    rows, columns, num_rows = place_items(lengths, row_length)
+    within = np.arange(len(token_ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    where = np.repeat(rows, lengths), np.repeat(columns, lengths) + within
+    packed = PackedItems(
+        token_ids=np.zeros((num_rows, row_length), dtype=np.int64),
+        item_index=np.full((num_rows, row_length), -1, dtype=np.int64),
+        position_ids=np.zeros((num_rows, row_length), dtype=np.int64),
+    )
+    packed.token_ids[where] = token_ids
+    packed.item_index[where] = np.repeat(np.arange(len(lengths)), lengths)
+    packed.position_ids[where] = within
+    return packed
+
+
+def gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
+    """Return for all values of the CSR rows the position in `rows` and the index of the value, both int64."""
+    return expand(offsets[rows], offsets[rows + 1])
+
+
+def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
+    lengths = stops - starts
+    owners = np.repeat(np.arange(len(starts)), lengths)
+    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return owners, starts[owners] + within
+
+
+def matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:
     """Return all (q, k) with queries[q] == keys[k], without comparing each with each."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]

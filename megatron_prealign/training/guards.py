@@ -132,8 +132,7 @@ class Guard:
                 "step": step,
                 "cause": cause,
                 "loss": str(loss),
-                "samples": [*range(before.consumed_samples, state.consumed_samples)],
-                "word_microbatches": [*range(before.word_microbatches, state.word_microbatches)],
+                **state.drawn_since(before),
             }
         )
 

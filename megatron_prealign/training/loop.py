@@ -175,8 +175,7 @@ class Trainer:
                 "train",
                 {
                     "step": self.state.step,
-                    "tokens": self.state.tokens,
-                    "word_tokens": self.state.word_tokens,
+                    **self.state.token_counts(),
                     **losses,
                     "learning_rate": learning_rate,
                     **({} if gradient_norm is None else {"gradient_norm": gradient_norm}),

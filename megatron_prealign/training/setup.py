@@ -28,7 +28,7 @@ from megatron_prealign.files import write_if_possible
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
-from megatron_prealign.pairs.batches import WordBatches
+from megatron_prealign.pairs.batches import ItemBatches
 from megatron_prealign.platform import Layout, Platform
 from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.capabilities import package_problems
@@ -75,9 +75,9 @@ class Plan:
         return plan
 
     @property
-    def words(self) -> WordBatches | None:
-        """The words that are aligned, if any are."""
-        return next((plan.words for plan, _ in self.objectives if isinstance(plan, AlignmentPlan)), None)
+    def items(self) -> dict[str, ItemBatches]:
+        """What is aligned, by its kind: "word", "sentence"."""
+        return {plan.items.kind: plan.items for plan, _ in self.objectives if isinstance(plan, AlignmentPlan)}
 
     def read_state(self) -> TrainState:
         """Return where the run stands, its mixes brought up to the configuration."""

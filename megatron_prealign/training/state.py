@@ -27,9 +27,12 @@ class TrainState:
         lm_tokens: tokens of those sequences.
         mixes: the history of what they were drawn from.
         positions: how many were drawn from each dataset, by its key.
-        word_microbatches: word microbatches used by align-init.
+        word_microbatches: microbatches of words used.
         word_tokens: subwords in them.
         lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.
+        sentence_microbatches: microbatches of sentences used.
+        sentence_tokens: tokens in them.
+        sentence_fingerprint: of the sentences that they are taken from; empty = none so far.
         best_retrieval: best held-out retrieval at a validation so far, in [0, 1]; below 0 = none yet.
         validations_since_best: validations after it.
         skipped_steps: steps whose update was left out.
@@ -46,6 +49,9 @@ class TrainState:
     word_microbatches: int = 0
     word_tokens: int = 0
     lexicon_fingerprint: str = ""
+    sentence_microbatches: int = 0
+    sentence_tokens: int = 0
+    sentence_fingerprint: str = ""
     best_retrieval: Annotated[float, Field(ge=-1, le=1)] = -1.0
     validations_since_best: int = 0
     skipped_steps: int = 0
@@ -85,12 +91,43 @@ class TrainState:
 
     @property
     def tokens(self) -> int:
-        """All tokens seen: of sequences and of words."""
-        return self.lm_tokens + self.word_tokens
+        """All tokens seen: of sequences, words and sentences."""
+        return self.lm_tokens + self.item_tokens
+
+    @property
+    def item_tokens(self) -> int:
+        """Tokens of words and sentences that were aligned."""
+        return self.word_tokens + self.sentence_tokens
+
+    def count_items(self, kind: str, num_microbatches: int = 0, num_tokens: int = 0) -> int:
+        """Count microbatches of items of a kind, "word" or "sentence"; return how many there were before."""
+        before: int = getattr(self, f"{kind}_microbatches")
+        setattr(self, f"{kind}_microbatches", before + num_microbatches)
+        setattr(self, f"{kind}_tokens", getattr(self, f"{kind}_tokens") + num_tokens)
+        return before
+
+    def note_items(self, kind: str, fingerprint: str) -> str:
+        """Note what the items of a kind are taken from; return what was noted before, empty = nothing."""
+        name = "lexicon_fingerprint" if kind == "word" else f"{kind}_fingerprint"
+        before: str = getattr(self, name)
+        setattr(self, name, fingerprint)
+        return before
+
+    def token_counts(self) -> dict[str, int]:
+        """Return the tokens seen for a record; those of sentences where there are any."""
+        sentences = {"sentence_tokens": self.sentence_tokens} if self.sentence_tokens else {}
+        return {"tokens": self.tokens, "word_tokens": self.word_tokens, **sentences}
+
+    def drawn_since(self, before: "TrainState") -> dict[str, list[int]]:
+        """Return the numbers of samples and microbatches used since then; of sentences where there are any."""
+        fields = {"samples": "consumed_samples", "word_microbatches": "word_microbatches"}
+        if self.sentence_microbatches:
+            fields["sentence_microbatches"] = "sentence_microbatches"
+        return {name: [*range(getattr(before, field), getattr(self, field))] for name, field in fields.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counters for JSON."""
-        return asdict(self)
+        """Return the counters for JSON; those of sentences where there are any: older versions refuse them."""
+        return {name: value for name, value in asdict(self).items() if value or not name.startswith("sentence_")}
 
 
 def has_lost_patience(config: Config, state: TrainState) -> bool:

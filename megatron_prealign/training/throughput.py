@@ -70,20 +70,20 @@ class Throughput:
         self.waiting.take()
         self.pause.take()
         self._start = time.monotonic()
-        self._counted = (state.step, state.lm_tokens, state.word_tokens)
+        self._counted = (state.step, state.lm_tokens, state.item_tokens)
 
     def take(self, state: TrainState) -> dict[str, float]:
         """Return a record's fields for the time since the last call or `start`, and restart."""
         paused, waited = self.pause.seconds, self.waiting.seconds
         seconds = max(time.monotonic() - self._start - paused, 1e-9)
-        counts = (state.step, state.lm_tokens, state.word_tokens)
-        steps, lm_tokens, word_tokens = (now - before for now, before in zip(counts, self._counted, strict=True))
+        counts = (state.step, state.lm_tokens, state.item_tokens)
+        steps, lm_tokens, item_tokens = (now - before for now, before in zip(counts, self._counted, strict=True))
         model, seq_length = self.config.model, self.config.data.seq_length
         flops = lm_tokens * count_flops_per_token(model, seq_length)
-        flops += word_tokens * count_word_flops_per_token(model)
+        flops += item_tokens * count_word_flops_per_token(model)
         flops_per_second = flops / seconds / self.world_size
         record = {
-            "tokens_per_second": (lm_tokens + word_tokens) / seconds,
+            "tokens_per_second": (lm_tokens + item_tokens) / seconds,
             "step_seconds": seconds / max(steps, 1),
             "pause_seconds": paused,
             "data_wait_share": waited / seconds,

@@ -16,7 +16,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_prealign.alignment import Taps, WordMicrobatch, gather_ranks
+from megatron_prealign.alignment import ItemMicrobatch, Taps, gather_ranks
 from megatron_prealign.config import Config
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.evaluation.retrieval import (
@@ -27,10 +27,10 @@ from megatron_prealign.evaluation.retrieval import (
     token_ids_of,
 )
 from megatron_prealign.lexicon import Lexicon
-from megatron_prealign.pairs.packing import PackedWords, pack_words
+from megatron_prealign.pairs.batches import PackedItems, pack_items
 from megatron_prealign.platform import Layout
 from megatron_prealign.text.tokenizer import Tokenizer
-from megatron_prealign.training.objectives.alignment import no_loss, run_words, to_microbatch
+from megatron_prealign.training.objectives.alignment import no_loss, run_items, to_microbatch
 from megatron_prealign.training.objectives.objective import Pass
 
 
@@ -126,35 +126,35 @@ class WordValidator:
         own = words[rank * per_rank : (rank + 1) * per_rank]
         found: dict[int, Tensor] = {}
 
-        def collect(tap: int, hidden: Tensor, vectors: Tensor, _words: WordMicrobatch) -> Tensor:
+        def collect(tap: int, hidden: Tensor, vectors: Tensor, _words: ItemMicrobatch) -> Tensor:
             # A word stands in one microbatch; its vector is zero in the others.
             found[tap] = found[tap] + vectors if tap in found else vectors
             return hidden
 
-        def forward_step(microbatches: Iterator[WordMicrobatch], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
+        def forward_step(microbatches: Iterator[ItemMicrobatch], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
             microbatch = next(microbatches)
             with self._taps.watched(microbatch, collect):
-                return run_words(chunk, microbatch), no_loss
+                return run_items(chunk, microbatch), no_loss
 
-        microbatches = list(map(partial(to_microbatch, num_words=per_rank, device=self._taps.device), self._pack(own)))
+        microbatches = list(map(partial(to_microbatch, num_items=per_rank, device=self._taps.device), self._pack(own)))
         num_rows, row_length = microbatches[0].token_ids.shape
         Pass(forward_step, microbatches, row_length, num_rows).run(chunks, forward_only=True)
         return found
 
-    def _pack(self, words: list[list[int]]) -> list[PackedWords]:
+    def _pack(self, words: list[list[int]]) -> list[PackedItems]:
         """Pack words into rows and deal the rows out to the microbatches, equally many each."""
         lengths = np.array([len(ids) for ids in words], dtype=np.int64)
         token_ids = np.array([token for ids in words for token in ids], dtype=np.int64)
-        packed = pack_words(lengths, token_ids, self._row_length)
+        packed = pack_items(lengths, token_ids, self._row_length)
         count = self._num_microbatches
         # A rank without words runs an empty row, so that all ranks run the same schedule.
         per_microbatch = max(-(-len(packed.token_ids) // count), 1)
         padded = packed.padded(per_microbatch * count)
         return [
-            PackedWords(
+            PackedItems(
                 *(
                     part[index * per_microbatch : (index + 1) * per_microbatch]
-                    for part in (padded.token_ids, padded.word_index, padded.position_ids)
+                    for part in (padded.token_ids, padded.item_index, padded.position_ids)
                 )
             )
             for index in range(count)

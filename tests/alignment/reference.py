@@ -8,7 +8,7 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint.huggingface import to_huggingface
 from megatron_prealign.config import Config
-from megatron_prealign.pairs.batches import WordBatch
+from megatron_prealign.pairs.batches import ItemBatch
 
 TEMPERATURE = 0.1
 
@@ -23,13 +23,13 @@ def reference_model(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float64).eval()
 
 
-def words_of(batch: WordBatch) -> list[Tensor]:
+def words_of(batch: ItemBatch) -> list[Tensor]:
     """Return the token ids of each word of a microbatch of one rank."""
     packed = batch.packed
-    return [torch.tensor(packed.token_ids[packed.word_index == word]) for word in range(batch.num_words)]
+    return [torch.tensor(packed.token_ids[packed.item_index == word]) for word in range(batch.num_items)]
 
 
-def naive_alignment(taps: list[list[Tensor]], batch: WordBatch) -> Tensor:
+def naive_alignment(taps: list[list[Tensor]], batch: ItemBatch) -> Tensor:
     """Loss of each tap, [taps], by the formula of design.md, from the vectors of each word at each tap."""
     excluded = {(int(i), int(k)) for i, k in batch.excluded_pairs}
     groups = batch.group_ids.tolist()

@@ -35,8 +35,7 @@ def _take_one_step(values: Any) -> dict[str, Any]:
     trainer.stage.next_passes = lambda _: passes  # type: ignore[method-assign]
     trainer.compute_gradients()
     trainer.save()
-    words = plan_run(trainer.config).words
-    assert words is not None
+    words = plan_run(trainer.config).items["word"]
     return {
         "metrics": trainer.stage.take_metrics(),
         "gradients": full_gradients(trainer.chunks),

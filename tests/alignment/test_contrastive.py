@@ -50,7 +50,7 @@ def loss_of_ranks(
     """Return each rank's value and the gradients of all ranks' own words, joined; `gather` knows all ranks' words."""
     unit = torch.nn.functional.normalize(words, dim=1)
     whole = make_targets(groups, excluded)
-    real = unit[: whole.num_words]
+    real = unit[: whole.num_items]
     similarities = (real @ real.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     for i, k in excluded:
         similarities[i, k] = -torch.inf
@@ -172,7 +172,7 @@ def test_batch_without_positives_has_no_loss(words: torch.Tensor) -> None:
 
 def test_targets_list_what_belongs_to_a_rank() -> None:
     targets = make_targets(GROUPS, EXCLUDED, 2, 6)
-    assert (targets.num_words, targets.num_anchors) == (8, 7)
+    assert (targets.num_items, targets.num_anchors) == (8, 7)
     assert targets.num_positives.tolist() == [2, 2, 2, 0]
     rows, columns = targets.positives.cut(3, 6)
     assert list(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 2), (0, 4), (1, 2), (1, 3)]

@@ -41,11 +41,10 @@ def _word_pass(values: Any) -> dict[str, Any]:
 
     trainer = make_trainer(values)
     trainer.save()
-    plan = plan_run(trainer.config)
-    assert plan.words is not None
+    items = plan_run(trainer.config).items["word"]
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    alignment = Alignment(trainer.config, [model], Taps([model]), plan.words, Layout.current(), Stopwatch())
+    alignment = Alignment(trainer.config, [model], Taps([model]), items, Layout.current(), Stopwatch())
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()
@@ -72,7 +71,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
                 values_around.append(evaluate()["alignment_loss"])
         expected = sum(float((gradients[name] * directions[name]).sum()) for name in moved)
         slopes[label] = ((values_around[0] - values_around[1]) / (2 * STEP), expected)
-    words = [plan.words.batch(index) for index in range(trainer.config.alignment.num_word_microbatches)]
+    words = [items.batch(index) for index in range(trainer.config.alignment.num_word_microbatches)]
     return {
         "metrics": metrics,
         "gradients": gradients,

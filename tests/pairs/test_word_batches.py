@@ -12,8 +12,8 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
-from megatron_prealign.pairs.batches import WordBatch, WordBatches
-from megatron_prealign.pairs.table import WordTable
+from megatron_prealign.pairs.batches import ItemBatch
+from megatron_prealign.pairs.words import WordBatches, WordTable
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 LANGUAGES = ("de", "fr", "zh")
@@ -36,25 +36,25 @@ def make_batches(table: WordTable, seed: int, word_batch_size: int, num_hard_neg
     return WordBatches(table, seed, word_batch_size, row_length=16, num_hard_negatives=num_hard_negatives)
 
 
-def words_of(batch: WordBatch) -> list[list[int]]:
+def words_of(batch: ItemBatch) -> list[list[int]]:
     """Return the tokens of each word of this rank, padding words included."""
     packed = batch.packed
-    return [packed.token_ids[packed.word_index == word].tolist() for word in range(batch.stop - batch.start)]
+    return [packed.token_ids[packed.item_index == word].tolist() for word in range(batch.stop - batch.start)]
 
 
-def gather(batches: WordBatches, index: int, size: int) -> tuple[WordBatch, list[list[int]]]:
+def gather(batches: WordBatches, index: int, size: int) -> tuple[ItemBatch, list[list[int]]]:
     """Return one rank's batch and the tokens of the words of all ranks together."""
     shares = [batches.batch(index, rank=rank, size=size) for rank in range(size)]
     assert [share.start for share in shares[1:]] == [share.stop for share in shares[:-1]]
-    assert (shares[0].start, shares[-1].stop) == (0, len(shares[0].word_ids))
+    assert (shares[0].start, shares[-1].stop) == (0, len(shares[0].item_ids))
     for share in shares[1:]:
-        for name in ("group_ids", "word_ids", "excluded_pairs", "num_tokens"):
+        for name in ("group_ids", "item_ids", "excluded_pairs", "num_tokens"):
             assert np.array_equal(getattr(share, name), getattr(shares[0], name)), name
     return shares[0], [word for share in shares for word in words_of(share)]
 
 
-def same(first: WordBatch, second: WordBatch) -> bool:
-    names = ("group_ids", "word_ids", "excluded_pairs")
+def same(first: ItemBatch, second: ItemBatch) -> bool:
+    names = ("group_ids", "item_ids", "excluded_pairs")
     return words_of(first) == words_of(second) and all(
         np.array_equal(getattr(first, name), getattr(second, name)) for name in names
     )
@@ -69,7 +69,7 @@ def test_excluded_pairs_equal_a_double_loop(seed: int, bpe: Tokenizer) -> None:
     found = Counter()
     for index in range(4):
         batch = batches.batch(index)
-        forms = [(table.languages[i], table.words[i]) for i in batch.word_ids[: batch.num_words]]
+        forms = [(table.languages[i], table.words[i]) for i in batch.item_ids[: batch.num_items]]
         expected = []
         for i, first in enumerate(forms):
             for k, second in enumerate(forms):
@@ -89,7 +89,7 @@ def test_equal_spelling_and_polysemy_by_hand(bpe: Tokenizer) -> None:
     )
     table = WordTable.build(Lexicon("en", entries), bpe, max_word_tokens=16)
     batch = make_batches(table, 0, word_batch_size=3).batch(0)
-    forms = [f"{table.languages[i]}:{table.words[i]}" for i in batch.word_ids]
+    forms = [f"{table.languages[i]}:{table.words[i]}" for i in batch.item_ids]
     pairs = {frozenset((forms[i], forms[k])) for i, k in batch.excluded_pairs.tolist()}
     assert pairs == {
         frozenset(("en:die", "de:die")),
@@ -108,15 +108,15 @@ def test_ranks_together_hold_the_global_batch(size: int, bpe: Tokenizer) -> None
     batches = make_batches(table, 11, word_batch_size=10)
     single, single_words = gather(batches, 2, 1)
     batch, words = gather(batches, 2, size)
-    num_words = single.num_words
-    assert len(batch.word_ids) == -(-10 * (1 + len(LANGUAGES)) // size) * size
-    assert batch.num_words == num_words
-    assert np.array_equal(batch.word_ids[:num_words], single.word_ids[:num_words])
+    num_words = single.num_items
+    assert len(batch.item_ids) == -(-10 * (1 + len(LANGUAGES)) // size) * size
+    assert batch.num_items == num_words
+    assert np.array_equal(batch.item_ids[:num_words], single.item_ids[:num_words])
     assert np.array_equal(batch.group_ids[:num_words], single.group_ids[:num_words])
     assert np.array_equal(batch.excluded_pairs, single.excluded_pairs)
     assert words[:num_words] == single_words[:num_words]
     assert not any(words[num_words:])
-    assert set(batch.group_ids[num_words:]) | set(batch.word_ids[num_words:]) <= {-1}
+    assert set(batch.group_ids[num_words:]) | set(batch.item_ids[num_words:]) <= {-1}
 
 
 def test_microbatches_of_a_step_have_equal_shapes(bpe: Tokenizer) -> None:
@@ -134,16 +134,16 @@ def test_a_rank_without_a_word_has_a_row_of_padding(bpe: Tokenizer) -> None:
     lexicon = Lexicon("en", (two_languages, *one_language))
     batches = make_batches(WordTable.build(lexicon, bpe, max_word_tokens=16), 0, word_batch_size=4)
     batch = batches.batch(0, rank=11, size=12)
-    assert set(batch.word_ids[batch.start : batch.stop]) == {-1}
+    assert set(batch.item_ids[batch.start : batch.stop]) == {-1}
     assert len(batch.packed.token_ids) == 1
-    assert set(batch.packed.word_index[0]) == {-1}
+    assert set(batch.packed.item_index[0]) == {-1}
 
 
 def test_tokens_are_those_of_the_word_in_running_text(bpe: Tokenizer) -> None:
     entry = LexiconEntry("bank", (Translation("银行", "zh"), Translation("Straße", "de")))
     table = WordTable.build(Lexicon("en", (entry,)), bpe, max_word_tokens=16)
     batch = make_batches(table, 0, word_batch_size=1).batch(0)
-    words = {table.words[form]: tokens for form, tokens in zip(batch.word_ids, words_of(batch), strict=True)}
+    words = {table.words[form]: tokens for form, tokens in zip(batch.item_ids, words_of(batch), strict=True)}
     assert words == {
         "bank": bpe.encode_word("bank", spaced=True),
         "银行": bpe.encode_word("银行", spaced=False),
@@ -155,7 +155,7 @@ def test_tokens_are_those_of_the_word_in_running_text(bpe: Tokenizer) -> None:
 def test_an_epoch_takes_every_entry_once(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(3), bpe, max_word_tokens=16)
     batches = make_batches(table, 5, word_batch_size=16)
-    words = np.concatenate([batches.batch(index).word_ids for index in range(5)])
+    words = np.concatenate([batches.batch(index).item_ids for index in range(5)])
     taken = [table.words[i] for i in words if i >= 0 and table.languages[i] == "en"]
     assert len(taken) == 80, "five microbatches of 16 are two epochs of 40"
     assert len(set(taken[:40])) == 40
@@ -170,7 +170,7 @@ def test_one_translation_a_language_drawn_by_weight(bpe: Tokenizer) -> None:
     )
     table = WordTable.build(Lexicon("en", (entry,)), bpe, max_word_tokens=16)
     batches = make_batches(table, 1, word_batch_size=1)
-    drawn = Counter(table.words[i] for index in range(2000) for i in batches.batch(index).word_ids)
+    drawn = Counter(table.words[i] for index in range(2000) for i in batches.batch(index).item_ids)
     assert drawn["bank"] == drawn["banque"] == 2000
     assert drawn["Bank"] + drawn["Ufer"] == 2000
     assert abs(drawn["Bank"] - 1500) < 5 * 20, "five standard deviations"
@@ -180,28 +180,28 @@ def test_hard_negatives_are_spelt_alike_and_have_no_positive(bpe: Tokenizer) -> 
     table = WordTable.build(random_lexicon(6), bpe, max_word_tokens=16)
     plain = make_batches(table, 2, 8).batch(1)
     batch = make_batches(table, 2, 8, num_hard_negatives=2).batch(1)
-    added = batch.word_ids[plain.num_words : batch.num_words]
-    assert np.array_equal(batch.word_ids[: plain.num_words], plain.word_ids[: plain.num_words])
+    added = batch.item_ids[plain.num_items : batch.num_items]
+    assert np.array_equal(batch.item_ids[: plain.num_items], plain.item_ids[: plain.num_items])
     assert len(added) == 16
     assert {table.languages[form] for form in added} == {"en"}
-    groups = batch.group_ids[: batch.num_words].tolist()
-    assert all(groups.count(group) == 1 for group in groups[plain.num_words :])
+    groups = batch.group_ids[: batch.num_items].tolist()
+    assert all(groups.count(group) == 1 for group in groups[plain.num_items :])
 
     def tokens(form: int) -> list[int]:
         return table.token_ids[table.token_offsets[form] : table.token_offsets[form + 1]].tolist()
 
     ordered = sorted(tokens(form) for form in table.sources)
-    sources = [form for form in plain.word_ids[: plain.num_words] if table.languages[form] == "en"]
+    sources = [form for form in plain.item_ids[: plain.num_items] if table.languages[form] == "en"]
     for place, source in enumerate(sources):
         following = ordered.index(tokens(source)) + np.array([1, 2])
         assert [tokens(form) for form in added[2 * place : 2 * place + 2]] == [
             ordered[i % len(ordered)] for i in following
         ]
     # A negative that is in the batch anyway is none of itself.
-    twice = [(i, k) for i in range(len(added)) for k in range(plain.num_words) if added[i] == plain.word_ids[k]]
+    twice = [(i, k) for i in range(len(added)) for k in range(plain.num_items) if added[i] == plain.item_ids[k]]
     assert twice
     excluded = set(map(tuple, batch.excluded_pairs.tolist()))
-    assert all((plain.num_words + i, k) in excluded and (k, plain.num_words + i) in excluded for i, k in twice)
+    assert all((plain.num_items + i, k) in excluded and (k, plain.num_items + i) in excluded for i, k in twice)
 
 
 def test_a_microbatch_is_a_function_of_its_number(bpe: Tokenizer) -> None:
@@ -228,9 +228,9 @@ def test_the_expected_tokens_are_those_of_many_microbatches(num_hard_negatives: 
 def test_an_entry_met_twice_at_an_epoch_border_is_one_group(bpe: Tokenizer) -> None:
     table = WordTable.build(random_lexicon(1, num_entries=3), bpe, max_word_tokens=16)
     batches = make_batches(table, 0, word_batch_size=2)
-    batch = next(b for b in map(batches.batch, range(1, 300, 3)) if len(set(b.group_ids[: b.num_words].tolist())) == 1)
+    batch = next(b for b in map(batches.batch, range(1, 300, 3)) if len(set(b.group_ids[: b.num_items].tolist())) == 1)
     assert len(batch.excluded_pairs) == 0
-    assert batch.word_ids[0] in batch.word_ids[1:]
+    assert batch.item_ids[0] in batch.item_ids[1:]
 
 
 def test_report_counts_what_was_cut_and_dropped(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_word_is_no_translation_of_itself(bpe: Tokenizer) -> None:
     table = WordTable.build(Lexicon("en", (itself, synonym)), bpe, max_word_tokens=16)
     assert (table.report.num_entries, table.report.num_dropped_entries) == (1, 1)
     batch = make_batches(table, 0, word_batch_size=1).batch(0)
-    forms = [(table.languages[form], table.words[form]) for form in batch.word_ids]
+    forms = [(table.languages[form], table.words[form]) for form in batch.item_ids]
     assert sorted(forms) == [("de", "home"), ("en", "home"), ("en", "house")]
     with pytest.raises(DataError, match=r"none of 1 entries .* 'house', like the rest, is its own translation"):
         WordTable.build(Lexicon("en", (itself,)), bpe, max_word_tokens=16)

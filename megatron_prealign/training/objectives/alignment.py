@@ -1,10 +1,10 @@
 """Alignment of groups: translations packed into rows, their contrastive loss attached at every tap.
 
-Shapes: R rows of packed words, S positions of a row, H hidden.
+Shapes: R rows of packed items, S positions of a row, H hidden.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,14 @@ import torch
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
-from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, Taps, WordMicrobatch
+from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch, Taps
 from megatron_prealign.config import AlignmentConfig, Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
 from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.model import hidden_states_only, segment_mask
-from megatron_prealign.pairs.batches import WordBatch, WordBatches
-from megatron_prealign.pairs.packing import PackedWords
+from megatron_prealign.pairs.batches import ItemBatch, ItemBatches, PackedItems
 from megatron_prealign.platform import Layout
 from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
 from megatron_prealign.training.state import TrainState
@@ -37,52 +36,52 @@ class Alignment:
         config: Config,
         chunks: list[torch.nn.Module],
         taps: Taps,
-        words: WordBatches,
+        items: ItemBatches,
         layout: Layout,
         waiting: Stopwatch,
     ) -> None:
-        """Read the word microbatches of this data-parallel rank from `words`, timed by `waiting`."""
+        """Read the microbatches of this data-parallel rank from `items`, timed by `waiting`."""
         alignment = config.alignment
-        self._words = words
+        self._items = items
         self._layout = layout
         self._waiting = waiting
         self._device = taps.device
-        self._count = alignment.num_word_microbatches
+        self._count = getattr(alignment, f"num_{items.kind}_microbatches")
         weights = tap_weights(alignment.taps, taps.num_layers, tied=taps.tied)
         self._loss = AlignmentLoss(taps, weights, alignment.temperature, alignment.similarity_memory_mib * 2**20)
         self._scale_loss = get_model_config(chunks[0]).grad_scale_func or (lambda loss: loss)
         self._positions = torch.zeros(2, dtype=torch.int64)
 
     def make_passes(self, state: TrainState, weight: float | None) -> list[Pass]:
-        """Return the pass over the next microbatches of words."""
+        """Return the pass over the next microbatches of items."""
         if weight is None:
             self._loss.begin_step()
             return []
         layout = self._layout
         with self._waiting.running():
-            batches = self._words.batches(
-                state.word_microbatches, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
+            first = state.count_items(self._items.kind, self._count)
+            batches = self._items.batches(
+                first, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
             )
-        state.word_microbatches += self._count
-        state.word_tokens += sum(batch.num_tokens for batch in batches)
+        state.count_items(self._items.kind, num_tokens=sum(batch.num_tokens for batch in batches))
         self._loss.begin_step(self._count)
         for batch in batches:
-            is_padding = batch.packed.word_index < 0
+            is_padding = batch.packed.item_index < 0
             self._positions += torch.tensor([is_padding.sum(), is_padding.size])
         microbatches = [self._to_microbatch(batch) for batch in batches]
         num_rows, row_length = microbatches[0].token_ids.shape
         scale = self._scale_loss(torch.tensor(weight / self._count, device=self._device))
 
         def forward_step(
-            words: Iterator[WordMicrobatch], chunk: torch.nn.Module
+            items: Iterator[ItemMicrobatch], chunk: torch.nn.Module
         ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]]:
-            microbatch = next(words)
+            microbatch = next(items)
             with self._loss.attached(microbatch, scale):
-                return run_words(chunk, microbatch), no_loss
+                return run_items(chunk, microbatch), no_loss
 
         return [Pass(forward_step, microbatches, row_length, num_rows)]
 
-    def _to_microbatch(self, batch: WordBatch) -> WordMicrobatch:
+    def _to_microbatch(self, batch: ItemBatch) -> ItemMicrobatch:
         targets = ContrastiveTargets.build(
             torch.from_numpy(batch.group_ids),
             torch.from_numpy(batch.excluded_pairs),
@@ -108,49 +107,53 @@ class Alignment:
     def take_metrics(self) -> dict[str, Any]:
         """Return alignment_loss (weighted mean over taps), tap_loss by tap and word_padding_ratio since the last call.
 
-        Losses are averaged over microbatches; empty where there were none; a collective.
+        Those of sentences are sentence_alignment_loss, sentence_tap_loss and sentence_padding_ratio. Losses are
+        averaged over microbatches; empty where there were none; a collective.
         """
         losses = self._loss.take_losses()
         if not losses:
             return {}
         padding, computed = sum_over_ranks(self._positions.to(self._device)).tolist()
         self._positions.zero_()
+        prefix = "" if self._items.kind == "word" else f"{self._items.kind}_"
         return {
-            "alignment_loss": self._loss.mean(losses),
-            "tap_loss": losses,
-            "word_padding_ratio": padding / computed,
+            f"{prefix}alignment_loss": self._loss.mean(losses),
+            f"{prefix}tap_loss": losses,
+            f"{self._items.kind}_padding_ratio": padding / computed,
         }
 
 
 @dataclass(frozen=True)
 class AlignmentPlan:
-    """The groups that are aligned, and the objective over them."""
+    """The items that are aligned, and the objective over them."""
 
     config: Config
-    words: WordBatches
+    items: ItemBatches
 
     def resume_problems(self, state: TrainState, checkpoint: Path | None) -> list[str]:
-        """Return why a run can't go on in its lexicon: which words come next counts on all of it."""
-        saved = state.lexicon_fingerprint
-        if saved in ("", self.words.fingerprint):
+        """Return why a run can't continue with its items: which groups come next depends on all of them."""
+        own = self.items.fingerprint
+        saved = replace(state).note_items(self.items.kind, own)
+        if saved in ("", own):
             return []
+        name = "lexicon" if self.items.kind == "word" else f"set of {self.items.kind}s"
         return [
-            f"alignment.lexicon_paths: {checkpoint} was trained on another lexicon (fingerprint {saved[:12]}, this run "
-            f"has {self.words.fingerprint[:12]}); restore it, or start a new run with checkpoint.init_from"
+            f"{self.items.option}: {checkpoint} was trained on another {name} (fingerprint {saved[:12]}, this run "
+            f"has {own[:12]}); restore it, or start a new run with checkpoint.init_from"
         ]
 
     def describe(self, _: TrainState) -> str:
-        """Return what became of the lexicon."""
-        return self.words.report.describe()
+        """Return what became of the files of items."""
+        return self.items.describe()
 
     def build(self, state: TrainState, surroundings: Surroundings) -> Alignment:
-        """Build the objective, and note the lexicon in `state`."""
-        state.lexicon_fingerprint = self.words.fingerprint
+        """Build the objective, and note its items in `state`."""
+        state.note_items(self.items.kind, self.items.fingerprint)
         return Alignment(
             self.config,
             surroundings.chunks,
             surroundings.taps(),
-            self.words,
+            self.items,
             surroundings.layout,
             surroundings.waiting,
         )
@@ -200,22 +203,22 @@ def _paths(alignment: AlignmentConfig) -> list[tuple[str, ...]]:
 
 
 def to_microbatch(
-    packed: PackedWords, num_words: int, device: torch.device, targets: ContrastiveTargets | None = None
-) -> WordMicrobatch:
-    """Move packed words to the device."""
-    return WordMicrobatch(
+    packed: PackedItems, num_items: int, device: torch.device, targets: ContrastiveTargets | None = None
+) -> ItemMicrobatch:
+    """Move packed items to the device."""
+    return ItemMicrobatch(
         token_ids=torch.from_numpy(packed.token_ids).to(device, non_blocking=True),
         position_ids=torch.from_numpy(packed.position_ids).to(device, non_blocking=True),
-        word_index=torch.from_numpy(packed.word_index).to(device, non_blocking=True),
-        num_words=num_words,
+        item_index=torch.from_numpy(packed.item_index).to(device, non_blocking=True),
+        num_items=num_items,
         targets=targets,
     )
 
 
-def run_words(chunk: torch.nn.Module, words: WordMicrobatch) -> Tensor:
-    """Run a model chunk over packed words, each seeing itself alone; return the hidden states [S, R, H]."""
+def run_items(chunk: torch.nn.Module, items: ItemMicrobatch) -> Tensor:
+    """Run a model chunk over packed items, each seeing itself alone; return the hidden states [S, R, H]."""
     with hidden_states_only(chunk):
-        hidden: Tensor = chunk(words.token_ids, words.position_ids, segment_mask(words.word_index))
+        hidden: Tensor = chunk(items.token_ids, items.position_ids, segment_mask(items.item_index))
     return hidden
 
 

@@ -12,8 +12,7 @@ from megatron_prealign.config import Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.lexicon import Lexicon
-from megatron_prealign.pairs.batches import WordBatches
-from megatron_prealign.pairs.table import WordTable
+from megatron_prealign.pairs.words import WordBatches, WordTable
 from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.objectives.alignment import AlignmentPlan
 from megatron_prealign.training.objectives.language_modelling import LanguageModellingPlan

@@ -1,4 +1,4 @@
-"""The lexicon of stage 1 as arrays: every distinct word tokenized once.
+"""Words as items to align: the lexicon as arrays, every distinct word tokenized once, and batches drawn from it.
 
 Legend: ``F`` surface forms (a word in a language); lists of varying length are offsets and values (CSR).
 """
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch.draws import Counter, draw
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, uses_spaces
+from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, gather, matches
 from megatron_prealign.text.tokenizer import Tokenizer
-
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,101 @@ class WordTable:
         )
 
 
+class WordBatches(ItemBatches):
+    """Microbatches of lexicon entries: the source word and one translation a target language, drawn by weight."""
+
+    kind = "word"
+    option = "alignment.lexicon_paths"
+
+    def __init__(
+        self, table: WordTable, seed: int, word_batch_size: int, *, row_length: int, num_hard_negatives: int = 0
+    ) -> None:
+        """Keep the table.
+
+        Args:
+            table: the lexicon as arrays.
+            seed: seed of the order of entries and of the translations drawn.
+            word_batch_size: entries of one global microbatch.
+            row_length: positions of a row of packed words, at least the longest word.
+            num_hard_negatives: source words added for each entry that are spelt most like its own.
+
+        Raises:
+            DataError: if the table has fewer entries than one microbatch, or too few for the hard negatives.
+        """
+        if table.num_entries < word_batch_size:
+            raise DataError(
+                f"the lexicon has {table.num_entries} usable entries, fewer than alignment.word_batch_size "
+                f"{word_batch_size}; lower it or give a larger lexicon"
+            )
+        if num_hard_negatives >= table.num_entries:
+            raise DataError(
+                f"alignment.num_hard_negatives {num_hard_negatives} is more than the other {table.num_entries - 1} "
+                "usable entries of the lexicon; lower it"
+            )
+        super().__init__(
+            table.token_offsets,
+            table.token_ids,
+            table.num_entries,
+            seed=seed,
+            batch_size=word_batch_size,
+            max_items=table.words_per_entry + num_hard_negatives,
+            row_length=row_length,
+        )
+        self._table = table
+        self._num_hard_negatives = num_hard_negatives
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the lexicon, SHA-256."""
+        return self._table.fingerprint
+
+    @property
+    def mean_tokens(self) -> float:
+        """Expected subwords of a microbatch, over whole epochs."""
+        negatives = self._num_hard_negatives * self._table.mean_source_tokens
+        return self._batch_size * (self._table.mean_entry_tokens + negatives)
+
+    def describe(self) -> str:
+        """Return what became of the lexicon under the tokenizer."""
+        return self._table.report.describe()
+
+    def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
+        """Return surface forms and group ids of a microbatch's words, both int64; each source before its words."""
+        owners, translations = self._draw(groups, keys)
+        owners = np.concatenate([np.arange(len(groups)), owners])
+        words = np.concatenate([self._table.sources[groups], translations])
+        order = np.argsort(owners, kind="stable")
+        # An entry that ends one epoch and begins the next is one group.
+        own_groups = np.unique(groups, return_inverse=True)[1]
+        # A hard negative is a group of its own: it has no positive, so it is no anchor.
+        negatives = self._table.neighbours(groups, self._num_hard_negatives)
+        lone_groups = len(groups) + np.arange(len(negatives))
+        return np.concatenate([words[order], negatives]), np.concatenate([own_groups[owners[order]], lone_groups])
+
+    def _draw(self, entries: Ints, keys: Keys) -> tuple[Ints, Ints]:
+        """Draw a translation a target language: position in `entries` and surface form, both int64."""
+        table = self._table
+        owners, slots = gather(table.slot_offsets, entries)
+        within = slots - table.slot_offsets[entries][owners]
+        chosen = np.searchsorted(
+            table.thresholds, slots + draw(keys[owners], within, Counter.TRANSLATION), side="right"
+        )
+        # slot + draw may round up to the next slot.
+        chosen = np.minimum(chosen, table.slot_targets[slots + 1] - 1)
+        return owners, table.translations[chosen]
+
+    def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
+        """Return ordered pairs of words of different groups that may mean the same, int64 [E, 2], sorted."""
+        table = self._table
+        surfaces = table.surface_ids[item_ids]
+        same = matches(surfaces, surfaces)
+        owners, values = gather(table.link_offsets, item_ids)
+        linked, partners = matches(table.links[values], item_ids)
+        pairs = np.stack([np.concatenate([same[0], owners[linked]]), np.concatenate([same[1], partners])], axis=1)
+        pairs = pairs[group_ids[pairs[:, 0]] != group_ids[pairs[:, 1]]]
+        return np.unique(pairs, axis=0)
+
+
 def _no_entry(lexicon: Lexicon, dropped: Sequence[str]) -> str:
     """Say why a lexicon has no entry that can be used."""
     if dropped:
@@ -245,16 +340,3 @@ def _mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, floa
 
 def _offsets(lengths: Sequence[int] | Ints) -> Ints:
     return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64), dtype=np.int64)])
-
-
-def gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Return for all values of the CSR rows the position in `rows` and the index of the value, both int64."""
-    return expand(offsets[rows], offsets[rows + 1])
-
-
-def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
-    lengths = stops - starts
-    owners = np.repeat(np.arange(len(starts)), lengths)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owners, starts[owners] + within
