@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer
@@ -12,6 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
+from megatron_prealign.platform.mesh import gradient_buffers
 from megatron_prealign.training.norms import sum_of_squares
 from megatron_prealign.training.record_file import RecordFile
 from megatron_prealign.training.state import TrainState
@@ -81,7 +82,7 @@ class Guard:
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], losses: StepLosses) -> list[float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
         sums = losses.sums()
-        squares = sum_of_squares(_gradients(chunks), sums.device)
+        squares = sum_of_squares(gradient_buffers(chunks), sums.device)
         sums = torch.cat([sums, ~squares.isfinite()[None]])
         torch.distributed.all_reduce(sums)
         values: list[float] = sums.tolist()
@@ -135,8 +136,3 @@ class Guard:
                 "word_microbatches": [*range(before.word_microbatches, state.word_microbatches)],
             }
         )
-
-
-def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:
-    """Return the flat gradient buffers of wrapped chunks."""
-    return [buffer.grad_data for chunk in chunks for buffer in cast(Any, chunk).buffers]

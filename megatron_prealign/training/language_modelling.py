@@ -8,12 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
-from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 from megatron_prealign.dataset.sampler import Batch
 from megatron_prealign.model import number_documents, segment_mask
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.loss_sums import describe_losses, grouped_sums, masked_sum
 from megatron_prealign.training.stage import Pass, sum_over_ranks
 
@@ -55,13 +54,13 @@ class LanguageModelling:
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         micro_batch_size, seq_length = moved[0]["tokens"].shape
         # Under context parallelism each rank goes on with its two pieces of every sequence.
-        moved = [_pieces_of_this_rank(batch) for batch in moved]
+        mesh = Mesh.current()
+        moved = [_pieces_of_this_rank(batch, mesh) for batch in moved]
         num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        torch.distributed.all_reduce(num_predicted, group=group)
+        torch.distributed.all_reduce(num_predicted, group=mesh.replicas.group)
         # Undo what follows: the schedule divides by microbatches and multiplies by context-parallel ranks, gradient
         # reduction divides by context- and data-parallel ranks.
-        scale = self._weight * len(moved) * parallel_state.get_data_parallel_world_size() / num_predicted.clamp(min=1)
+        scale = self._weight * len(moved) * mesh.data.size / num_predicted.clamp(min=1)
         return Pass(partial(self._forward_step, scale), moved, seq_length, micro_batch_size)
 
     def _forward_step(
@@ -102,7 +101,7 @@ class LanguageModelling:
         return describe_losses(sums, self._languages)
 
 
-def _pieces_of_this_rank(batch: Batch) -> Batch:
+def _pieces_of_this_rank(batch: Batch, mesh: Mesh) -> Batch:
     """Return a microbatch with what has an axis of positions cut to this context-parallel rank's two pieces."""
     by_position = {key: value for key, value in batch.items() if value.dim() > 1}
-    return {**batch, **get_batch_on_this_cp_rank(by_position)}
+    return {**batch, **mesh.own_pieces(by_position)}

@@ -16,7 +16,7 @@ from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.dataset.mix import MixRequest
 from megatron_prealign.dataset.sampler import Batch, SampleDataset, StepLoader
 from megatron_prealign.errors import CheckpointError, ConfigError
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks
 from megatron_prealign.ranks import is_first_of_host
 from megatron_prealign.text.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def build_sequences(
     tokenizer: Tokenizer,
     datasets: Sequence[Sequence[BakedDataset]],
     state: TrainState,
-    layout: Layout,
+    mesh: Mesh,
     waiting: Stopwatch,
 ) -> Sequences:
     """Build the training set and its loader behind the samples that `state` has seen; collective.
@@ -103,7 +103,7 @@ def build_sequences(
         "training",
         lambda cache: build_training_set(config, tokenizer, datasets, state, cache),
         cache_path(config),
-        layout,
+        mesh,
     )
     mix = state.mixes[-1]
     if _add(mix.positions, dataset.count_draws(mix.start, state.consumed_samples - mix.start)) != state.positions:
@@ -115,8 +115,8 @@ def build_sequences(
         dataset,
         micro_batch_size=training.micro_batch_size,
         global_batch_size=training.global_batch_size,
-        data_parallel_rank=layout.data_parallel_rank,
-        data_parallel_size=layout.data_parallel_size,
+        data_parallel_rank=mesh.data.rank,
+        data_parallel_size=mesh.data.size,
         consumed_samples=state.consumed_samples,
         batch_size_at=partial(global_batch_size_at, training),
         num_workers=config.data.num_workers,
@@ -124,13 +124,13 @@ def build_sequences(
     return Sequences(dataset, waiting.timed(loader), training)
 
 
-def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device: torch.device) -> Validator | None:
+def build_validator(config: Config, tokenizer: Tokenizer, mesh: Mesh, device: torch.device) -> Validator | None:
     """Build the validation of each language, if the run has any; collective."""
     training = config.training
     if training.eval_interval == 0:
         return None
     datasets = build_together(
-        "validation", lambda cache: build_validation_sets(config, tokenizer, cache), cache_path(config), layout
+        "validation", lambda cache: build_validation_sets(config, tokenizer, cache), cache_path(config), mesh
     )
     return Validator(
         datasets,
@@ -138,7 +138,7 @@ def build_validator(config: Config, tokenizer: Tokenizer, layout: Layout, device
         micro_batch_size=training.micro_batch_size,
         global_batch_size=training.global_batch_size,
         num_steps=training.eval_steps,
-        layout=layout,
+        mesh=mesh,
         device=device,
         end_of_document=document_border(config, tokenizer),
     )
@@ -167,21 +167,21 @@ def build_validation_sets(config: Config, tokenizer: Tokenizer, cache: IndexCach
     return build_valid_datasets(config.data, tokenizer, seed=config.training.seed, cache=cache)
 
 
-def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, layout: Layout) -> T:
+def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, mesh: Mesh) -> T:
     """Build datasets on all ranks, `of` training or validation, whose indices are built once; collective.
 
     Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
     others read. Each turn fails on all ranks if it fails on one.
     """
-    turns = from_all_ranks(0 if layout.rank == 0 else 1 if is_first_of_host() else 2)
+    turns = from_all_ranks(0 if mesh.rank == 0 else 1 if is_first_of_host() else 2)
     built: list[T] = []
     for turn in sorted(set(turns)):
         with failing_together():
-            if turns[layout.rank] == turn:
+            if turns[mesh.rank] == turn:
                 cache = IndexCache(folder, read_only=turn == 2)
                 built.append(build(cache))
                 if turn == 0 or cache.built:
-                    host = "" if turn == 0 else f"rank {layout.rank}, on a host of its own: "
+                    host = "" if turn == 0 else f"rank {mesh.rank}, on a host of its own: "
                     print(f"{host}{cache.describe(of)}", file=sys.stderr, flush=True)
     return built[0]
 

@@ -29,7 +29,7 @@ from megatron_prealign.files import write_if_possible
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.pairs.batches import WordBatches
-from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.platform import Mesh, Platform
 from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
@@ -262,7 +262,7 @@ def build_index(plan: Plan) -> IndexCache:
     return cache
 
 
-def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
+def build_trainer(plan: Plan, platform: Platform, mesh: Mesh) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
@@ -283,22 +283,22 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     schedule.step(state.step)
     taps = Taps(chunks) if plan.words is not None or plan.pair_sets else None
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
-    sequences = build_sequences(config, plan.tokenizer, plan.datasets, state, layout, throughput.waiting)
+    sequences = build_sequences(config, plan.tokenizer, plan.datasets, state, mesh, throughput.waiting)
     words = None
     if plan.words is not None and taps is not None:
-        words = WordPasses(config, chunks, taps, plan.words, layout, throughput.waiting)
+        words = WordPasses(config, chunks, taps, plan.words, mesh, throughput.waiting)
     stage = _build_stage(plan, words, sequences, platform.device)
-    validator = build_validator(config, plan.tokenizer, layout, platform.device)
+    validator = build_validator(config, plan.tokenizer, mesh, platform.device)
     word_validator = None
     if taps is not None and plan.pair_sets:
-        word_validator = build_word_validator(config, plan.pair_sets, taps, layout)
-    if layout.rank == 0:
+        word_validator = build_word_validator(config, plan.pair_sets, taps, mesh)
+    if mesh.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
         if taken_over is not None and plan.resume_from is not None:
             for line in describe_resets(config, taken_over.differences):
                 print(line, file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
-    writer = _open_records(config, state.step) if layout.rank == 0 else None
+    writer = _open_records(config, state.step) if mesh.rank == 0 else None
     if plan.resume_from is not None and taken_over is not None and taken_over.random_states is not None:
         set_random_states(taken_over.random_states)
     return Trainer(
@@ -312,7 +312,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         word_validator=word_validator,
         metrics=writer,
         throughput=throughput,
-        profile=ProfileWindow(config, layout.rank),
+        profile=ProfileWindow(config, mesh.rank),
         interruption=interruption,
         guard=Guard(config, state.step, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from megatron.core import parallel_state
 
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.state import TrainState
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, 
 
 def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Sum values over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
-    total = values.clone()
-    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-    torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
+    mesh, total = Mesh.current(), values.clone()
+    torch.distributed.all_reduce(total, group=mesh.replicas.group)
+    torch.distributed.all_reduce(total, group=mesh.pipeline.group)
     return total

@@ -8,7 +8,7 @@ import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_prealign.dataset.sampler import SampleDataset, StepLoader
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.language_modelling import LanguageModelling
 from megatron_prealign.training.stage import Pass
 
@@ -38,7 +38,7 @@ class Validator:
         micro_batch_size: int,
         global_batch_size: int,
         num_steps: int,
-        layout: Layout,
+        mesh: Mesh,
         device: torch.device,
         end_of_document: int | None = None,
     ) -> None:
@@ -54,8 +54,8 @@ class Validator:
         self._loader: dict[str, Any] = {
             "micro_batch_size": micro_batch_size,
             "global_batch_size": global_batch_size,
-            "data_parallel_rank": layout.data_parallel_rank,
-            "data_parallel_size": layout.data_parallel_size,
+            "data_parallel_rank": mesh.data.rank,
+            "data_parallel_size": mesh.data.size,
             "pad_end": True,
         }
 

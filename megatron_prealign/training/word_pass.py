@@ -16,7 +16,7 @@ from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.model import hidden_states_only, segment_mask
 from megatron_prealign.pairs.batches import WordBatch, WordBatches
 from megatron_prealign.pairs.packing import PackedWords
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.stage import Pass, sum_over_ranks
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
@@ -31,13 +31,13 @@ class WordPasses:
         chunks: list[torch.nn.Module],
         taps: Taps,
         words: WordBatches,
-        layout: Layout,
+        mesh: Mesh,
         waiting: Stopwatch,
     ) -> None:
         """Read the word microbatches of this data-parallel rank from `words`, timed by `waiting`."""
         alignment = config.alignment
         self._words = words
-        self._layout = layout
+        self._mesh = mesh
         self._waiting = waiting
         self._device = taps.device
         self._count = alignment.num_word_microbatches
@@ -48,10 +48,10 @@ class WordPasses:
 
     def make_pass(self, state: TrainState, weight: float) -> Pass:
         """Return one step's pass, its loss times `weight`, and advance `state` past its words."""
-        layout = self._layout
+        mesh = self._mesh
         with self._waiting.running():
             batches = self._words.batches(
-                state.word_microbatches, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
+                state.word_microbatches, self._count, rank=mesh.data.rank, size=mesh.data.size
             )
         state.word_microbatches += self._count
         state.word_tokens += sum(batch.num_tokens for batch in batches)

@@ -9,7 +9,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.pairs.batches import WordBatches
 from megatron_prealign.pairs.table import WordTable
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.word_validation import PairSet, WordValidator, select_pair_sets
 
@@ -68,10 +68,10 @@ def _paths(alignment: AlignmentConfig) -> list[tuple[str, ...]]:
     return [paths for paths in (alignment.lexicon_paths, alignment.held_out_lexicon_paths) if paths]
 
 
-def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, layout: Layout) -> WordValidator:
+def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, mesh: Mesh) -> WordValidator:
     """Build the validator over the pairs drawn by `plan_words`."""
     parallel = config.parallel
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     # Interleaved pipelines run whole rounds of microbatches.
     num_microbatches = parallel.pipeline_model_parallel_size if interleaved else 1
-    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, layout)
+    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, mesh)

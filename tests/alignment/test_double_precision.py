@@ -32,7 +32,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.alignment import Taps
     from megatron_prealign.model import build_model_chunks
     from megatron_prealign.model.parameters import named_global_parameters
-    from megatron_prealign.platform import Layout
+    from megatron_prealign.platform import Mesh
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.setup import plan_run
     from megatron_prealign.training.state import TrainState
@@ -46,7 +46,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     assert plan.words is not None
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Layout.current(), Stopwatch())
+    passes = WordPasses(trainer.config, [model], Taps([model]), plan.words, Mesh.current(), Stopwatch())
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()
