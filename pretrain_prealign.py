@@ -85,8 +85,8 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
     try:
         initialize_distributed(platform, config.parallel.distributed_timeout_minutes)
         with run_lock(config.training.run_path):
-            layout = initialize_model_parallel(config.parallel, config.training.seed)
-            interrupted_by = build_trainer(plan, platform, layout).train()
+            mesh = initialize_model_parallel(config.parallel, config.training.seed)
+            interrupted_by = build_trainer(plan, platform, mesh).train()
     except (DivergenceError, TrainingError) as error:
         write_exit(config.training.run_path, error.exit_code, str(error), is_mine=isinstance(error, TrainingError))
         raise

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.checkpoint import MODEL, TOKENIZER
-from megatron_prealign.checkpoint.optimizer_shards import optimizer_boxes
-from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded, write_sharded
+from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.platform.megatron.optimizer_shards import optimizer_boxes
+from megatron_prealign.platform.megatron.torch_dist import write_sharded
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 

@@ -93,8 +93,8 @@ def ours(folder: Path) -> None:
     plan = plan_run(load_resolved(folder / CONFIG))
     platform = select_platform("cpu")
     initialize_distributed(platform)
-    layout = initialize_model_parallel(plan.config.parallel, plan.config.training.seed)
-    trainer = build_trainer(plan, platform, layout)
+    mesh = initialize_model_parallel(plan.config.parallel, plan.config.training.seed)
+    trainer = build_trainer(plan, platform, mesh)
     trainer.stage = TurnTaking(trainer.stage)  # type: ignore[assignment]
     trainer.train()
 

@@ -2,6 +2,7 @@
 
 import ast
 import fnmatch
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,56 @@ MAY_IMPORT = {
     },
     "testing": {"training", "checkpoint", "alignment", "model", "dataset", "lexicon", "platform", "config"},
 }
+
+# What each part imports from megatron.core; platform/ may import all of it. It differs between versions: keep it short.
+FROM_MEGATRON_CORE = {
+    "alignment": {
+        "tensor_parallel.mappings.reduce_from_tensor_model_parallel_region",
+        "utils.get_attr_wrapped_model",
+        "utils.make_viewless_tensor",
+    },
+    "checkpoint": {"dist_checkpointing.ShardedObject", "optimizer.MegatronOptimizer", "utils.unwrap_model"},
+    "dataset": {
+        "datasets.blended_megatron_dataset_config.convert_split_vector_to_split_matrix",
+        "datasets.blended_megatron_dataset_config.parse_and_normalize_split",
+        "datasets.gpt_dataset.GPTDataset",
+        "datasets.gpt_dataset.GPTDatasetConfig",
+        "datasets.helpers",
+        "datasets.indexed_dataset.IndexedDataset",
+        "datasets.utils.Split",
+    },
+    "model": {
+        "extensions.transformer_engine.TEDotProductAttention",
+        "fusions.fused_layer_norm.FusedLayerNorm",
+        "models.gpt.GPTModel",
+        "models.gpt.gpt_layer_specs.get_gpt_layer_local_spec",
+        "models.gpt.gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec",
+        "tensor_parallel",
+        "transformer.enums.AttnMaskType",
+        "transformer.module.Float16Module",
+        "transformer.module.MegatronModule",
+        "transformer.spec_utils.ModuleSpec",
+        "transformer.transformer_block.TransformerBlockSubmodules",
+        "transformer.transformer_block.get_num_layers_to_build",
+        "transformer.transformer_config.TransformerConfig",
+        "utils.get_attr_wrapped_model",
+    },
+    "testing": {"utils.unwrap_model"},
+    "training": {
+        "distributed.DistributedDataParallel",
+        "distributed.DistributedDataParallelConfig",
+        "distributed.finalize_model_grads",
+        "optimizer.MegatronOptimizer",
+        "optimizer.OptimizerConfig",
+        "optimizer.get_megatron_optimizer",
+        "optimizer_param_scheduler.OptimizerParamScheduler",
+        "pipeline_parallel.get_forward_backward_func",
+        "utils.get_model_config",
+        "utils.unwrap_model",
+    },
+}
+
+PRIVATE = re.compile(r"(^|\.)_|^parallel_state|^optimizer\.(optimizer|distrib_optimizer)|^dist_checkpointing\.strat")
 
 PURE_MATHS = [
     "alignment/contrastive.py",
@@ -128,6 +179,24 @@ def test_maths_is_pure(source: str) -> None:
 def test_megatron_training_is_never_imported(source: str) -> None:
     for module in imported_modules(source):
         assert not is_inside(module, "megatron") or is_inside(module, "megatron.core"), module
+
+
+def test_what_is_imported_from_megatron_core_is_public_listed_and_there() -> None:
+    found: dict[str, set[str]] = {}
+    for source in SOURCES:
+        part = Path(source).parts[1].removesuffix(".py") if source.startswith(f"{PACKAGE}/") else Path(source).parts[0]
+        if part not in ("platform", "tests", "benchmarks"):
+            names = {
+                name.removeprefix("megatron.core.") for name in imported_modules(source) if "megatron.core." in name
+            }
+            found.setdefault(part, set()).update(names)
+    assert {part: names for part, names in found.items() if names} == FROM_MEGATRON_CORE
+    for name in set().union(*found.values()):
+        assert not re.search(r"(^|\.)_|^parallel_state|^optimizer\.(optimizer|distrib)|^dist_.*\.strategies", name), (
+            name
+        )
+        module, _, attribute = f"megatron.core.{name}".rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(f"{module}.{attribute}")
 
 
 def test_no_test_vanishes() -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.utils import make_viewless_tensor
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -21,6 +20,7 @@ from torch.distributed import ProcessGroup
 from megatron_prealign.alignment.contrastive import contrastive_loss
 from megatron_prealign.alignment.taps import ItemMicrobatch, Taps
 from megatron_prealign.config.taps import tap_names
+from megatron_prealign.platform import Mesh
 
 
 class AlignmentLoss:
@@ -32,6 +32,7 @@ class AlignmentLoss:
         self._weights = weights
         self._temperature = temperature
         self._memory_bytes = memory_bytes
+        self._mesh = Mesh.current()
         self._scale = torch.zeros(())
         # Of the steps before, and of the last one.
         self._losses, self._step_losses = torch.zeros(2, len(weights), device=taps.device, dtype=torch.float64)
@@ -48,14 +49,13 @@ class AlignmentLoss:
         if self._weights[tap] == 0:
             return hidden
         assert items.targets is not None, "a loss needs targets"
-        group = parallel_state.get_data_parallel_group()
-        gather = partial(gather_ranks, group=group)
+        gather = partial(gather_ranks, group=self._mesh.data.group)
         loss = contrastive_loss(
             vectors, items.targets, self._temperature, memory_bytes=self._memory_bytes, gather=gather
         )
         self._step_losses[tap] += loss.detach()
         # Data parallelism averages gradients over ranks, while the loss is a sum over them.
-        return attach_loss(hidden, loss, (self._scale * self._weights[tap] * group.size()).to(loss))
+        return attach_loss(hidden, loss, (self._scale * self._weights[tap] * self._mesh.data.size).to(loss))
 
     def begin_step(self, num_microbatches: int = 0) -> None:
         """Count the last step in, and begin another of `num_microbatches` with items."""
@@ -92,8 +92,8 @@ class AlignmentLoss:
         """
         self.begin_step()
         losses = self._losses / max(self._num_microbatches, 1)
-        torch.distributed.all_reduce(losses, group=parallel_state.get_data_parallel_group())
-        torch.distributed.all_reduce(losses, group=parallel_state.get_pipeline_model_parallel_group())
+        torch.distributed.all_reduce(losses, group=self._mesh.data.group)
+        torch.distributed.all_reduce(losses, group=self._mesh.pipeline.group)
         self._losses.zero_()
         used, self._num_microbatches = self._num_microbatches, 0
         names = tap_names(self._taps.num_layers, tied=self._taps.tied)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.tensor_parallel.mappings import reduce_from_tensor_model_parallel_region
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
@@ -24,6 +23,7 @@ from torch.nn import functional
 
 from megatron_prealign.alignment.contrastive import ContrastiveTargets
 from megatron_prealign.alignment.pooling import mean_pool, num_subwords, sum_pool
+from megatron_prealign.platform import Mesh
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Taps:
 
     def __init__(self, chunks: Sequence[torch.nn.Module]) -> None:
         """Register the hooks; they do nothing outside `watched`."""
+        self._mesh = Mesh.current()
         self._items: ItemMicrobatch | None = None
         self._on_tap: OnTap | None = None
         models = [get_attr_wrapped_model(chunk, "decoder", return_model_obj=True) for chunk in chunks]
@@ -109,7 +110,7 @@ class Taps:
         """Average [S, R, H] to [I_r, H]; under sequence parallelism by partial sums, never gathering S."""
         if not self._sequence_parallel:
             return mean_pool(hidden, items.item_index, items.num_items)
-        rank = parallel_state.get_tensor_model_parallel_rank()
+        rank = self._mesh.tensor.rank
         local = items.item_index[:, rank * hidden.shape[0] : (rank + 1) * hidden.shape[0]]
         total: Tensor = reduce_from_tensor_model_parallel_region(sum_pool(hidden, local, items.num_items))
         return total / num_subwords(items.item_index, items.num_items)
@@ -118,7 +119,7 @@ class Taps:
         """Average the output embedding's rows of each item; the rows are split over tensor-parallel ranks."""
         # A fused weight-gradient kernel would otherwise drop the gradient of this second use.
         weight.zero_out_wgrad = True  # type: ignore[attr-defined]
-        local = items.token_ids - parallel_state.get_tensor_model_parallel_rank() * weight.shape[0]
+        local = items.token_ids - self._mesh.tensor.rank * weight.shape[0]
         here = (local >= 0) & (local < weight.shape[0])
         rows = functional.embedding(local.clamp(0, weight.shape[0] - 1), weight)
         index = torch.where(here, items.item_index, -1)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from megatron.core.optimizer import MegatronOptimizer
 
-from megatron_prealign.checkpoint.surroundings import inner_optimizers
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.platform.megatron.optimizer import torch_optimizers
 
 Group = dict[str, Any]
 
@@ -27,11 +27,13 @@ def complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None
         CheckpointError: A step count is none.
     """
     groups = list(_saved_groups(state))
-    for inner in inner_optimizers(optimizer):
+    for inner in torch_optimizers(optimizer):
         for group in groups:
             # torch adds names of its own to the defaults when it loads; no group has them from the start.
             for name in inner.defaults.keys() & inner.param_groups[0].keys():
                 group.setdefault(name, inner.defaults[name])
+            # megatron-core finds the group that it loads by its rates, too, from 0.18 on; they are the configuration's.
+            group.update({name: rate for name, rate in inner.param_groups[0].items() if name in ("max_lr", "min_lr")})
     # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
     # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
     steps = [group["step"] for group in groups if "step" in group]

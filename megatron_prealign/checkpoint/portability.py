@@ -1,6 +1,6 @@
 """What a checkpoint means elsewhere: on what each of its parts depends, and what becomes of it where that differs.
 
-`PARTS` is the one table of it. A save records what the checkpoint depends on (surroundings.py); what is refused before
+`PARTS` is the one table of it. A save records what the checkpoint depends on (environment.py); what is refused before
 a start, what a load may do without, and what is reset follow from the table, and so does the one in
 docs/checkpoints.md: `python -m megatron_prealign.checkpoint.portability` prints it.
 """

@@ -62,7 +62,9 @@ _FP8_STATE: Globals = {
         }
     ),
     "torch._utils": frozenset({"_rebuild_tensor_v2"}),
+    # megatron-core replaces the first by the second, from 0.17 on.
     "torch.storage": frozenset({"_load_from_bytes"}),
+    "megatron.core.safe_globals": frozenset({"safe_load_from_bytes"}),
     "torch": _DTYPES | {"Size"},
     "collections": frozenset({"OrderedDict"}),
 }
@@ -88,7 +90,7 @@ class _Scanner(_SafeUnpickler):
     """Goes through a pickle without making anything of it."""
 
     def _look_up(self, module: str, name: str) -> Any:
-        return _load_plain if name == "_load_from_bytes" else _Anything
+        return _load_plain if name.endswith("load_from_bytes") else _Anything
 
 
 class _Anything:

@@ -1,45 +1,41 @@
 """Sharded checkpoints through megatron-core's dist_checkpointing: saved at one layout, loaded at any."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.environment import Environment
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
 from megatron_prealign.checkpoint.optimizer_groups import complete_groups
-from megatron_prealign.checkpoint.optimizer_shards import (
-    Box,
-    distributed_parts,
-    optimizer_boxes,
-    weights_from_main_parameters,
-)
 from megatron_prealign.checkpoint.portability import RANDOM_STATES, may_be_absent
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states, pickled_states_allowed
-from megatron_prealign.checkpoint.surroundings import Surroundings
-from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded, write_sharded
+from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded
 from megatron_prealign.config import Config, ParallelConfig, dump_config, load_resolved
 from megatron_prealign.errors import CheckpointError, PrealignError, TrainingError
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
+from megatron_prealign.platform.megatron.optimizer import distributed_parts, weights_from_main_parameters
+from megatron_prealign.platform.megatron.optimizer_shards import Box, optimizer_boxes
+from megatron_prealign.platform.megatron.torch_dist import write_sharded
 from megatron_prealign.platform.random_states import RandomStates, get_random_states
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
-
-T = TypeVar("T")
 
 RANDOM_STATES_KEY = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -90,7 +86,7 @@ def save_checkpoint(
     """
     final = folder.step_path(config.training.run_path, state["step"])
     keepers = [0]
-    surroundings = dataclasses.asdict(Surroundings.of_run(chunks, optimizer))
+    environment = dataclasses.asdict(Environment.of_run(chunks, optimizer))
     try:
         temporary = on_first_rank(lambda: folder.begin(final))
         keepers = find_keepers(temporary)
@@ -106,7 +102,7 @@ def save_checkpoint(
         def finish() -> None:
             (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
             (temporary / folder.STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            (temporary / folder.LAYOUT).write_text(json.dumps(surroundings, indent=2) + "\n", encoding="utf-8")
+            (temporary / folder.LAYOUT).write_text(json.dumps(environment, indent=2) + "\n", encoding="utf-8")
             copy_tokenizer(tokenizer_path, temporary / folder.TOKENIZER)
             write_manifest(temporary, shards)
             folder.commit(temporary, final, config.checkpoint.keep_last, config.checkpoint.keep_every)
@@ -154,36 +150,38 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
     """
     model = _sharded_model(chunks)
     sharded = {**model, **_sharded_optimizer(optimizer, model, is_loading=True)}
-    here = Surroundings.of_run(chunks, optimizer)
-    differences = Surroundings.of_checkpoint(checkpoint).differences(here)
+    here = Environment.of_run(chunks, optimizer)
+    differences = Environment.of_checkpoint(checkpoint).differences(here)
     if RANDOM_STATES.outcome(differences) == "kept":
         sharded[RANDOM_STATES_KEY] = _random_states(None)
-    loaded = _load(checkpoint, lambda: read_sharded(sharded, checkpoint))
+    with _errors_named(checkpoint):
+        loaded = read_sharded(sharded, checkpoint)
     _load_model(checkpoint, chunks, loaded)
 
-    def take_over() -> list[Box]:
-        if "optimizer" not in loaded:
-            raise CheckpointError(f"{checkpoint}: it holds no optimizer; take its weights with checkpoint.init_from")
-        complete_groups(loaded["optimizer"], optimizer)
-        optimizer.load_state_dict(loaded["optimizer"])
-        # Of a new state dict: loading has put what it read in the place of the parameters.
-        return optimizer_boxes(optimizer, _sharded_model(chunks))
-
-    def take_over_together() -> list[Box]:
-        with failing_together():
-            return _load(checkpoint, take_over)
-
-    boxes = _load(checkpoint, take_over_together)
+    with _errors_named(checkpoint), failing_together(), _errors_named(checkpoint):
+        boxes = _take_over(checkpoint, chunks, optimizer, loaded)
     if distributed_parts(optimizer):
         _load_boxes(checkpoint, boxes)
     weights_from_main_parameters(optimizer, chunks)
     random_states = loaded.get(RANDOM_STATES_KEY)
     if random_states is not None:
         # Older checkpoints do not say on which device they were saved; the states do.
-        differences = Surroundings.of_checkpoint(checkpoint, random_states).differences(here)
+        differences = Environment.of_checkpoint(checkpoint, random_states).differences(here)
         if RANDOM_STATES.outcome(differences) != "kept":
             random_states = None
     return LoadedState(random_states, differences)
+
+
+def _take_over(
+    checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer, loaded: dict[str, Any]
+) -> list[Box]:
+    """Give the optimizer what was loaded for it; return what of a distributed one is still to be read."""
+    if "optimizer" not in loaded:
+        raise CheckpointError(f"{checkpoint}: it holds no optimizer; take its weights with checkpoint.init_from")
+    complete_groups(loaded["optimizer"], optimizer)
+    optimizer.load_state_dict(loaded["optimizer"])
+    # Of a new state dict: loading has put what it read in the place of the parameters.
+    return optimizer_boxes(optimizer, _sharded_model(chunks))
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
@@ -194,7 +192,9 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
         TrainingError: A weight is no finite number.
     """
     sharded = _sharded_model(chunks)
-    _load_model(checkpoint, chunks, _load(checkpoint, lambda: read_sharded(sharded, checkpoint)))
+    with _errors_named(checkpoint):
+        loaded = read_sharded(sharded, checkpoint)
+    _load_model(checkpoint, chunks, loaded)
 
 
 def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
@@ -203,7 +203,8 @@ def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
     Raises:
         CheckpointError: It is damaged: megatron-core saved it from padded gradient buckets.
     """
-    mismatched = _load(checkpoint, lambda: read_boxes(boxes, checkpoint))
+    with _errors_named(checkpoint):
+        mismatched = read_boxes(boxes, checkpoint)
     names = sorted({name for found in from_all_ranks(mismatched) for name in found})
     if names:
         raise CheckpointError(
@@ -214,9 +215,11 @@ def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
         )
 
 
-def _load(checkpoint: Path, read: Callable[[], T]) -> T:
+@contextlib.contextmanager
+def _errors_named(checkpoint: Path) -> Iterator[None]:
+    """Raise what goes wrong inside the context as a CheckpointError about this checkpoint."""
     try:
-        loaded = read()
+        yield
     except PrealignError as error:
         raise CheckpointError(error.problems) from error
     except CheckpointException as error:
@@ -230,7 +233,6 @@ def _load(checkpoint: Path, read: Callable[[], T]) -> T:
     except Exception as error:
         # megatron-core raises a dozen types here, from missing shards to shapes that differ.
         raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error!r}") from error
-    return loaded
 
 
 def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, cast
 
 import torch
-from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._shard._utils import narrow_tensor_by_index
@@ -38,6 +37,7 @@ from torch.distributed.checkpoint.utils import _create_file_view
 from megatron_prealign.checkpoint.names import checkpoint_key, is_stacked, names_under
 from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.platform.megatron.torch_dist import write_common
 
 _MODEL_KEYS = ("embedding.", "decoder.", "output_layer.")
 
@@ -193,5 +193,4 @@ def write_tensors(
     except CheckpointException as error:
         # It wraps what `read` and the file system raise, which say more.
         raise next(iter(error.failures.values()))[0] from error
-    torch.save({}, folder / "common.pt")
-    save_config(CheckpointingConfig("torch_dist"), str(folder))
+    write_common({}, folder)

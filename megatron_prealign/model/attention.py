@@ -11,11 +11,12 @@ import math
 from typing import Any
 
 import torch
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import tensor_parallel
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 
 def segment_mask(segments: Tensor) -> Tensor:
@@ -57,11 +58,13 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         attention_type: str,
         attention_dropout: float | None = None,
         softmax_scale: float | None = None,
+        pg_collection: Any = None,
         **_: Any,
     ) -> None:
-        """Take the arguments of megatron-core's core attention; those not named are its process groups."""
+        """Take the arguments of megatron-core's core attention; `pg_collection` has its process groups."""
         super().__init__(config=config)
         self.softmax_scale = softmax_scale or 1.0 / math.sqrt(config.kv_channels)
+        self.context_group = None if pg_collection is None else pg_collection.cp
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
 
     def forward(
@@ -88,7 +91,8 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         sequence, batch, heads, head_size = query.shape
         if self.config.context_parallel_size > 1:
             assert attention_mask is None, "words are not split over context-parallel ranks"
-            key, value, attention_mask = _gather_context(key, value)
+            assert self.context_group is not None
+            key, value, attention_mask = _gather_context(key, value, self.context_group)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         if dropout > 0.0 and not self.config.sequence_parallel:
@@ -118,12 +122,11 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         )
 
 
-def _gather_context(key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gather_context(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Return keys and values [C * S, ...] of all C context-parallel ranks, and what this rank's queries must not see.
 
     The mask is bool [1, 1, S, C * S], true where hidden. Rank r holds pieces r and 2C - 1 - r of the sequence.
     """
-    group = parallel_state.get_context_parallel_group()
     key, value = (tensor_parallel.gather_from_sequence_parallel_region(x, group=group) for x in (key, value))
     pieces = torch.arange(key.shape[0], device=key.device).chunk(2 * group.size())
     held = [torch.cat([pieces[rank], pieces[-1 - rank]]) for rank in range(group.size())]

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_attr_wrapped_model
 
@@ -13,6 +12,7 @@ from megatron_prealign.model.gpt import PrealignGPTModel
 from megatron_prealign.model.layer_spec import build_block_spec
 from megatron_prealign.model.parameters import initialize_parameters
 from megatron_prealign.model.transformer_config import build_transformer_config
+from megatron_prealign.platform import Mesh
 
 
 def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:
@@ -23,19 +23,19 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
     model = config.model
     num_rows = model.padded_vocab_size
     assert model.vocab_size is not None, "padded_vocab_size has refused it"
+    mesh = Mesh.current()
     transformer = build_transformer_config(config, device.type)
-    virtual_size = config.parallel.virtual_pipeline_model_parallel_size
     chunks: list[torch.nn.Module] = []
-    for index in range(virtual_size or 1):
-        vp_stage = None if virtual_size is None else index
+    for index in range(mesh.virtual_pipeline_size or 1):
+        vp_stage = None if mesh.virtual_pipeline_size is None else index
         chunk = PrealignGPTModel(
             config=transformer,
             transformer_layer_spec=build_block_spec(model, transformer, device.type, vp_stage),
             vocab_size=num_rows,
             num_tokens=model.vocab_size,
             max_sequence_length=model.max_position_embeddings,
-            pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
-            post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+            pre_process=mesh.holds_start(index),
+            post_process=mesh.holds_end(index),
             share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
             position_embedding_type="rope",
             rotary_percent=model.rotary_percent,

@@ -6,7 +6,6 @@ Shapes: S sequence, B batch, V vocabulary rows of this tensor-parallel rank.
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
@@ -26,7 +25,7 @@ class PrealignGPTModel(GPTModel):  # type: ignore[misc]
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         """Return the cross entropy [B, S] of logits [S, B, V] for labels [B, S]; overwrites padded logits."""
         rows = logits.size(-1)
-        first_row = parallel_state.get_tensor_model_parallel_rank() * rows
+        first_row = self.pg_collection.tp.rank() * rows
         num_real = min(max(self.num_tokens - first_row, 0), rows)
         if num_real < rows:
             logits[..., num_real:] = torch.finfo(logits.dtype).min

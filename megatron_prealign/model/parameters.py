@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 
 import torch
-from megatron.core import parallel_state
 from torch import Tensor
 from torch.nn import Parameter
 
 from megatron_prealign.model.gpt import PrealignGPTModel
+from megatron_prealign.platform.mesh import Mesh, is_split
 
 EMBEDDING = "embedding.word_embeddings.weight"
 _LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
@@ -38,25 +38,19 @@ def _num_blocks(name: str, model: PrealignGPTModel) -> int:
     return 2 if model.config.gated_linear_unit and ".linear_fc1." in name else 1
 
 
-def is_sharded(parameter: Parameter) -> bool:
-    """Tell whether tensor parallelism splits the parameter."""
-    return bool(getattr(parameter, "tensor_model_parallel", False))
-
-
 def shard(full: Tensor, name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
     """Cut this tensor-parallel rank's part out of a full tensor."""
-    if not is_sharded(parameter):
+    if not is_split(parameter):
         return full
-    size = parallel_state.get_tensor_model_parallel_world_size()
-    rank = parallel_state.get_tensor_model_parallel_rank()
+    tensor = Mesh.current().tensor
     dim = parameter.partition_dim  # type: ignore[attr-defined]
     blocks = full.chunk(_num_blocks(name, model), dim=dim)
-    return torch.cat([block.chunk(size, dim=dim)[rank] for block in blocks], dim=dim)
+    return torch.cat([block.chunk(tensor.size, dim=dim)[tensor.rank] for block in blocks], dim=dim)
 
 
 def unshard(parts: list[Tensor], name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
     """Join the parts of all tensor-parallel ranks, in rank order; the inverse of `shard`."""
-    if not is_sharded(parameter):
+    if not is_split(parameter):
         return parts[0]
     dim = parameter.partition_dim  # type: ignore[attr-defined]
     blocks = zip(*(part.chunk(_num_blocks(name, model), dim=dim) for part in parts), strict=True)
@@ -85,10 +79,10 @@ def initialize_parameters(model: PrealignGPTModel, seed: int) -> None:
     Matrices are normal with `init_method_std`, those that write to the residual stream over
     sqrt(2 * num_layers); norm weights are one and biases zero. Every layout starts equal.
     """
-    size = parallel_state.get_tensor_model_parallel_world_size()
+    size = Mesh.current().tensor.size
     for name, parameter in named_global_parameters(model):
         shape = list(parameter.shape)
-        if is_sharded(parameter):
+        if is_split(parameter):
             shape[parameter.partition_dim] *= size  # type: ignore[attr-defined]
         full = _initial_value(name, shape, seed, model.config.init_method_std, model.config.num_layers)
         parameter.copy_(shard(full, name, parameter, model))

@@ -1,16 +1,16 @@
 """Devices and backends: cuda with nccl, cpu with gloo, behind one small interface."""
 
-import megatron_prealign.platform.megatron_import  # noqa: F401 - before any other import of megatron-core
+import megatron_prealign.platform.megatron  # noqa: F401 - before any other import of megatron-core
 from megatron_prealign.platform.device import Platform, select_platform
 from megatron_prealign.platform.distributed import (
-    Layout,
     initialize_distributed,
     initialize_model_parallel,
     shut_down_distributed,
 )
+from megatron_prealign.platform.mesh import Mesh
 
 __all__ = [
-    "Layout",
+    "Mesh",
     "Platform",
     "initialize_distributed",
     "initialize_model_parallel",

@@ -1,6 +1,6 @@
 """Redirection of megatron-core's CUDA calls to the CPU; never active where cuda is used.
 
-megatron-core 0.16 has no CPU path: it names the device "cuda" in factory calls, asks torch.cuda for
+megatron-core 0.16 to 0.19 has no CPU path: it names the device "cuda" in factory calls, asks torch.cuda for
 the current device and its random state, and compares type names. Three small pieces redirect that:
 
 * `_CudaToCpu`, a TorchFunctionMode: factory calls, `Tensor.cuda()`, `Tensor.type()`.
@@ -63,6 +63,7 @@ def _set_rng_state(new_state: torch.Tensor, *_: object, **__: object) -> None:
 # Each is called on megatron-core's path through a training step or a checkpoint.
 _TORCH_CUDA: dict[str, Callable[..., Any]] = {
     "current_device": lambda: _CPU,  # every buffer allocation
+    "current_stream": lambda *_: None,  # from 0.18 on, before gradients are reduced
     "synchronize": lambda *_: None,  # point-to-point communication, checkpoint writer
     "empty_cache": lambda: None,  # optimizer offload hooks
     "is_current_stream_capturing": lambda: False,  # layers ask before each forward

@@ -1,6 +1,8 @@
 """What differs between cuda+nccl and cpu+gloo, as one value."""
 
+import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,9 +11,12 @@ import torch
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu
-from megatron_prealign.platform.host_memory import keep_freed_memory
 from megatron_prealign.platform.matrix_products import multiply_fast
 from megatron_prealign.platform.peak_flops import peak_flops
+
+# mallopt's parameters in glibc's malloc.h.
+_TRIM_THRESHOLD = -1
+_MMAP_MAX = -4
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Platform:
             os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.device)
         else:
-            keep_freed_memory()
+            _keep_freed_memory()
             multiply_fast()
             cpu.install()
 
@@ -64,3 +69,15 @@ def select_platform(device: Literal["auto", "cuda", "cpu"], local_rank: int = 0)
             "lower --nproc-per-node, mend CUDA_VISIBLE_DEVICES, or use --training.device cpu"
         )
     return Platform("cuda", "nccl", torch.device("cuda", local_rank))
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next step; nothing happens where it is not glibc.
+
+    It would give back every large tensor, and get its pages again from the kernel, zeroed one by one: logits alone are
+    hundreds of megabytes a step.
+    """
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_MAX, 0)
+        library.mallopt(_TRIM_THRESHOLD, -1)

@@ -1,7 +1,6 @@
 """Process groups: from torchrun's environment to megatron-core's parallel axes."""
 
 import os
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -10,27 +9,8 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
+from megatron_prealign.platform.mesh import Mesh
 from megatron_prealign.platform.rendezvous import join_store
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where this rank stands on each axis."""
-
-    rank: int
-    world_size: int
-    data_parallel_rank: int
-    data_parallel_size: int
-
-    @classmethod
-    def current(cls) -> "Layout":
-        """Read megatron-core's parallel state."""
-        return cls(
-            rank=torch.distributed.get_rank(),
-            world_size=torch.distributed.get_world_size(),
-            data_parallel_rank=parallel_state.get_data_parallel_rank(),
-            data_parallel_size=parallel_state.get_data_parallel_world_size(),
-        )
 
 
 def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) -> None:
@@ -50,13 +30,13 @@ def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) ->
     )
 
 
-def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
-    """Build megatron-core's process groups and seed its random states; return where this rank stands.
+def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
+    """Build megatron-core's process groups and seed its random states; return the mesh.
 
     Groups that this process already has stay as they are.
     """
     if parallel_state.model_parallel_is_initialized():
-        return Layout.current()
+        return Mesh.current()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor_model_parallel_size,
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
@@ -67,11 +47,11 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Layout:
         distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
     # Dropout differs between pipeline stages and between ranks that see other tokens.
-    stage = parallel_state.get_pipeline_model_parallel_rank()
-    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
-    torch.manual_seed(seed + 100 * stage + 10 * replica)
-    tensor_parallel.model_parallel_cuda_manual_seed(seed + 100 * stage + 10 * replica)
-    return Layout.current()
+    mesh = Mesh.current()
+    seed += 100 * mesh.pipeline.rank + 10 * mesh.replicas.rank
+    torch.manual_seed(seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return mesh
 
 
 def shut_down_distributed() -> None:

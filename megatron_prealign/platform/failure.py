@@ -1,4 +1,4 @@
-"""Failing in a group: the rank that failed first is heard first, and those it takes along say so."""
+"""Report the first failing rank's error first, and label the errors of the ranks that lost contact with it."""
 
 import signal
 import sys
@@ -8,11 +8,11 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 HOLD_SECONDS = 2.0
-"""How long a rank that lost contact waits with its own traceback; torchrun ends it before that where it can."""
+"""How long a rank that lost contact waits before it prints its own traceback; torchrun usually stops it earlier."""
 
 
 def report_failure(error: BaseException, rank: int) -> None:
-    """Tell torchrun what went wrong; call it before a traceback is printed."""
+    """Record an error for torchrun; call it before the traceback is printed."""
     if _has_lost_contact(error):
         print(
             f"rank {rank} lost contact with another rank ({_first_line(error)}): it died, hangs for longer than "
@@ -20,15 +20,15 @@ def report_failure(error: BaseException, rank: int) -> None:
             file=sys.stderr,
             flush=True,
         )
-        # torchrun's SIGTERM is no request to save any more.
+        # From here on torchrun's SIGTERM ends the process; it is no longer a request to save.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(HOLD_SECONDS)
-    # Its summary then shows this traceback as the root cause.
+    # torchrun's summary then shows this traceback as the root cause.
     get_error_handler().record_exception(error)
 
 
 def _has_lost_contact(error: BaseException | None) -> bool:
-    """Tell whether a collective failed because another rank, or the way to it, is gone; gloo has no type for it."""
+    """Tell whether a collective failed because another rank or the network failed; gloo raises no type of its own."""
     if error is None:
         return False
     if isinstance(error, torch.distributed.DistError) or "gloo/transport/" in str(error):

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.model.parameters import named_global_parameters, unshard
-from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.platform import Mesh, initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.optimizer import gather_parameters
@@ -30,8 +29,8 @@ def make_trainer(values: Values) -> Trainer:
     plan = plan_run(config)
     platform = select_platform(config.training.device, int(os.environ.get("LOCAL_RANK", "0")))
     initialize_distributed(platform)
-    layout = initialize_model_parallel(config.parallel, config.training.seed)
-    return build_trainer(plan, platform, layout)
+    mesh = initialize_model_parallel(config.parallel, config.training.seed)
+    return build_trainer(plan, platform, mesh)
 
 
 def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
@@ -40,16 +39,15 @@ def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
     Not for the distributed optimizer, whose ranks hold the reduced gradients of their own parts only.
     """
     local = {}
-    tensor_group = parallel_state.get_tensor_model_parallel_group()
+    mesh = Mesh.current()
     for model in unwrap_model(chunks):
         for name, parameter in named_global_parameters(model):
             gradient = parameter.main_grad.clone()  # type: ignore[attr-defined]
-            parts = [torch.empty_like(gradient) for _ in range(tensor_group.size())]
-            torch.distributed.all_gather(parts, gradient, group=tensor_group)
+            parts = [torch.empty_like(gradient) for _ in range(mesh.tensor.size)]
+            torch.distributed.all_gather(parts, gradient, group=mesh.tensor.group)
             local[name] = unshard(parts, name, parameter, model).cpu()
-    pipeline_group = parallel_state.get_pipeline_model_parallel_group()
-    stages: list[Any] = [None] * pipeline_group.size()
-    torch.distributed.all_gather_object(stages, local, group=pipeline_group)
+    stages: list[Any] = [None] * mesh.pipeline.size
+    torch.distributed.all_gather_object(stages, local, group=mesh.pipeline.group)
     return {name: gradient for stage in stages for name, gradient in stage.items()}
 
 

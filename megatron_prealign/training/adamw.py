@@ -9,14 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from megatron.core import optimizer as core_optimizer
-from megatron.core import utils
-from megatron.core.optimizer import clip_grads, distrib_optimizer
-from megatron.core.optimizer import optimizer as core_base
 from torch.optim.adamw import adamw
 
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+from megatron_prealign.platform.megatron.optimizer import use_adamw
 
 
 class GroupStepAdamW(torch.optim.Optimizer):
@@ -83,18 +80,6 @@ class GroupStepAdamW(torch.optim.Optimizer):
 
 
 def register(device: torch.device) -> None:
-    """Make megatron-core use `GroupStepAdamW`, and kernels of its own, where no others are installed or run.
-
-    Can go when megatron-core's distributed optimizer reloads torch.optim.AdamW.
-    """
-    if device.type == "cuda" and (has_transformer_engine() or has_apex()):
-        return
-    # megatron-core takes what is installed; on a CPU it would be given kernels that read a GPU's memory.
-    for module in (clip_grads, core_base):
-        module.multi_tensor_applier = utils.local_multi_tensor_applier
-        module.multi_tensor_scale_impl = utils.local_multi_tensor_scale
-    core_optimizer.Adam = GroupStepAdamW
-    core_optimizer.USING_PYTORCH_OPTIMIZER = False
-    distrib_optimizer.Adam = GroupStepAdamW
-    distrib_optimizer.HAVE_APEX_OR_TE = True
-    distrib_optimizer.USING_APEX_OPTIMIZER = True
+    """Make megatron-core use `GroupStepAdamW`, and kernels of its own, where no others are installed or run."""
+    if device.type == "cpu" or not (has_transformer_engine() or has_apex()):
+        use_adamw(GroupStepAdamW)

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from megatron.core.optimizer import MegatronOptimizer
@@ -12,6 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
+from megatron_prealign.platform.mesh import gradient_buffers
 from megatron_prealign.training.norms import sum_of_squares
 from megatron_prealign.training.objectives.stage import Stage
 from megatron_prealign.training.record_file import RecordFile
@@ -82,7 +83,7 @@ class Guard:
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], stage: Stage) -> tuple[list[list[float]], float]:
         # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
         sums = stage.step_sums()
-        squares = sum_of_squares(_gradients(chunks), sums.device)
+        squares = sum_of_squares(gradient_buffers(chunks), sums.device)
         sums = torch.cat([sums, (~squares.isfinite()).expand(1, 2)])
         torch.distributed.all_reduce(sums)
         *values, (num_bad, _) = sums.tolist()
@@ -135,8 +136,3 @@ class Guard:
                 **state.drawn_since(before),
             }
         )
-
-
-def _gradients(chunks: list[torch.nn.Module]) -> list[torch.Tensor]:
-    """Return the flat gradient buffers of wrapped chunks."""
-    return [buffer.grad_data for chunk in chunks for buffer in cast(Any, chunk).buffers]

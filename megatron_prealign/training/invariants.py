@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.utils import get_model_config, unwrap_model
 
 from megatron_prealign.errors import TrainingError
-from megatron_prealign.model.parameters import EMBEDDING, is_sharded, named_global_parameters
+from megatron_prealign.model.parameters import EMBEDDING, named_global_parameters
+from megatron_prealign.platform import Mesh
 
 
 class InvariantError(TrainingError):
@@ -54,9 +54,10 @@ def check_batches(microbatches: Sequence[Any]) -> None:
     """
     if not isinstance(microbatches[0], dict):
         return
+    mesh = Mesh.current()
     samples = torch.cat([batch["sample"] for batch in microbatches])
-    everyone = torch.cat(_gather(samples, parallel_state.get_data_parallel_group())).sort().values
-    copies = torch.stack(_gather(samples, parallel_state.get_model_parallel_group()))
+    everyone = torch.cat(_gather(samples, mesh.data.group)).sort().values
+    copies = torch.stack(_gather(samples, mesh.model.group))
     repeats, differs = torch.stack([(everyone.diff() == 0).any(), (copies != samples).any()]).tolist()
     problems = []
     if repeats:
@@ -79,7 +80,7 @@ def check_gradients(chunks: list[torch.nn.Module]) -> None:
     # Both are NaN where anything is; read back once, for all.
     extremes = torch.stack([torch.stack(torch.aminmax(cast(Any, parameter).main_grad)) for _, parameter in named])
     values = dict(zip((name for name, _ in named), extremes.tolist(), strict=True))
-    spared = EMBEDDING if parallel_state.get_tensor_model_parallel_world_size() > 1 else None
+    spared = EMBEDDING if Mesh.current().tensor.size > 1 else None
     problems = [f"{name} has no gradient" for name, pair in values.items() if name != spared and not any(pair)]
     # fp16 overflows now and then by design: its loss scaler skips such a step.
     if not get_model_config(chunks[0]).fp16:
@@ -95,37 +96,33 @@ def _gather(values: torch.Tensor, group: torch.distributed.ProcessGroup) -> list
     return gathered
 
 
-def check_replicas(chunks: list[torch.nn.Module]) -> None:
-    """Check that replicated parameters are bit-equal; collective.
+_DIFFERENCES = {
+    "replicas": "parameters differ between data-parallel ranks",
+    "tensor": "parameters that tensor parallelism does not split differ between its ranks",
+    "embedding": "tied embeddings differ between the first and the last pipeline stage",
+}
+"""What it means that copies on an axis of the mesh differ."""
 
-    Over data- and context-parallel ranks all are replicated, over tensor-parallel ranks those that are not split, over
-    the first and last pipeline stage the tied embedding.
+
+def check_replicas(chunks: list[torch.nn.Module]) -> None:
+    """Check that the copies of each parameter are bit-equal; collective.
 
     Raises:
         InvariantError: Names the axes on which they differ.
     """
-    named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
-    every = [parameter for _, parameter in named]
-    whole = [parameter for parameter in every if not is_sharded(parameter)]
-    replicas = {
-        "parameters differ between data-parallel ranks": (
-            every,
-            parallel_state.get_data_parallel_group(with_context_parallel=True),
-        ),
-        "parameters that tensor parallelism does not split differ between its ranks": (
-            whole,
-            parallel_state.get_tensor_model_parallel_group(),
-        ),
-    }
-    if unwrap_model(chunks)[0].share_embeddings_and_output_weights and parallel_state.is_rank_in_embedding_group():
-        embeddings = [parameter for name, parameter in named if name == EMBEDDING]
-        text = "tied embeddings differ between the first and the last pipeline stage"
-        replicas[text] = (embeddings, parallel_state.get_embedding_group())
-    replicas = {text: pair for text, pair in replicas.items() if pair[0] and pair[1].size() > 1}
-    if not replicas:
+    mesh = Mesh.current()
+    copies: dict[str, list[torch.nn.Parameter]] = {axis: [] for axis in _DIFFERENCES}
+    groups: dict[str, torch.distributed.ProcessGroup] = {}
+    for parameter in (parameter for chunk in chunks for parameter in chunk.parameters()):
+        for name, axis in mesh.copies(parameter).items():
+            if axis.size > 1:
+                copies[name].append(parameter)
+                groups[name] = axis.group
+    found = {name: parameters for name, parameters in copies.items() if parameters}
+    if not found:
         return
     # Read back once, for all.
-    differ = torch.stack([_disagreement(*pair) for pair in replicas.values()]).tolist()
-    problems = [text for text, differs in zip(replicas, differ, strict=True) if differs]
+    differ = torch.stack([_disagreement(parameters, groups[name]) for name, parameters in found.items()]).tolist()
+    problems = [_DIFFERENCES[name] for name, differs in zip(found, differ, strict=True) if differs]
     if problems:
         raise InvariantError(problems)

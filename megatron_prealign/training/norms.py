@@ -10,11 +10,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from megatron.core import parallel_state
-from megatron.core.optimizer import optimizer as core_base
-from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
-from megatron.core.transformer.module import param_is_not_shared
 from torch import Tensor
+
+from megatron_prealign.platform import Mesh
+from megatron_prealign.platform.megatron.optimizer import use_gradient_norm
 
 # Numbers whose squares are added up in fp32 on a CPU, where torch adds up whole rows without splitting them.
 _ROW = 1024
@@ -59,20 +58,13 @@ def _global_norm(
 
 
 def register(device: torch.device) -> None:
-    """Make megatron-core's optimizers clip by this norm.
-
-    Can go when theirs is exact on CPUs and reads nothing back.
-    """
-    core_base.get_grad_norm_fp32 = functools.partial(_global_norm, device)
+    """Make megatron-core's optimizers clip by this norm."""
+    use_gradient_norm(functools.partial(_global_norm, device))
 
 
 def parameter_norm(chunks: Sequence[torch.nn.Module]) -> float:
     """Return the Euclidean norm of the whole model's parameters, each counted once; collective, equal on all ranks."""
-    own = [
-        parameter
-        for chunk in chunks
-        for parameter in chunk.parameters()
-        if param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter)
-    ]
+    mesh = Mesh.current()
+    own = [parameter for chunk in chunks for parameter in chunk.parameters() if mesh.counts(parameter)]
     device = next(chunks[0].parameters()).device
-    return _global_norm(device, own, grad_stats_parallel_group=parallel_state.get_model_parallel_group())
+    return _global_norm(device, own, grad_stats_parallel_group=mesh.model.group)

@@ -3,7 +3,6 @@
 import math
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
@@ -12,6 +11,8 @@ from megatron.core.utils import get_model_config
 from megatron_prealign.config import Config
 from megatron_prealign.config.alignment_validation import reads_words
 from megatron_prealign.model.transformer_config import PARAMS_DTYPE
+from megatron_prealign.platform import Mesh
+from megatron_prealign.platform.megatron.optimizer import allocate_moments
 from megatron_prealign.training import adamw, norms
 
 
@@ -42,7 +43,7 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
 def overlaps(config: Config, device: torch.device) -> tuple[bool, bool]:
     """Tell whether gradients are reduced, and parameters gathered, while others are still computed."""
     parallel = config.parallel
-    has_replicas = parallel_state.get_data_parallel_world_size(with_context_parallel=True) > 1
+    has_replicas = Mesh.current().replicas.size > 1
     # A parameter without a gradient would be waited for.
     has_all_gradients = config.training.stage == "pretrain" or config.alignment.lm_weight > 0
     grads = parallel.overlap_grad_reduce
@@ -87,13 +88,6 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         overlap_param_gather=overlaps(config, device)[1],
     )
     optimizer = get_megatron_optimizer(core, chunks, use_gloo_process_groups=False)
-    _allocate_moments(optimizer)
+    allocate_moments(optimizer)
     get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
-
-
-def _allocate_moments(optimizer: MegatronOptimizer) -> None:
-    """Give the optimizer its moments now: what is saved without, as when all steps were skipped, can't be loaded."""
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if part.init_state_fn:
-            part.init_state_fn(part.optimizer, part.config)

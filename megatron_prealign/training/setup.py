@@ -29,7 +29,7 @@ from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.pairs.batches import ItemBatches
-from megatron_prealign.platform import Layout, Platform
+from megatron_prealign.platform import Mesh, Platform
 from megatron_prealign.platform.agreement import on_first_rank
 from megatron_prealign.platform.capabilities import package_problems
 from megatron_prealign.platform.random_states import set_random_states
@@ -243,7 +243,7 @@ def build_index(plan: Plan) -> IndexCache:
     return index
 
 
-def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
+def build_trainer(plan: Plan, platform: Platform, mesh: Mesh) -> Trainer:
     """Build model, optimizer, data and stage, and load what the plan continues or starts from; collective."""
     plan, config = _settle_start(plan), plan.config
     interruption = Interruption(config.training.exit_duration_minutes)
@@ -262,17 +262,17 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
     schedule.step(state.step)
     taps = cache(lambda: Taps(chunks))
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
-    surroundings = Surroundings(chunks, platform.device, layout, taps, throughput.waiting)
+    surroundings = Surroundings(chunks, platform.device, mesh, taps, throughput.waiting)
     parts = [(objective.build(state, surroundings), weight) for objective, weight in plan.objectives]
-    validator = build_validator(plan.language_modelling, layout, platform.device)
-    word_validator = build_word_validator(config, plan.pair_sets, taps(), layout) if plan.pair_sets else None
-    if layout.rank == 0:
+    validator = build_validator(plan.language_modelling, mesh, platform.device)
+    word_validator = build_word_validator(config, plan.pair_sets, taps(), mesh) if plan.pair_sets else None
+    if mesh.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
         if taken_over is not None and plan.resume_from is not None:
             for line in describe_resets(config, taken_over.differences):
                 print(line, file=sys.stderr, flush=True)
     # Last: a run that can't be built leaves no record of itself.
-    writer = _open_records(config, state.step) if layout.rank == 0 else None
+    writer = _open_records(config, state.step) if mesh.rank == 0 else None
     if plan.resume_from is not None and taken_over is not None and taken_over.random_states is not None:
         set_random_states(taken_over.random_states)
     return Trainer(
@@ -286,7 +286,7 @@ def build_trainer(plan: Plan, platform: Platform, layout: Layout) -> Trainer:
         word_validator=word_validator,
         metrics=writer,
         throughput=throughput,
-        profile=ProfileWindow(config, layout.rank),
+        profile=ProfileWindow(config, mesh.rank),
         interruption=interruption,
         guard=Guard(config, state.step, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),

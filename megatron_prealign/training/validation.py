@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from megatron_prealign.dataset.sampler import SampleDataset, StepLoader
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.language_modelling import LanguageModelLoss
 from megatron_prealign.training.objectives.sequences import SequencePlan, build_together, cache_path
 
@@ -23,7 +23,7 @@ class Validator:
         micro_batch_size: int,
         global_batch_size: int,
         num_steps: int,
-        layout: Layout,
+        mesh: Mesh,
         device: torch.device,
         end_of_document: int | None = None,
     ) -> None:
@@ -39,8 +39,8 @@ class Validator:
         self._loader: dict[str, Any] = {
             "micro_batch_size": micro_batch_size,
             "global_batch_size": global_batch_size,
-            "data_parallel_rank": layout.data_parallel_rank,
-            "data_parallel_size": layout.data_parallel_size,
+            "data_parallel_rank": mesh.data.rank,
+            "data_parallel_size": mesh.data.size,
             "pad_end": True,
         }
 
@@ -69,19 +69,19 @@ class Validator:
         return dict(found)
 
 
-def build_validator(plan: SequencePlan, layout: Layout, device: torch.device) -> Validator | None:
+def build_validator(plan: SequencePlan, mesh: Mesh, device: torch.device) -> Validator | None:
     """Build the validation of each language, if the run has any; collective."""
     training = plan.config.training
     if training.eval_interval == 0:
         return None
-    datasets = build_together("validation", plan.validation_sets, cache_path(plan.config), layout)
+    datasets = build_together("validation", plan.validation_sets, cache_path(plan.config), mesh)
     return Validator(
         datasets,
         languages=plan.config.data.languages,
         micro_batch_size=training.micro_batch_size,
         global_batch_size=training.global_batch_size,
         num_steps=training.eval_steps,
-        layout=layout,
+        mesh=mesh,
         device=device,
         end_of_document=plan.document_border,
     )

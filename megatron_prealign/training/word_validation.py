@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from megatron.core import parallel_state
 from torch import Tensor
 
 from megatron_prealign.alignment import ItemMicrobatch, Taps, gather_ranks
@@ -28,7 +27,7 @@ from megatron_prealign.evaluation.retrieval import (
 )
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.pairs.batches import PackedItems, pack_items
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.objectives.alignment import no_loss, run_items, to_microbatch
 from megatron_prealign.training.objectives.objective import Pass
@@ -74,13 +73,13 @@ def select_pair_sets(lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, conf
 class WordValidator:
     """Measures the same word pairs every time."""
 
-    def __init__(self, sets: list[PairSet], taps: Taps, row_length: int, num_microbatches: int, layout: Layout) -> None:
+    def __init__(self, sets: list[PairSet], taps: Taps, row_length: int, num_microbatches: int, mesh: Mesh) -> None:
         """Run the words of each set in `num_microbatches` microbatches, as the pipeline schedule needs."""
         self._sets = sets
         self._taps = taps
         self._row_length = row_length
         self._num_microbatches = num_microbatches
-        self._layout = layout
+        self._mesh = mesh
 
     @torch.no_grad()
     def run(self, chunks: list[torch.nn.Module]) -> dict[str, dict[str, Any]]:
@@ -90,8 +89,8 @@ class WordValidator:
         results: dict[str, dict[str, Any]] = {}
         for pair_set in self._sets:
             local = self._score(chunks, pair_set)
-            stages: list[Any] = [None] * parallel_state.get_pipeline_model_parallel_world_size()
-            torch.distributed.all_gather_object(stages, local, parallel_state.get_pipeline_model_parallel_group())
+            stages: list[Any] = [None] * self._mesh.pipeline.size
+            torch.distributed.all_gather_object(stages, local, self._mesh.pipeline.group)
             scores = {tap: values for stage in stages for tap, values in stage.items()}
             ordered = [scores[tap] for tap in range(len(tap_names(self._taps.num_layers, tied=self._taps.tied)))]
             summary = summarise(pair_set.pairs, ordered, pair_set.known)
@@ -109,8 +108,7 @@ class WordValidator:
         words = [*pairs.sources, *pairs.targets]
         vectors = self._vectors(chunks, words)
         gathered = {
-            tap: gather_ranks(part, parallel_state.get_data_parallel_group())[: len(words)]
-            for tap, part in sorted(vectors.items())
+            tap: gather_ranks(part, self._mesh.data.group)[: len(words)] for tap, part in sorted(vectors.items())
         }
         num_sources = len(pairs.sources)
         links = pairs.links.to(self._taps.device)
@@ -121,7 +119,7 @@ class WordValidator:
 
     def _vectors(self, chunks: list[torch.nn.Module], words: list[list[int]]) -> dict[int, Tensor]:
         """Return this rank's share of the word vectors by tap of this stage, fp32 [W / data parallel, H]."""
-        size, rank = self._layout.data_parallel_size, self._layout.data_parallel_rank
+        size, rank = self._mesh.data.size, self._mesh.data.rank
         per_rank = -(-len(words) // size)
         own = words[rank * per_rank : (rank + 1) * per_rank]
         found: dict[int, Tensor] = {}
@@ -167,10 +165,10 @@ def held_out_retrieval(results: Mapping[str, Mapping[str, Any]]) -> float | None
     return mean(mean(pair["p_at_1"]) for pair in held_out.values()) if held_out else None
 
 
-def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, layout: Layout) -> WordValidator:
+def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, mesh: Mesh) -> WordValidator:
     """Build the validator over the pairs drawn by `select_pair_sets`."""
     parallel = config.parallel
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
     # Interleaved pipelines run whole rounds of microbatches.
     num_microbatches = parallel.pipeline_model_parallel_size if interleaved else 1
-    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, layout)
+    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, mesh)

@@ -32,7 +32,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     from megatron_prealign.alignment import Taps
     from megatron_prealign.model import build_model_chunks
     from megatron_prealign.model.parameters import named_global_parameters
-    from megatron_prealign.platform import Layout
+    from megatron_prealign.platform import Mesh
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.objectives.alignment import Alignment
     from megatron_prealign.training.setup import plan_run
@@ -44,7 +44,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
     items = plan_run(trainer.config).items["word"]
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    alignment = Alignment(trainer.config, [model], Taps([model]), items, Layout.current(), Stopwatch())
+    alignment = Alignment(trainer.config, [model], Taps([model]), items, Mesh.current(), Stopwatch())
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()

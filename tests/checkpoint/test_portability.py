@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from megatron_prealign.checkpoint import portability, sharded
+from megatron_prealign.checkpoint.environment import Environment
 from megatron_prealign.checkpoint.folder import LAYOUT, newest_checkpoint
 from megatron_prealign.checkpoint.safe_pickle import read_metadata
-from megatron_prealign.checkpoint.surroundings import Surroundings
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.errors import CheckpointError, ConfigError
 from megatron_prealign.platform.random_states import RandomStates, device_of, get_random_states
@@ -41,16 +41,16 @@ def test_every_aspect_and_every_recorded_field_belongs_to_the_table() -> None:
         assert {*part.refused, *part.reset} <= portability.ASPECTS.keys()
         assert not {*part.refused} & {*part.reset}
         assert part.reset_to or not (part.reset or part.if_absent == "reset"), part.name
-    ours = Surroundings(world_size=1, device="cpu", layers="local", adamw="a", dtype="float32", versions={"torch": "2"})
-    theirs = Surroundings(
+    ours = Environment(world_size=1, device="cpu", layers="local", adamw="a", dtype="float32", versions={"torch": "2"})
+    theirs = Environment(
         world_size=2, tensor_model_parallel_size=2, device="cuda", layers="te", adamw="b", dtype="bfloat16", versions={}
     )
     assert ours.differences(ours) == {}
     assert ours.differences(theirs).keys() <= portability.ASPECTS.keys()
     assert set(ours.differences(theirs)) == {"ranks", "layout", "device", "layers", "AdamW", "precision", "versions"}
     # An old file says nothing of these; that is no difference.
-    assert Surroundings(world_size=1).differences(ours) == {}
-    assert Surroundings().differences(ours) == {"ranks": "world_size was None, is 1"}
+    assert Environment(world_size=1).differences(ours) == {}
+    assert Environment().differences(ours) == {"ranks": "world_size was None, is 1"}
 
 
 @pytest.mark.parametrize(
@@ -134,14 +134,14 @@ def test_an_old_checkpoint_of_the_same_device_goes_on_bit_for_bit(make_values: M
     assert "Reset, because" not in said
 
 
-def _device_and_surroundings(values: Any) -> tuple[str, str, dict[str, Any]]:
+def _device_and_environment(values: Any) -> tuple[str, str, dict[str, Any]]:
     trainer = make_trainer(values)
-    surroundings = Surroundings.of_run(trainer.chunks, trainer.optimizer)
-    return device_of(get_random_states()), device_of(_of_cuda()), dataclasses.asdict(surroundings)
+    environment = Environment.of_run(trainer.chunks, trainer.optimizer)
+    return device_of(get_random_states()), device_of(_of_cuda()), dataclasses.asdict(environment)
 
 
 def test_a_save_records_what_it_depends_on(make_values: MakeValues, tmp_path: Path) -> None:
-    ours, theirs, found = run_distributed(_device_and_surroundings, 1, make_values("pretrain", tmp_path / "run"))[0]
+    ours, theirs, found = run_distributed(_device_and_environment, 1, make_values("pretrain", tmp_path / "run"))[0]
     assert (ours, theirs) == ("cpu", "cuda")
     assert found.pop("versions").keys() == {"torch", "megatron-core"}
     assert found == {

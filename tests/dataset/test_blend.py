@@ -10,12 +10,13 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_prealign.config import ParallelConfig
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry
 from megatron_prealign.dataset.baked import check_blend, read_datasets
 from megatron_prealign.dataset.blend import build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.errors import DataError, PrealignError
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.training.objectives.sequences import build_together
@@ -169,13 +170,12 @@ def test_validation_sets_of_their_own_are_read_whole(data: DataConfig, bpe: Toke
 def build_on_rank(data: DataConfig, tokenizer_path: str, cache_path: str) -> tuple[list[list[int]], str]:
     """Return the tokens of all sets of this rank, and the message of a refusal that must not hang."""
     tokenizer = load_tokenizer(tokenizer_path)
-    torch.distributed.init_process_group("gloo")
-    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    layout = Layout(rank, size, rank, size)
+    initialize_distributed(select_platform("cpu"))
+    mesh = initialize_model_parallel(ParallelConfig(), seed=1)
     alone = replace(data, blend=data.blend[:1])
 
     def build(make: Callable[[IndexCache], Any]) -> Any:
-        return build_together("training", make, Path(cache_path), layout)
+        return build_together("training", make, Path(cache_path), mesh)
 
     sets = [
         build(lambda cache: build_train_dataset(data, tokenizer, num_samples=200, seed=1, cache=cache)),

@@ -37,7 +37,7 @@ TIMEOUT_SECONDS = 1500.0
 
 def _exact_norm(trainer: Any) -> float:
     """Return the norm of the gradients in float64, from those that each rank updates by."""
-    from megatron_prealign.checkpoint.optimizer_shards import distributed_parts
+    from megatron_prealign.platform.megatron.optimizer import distributed_parts
     from megatron_prealign.testing.trainers import full_gradients
 
     parts = distributed_parts(trainer.optimizer)

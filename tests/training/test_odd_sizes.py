@@ -262,7 +262,7 @@ def test_a_damaged_old_checkpoint_is_refused_and_a_sound_one_goes_on(make_values
 
 def _held(values: Any) -> tuple[dict[Any, torch.Tensor], list[Step]]:
     """Return the optimizer's state of a run that is continued, or begun and saved; and its next steps."""
-    from megatron_prealign.checkpoint.optimizer_shards import optimizer_boxes
+    from megatron_prealign.platform.megatron.optimizer_shards import optimizer_boxes
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.invariants import check_replicas
 

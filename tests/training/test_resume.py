@@ -261,17 +261,21 @@ def _read_by_this_rank(values: Any) -> list[str]:
 
 
 def _warnings_of_a_save(values: Any) -> list[str]:
-    """Return what megatron-core warns of while a rank trains and saves."""
+    """Return what megatron-core warns of, and torch of gradients, while a rank trains and saves."""
     import logging
+    import warnings
 
     said = io.StringIO()
     handler, logger = logging.StreamHandler(said), logging.getLogger("megatron.core")
     logger.addHandler(handler)
     try:
-        train_and_save_all([values])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train_and_save_all([values])
     finally:
         logger.removeHandler(handler)
-    return said.getvalue().splitlines()
+    of_gradients = [str(warning.message) for warning in caught if ".grad attribute" in str(warning.message)]
+    return [*said.getvalue().splitlines(), *of_gradients]
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -20,7 +20,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.model import hidden_states_only, segment_mask
 from megatron_prealign.pairs.batches import ItemBatch, ItemBatches, PackedItems
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
@@ -37,13 +37,13 @@ class Alignment:
         chunks: list[torch.nn.Module],
         taps: Taps,
         items: ItemBatches,
-        layout: Layout,
+        mesh: Mesh,
         waiting: Stopwatch,
     ) -> None:
         """Read the microbatches of this data-parallel rank from `items`, timed by `waiting`."""
         alignment = config.alignment
         self._items = items
-        self._layout = layout
+        self._mesh = mesh
         self._waiting = waiting
         self._device = taps.device
         self._count = getattr(alignment, f"num_{items.kind}_microbatches")
@@ -57,12 +57,9 @@ class Alignment:
         if weight is None:
             self._loss.begin_step()
             return []
-        layout = self._layout
         with self._waiting.running():
             first = state.count_items(self._items.kind, self._count)
-            batches = self._items.batches(
-                first, self._count, rank=layout.data_parallel_rank, size=layout.data_parallel_size
-            )
+            batches = self._items.batches(first, self._count, rank=self._mesh.data.rank, size=self._mesh.data.size)
         state.count_items(self._items.kind, num_tokens=sum(batch.num_tokens for batch in batches))
         self._loss.begin_step(self._count)
         for batch in batches:
@@ -154,7 +151,7 @@ class AlignmentPlan:
             surroundings.chunks,
             surroundings.taps(),
             self.items,
-            surroundings.layout,
+            surroundings.mesh,
             surroundings.waiting,
         )
 

@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
-from megatron.core.utils import get_batch_on_this_cp_rank
 from torch import Tensor
 
 from megatron_prealign.dataset.sampler import Batch
 from megatron_prealign.model import number_documents, segment_mask
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
 from megatron_prealign.training.objectives.sequences import SequencePlan, Sequences
 from megatron_prealign.training.state import TrainState
@@ -52,13 +51,13 @@ class LanguageModelLoss:
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         micro_batch_size, seq_length = moved[0]["tokens"].shape
         # Under context parallelism each rank goes on with its two pieces of every sequence.
-        moved = [_pieces_of_this_rank(batch) for batch in moved]
+        mesh = Mesh.current()
+        moved = [_pieces_of_this_rank(batch, mesh) for batch in moved]
         num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        torch.distributed.all_reduce(num_predicted, group=group)
+        torch.distributed.all_reduce(num_predicted, group=mesh.replicas.group)
         # Undo what follows: the schedule divides by microbatches and multiplies by context-parallel ranks, gradient
         # reduction divides by context- and data-parallel ranks.
-        scale = weight * len(moved) * parallel_state.get_data_parallel_world_size() / num_predicted.clamp(min=1)
+        scale = weight * len(moved) * mesh.data.size / num_predicted.clamp(min=1)
         return Pass(partial(self._forward_step, scale), moved, seq_length, micro_batch_size)
 
     def _forward_step(
@@ -140,15 +139,15 @@ class LanguageModellingPlan(SequencePlan):
         return LanguageModelling(
             surroundings.device,
             self.config.data.languages,
-            self.open(state, surroundings.layout, surroundings.waiting),
+            self.open(state, surroundings.mesh, surroundings.waiting),
             end_of_document=self.document_border,
         )
 
 
-def _pieces_of_this_rank(batch: Batch) -> Batch:
+def _pieces_of_this_rank(batch: Batch, mesh: Mesh) -> Batch:
     """Return a microbatch with what has an axis of positions cut to this context-parallel rank's two pieces."""
     by_position = {key: value for key, value in batch.items() if value.dim() > 1}
-    return {**batch, **get_batch_on_this_cp_rank(by_position)}
+    return {**batch, **mesh.own_pieces(by_position)}
 
 
 def masked_sum(losses: Tensor, loss_mask: Tensor) -> Tensor:

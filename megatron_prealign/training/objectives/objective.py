@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from megatron_prealign.alignment import Taps
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Stopwatch
 
@@ -86,7 +85,7 @@ class Surroundings:
 
     chunks: list[torch.nn.Module]
     device: torch.device
-    layout: Layout
+    mesh: Mesh
     taps: Callable[[], Taps]
     """The hooks on the model; made by the first call, shared by all others."""
     waiting: Stopwatch
@@ -115,7 +114,7 @@ class ObjectivePlan(Protocol):
 
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum values over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
-    total = values.clone()
-    torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
-    torch.distributed.all_reduce(total, group=parallel_state.get_pipeline_model_parallel_group())
+    mesh, total = Mesh.current(), values.clone()
+    torch.distributed.all_reduce(total, group=mesh.replicas.group)
+    torch.distributed.all_reduce(total, group=mesh.pipeline.group)
     return total

@@ -22,7 +22,7 @@ from megatron_prealign.dataset.index_cache import IndexCache
 from megatron_prealign.dataset.mix import MixRequest
 from megatron_prealign.dataset.sampler import Batch, SampleDataset, StepLoader
 from megatron_prealign.errors import CheckpointError, ConfigError
-from megatron_prealign.platform import Layout
+from megatron_prealign.platform import Mesh
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks
 from megatron_prealign.ranks import is_first_of_host
 from megatron_prealign.text.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ class SequencePlan:
         """Build what each language is validated on."""
         return build_valid_datasets(self.config.data, self.tokenizer, seed=self.config.training.seed, cache=cache)
 
-    def open(self, state: TrainState, layout: Layout, waiting: Stopwatch) -> Sequences:
+    def open(self, state: TrainState, mesh: Mesh, waiting: Stopwatch) -> Sequences:
         """Build the training set and its loader, from the samples that `state` has seen on; collective.
 
         Raises:
@@ -113,7 +113,7 @@ class SequencePlan:
         if problems := self.resume_problems(state):
             raise ConfigError(problems)
         dataset = build_together(
-            "training", lambda cache: self.training_set(state, cache), cache_path(self.config), layout
+            "training", lambda cache: self.training_set(state, cache), cache_path(self.config), mesh
         )
         mix = state.mixes[-1]
         if _add(mix.positions, dataset.count_draws(mix.start, state.consumed_samples - mix.start)) != state.positions:
@@ -125,8 +125,8 @@ class SequencePlan:
             dataset,
             micro_batch_size=training.micro_batch_size,
             global_batch_size=training.global_batch_size,
-            data_parallel_rank=layout.data_parallel_rank,
-            data_parallel_size=layout.data_parallel_size,
+            data_parallel_rank=mesh.data.rank,
+            data_parallel_size=mesh.data.size,
             consumed_samples=state.consumed_samples,
             batch_size_at=partial(global_batch_size_at, training),
             num_workers=self.config.data.num_workers,
@@ -150,21 +150,21 @@ def cache_path(config: Config) -> Path:
     return Path(config.data.cache_path or Path(config.training.run_path) / "cache")
 
 
-def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, layout: Layout) -> T:
+def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, mesh: Mesh) -> T:
     """Build datasets on all ranks, `of` training or validation, whose indices are built once; collective.
 
     Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
     others read. Each turn fails on all ranks if it fails on one.
     """
-    turns = from_all_ranks(0 if layout.rank == 0 else 1 if is_first_of_host() else 2)
+    turns = from_all_ranks(0 if mesh.rank == 0 else 1 if is_first_of_host() else 2)
     built: list[T] = []
     for turn in sorted(set(turns)):
         with failing_together():
-            if turns[layout.rank] == turn:
+            if turns[mesh.rank] == turn:
                 cache = IndexCache(folder, read_only=turn == 2)
                 built.append(build(cache))
                 if turn == 0 or cache.built:
-                    host = "" if turn == 0 else f"rank {layout.rank}, on a host of its own: "
+                    host = "" if turn == 0 else f"rank {mesh.rank}, on a host of its own: "
                     print(f"{host}{cache.describe(of)}", file=sys.stderr, flush=True)
     return built[0]
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_prealign.checkpoint.optimizer_shards import cut_into_boxes
+from megatron_prealign.platform.megatron.optimizer_shards import cut_into_boxes
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.data())

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from megatron.core.optimizer.optimizer import MixedPrecisionOptimizer
 from torch import Tensor
+
+from megatron_prealign.platform.megatron.optimizer import distributed_parts
 
 PREFIX = "optimizer.state"
 MAIN_PARAMETER = "param"
@@ -50,25 +51,6 @@ class Box:
 
     is_written: bool
     """Whether this rank writes it: it is no copy of another model-parallel rank's."""
-
-
-def distributed_parts(optimizer: MegatronOptimizer | None) -> list[DistributedOptimizer]:
-    """Return the distributed optimizers that an optimizer consists of; empty where it is a plain one."""
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part for part in parts if isinstance(part, DistributedOptimizer)]
-
-
-def weights_from_main_parameters(optimizer: MegatronOptimizer, chunks: Sequence[torch.nn.Module]) -> None:
-    """Make the model's weights those of the loaded main parameters, rounded to its precision; collective.
-
-    Those read from the checkpoint were rounded to the precision of the run that saved it.
-    """
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        if isinstance(part, MixedPrecisionOptimizer):
-            part._copy_main_params_to_model_params()
-    if distributed_parts(optimizer):
-        for chunk in chunks:
-            chunk.start_param_sync(force_sync=True)  # type: ignore[operator]
 
 
 def optimizer_boxes(optimizer: MegatronOptimizer | None, model_state: dict[str, Any]) -> list[Box]:

@@ -6,17 +6,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.platform import Mesh
+from megatron_prealign.platform.megatron.optimizer import torch_optimizers
 from megatron_prealign.platform.random_states import RandomStates, device_of
 
 _FUSED = "transformer_engine."
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Environment:
     """One side of the comparison, as it is in layout.json.
 
     None is unknown: the checkpoint is from before the field was recorded. Interleaving may be off, which is None too.
@@ -34,9 +35,9 @@ class Surroundings:
     versions: Mapping[str, str] | None = None
 
     @classmethod
-    def of_run(cls, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None) -> "Surroundings":
-        """Return those of this run."""
-        parameter = next(chunks[0].parameters())
+    def of_run(cls, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None) -> "Environment":
+        """Return that of this run."""
+        mesh, parameter = Mesh.current(), next(chunks[0].parameters())
         is_fused = any(
             base.__module__.startswith(_FUSED) for module in chunks[0].modules() for base in type(module).__mro__
         )
@@ -44,14 +45,14 @@ class Surroundings:
         if is_fused:
             packages["transformer-engine"] = "transformer_engine"
         return cls(
-            world_size=torch.distributed.get_world_size(),
-            tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
-            pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
-            virtual_pipeline_model_parallel_size=parallel_state.get_virtual_pipeline_model_parallel_world_size(),
-            context_parallel_size=parallel_state.get_context_parallel_world_size(),
+            world_size=mesh.world_size,
+            tensor_model_parallel_size=mesh.tensor.size,
+            pipeline_model_parallel_size=mesh.pipeline.size,
+            virtual_pipeline_model_parallel_size=mesh.virtual_pipeline_size,
+            context_parallel_size=mesh.context.size,
             device=parameter.device.type,
             layers="transformer_engine" if is_fused else "local",
-            adamw=None if optimizer is None else _name(inner_optimizers(optimizer)[0]),
+            adamw=None if optimizer is None else _name(torch_optimizers(optimizer)[0]),
             dtype=str(parameter.dtype).removeprefix("torch."),
             versions={
                 name: getattr(sys.modules[module], "__version__", "unknown") for name, module in packages.items()
@@ -59,15 +60,15 @@ class Surroundings:
         )
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: Path, random_states: RandomStates | None = None) -> "Surroundings":
-        """Return those of a checkpoint.
+    def of_checkpoint(cls, checkpoint: Path, random_states: RandomStates | None = None) -> "Environment":
+        """Return that of a checkpoint.
 
         Args:
             checkpoint: its folder.
             random_states: of a rank, which show the device where it is not recorded.
 
         Raises:
-            CheckpointError: They can't be read.
+            CheckpointError: It can't be read.
         """
         path = checkpoint / folder.LAYOUT
         stored = folder.read_json(path) if path.is_file() else {}
@@ -75,7 +76,7 @@ class Surroundings:
             stored.setdefault("device", device_of(random_states))
         return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
 
-    def differences(self, other: "Surroundings") -> dict[str, str]:
+    def differences(self, other: "Environment") -> dict[str, str]:
         """Return the aspects (of `portability.ASPECTS`) in which two differ, with what was and what is.
 
         What either side does not know counts as equal, but for the layout and the number of ranks.
@@ -88,7 +89,7 @@ class Surroundings:
         return {aspect: ", ".join(changes) for aspect, changes in found.items()}
 
 
-_ASPECTS = {field.name: "layout" for field in fields(Surroundings)} | {
+_ASPECTS = {field.name: "layout" for field in fields(Environment)} | {
     "world_size": "ranks",
     "device": "device",
     "layers": "layers",
@@ -100,9 +101,3 @@ _ASPECTS = {field.name: "layout" for field in fields(Surroundings)} | {
 
 def _name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
-
-
-def inner_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of torch's kind that a megatron-core optimizer drives."""
-    parts = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part.optimizer for part in parts if part.optimizer is not None]
