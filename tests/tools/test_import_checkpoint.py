@@ -145,7 +145,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "groups": (settings(num_key_value_heads=3), "num_query_groups 3"),
     "pipe": (pipe, "config.json: not a regular file"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json: can't be read"),
-    "type of architecture": (settings(model_type=["llama"]), "model_type ['llama'] is no architecture"),
+    "type of architecture": (settings(model_type=["llama"]), "model_type ['llama'] is not a supported architecture"),
     "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: not JSON"),
     "lines of reasons": (settings(hidden_size="32"), "'hidden_size': TypeError: Field"),
     "a billion layers": (settings(num_hidden_layers=10**9), "1,000,000,000 layers, but the folder has"),
