@@ -9,13 +9,23 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from megatron_prealign.alignment.contrastive import contrastive_loss
-from megatron_prealign.alignment.gather import gather_ranks
 from megatron_prealign.alignment.injection import attach_loss
 from megatron_prealign.alignment.taps import Taps, WordMicrobatch
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.platform import Mesh
+
+
+@torch.no_grad()
+def gather_ranks(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """Join a tensor [n, ...] of each rank to [n * ranks, ...], in rank order, without gradient."""
+    if group.size() == 1:
+        return tensor
+    joined = tensor.new_empty((tensor.shape[0] * group.size(), *tensor.shape[1:]))
+    torch.distributed.all_gather_into_tensor(joined, tensor.contiguous(), group=group)
+    return joined
 
 
 class AlignmentLoss:
