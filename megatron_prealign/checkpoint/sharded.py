@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,6 @@ from megatron_prealign.checkpoint.environment import Environment
 from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
-from megatron_prealign.checkpoint.optimizer_groups import complete_groups
 from megatron_prealign.checkpoint.portability import RANDOM_STATES, may_be_absent
 from megatron_prealign.checkpoint.safe_pickle import check_extra_states, pickled_states_allowed
 from megatron_prealign.checkpoint.torch_dist import read_boxes, read_sharded
@@ -29,7 +29,11 @@ from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
-from megatron_prealign.platform.megatron.optimizer import distributed_parts, weights_from_main_parameters
+from megatron_prealign.platform.megatron.optimizer import (
+    distributed_parts,
+    torch_optimizers,
+    weights_from_main_parameters,
+)
 from megatron_prealign.platform.megatron.optimizer_shards import Box, optimizer_boxes
 from megatron_prealign.platform.megatron.torch_dist import write_sharded
 from megatron_prealign.platform.random_states import RandomStates, get_random_states
@@ -178,10 +182,50 @@ def _take_over(
     """Give the optimizer what was loaded for it; return what of a distributed one is still to be read."""
     if "optimizer" not in loaded:
         raise CheckpointError(f"{checkpoint}: it holds no optimizer; take its weights with checkpoint.init_from")
-    complete_groups(loaded["optimizer"], optimizer)
+    _complete_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     # Of a new state dict: loading has put what it read in the place of the parameters.
     return optimizer_boxes(optimizer, _sharded_model(chunks))
+
+
+def _complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None:
+    """Give the parameter groups of a loaded state what this run's optimizer reads from them and they lack.
+
+    Each AdamW reads its options from the groups, not all the same; torch replaces an optimizer's groups by the saved
+    ones, so what these lack is gone. What they have and this optimizer does not read stays in them.
+
+    Args:
+        state: of the optimizer, as loaded; changed in place.
+        optimizer: of this run, which is to load it.
+
+    Raises:
+        CheckpointError: A step count is none.
+    """
+    groups = list(_saved_groups(state))
+    for inner in torch_optimizers(optimizer):
+        for group in groups:
+            # torch adds names of its own to the defaults when it loads; no group has them from the start.
+            for name in inner.defaults.keys() & inner.param_groups[0].keys():
+                group.setdefault(name, inner.defaults[name])
+            # megatron-core finds the group that it loads by its rates, too, from 0.18 on; they are the configuration's.
+            group.update({name: rate for name, rate in inner.param_groups[0].items() if name in ("max_lr", "min_lr")})
+    # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
+    # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
+    steps = [group["step"] for group in groups if "step" in group]
+    if not all(isinstance(step, int | float | torch.Tensor) and 0 <= float(step) < math.inf for step in steps):
+        raise CheckpointError(f"the optimizer's step counts {steps} can't be; name another checkpoint")
+    step = max(steps, default=None)
+    if step is not None:
+        for group in groups:
+            group["step"] = step
+
+
+def _saved_groups(state: dict[Any, Any]) -> Iterator[dict[str, Any]]:
+    for name, value in state.items():
+        if name == "param_groups":
+            yield from value
+        elif isinstance(value, dict):
+            yield from _saved_groups(value)
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:

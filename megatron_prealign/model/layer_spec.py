@@ -1,8 +1,9 @@
 """Which modules a transformer layer is made of on this machine."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from megatron.core.fusions.fused_layer_norm import FusedLayerNorm
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
@@ -11,13 +12,39 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+from torch.nn import functional
 
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.attention import SDPAttention, transformer_engine_attention
-from megatron_prealign.model.norms import Norm
 from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine, package_problem
 from megatron_prealign.platform.matrix_products import prefers_onednn
+
+
+class Norm(torch.nn.Module):
+    """RMSNorm or LayerNorm over the last dimension, as `config.normalization` says; also under sequence parallelism.
+
+    megatron-core's wrapper around torch norms refuses that: it lacks the mark on the parameters that makes
+    `finalize_model_grads` sum their gradients over tensor-parallel ranks.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        """Take the arguments of megatron-core's norms."""
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.bias: torch.nn.Parameter | None = None
+        if config.normalization == "LayerNorm":
+            self.bias = torch.nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+        for parameter in self.parameters():
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Normalise [..., H] over H."""
+        if self.bias is None:
+            return functional.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["transformer_engine", "local"], str]:

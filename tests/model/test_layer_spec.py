@@ -16,8 +16,7 @@ from megatron_prealign.config import Config, ModelConfig, config_from_dict
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model import layer_spec
 from megatron_prealign.model.attention import SDPAttention
-from megatron_prealign.model.layer_spec import build_block_spec, select_implementation
-from megatron_prealign.model.norms import Norm
+from megatron_prealign.model.layer_spec import Norm, build_block_spec, select_implementation
 from megatron_prealign.model.transformer_config import build_transformer_config
 from megatron_prealign.platform import cpu as redirection
 from megatron_prealign.platform import (

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from torch._C._distributed_c10d import HashStore
 
-from megatron_prealign.platform.rendezvous import _be_welcomed, _welcome_all
+from megatron_prealign.platform.distributed import _be_welcomed, _welcome_all
 
 
 def test_each_start_in_one_store_gets_a_part_of_its_own() -> None:
