@@ -74,10 +74,10 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
 
     plan = plan_run(config)
     if ranks.rank == 0:
-        word_tokens = plan.items["word"].mean_tokens if "word" in plan.items else None
+        item_tokens = {f"{kind}_tokens": items.mean_tokens for kind, items in plan.items.items()}
         state = plan.read_state()
         done = state.step, state.consumed_samples
-        print(describe(plan.config, ranks.world_size, word_tokens=word_tokens, done=done), file=sys.stderr, flush=True)
+        print(describe(plan.config, ranks.world_size, done=done, **item_tokens), file=sys.stderr, flush=True)
         print(describe_start(plan), file=sys.stderr, flush=True)
     if dry_run:
         return 0

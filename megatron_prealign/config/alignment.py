@@ -1,4 +1,4 @@
-"""The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
+"""The alignment section: words, sentences, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from megatron_prealign.config.constraints import AT_LEAST_0, AT_LEAST_1, LOSS_WE
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """Contrastive alignment of a word with its translations at every tap."""
+    """Contrastive alignment of words, and of sentences, with their translations at every tap."""
 
     lexicon_paths: tuple[str, ...] = ()
     """Lexicon files, in any format of docs/lexicons.md."""
@@ -23,7 +23,7 @@ class AlignmentConfig:
     """Lexicon files of words never trained on, whose retrieval is measured at validations."""
 
     alignment_weight: Annotated[float, LOSS_WEIGHT] = 1.0
-    """Weight of the alignment loss."""
+    """Weight of the alignment loss of words."""
 
     lm_weight: Annotated[float, LOSS_WEIGHT] = 1.0
     """Weight of the language-modelling loss beside it."""
@@ -53,6 +53,23 @@ class AlignmentConfig:
     similarity_memory_mib: Annotated[int, AT_LEAST_1] = 512
     """MiB for the similarities held at once; larger batches are computed in chunks of rows."""
 
+    sentence_paths: tuple[str, ...] = ()
+    """Files of aligned sentences: TSV with languages in its first line, or JSONL with an object of texts by language on
+    each line; a row with two languages or more is a group. Without lexicon_paths, sentences alone are aligned."""
+
+    sentence_weight: Annotated[float, LOSS_WEIGHT] = 1.0
+    """Weight of the alignment loss of sentences; in stage 2 as it is at the start, in steps of maintain_interval."""
+
+    sentence_batch_size: Annotated[int, Range(2, note=" (a lone group has no negatives)")] = 32
+    """Groups of sentences in one sentence microbatch over all data-parallel ranks, each in all its languages."""
+
+    num_sentence_microbatches: Annotated[int, Range(1, 1 << 20)] = 1
+    """Sentence microbatches an optimizer step; negatives are those of one microbatch."""
+
+    max_sentence_tokens: Annotated[int, AT_LEAST_1] = 128
+    """Longest sentence in tokens, and positions of a row into which sentences are packed; longer ones are left out and
+    counted."""
+
     eval_word_pairs: Annotated[int, AT_LEAST_0] = 1000
     """Word pairs a language whose retrieval is measured at each validation; 0 = never."""
 
@@ -60,11 +77,12 @@ class AlignmentConfig:
     """Validations without a better held-out retrieval after which stage 1 ends; 0 = never."""
 
     maintain_interval: Annotated[int, AT_LEAST_0] = 0
-    """Steps of stage 2 from one alignment loss to the next, beginning with the first step; 0 = none. Words, taps and
-    temperature are those of the fields above."""
+    """Steps of stage 2 from one alignment loss to the next, beginning with the first step; 0 = none. Words, sentences,
+    taps and temperature are those of the fields above."""
 
     maintain_weight: Annotated[float, LOSS_WEIGHT] = 0.5
-    """Weight of the alignment loss in those steps, at the start of stage 2; 0 = none."""
+    """Weight of the alignment loss of words in those steps, at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
-    """How that weight goes on: as it is, or down to zero at the last step, along a line or half a cosine wave."""
+    """How the weights of words and sentences develop in stage 2: constant, or down to zero at the last step, along a
+    line or half a cosine wave."""
