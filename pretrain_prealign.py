@@ -74,10 +74,17 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
 
     plan = plan_run(config)
     if ranks.rank == 0:
-        word_tokens = plan.items["word"].mean_tokens if "word" in plan.items else None
+        tokens = {kind: items.mean_tokens for kind, items in plan.items.items()}
         state = plan.read_state()
         done = state.step, state.consumed_samples
-        print(describe(plan.config, ranks.world_size, word_tokens=word_tokens, done=done), file=sys.stderr, flush=True)
+        arithmetic = describe(
+            plan.config,
+            ranks.world_size,
+            word_tokens=tokens.get("word"),
+            sentence_tokens=tokens.get("sentence"),
+            done=done,
+        )
+        print(arithmetic, file=sys.stderr, flush=True)
         print(describe_start(plan), file=sys.stderr, flush=True)
     if dry_run:
         return 0

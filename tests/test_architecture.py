@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "model": {"platform", "config"},
     "alignment": {"platform", "config"},
     "checkpoint": {"model", "dataset", "lexicon", "text", "platform", "config"},
-    "evaluation": {"checkpoint", "dataset", "codeswitch", "lexicon", "text", "config"},
+    "evaluation": {"checkpoint", "pairs", "dataset", "codeswitch", "lexicon", "text", "config"},
     "reports": {"checkpoint", "config"},
     "training": {
         *("reports", "evaluation", "checkpoint", "alignment", "model", "pairs", "bake", "dataset", "lexicon", "text"),

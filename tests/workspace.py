@@ -35,6 +35,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         show_progress=False,
     )
     tokenizer.train_from_iterator([f" {source} {target}" for source, target in lines] * 3, trainer)
+    # Rows of two and three languages; one text in two rows, an untranslated copy, a sentence too long for the limit.
+    (folder / "sentences.tsv").write_text(
+        "en\tde\tfr\n"
+        "the house\tdas haus\tla maison\n"
+        "the dog\tder hund\t\n"
+        "a tree and water\tein baum und wasser\tun arbre\n"
+        "the sun\tdie sonne\tle soleil\n"
+        "the moon\tder mond\tla lune\n"
+        "the house\tdas heim\t\n"
+        "stern\tstern\tune etoile\n"
+        "fire and water\tfeuer und wasser\tle feu et de l'eau, qui est bien plus longue que toutes les autres\n"
+    )
     (folder / "tok").mkdir()
     tokenizer.save(str(folder / "tok" / "tokenizer.json"))
     (folder / "tok" / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
@@ -85,6 +97,8 @@ def make_values(workspace: Path) -> MakeValues:
             },
             "logging": {"tensorboard": False},
         }
+        if "sentence_batch_size" in overrides.get("alignment", {}):
+            values["alignment"] |= {"sentence_paths": [str(workspace / "sentences.tsv")], "max_sentence_tokens": 32}
         for section, fields in overrides.items():
             values.setdefault(section, {}).update(fields)
         return values

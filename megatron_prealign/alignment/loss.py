@@ -23,16 +23,6 @@ from megatron_prealign.config.taps import tap_names
 from megatron_prealign.platform import Mesh
 
 
-@torch.no_grad()
-def gather_ranks(tensor: Tensor, group: ProcessGroup) -> Tensor:
-    """Join a tensor [n, ...] of each rank to [n * ranks, ...], in rank order, without gradient."""
-    if group.size() == 1:
-        return tensor
-    joined = tensor.new_empty((tensor.shape[0] * group.size(), *tensor.shape[1:]))
-    torch.distributed.all_gather_into_tensor(joined, tensor.contiguous(), group=group)
-    return joined
-
-
 class AlignmentLoss:
     """Attaches the contrastive loss of each tap to the hidden states it was computed from."""
 

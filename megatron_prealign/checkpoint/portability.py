@@ -130,6 +130,7 @@ _POSITION_FIELDS = (
     "training.rampup_batch_size",
     "alignment.word_batch_size",
     "alignment.num_hard_negatives",
+    "alignment.sentence_batch_size",
 )
 # Switches change the lengths of documents, and with them what the samples hold.
 _ONLINE_FIELDS = tuple(

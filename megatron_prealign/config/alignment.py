@@ -1,4 +1,4 @@
-"""The alignment section: lexicon, loss and retrieval of stage 1 (align-init), and the alignment kept in stage 2."""
+"""The alignment section: words, sentences, loss and retrieval of stage 1 (align-init), and what stage 2 keeps of it."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from megatron_prealign.config.constraints import AT_LEAST_0, AT_LEAST_1, LOSS_WE
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
-    """Contrastive alignment of a word with its translations at every tap."""
+    """Contrastive alignment of words, and of sentences, with their translations at every tap."""
 
     lexicon_paths: tuple[str, ...] = ()
     """Lexicon files, in any format of docs/lexicons.md."""
@@ -23,7 +23,7 @@ class AlignmentConfig:
     """Lexicon files of words that are never trained on; each validation measures their retrieval."""
 
     alignment_weight: Annotated[float, LOSS_WEIGHT] = 1.0
-    """Weight of the alignment loss."""
+    """Weight of the alignment loss of words."""
 
     lm_weight: Annotated[float, LOSS_WEIGHT] = 1.0
     """Weight of the language-modelling loss in stage 1."""
@@ -53,6 +53,23 @@ class AlignmentConfig:
     similarity_memory_mib: Annotated[int, AT_LEAST_1] = 512
     """Most memory for similarities, in MiB; larger batches are computed in chunks of rows."""
 
+    sentence_paths: tuple[str, ...] = ()
+    """Files of aligned sentences: TSV with languages in its first line, or JSONL with an object of texts by language on
+    each line; a row with two languages or more is a group. Without lexicon_paths, sentences alone are aligned."""
+
+    sentence_weight: Annotated[float, LOSS_WEIGHT] = 1.0
+    """Weight of the alignment loss of sentences; in stage 2 as it is at the start, in steps of maintain_interval."""
+
+    sentence_batch_size: Annotated[int, Range(2, note=" (a lone group has no negatives)")] = 32
+    """Groups of sentences in one sentence microbatch over all data-parallel ranks, each in all its languages."""
+
+    num_sentence_microbatches: Annotated[int, Range(1, 1 << 20)] = 1
+    """Sentence microbatches an optimizer step; negatives are those of one microbatch."""
+
+    max_sentence_tokens: Annotated[int, AT_LEAST_1] = 128
+    """Longest sentence in tokens, and positions of a row into which sentences are packed; longer ones are left out and
+    counted."""
+
     eval_word_pairs: Annotated[int, AT_LEAST_0] = 1000
     """Word pairs per language whose retrieval each validation measures; 0 = no retrieval."""
 
@@ -61,10 +78,11 @@ class AlignmentConfig:
 
     maintain_interval: Annotated[int, AT_LEAST_0] = 0
     """Steps of stage 2 between alignment losses, starting with the first step; 0 = none. The fields above set words,
-    taps and temperature."""
+    sentences, taps and temperature."""
 
     maintain_weight: Annotated[float, LOSS_WEIGHT] = 0.5
-    """Weight of the alignment loss in those steps, at the start of stage 2; 0 = none."""
+    """Weight of the alignment loss of words in those steps, at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
-    """Schedule of that weight: constant, or falling to 0 at the last step, linearly or along half a cosine wave."""
+    """Schedule of the weights of words and sentences in stage 2: constant, or falling to 0 at the last step, linearly
+    or along half a cosine wave."""

@@ -9,10 +9,25 @@ from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import ConfigError
 
 
-def has_alignment_loss(config: Config) -> bool:
-    """Tell whether the run has an alignment loss: stage 1, or stage 2 that maintains it."""
+def aligns_words(config: Config) -> bool:
+    """Tell whether words have a loss: in stage 1, or stage 2 that maintains it, unless sentences alone are named."""
     alignment = config.alignment
+    if alignment.sentence_paths and alignment.sentence_weight > 0 and not alignment.lexicon_paths:
+        return False
     return config.training.stage == "align_init" or (alignment.maintain_interval > 0 and alignment.maintain_weight > 0)
+
+
+def aligns_sentences(config: Config) -> bool:
+    """Tell whether sentences have a loss: where they are named, in stage 1, or stage 2 that maintains it."""
+    alignment = config.alignment
+    if not alignment.sentence_paths or alignment.sentence_weight == 0:
+        return False
+    return config.training.stage == "align_init" or alignment.maintain_interval > 0
+
+
+def has_alignment_loss(config: Config) -> bool:
+    """Tell whether the run has an alignment loss, of words or of sentences."""
+    return aligns_words(config) or aligns_sentences(config)
 
 
 def measures_retrieval(config: Config) -> bool:
@@ -22,20 +37,23 @@ def measures_retrieval(config: Config) -> bool:
     return bool(named) and alignment.eval_word_pairs > 0 and config.training.eval_interval > 0
 
 
-def reads_words(config: Config) -> bool:
-    """Tell whether the model reads words by themselves in this run."""
+def reads_items(config: Config) -> bool:
+    """Tell whether the model reads words or sentences by themselves in this run."""
     return has_alignment_loss(config) or measures_retrieval(config)
 
 
 def check_alignment(config: Config) -> Iterator[Problem]:
     """Yield what is wrong with the alignment section."""
-    if has_alignment_loss(config):
+    if aligns_words(config):
         yield from _lexicons_given(config)
+    if has_alignment_loss(config):
         yield from _taps(config)
-    if reads_words(config):
+    if aligns_words(config) or measures_retrieval(config):
         yield from _rows(config)
+    if aligns_sentences(config):
+        yield from _split_rows(config, "alignment.max_sentence_tokens")
     alignment = config.alignment
-    for name in ("lexicon_paths", "held_out_lexicon_paths"):
+    for name in ("lexicon_paths", "held_out_lexicon_paths", "sentence_paths"):
         for path in getattr(alignment, name):
             if not os.path.isfile(path):
                 yield Problem(f"--alignment.{name} {path}: no such file: check the path", (f"alignment.{name}",))
@@ -82,10 +100,15 @@ def _rows(config: Config) -> Iterator[Problem]:
             f"{alignment.max_word_tokens}: a word must fit into a row; raise one or lower the other",
             (name, "alignment.max_word_tokens"),
         )
+    yield from _split_rows(config, name)
+
+
+def _split_rows(config: Config, name: str) -> Iterator[Problem]:
+    length: int = getattr(config.alignment, name.removeprefix("alignment."))
     tensor_parallel = config.parallel.tensor_model_parallel_size
-    if config.parallel.sequence_parallel and tensor_parallel > 1 and alignment.word_row_length % tensor_parallel:
+    if config.parallel.sequence_parallel and tensor_parallel > 1 and length % tensor_parallel:
         yield Problem(
-            f"--{name} {alignment.word_row_length} is not divisible by --parallel.tensor_model_parallel_size "
+            f"--{name} {length} is not divisible by --parallel.tensor_model_parallel_size "
             f"{tensor_parallel}: sequence parallelism splits each row",
             (name, "parallel.tensor_model_parallel_size"),
         )
@@ -93,7 +116,7 @@ def _rows(config: Config) -> Iterator[Problem]:
 
 def _align_init(config: Config) -> Iterator[Problem]:
     alignment = config.alignment
-    if alignment.alignment_weight == 0 and alignment.lm_weight == 0:
+    if alignment.alignment_weight == 0 and alignment.lm_weight == 0 and not aligns_sentences(config):
         yield Problem(
             "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
             ("alignment.alignment_weight", "alignment.lm_weight"),

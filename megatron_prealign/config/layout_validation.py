@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from megatron_prealign.config.alignment_validation import reads_words
+from megatron_prealign.config.alignment_validation import reads_items
 from megatron_prealign.config.constraints import Problem
 from megatron_prealign.config.root import Config
 
@@ -46,7 +46,7 @@ def _context_parallel(config: Config) -> Iterator[Problem]:
             f"--data.seq_length {config.data.seq_length} is not divisible by {pieces}, the pieces that --{name} {size} "
             "cuts a sequence into (two a rank, and tensor ranks under sequence parallelism): change one"
         )
-    if reads_words(config):
+    if reads_items(config):
         yield Problem(
             f"--{name} {size} splits sequences, and words are too short to be split: train and measure the alignment "
             "with 1 (checkpoints load at any layout), or leave out --alignment.maintain_interval and the lexicons",
@@ -68,7 +68,7 @@ def _overlap(config: Config) -> Iterator[Problem]:
         )
     if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
         yield Problem(f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out")
-    if parallel.overlap_param_gather and reads_words(config):
+    if parallel.overlap_param_gather and reads_items(config):
         yield Problem(
             f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the "
             "output layer, too: leave it out where words are read",

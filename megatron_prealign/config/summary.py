@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from megatron_prealign.config.alignment_validation import has_alignment_loss
+from megatron_prealign.config.alignment_validation import aligns_sentences, aligns_words
 from megatron_prealign.config.counts import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
@@ -33,6 +33,7 @@ def describe(
     world_size: int,
     vocab_size: int | None = None,
     word_tokens: float | None = None,
+    sentence_tokens: float | None = None,
     done: tuple[int, int] = (0, 0),
 ) -> str:
     """Describe what differs from the defaults, then the arithmetic of the run.
@@ -42,6 +43,7 @@ def describe(
         world_size: Number of ranks; a multiple of the model-parallel size.
         vocab_size: Vocabulary of the tokenizer in tokens, where known; model.vocab_size wins over it.
         word_tokens: Expected tokens of a word microbatch, where the lexicon is known.
+        sentence_tokens: The same of a sentence microbatch.
         done: Steps done before, and the sequences that they took: batches may have been of another size.
     """
     lines = ["Different from the defaults:"]
@@ -51,7 +53,7 @@ def describe(
     facts = [
         *_model_facts(config, vocab_size),
         *_layout_facts(config, world_size),
-        *_step_facts(config, word_tokens, done),
+        *_step_facts(config, {"word": word_tokens, "sentence": sentence_tokens}, done),
     ]
     width = max(len(name) for name, _ in facts)
     return "\n".join([*lines, "", "Arithmetic:", *(f"  {name:<{width}}  {text}" for name, text in facts)])
@@ -94,7 +96,7 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
     return [("ranks", ranks), ("microbatches a step", microbatches)]
 
 
-def _step_facts(config: Config, word_tokens: float | None, done: tuple[int, int]) -> list[tuple[str, str]]:
+def _step_facts(config: Config, item_tokens: dict[str, float | None], done: tuple[int, int]) -> list[tuple[str, str]]:
     """Describe what a step and the run consume."""
     training = config.training
     tokens = training.global_batch_size * config.data.seq_length
@@ -104,26 +106,26 @@ def _step_facts(config: Config, word_tokens: float | None, done: tuple[int, int]
         start, increment, samples = training.rampup_batch_size
         facts.append(("batch size ramp-up", f"from {start} by {increment} over {samples:,} sequences"))
     facts.append(("steps", f"{training.train_steps:,} of stage {training.stage}"))
-    if not has_alignment_loss(config):
-        return [*facts, ("tokens in all", all_tokens)]
-    return [*facts, *_word_facts(config, all_tokens, word_tokens)]
+    kinds = [kind for kind, aligns in (("word", aligns_words), ("sentence", aligns_sentences)) if aligns(config)]
+    items = [_item_facts(config, kind, item_tokens[kind]) for kind in kinds]
+    tokens_in_all = ", and ".join([all_tokens, *(tokens for tokens, _ in items)])
+    return [*facts, ("tokens in all", tokens_in_all), *(groups for _, groups in items)]
 
 
-def _word_facts(config: Config, lm_tokens: str, word_tokens: float | None) -> list[tuple[str, str]]:
-    """Describe the words that the run takes, and their tokens next to those of the text."""
+def _item_facts(config: Config, kind: str, mean_tokens: float | None) -> tuple[str, tuple[str, str]]:
+    """Say the tokens of words or sentences in the whole run, and how many groups of them a step takes."""
     alignment, training = config.alignment, config.training
-    count = alignment.num_word_microbatches
+    count: int = getattr(alignment, f"num_{kind}_microbatches")
+    size: int = getattr(alignment, f"{kind}_batch_size")
     interval = 1 if training.stage == "align_init" else alignment.maintain_interval
-    of_words = "those of the words"
-    if word_tokens is not None:
+    tokens = f"those of the {kind}s"
+    if mean_tokens is not None:
         num_steps = -(-training.train_steps // interval)
-        of_words = f"about {_count(round(num_steps * count * word_tokens))} of words"
-    name = "lexicon entries a step" if interval == 1 else f"lexicon entries every {interval} steps"
-    entries = (
-        f"{alignment.word_batch_size * count:,} ({count} word microbatches x {alignment.word_batch_size}), each a word "
-        "and its translations"
-    )
-    return [("tokens in all", f"{lm_tokens}, and {of_words}"), (name, entries)]
+        tokens = f"about {_count(round(num_steps * count * mean_tokens))} of {kind}s"
+    name = "lexicon entries" if kind == "word" else "groups of sentences"
+    each = "a word and its translations" if kind == "word" else "a sentence in all its languages"
+    groups = f"{size * count:,} ({count} {kind} microbatches x {size}), each {each}"
+    return tokens, (f"{name} a step" if interval == 1 else f"{name} every {interval} steps", groups)
 
 
 def _count(number: int) -> str:

@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import get_args, get_type_hints
 
-from megatron_prealign.config.alignment_validation import check_alignment, has_alignment_loss, reads_words
+from megatron_prealign.config.alignment_validation import (
+    aligns_sentences,
+    aligns_words,
+    check_alignment,
+    measures_retrieval,
+)
 from megatron_prealign.config.constraints import Problem, Range
 from megatron_prealign.config.data_validation import check_data
 from megatron_prealign.config.layout_validation import check_layout, check_rampup_batches
@@ -146,9 +151,11 @@ def _sequence(config: Config) -> Iterator[Problem]:
     """Check sequence lengths."""
     tensor = "parallel.tensor_model_parallel_size"
     longest = config.model.max_position_embeddings
+    reads_words = aligns_words(config) or measures_retrieval(config)
     for name, length in (
         ("data.seq_length", config.data.seq_length),
-        ("alignment.word_row_length", config.alignment.word_row_length if reads_words(config) else 0),
+        ("alignment.word_row_length", config.alignment.word_row_length if reads_words else 0),
+        ("alignment.max_sentence_tokens", config.alignment.max_sentence_tokens if aligns_sentences(config) else 0),
     ):
         if length > longest:
             yield Problem(
@@ -193,11 +200,11 @@ def _batches(config: Config) -> Iterator[Problem]:
         config, "training.global_batch_size", "training.micro_batch_size", "a step is a whole number of microbatches"
     )
     virtual, pipeline = "parallel.virtual_pipeline_model_parallel_size", "parallel.pipeline_model_parallel_size"
-    if has_alignment_loss(config) and config.parallel.virtual_pipeline_model_parallel_size is not None:
-        for problem in _indivisible(
-            config, "alignment.num_word_microbatches", pipeline, "interleaved pipelines run whole rounds"
-        ):
-            yield Problem(problem.message, (*problem.fields, virtual))
+    if config.parallel.virtual_pipeline_model_parallel_size is not None:
+        for kind, is_aligned in (("word", aligns_words(config)), ("sentence", aligns_sentences(config))):
+            number = f"alignment.num_{kind}_microbatches"
+            problems = _indivisible(config, number, pipeline, "interleaved pipelines run whole rounds")
+            yield from (Problem(problem.message, (*problem.fields, virtual)) for problem in problems if is_aligned)
 
 
 def _world(config: Config, world_size: int | None) -> Iterator[Problem]:

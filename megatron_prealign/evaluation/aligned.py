@@ -1,73 +1,15 @@
-"""Texts that say the same in several languages, and how well their vectors find each other."""
+"""How well the vectors of texts that say the same in several languages find each other."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.reading import UNREADABLE, numbered_lines, read_bytes
+from megatron_prealign.errors import DataError
+from megatron_prealign.pairs.sentences import Row
 from megatron_prealign.text.languages import normalize_language
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Row = Mapping[str, str]
-"""One text by language; languages that lack it are left out."""
-
-
-def read_aligned(paths: Sequence[str]) -> list[Row]:
-    """Read aligned texts.
-
-    A JSONL file has an object of texts by language on each line, any other file is TSV with languages in its first
-    line; empty cells and values that are no text are missing translations. Either may be packed as .gz.
-
-    Raises:
-        DataError: every line that can't be read, and files without any text.
-    """
-    problems = Problems()
-    rows: list[Row] = []
-    for path in map(Path, paths):
-        try:
-            data = read_bytes(path)
-        except UNREADABLE as error:
-            problems.add(f"{path}: can't be read ({error}); give an existing file")
-            continue
-        lines = list(numbered_lines(path, data, problems))
-        is_json = ".jsonl" in path.suffixes
-        found = [_object(path, *line, problems) for line in lines] if is_json else _table(path, lines, problems)
-        if not any(found):
-            problems.add(f"{path}: holds no text; write a line of languages and lines of texts, or objects of both")
-        rows += [row for row in found if row]
-    problems.raise_if_any()
-    return rows
-
-
-def _object(path: Path, number: int, line: str, problems: Problems) -> Row:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        problems.add(f"{path}:{number}: not JSON ({error})")
-        return {}
-    if not isinstance(record, dict):
-        problems.add(f"{path}:{number}: an object of texts by language is expected")
-        return {}
-    return {normalize_language(name): text for name, text in record.items() if isinstance(text, str) and text.strip()}
-
-
-def _table(path: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> list[Row]:
-    languages = [normalize_language(name) for name in lines[0][1].split("\t")] if lines else []
-    rows: list[Row] = []
-    for number, line in lines[1:]:
-        cells = line.split("\t")
-        if len(cells) != len(languages):
-            problems.add(
-                f"{path}:{number}: {len(cells)} cells under {len(languages)} languages; write a tab between two"
-            )
-            continue
-        rows.append({name: text for name, text in zip(languages, cells, strict=True) if text.strip()})
-    return rows
 
 
 def counterparts(rows: Sequence[Row], source: str, languages: Sequence[str]) -> dict[str, list[tuple[str, str]]]:

@@ -9,7 +9,7 @@ from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.utils import get_model_config
 
 from megatron_prealign.config import Config
-from megatron_prealign.config.alignment_validation import reads_words
+from megatron_prealign.config.alignment_validation import reads_items
 from megatron_prealign.model.transformer_config import PARAMS_DTYPE
 from megatron_prealign.platform import Mesh
 from megatron_prealign.platform.megatron.optimizer import allocate_moments
@@ -52,7 +52,7 @@ def overlaps(config: Config, device: torch.device) -> tuple[bool, bool]:
     params = parallel.overlap_param_gather
     if params is None:
         # Word vectors read the output layer's rows before that layer runs.
-        params = grads and parallel.use_distributed_optimizer and not reads_words(config)
+        params = grads and parallel.use_distributed_optimizer and not reads_items(config)
     return grads, params
 
 

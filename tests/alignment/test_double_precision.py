@@ -25,10 +25,14 @@ from tests.workspace import MakeValues
 
 TOLERANCE = 1e-6
 STEP = 1e-5
+ALIGNMENT: dict[str, dict[str, Any]] = {
+    "word": {"num_hard_negatives": 1},
+    "sentence": {"lexicon_paths": [], "sentence_batch_size": 6, "num_sentence_microbatches": 2},
+}
 
 
-def _word_pass(values: Any) -> dict[str, Any]:
-    """Save the initial model, run one word pass over it in float64, and compare directions with finite differences."""
+def _item_pass(values: Any, kind: str) -> dict[str, Any]:
+    """Save the initial model, run one pass over it in float64, and compare directions with finite differences."""
     from megatron_prealign.alignment import Taps
     from megatron_prealign.model import build_model_chunks
     from megatron_prealign.model.parameters import named_global_parameters
@@ -41,7 +45,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
 
     trainer = make_trainer(values)
     trainer.save()
-    items = plan_run(trainer.config).items["word"]
+    items = plan_run(trainer.config).items[kind]
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
     alignment = Alignment(trainer.config, [model], Taps([model]), items, Mesh.current(), Stopwatch())
@@ -52,6 +56,7 @@ def _word_pass(values: Any) -> dict[str, Any]:
         one_pass.run([model])
         return alignment.take_metrics()
 
+    prefix = "" if kind == "word" else f"{kind}_"
     metrics = evaluate()
     named = list(named_global_parameters(model))
     gradients = {name: parameter.grad.clone() for name, parameter in named}
@@ -68,12 +73,12 @@ def _word_pass(values: Any) -> dict[str, Any]:
                         # From +1 to -1 it is two steps back, from -1 to 0 one forward.
                         parameter += {1: 1, -1: -2, 0: 1}[sign] * STEP * directions[name]
             if sign:
-                values_around.append(evaluate()["alignment_loss"])
+                values_around.append(evaluate()[f"{prefix}alignment_loss"])
         expected = sum(float((gradients[name] * directions[name]).sum()) for name in moved)
         slopes[label] = ((values_around[0] - values_around[1]) / (2 * STEP), expected)
-    words = [items.batch(index) for index in range(trainer.config.alignment.num_word_microbatches)]
+    words = [items.batch(index) for index in range(2)]
     return {
-        "metrics": metrics,
+        "tap_loss": metrics[f"{prefix}tap_loss"],
         "gradients": gradients,
         "slopes": slopes,
         "config": trainer.config,
@@ -82,16 +87,16 @@ def _word_pass(values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
-def test_word_pass_equals_double_loop_and_finite_differences(
-    tied: bool, architecture: str, make_values: MakeValues, tmp_path: Path
+@pytest.mark.parametrize(("architecture", "kind"), [("llama", "word"), ("gpt_neox", "word"), ("llama", "sentence")])
+def test_item_pass_equals_double_loop_and_finite_differences(
+    tied: bool, architecture: str, kind: str, make_values: MakeValues, tmp_path: Path
 ) -> None:
     model = {"num_layers": 2, "architecture": architecture, "untie_embeddings_and_output_weights": not tied}
     model["num_query_groups"] = 2 if architecture == "llama" else None
     # Weights far from zero, so that no gradient is small by accident.
     model["init_method_std"] = 0.2
-    values = make_values("align_init", tmp_path / "run", model=model, alignment={"num_hard_negatives": 1})
-    (result,) = run_distributed(_word_pass, 1, values)
+    values = make_values("align_init", tmp_path / "run", model=model, alignment=ALIGNMENT[kind])
+    (result,) = run_distributed(_item_pass, 1, values, kind)
     for label, (slope, expected) in result["slopes"].items():
         assert slope == pytest.approx(expected, rel=TOLERANCE, abs=1e-9), label
 
@@ -100,6 +105,6 @@ def test_word_pass_equals_double_loop_and_finite_differences(
     for batch in result["words"]:
         losses.append(naive_alignment([taps_of_word(reference, word, tied) for word in words_of(batch)], batch))
     tap_loss = torch.stack(losses).mean(0)
-    assert list(result["metrics"]["tap_loss"].values()) == pytest.approx(tap_loss.tolist(), rel=TOLERANCE)
+    assert list(result["tap_loss"].values()) == pytest.approx(tap_loss.tolist(), rel=TOLERANCE)
     tap_loss.mean().backward()
     assert_same_gradients(reference, result["gradients"], result["config"], TOLERANCE)

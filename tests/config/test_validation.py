@@ -30,6 +30,7 @@ RAMPUP, RECOMPUTED = "training.rampup_batch_size", "training.recompute_num_layer
 NEOX = {"model.architecture": "gpt_neox", "model.num_query_groups": None}
 FP8 = {"training.fp8": "hybrid", "training.precision": "bf16"}
 ALIGN = {"training.stage": "align_init", "alignment.lexicon_paths": ["en-de.tsv"]}
+SENTENCES = {"training.stage": "align_init", "alignment.sentence_paths": ["en-de.tsv"]}
 KEPT = {"alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"]}
 INTERLEAVED = {PIPELINE: 2, VIRTUAL: 2}
 ENGLISH = {"prefix": "en_text_document"}
@@ -139,6 +140,27 @@ ROWS = [
         {**ALIGN, TENSOR: 2, "parallel.sequence_parallel": True, "alignment.word_row_length": 33},
         f"--alignment.word_row_length 33 is not divisible by --{TENSOR} 2: sequence parallelism splits each row",
     ),
+    Row(
+        {"training.stage": "align_init", "alignment.sentence_paths": ["gone.tsv"]},
+        "--alignment.sentence_paths gone.tsv: no such file: check the path",
+    ),
+    Row(
+        {**SENTENCES, "alignment.sentence_weight": 0},
+        "--training.stage align_init needs --alignment.lexicon_paths: name",
+    ),
+    Row(
+        {**SENTENCES, TENSOR: 2, "parallel.sequence_parallel": True, "alignment.max_sentence_tokens": 33},
+        f"--alignment.max_sentence_tokens 33 is not divisible by --{TENSOR} 2: sequence parallelism splits each row",
+    ),
+    Row(
+        {**SENTENCES, "alignment.max_sentence_tokens": 4096},
+        "--alignment.max_sentence_tokens 4096 is longer than --model.max_position_embeddings 1024: lower one or raise",
+    ),
+    Row(
+        {**SENTENCES, **INTERLEAVED},
+        f"--alignment.num_sentence_microbatches 1 is not divisible by --{PIPELINE} 2: interleaved",
+    ),
+    Row({**SENTENCES, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, and words are too short to be split: train and"),
     Row(
         {"alignment.maintain_interval": 5},
         "--alignment.maintain_interval 5 needs --alignment.lexicon_paths: name at least one lexicon",
@@ -283,6 +305,7 @@ ROWS = [
 ACCEPTED = [
     Row({"logging.profile_steps": [5, 1000], "logging.profile_ranks": [0, 1], "logging.profile_nvtx": True}, ""),
     Row({"alignment.maintain_interval": 5, "alignment.maintain_weight": 0}, ""),
+    Row({"alignment.maintain_interval": 5, "alignment.sentence_paths": ["en-de.tsv"]}, ""),
     Row({}, "", world_size=1),
     Row({**ALIGN, "training.global_batch_size": 16}, "", world_size=2),
     Row({CONTEXT: 2, RAMPUP: [16, 8, 100], "training.global_batch_size": 32}, "", world_size=2),

@@ -28,6 +28,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp2-sequence-parallel": (2, {"tensor_model_parallel_size": 2, "sequence_parallel": True}),
 }
 COMPARED = ("tokens", "word_tokens", "lm_loss", "alignment_loss", "tap_loss", "learning_rate", "gradient_norm")
+COMPARED += ("sentence_tokens", "sentence_alignment_loss", "sentence_tap_loss")
 
 
 @pytest.fixture
@@ -40,6 +41,13 @@ def values(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]
 def maintained(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]:
     """Six steps of stage 2, of which the first and the fourth have words."""
     return _make(make_values, "pretrain", tmp_path, maintain_interval=3, maintain_decay="linear")
+
+
+@pytest.fixture
+def sentences(make_values: MakeValues, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    """Six steps of stage 1 with words and sentences, which pass the end of both."""
+    fields = {"sentence_batch_size": 5, "num_sentence_microbatches": 2}
+    return _make(make_values, "align_init", tmp_path / "sentences", **fields)
 
 
 def _make(make_values: MakeValues, stage: str, folder: Path, **alignment: Any) -> dict[str, dict[str, Any]]:
@@ -73,13 +81,16 @@ def _records(run_path: Path) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_continues_bit_for_bit_from_any_step(
-    layout: str, values: dict[str, dict[str, Any]], maintained: dict[str, dict[str, Any]]
+    layout: str,
+    values: dict[str, dict[str, Any]],
+    maintained: dict[str, dict[str, Any]],
+    sentences: dict[str, dict[str, Any]],
 ) -> None:
     world_size, parallel = LAYOUTS[layout]
-    values["parallel"] = maintained["parallel"] = parallel
-    run_distributed(_train_all, world_size, [values, maintained])
+    values["parallel"] = maintained["parallel"] = sentences["parallel"] = parallel
+    run_distributed(_train_all, world_size, [values, maintained, sentences])
     runs: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-    for stage in (values, maintained):
+    for stage in (values, maintained, sentences):
         whole = stage["training"]["run_path"]
         for step in range(1, NUM_STEPS):
             run = Path(f"{whole}-{step}")
@@ -91,6 +102,10 @@ def test_continues_bit_for_bit_from_any_step(
         assert list(expected) == list(range(1, NUM_STEPS + 1))
         assert list(found) == list(range(step + 1, NUM_STEPS + 1))
         assert found == {later: expected[later] for later in found}, (whole, step)
+    records = _records(Path(sentences["training"]["run_path"]))
+    assert all(record["sentence_alignment_loss"] > 0 for record in records.values())
+    tokens = [record["tokens"] - record["word_tokens"] - record["sentence_tokens"] for record in records.values()]
+    assert tokens == [step * 4 * 32 for step in records]
     records = _records(Path(maintained["training"]["run_path"]))
     assert [step for step, record in records.items() if record["alignment_loss"] is not None] == [1, 4]
     for step, record in records.items():

@@ -6,9 +6,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, Literal
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.aligned import aligned_scores, counterparts, read_aligned
+from megatron_prealign.evaluation.aligned import aligned_scores, counterparts
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
 from megatron_prealign.lexicon import normalize_language
+from megatron_prealign.pairs.sentences import read_aligned
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from megatron_prealign.config import Config
-from megatron_prealign.config.alignment_validation import has_alignment_loss
+from megatron_prealign.config.alignment_validation import aligns_sentences, aligns_words
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.lexicon import Lexicon
+from megatron_prealign.pairs.batches import ItemBatches
+from megatron_prealign.pairs.sentences import SentenceBatches, SentenceTable, read_aligned
 from megatron_prealign.pairs.words import WordBatches, WordTable
 from megatron_prealign.text.tokenizer import Tokenizer
 from megatron_prealign.training.objectives.alignment import AlignmentPlan
@@ -35,29 +37,46 @@ def plan_objectives(
 ) -> tuple[list[tuple[ObjectivePlan, Weight]], list[str]]:
     """Return the objectives of the configured stage in the order of their passes, and what is wrong with their data.
 
-    Stage 1 aligns words beside language modelling (PreAlign sec. 3.1), stage 2 is language modelling over
-    code-switched input with the alignment now and then, if asked for.
+    Stage 1 aligns words, or sentences, beside language modelling (PreAlign sec. 3.1), stage 2 is language modelling
+    over code-switched input with the alignment now and then, if asked for.
     """
     alignment = config.alignment
     plans: list[tuple[ObjectivePlan, Weight]] = []
     datasets, problems = find_datasets(config, tokenizer)
-    if has_alignment_loss(config) and lexicon is not None:
-        try:
-            words = WordBatches(
-                WordTable.build(lexicon, tokenizer, alignment.max_word_tokens),
-                config.training.seed,
-                alignment.word_batch_size,
-                row_length=alignment.word_row_length,
-                num_hard_negatives=alignment.num_hard_negatives,
-            )
+    try:
+        if aligns_words(config) and lexicon is not None:
             weight = _alignment_weight(config, alignment.alignment_weight, alignment.maintain_weight)
-            plans.append((AlignmentPlan(config, words), weight))
-        except PrealignError as error:
-            problems += error.problems
+            plans.append((AlignmentPlan(config, _words(config, tokenizer, lexicon)), weight))
+        if aligns_sentences(config):
+            weight = _alignment_weight(config, alignment.sentence_weight, alignment.sentence_weight)
+            plans.append((AlignmentPlan(config, _sentences(config, tokenizer)), weight))
+    except PrealignError as error:
+        problems += error.problems
     if datasets:
         lm_weight = 1.0 if config.training.stage == "pretrain" else alignment.lm_weight or None
         plans.append((LanguageModellingPlan(config, tokenizer, datasets), lambda _: lm_weight))
     return plans, problems
+
+
+def _words(config: Config, tokenizer: Tokenizer, lexicon: Lexicon) -> ItemBatches:
+    alignment = config.alignment
+    return WordBatches(
+        WordTable.build(lexicon, tokenizer, alignment.max_word_tokens),
+        config.training.seed,
+        alignment.word_batch_size,
+        row_length=alignment.word_row_length,
+        num_hard_negatives=alignment.num_hard_negatives,
+    )
+
+
+def _sentences(config: Config, tokenizer: Tokenizer) -> ItemBatches:
+    alignment = config.alignment
+    return SentenceBatches(
+        SentenceTable.build(read_aligned(alignment.sentence_paths), tokenizer, alignment.max_sentence_tokens),
+        config.training.seed,
+        alignment.sentence_batch_size,
+        row_length=alignment.max_sentence_tokens,
+    )
 
 
 def _alignment_weight(config: Config, in_stage_1: float, in_stage_2: float) -> Weight:
