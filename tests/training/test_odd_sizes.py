@@ -106,13 +106,10 @@ def _steps(trainer: Any) -> list[Step]:
 
 
 def _trainers(configurations: Sequence[Any]) -> Iterator[Any]:
-    """Build a trainer after the other, each at its own layout, in the same processes."""
-    from megatron.core import parallel_state
-
+    """Build one trainer after another in the same processes; all have the layout of the first."""
     from megatron_prealign.testing.trainers import make_trainer
 
     for values in configurations:
-        parallel_state.destroy_model_parallel()
         yield make_trainer(values)
 
 

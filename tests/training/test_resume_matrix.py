@@ -32,8 +32,11 @@ def _trainers(configurations: Sequence[Any]) -> Iterator[Any]:
 
     from megatron_prealign.testing.trainers import make_trainer
 
+    current = None
     for values in configurations:
-        parallel_state.destroy_model_parallel()
+        if values["parallel"] != current:  # the threads of dropped groups stay: drop few
+            parallel_state.destroy_model_parallel()
+            current = values["parallel"]
         yield make_trainer(values)
 
 
