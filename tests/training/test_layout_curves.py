@@ -91,16 +91,20 @@ def _run(make: Any, num_steps: int, is_double: bool) -> dict[str, list[list[dict
     return found
 
 
-# In fp32 the alignment loss is the difference of two numbers of about 1 / temperature = 10, so their spacing is left of
-# it however small it becomes. What is left of the others is relative.
+# In fp32 the alignment loss is the difference of two numbers of about 1 / temperature = 10, so it is known to their
+# spacing only, however small it becomes.
 SPACING = float(np.spacing(np.float32(10)))
+# Of stage 1 in fp32: from step 61 on, one weight moved by one unit in its last place changes the gradient norm of a
+# single process by more than 1e-5 (docs/checkpoints.md).
+COMPARED_IN_STAGE_1 = 50
 
 
 def _check(found: dict[str, list[list[dict[str, float]]]], tolerance: float, is_double: bool) -> None:
     beyond = []
     for name, curves in found.items():
         for stage, curve, expected in zip(STAGES, curves, found["single"], strict=True):
-            for number, (step, wanted) in enumerate(zip(curve, expected, strict=True), start=1):
+            num_steps = COMPARED_IN_STAGE_1 if stage == "align_init" and not is_double else len(curve)
+            for number, (step, wanted) in enumerate(zip(curve[:num_steps], expected, strict=False), start=1):
                 assert step.keys() == wanted.keys()
                 for metric, value in step.items():
                     floor = SPACING if metric == "alignment_loss" and not is_double else 0.0
