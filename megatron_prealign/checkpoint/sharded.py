@@ -188,8 +188,13 @@ def _take_over(
     return optimizer_boxes(optimizer, _sharded_model(chunks))
 
 
+CONFIGURED = {"betas", "eps", "max_lr", "min_lr"}
+"""Options of a parameter group that are this run's, not the checkpoint's. The rate and the weight decay are set in each
+step; megatron-core finds the group that it loads by its rates too, from 0.18 on."""
+
+
 def _complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None:
-    """Give the parameter groups of a loaded state what this run's optimizer reads from them and they lack.
+    """Give the parameter groups of a loaded state the run's own options, and what its optimizer reads and they lack.
 
     Each AdamW reads its options from the groups, not all the same; torch replaces an optimizer's groups by the saved
     ones, so what these lack is gone. What they have and this optimizer does not read stays in them.
@@ -207,8 +212,7 @@ def _complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> Non
             # torch adds names of its own to the defaults when it loads; no group has them from the start.
             for name in inner.defaults.keys() & inner.param_groups[0].keys():
                 group.setdefault(name, inner.defaults[name])
-            # megatron-core finds the group that it loads by its rates, too, from 0.18 on; they are the configuration's.
-            group.update({name: rate for name, rate in inner.param_groups[0].items() if name in ("max_lr", "min_lr")})
+            group.update({name: inner.param_groups[0][name] for name in CONFIGURED & inner.param_groups[0].keys()})
     # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
     # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
     steps = [group["step"] for group in groups if "step" in group]

@@ -255,6 +255,28 @@ def test_parts_that_are_nowhere_and_odd_groups_are_refused(
         assert re.search(expected, error or ""), (name, error)
 
 
+def _options_of_groups(configurations: list[Any]) -> list[list[tuple[Any, float]]]:
+    from megatron_prealign.testing.trainers import make_trainer
+
+    trainers = [make_trainer(values) for values in configurations]
+    return [[(tuple(group["betas"]), group["eps"]) for group in trainer.optimizer.param_groups] for trainer in trainers]
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["plain", "distributed"])
+def test_changed_betas_and_eps_apply_to_a_continued_run(sharded: bool, make_values: MakeValues, tmp_path: Path) -> None:
+    def values(name: str, steps: int, **optimizer: float) -> Any:
+        sections = {"training": {"train_steps": steps}, "parallel": {"use_distributed_optimizer": sharded}}
+        start = {"init_from": str(tmp_path / "run"), "init_optimizer": True} if name == "next" else {}
+        return make_values("pretrain", tmp_path / name, optimizer=optimizer, checkpoint=start, **sections)
+
+    run_distributed(train_and_save_all, 1, [values("run", 1)])
+    changed = {"adam_beta1": 0.8, "adam_beta2": 0.5, "adam_eps": 1e-3}
+    continued = [values(name, 2, **changed) for name in ("run", "next")]
+    for groups in run_distributed(_options_of_groups, 1, continued)[0]:
+        assert groups
+        assert set(groups) == {((0.8, 0.5), 1e-3)}
+
+
 def test_a_plain_optimizer_of_another_precision_is_refused_before_a_rank_starts(
     make_values: MakeValues, tmp_path: Path
 ) -> None:
