@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_prealign.codeswitch.codeswitch import find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
-from megatron_prealign.codeswitch.matching import find_matches
 from megatron_prealign.codeswitch.token_classes import classify_vocabulary, is_letters
 from megatron_prealign.codeswitch.words import Words, find_eligible, find_words, token_flags
 from megatron_prealign.lexicon import read_lexicon

@@ -52,6 +52,11 @@ def _temporary(path: Path) -> Path:
     return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
+def leftovers(path: Path) -> list[Path]:
+    """Return the temporary files beside a target that writes of it left when they were killed."""
+    return list(path.parent.glob(f".{path.name}.tmp-*"))
+
+
 def sync(path: Path) -> None:
     """Bring a file or folder to the disk, so that a rename never exposes half of it after a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -59,15 +64,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file under a temporary name, sync it, and rename it into place, over what may be there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync(temporary)
-    temporary.replace(path)
-    sync(path.parent)
 
 
 @contextmanager
@@ -101,11 +97,20 @@ def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[Text
         yield stream
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all, over what may be there.
+
+    Raises:
+        DataError: its folder does not exist or can't be written to.
+    """
+    with atomic_text_file(path, overwrite=True) as stream:
+        stream.write(text)
+
+
 def write_if_possible(path: Path, text: str) -> None:
     """Write a small file that a run can do without, whole or not at all; a failure is a warning."""
     try:
-        with atomic_text_file(path, overwrite=True) as stream:
-            stream.write(text)
+        write_atomically(path, text)
     except (OSError, DataError) as error:
         print(f"WARNING: {path} can't be written ({error}); the run goes on without it", file=sys.stderr, flush=True)
 

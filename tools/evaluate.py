@@ -22,10 +22,17 @@ from rich.table import Table
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import STOPPED_BY_KEYBOARD, ConfigError, DataError
-from megatron_prealign.evaluation.frame import Progress, problems_of
-from megatron_prealign.evaluation.registry import describe_options, evaluation_names, find_evaluation, summary
-from megatron_prealign.evaluation.tables import plain_table
-from megatron_prealign.evaluation.task_list import Task, check_tasks, make_task, read_tasks
+from megatron_prealign.evaluation.frame import Progress, plain_table, problems_of
+from megatron_prealign.evaluation.task_list import (
+    Task,
+    check_tasks,
+    describe_options,
+    evaluation_names,
+    find_evaluation,
+    make_task,
+    read_tasks,
+    summary,
+)
 
 # Tasks that options of the command line stand for, and the options they take over.
 PERPLEXITY, TRAINED, HELD_OUT = "perplexity", "retrieval_trained", "retrieval_held_out"

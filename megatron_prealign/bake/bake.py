@@ -34,7 +34,7 @@ from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.dataset.manifest import Manifest
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.reading import UNREADABLE, read_bytes
+from megatron_prealign.lexicon.reading import read_bytes
 from megatron_prealign.text.documents import read_texts
 from megatron_prealign.text.encoders import Backend, make_encoder, probe_gigatoken
 from megatron_prealign.text.files import Piece, cut_into_pieces, expand_inputs
@@ -241,7 +241,7 @@ def _beginning(path: Path, num_bytes: int) -> str:
     """Return some text of a dictionary, whatever its format; nothing where it can't be read."""
     try:
         return read_bytes(path)[:num_bytes].decode(errors="ignore")
-    except UNREADABLE:
+    except OSError:
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The folder of checkpoints of a run: which there are, which is newest, and how one appears at once.
+"""The folder of checkpoints of a run: which there are, which a run starts from, how one appears, and its room on disk.
 
     <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json,
                                            layout.json, tokenizer/, manifest.json
@@ -18,9 +18,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, head_problems, quick_problems
+from rich.filesize import decimal
+
+from megatron_prealign.checkpoint.manifest import (
+    MANIFEST,
+    all_problems,
+    hash_problems,
+    head_problems,
+    quick_problems,
+)
+from megatron_prealign.config import Config
+from megatron_prealign.config.counts import count_parameters
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.files import sync, write_atomically
+from megatron_prealign.files import leftovers, sync, write_atomically
 from megatron_prealign.ranks import is_first
 
 CHECKPOINTS = "checkpoints"
@@ -32,6 +42,10 @@ TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
 _PREFIX = "step_"
 _FINAL = re.compile(rf"{_PREFIX}(\d+)")
+# Two moments and, where the weights themselves are not fp32 or the optimizer holds its own, main weights; all fp32.
+_MOMENT_BYTES = 8
+_MAIN_BYTES = 4
+_OVERHEAD_BYTES = 1 << 20
 
 Check = Callable[[Path], list[str]]
 """From a checkpoint to what is wrong with it; nothing = it is sound."""
@@ -121,6 +135,44 @@ def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
     return newest
 
 
+def agree_on_checkpoint(path: str | Path, verify: bool) -> Path | None:
+    """Return the newest sound checkpoint of a run folder, a step folder itself, None if there is none; collective.
+
+    Args:
+        path: run folder or step folder.
+        verify: compare every file's hash with the manifest; each rank reads a share.
+
+    Raises:
+        CheckpointError: There are checkpoints, but none is sound.
+        PrealignError: The same, found by rank 0.
+    """
+    from megatron_prealign.platform.agreement import on_first_rank  # deferred: reports look at folders without torch
+
+    candidates = on_first_rank(lambda: _candidates(Path(path), check_for(verify)))
+    return newest_sound(candidates, _hash_problems_of_all if verify else lambda _: [])
+
+
+def _candidates(path: Path, check: Check) -> list[Path]:
+    """Return what is sound at a first glance, oldest first; what is not, has been warned of before a rank started."""
+    if is_checkpoint(path):
+        return [resolve_checkpoint(path, check)]
+    checkpoints = all_checkpoints(path)
+    sound = [checkpoint for checkpoint in checkpoints if not check(checkpoint)]
+    if not sound:
+        newest_sound(checkpoints, check)  # raises where there are some
+    return sound
+
+
+def _hash_problems_of_all(checkpoint: Path) -> list[str]:
+    import torch
+
+    from megatron_prealign.platform.agreement import from_all_ranks
+
+    rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    found = from_all_ranks(hash_problems(checkpoint, rank, world_size))
+    return [problem for problems in found for problem in problems]
+
+
 def is_checkpoint(path: Path) -> bool:
     """Tell a checkpoint, damaged perhaps, from a run folder."""
     return (path / STATE).exists() or (path / MANIFEST).exists()
@@ -199,3 +251,32 @@ def sweep(checkpoints: Path) -> None:
     """Delete what saves and prunings that were cut off left behind."""
     for leftover in checkpoints.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for file in leftovers(checkpoints / LATEST):
+        file.unlink(missing_ok=True)
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Return about how many bytes a checkpoint of a resolved configuration takes: weights and AdamW's state."""
+    assert config.model.vocab_size is not None
+    parameters = count_parameters(config.model, config.model.vocab_size)
+    weight_bytes = 4 if config.training.precision == "fp32" else 2
+    has_main = config.parallel.use_distributed_optimizer or weight_bytes == 2
+    per_parameter = weight_bytes + _MOMENT_BYTES + (_MAIN_BYTES if has_main else 0)
+    return parameters * per_parameter + _OVERHEAD_BYTES
+
+
+def room_problems(config: Config) -> list[str]:
+    """Return why the disk of the run can't hold the checkpoints that the run keeps, the one being written included."""
+    run = Path(config.training.run_path).absolute()
+    folder = run / CHECKPOINTS
+    existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+    each, keep_last = checkpoint_bytes(config), config.checkpoint.keep_last
+    num_missing = max(keep_last + 1 - len(all_checkpoints(run)), 1)
+    free = shutil.disk_usage(existing).free
+    if free >= num_missing * each:
+        return []
+    return [
+        f"training.run_path {config.training.run_path}: {decimal(free)} are free, but {num_missing} more "
+        f"checkpoints of about {decimal(each)} come to lie there at once (checkpoint.keep_last {keep_last} and the "
+        "one being written); make room, or name another folder"
+    ]

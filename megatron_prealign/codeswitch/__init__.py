@@ -1,5 +1,5 @@
 """Words found on token ids and replaced by translations, as whole-array operations.
 
 lexicon ─► compile_lexicon ─► switch_table ─┐
-token ids ─► token_classes ─► words ────────┴─► matching ─► codeswitch
+token ids ─► token_classes ─► words ────────┴─► codeswitch
 """

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.filters import Dropped, filter_lexicon, keep_heaviest
 from megatron_prealign.lexicon.frequency import measure_coverage, rank_translations
 from megatron_prealign.lexicon.language_check import Identification, identify
-from megatron_prealign.lexicon.lexicon import Lexicon, Translation
+from megatron_prealign.lexicon.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.lexicon.readers import LexiconFormat, parse_languages, read_pairs
 from megatron_prealign.lexicon.reading import Pair
 from megatron_prealign.text.documents import read_documents
@@ -197,30 +197,22 @@ def _advice(side: str) -> str:
     return f"name the right one with {named}, turn the file round with --reverse-input, or pass --no-check-languages"
 
 
-def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Dropped]:
+def _keep(lexicon: Lexicon, is_kept: Callable[[LexiconEntry], bool]) -> tuple[Lexicon, Dropped]:
     dropped = Dropped()
-    kept = []
     for entry in lexicon.entries:
-        if len({translation.language for translation in entry.translations}) >= min_languages:
-            kept.append(entry)
-        else:
-            for translation in entry.translations:
-                dropped.add(entry.word, translation)
-    return Lexicon(lexicon.source_language, tuple(kept)), dropped
+        for translation in () if is_kept(entry) else entry.translations:
+            dropped.add(entry.word, translation)
+    return Lexicon(lexicon.source_language, tuple(filter(is_kept, lexicon.entries))), dropped
+
+
+def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Dropped]:
+    return _keep(lexicon, lambda entry: len({t.language for t in entry.translations}) >= min_languages)
 
 
 def _without_words_of(lexicon: Lexicon, held_out: Lexicon) -> tuple[Lexicon, Dropped]:
     """Drop entries of several words of which one is held out: training would show that word inside them."""
     words = {entry.word.casefold() for entry in held_out.entries}
-    dropped = Dropped()
-    kept = []
-    for entry in lexicon.entries:
-        if words.isdisjoint(entry.word.casefold().split()):
-            kept.append(entry)
-        else:
-            for translation in entry.translations:
-                dropped.add(entry.word, translation)
-    return Lexicon(lexicon.source_language, tuple(kept)), dropped
+    return _keep(lexicon, lambda entry: words.isdisjoint(entry.word.casefold().split()))
 
 
 def _coverage(options: BuildOptions, lexicon: Lexicon) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from megatron_prealign.errors import Problems
 from megatron_prealign.lexicon.glosses import split_glosses, strip_annotations
 from megatron_prealign.lexicon.reading import (
-    UNREADABLE,
     Languages,
     LineError,
     Pair,
@@ -63,7 +62,7 @@ def read_dictd(path: Path, languages: Languages, problems: Problems) -> Iterator
 def _content(path: Path, problems: Problems) -> bytes | None:
     try:
         return read_bytes(path)
-    except UNREADABLE as error:
+    except OSError as error:
         problems.add(f"{path}: can't be read ({error}); a dictd dictionary is an .index beside a .dict or .dict.dz")
         return None
 

@@ -9,7 +9,6 @@ from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
 from megatron_prealign.lexicon.glosses import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_ding, parse_edict
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
 from megatron_prealign.lexicon.reading import (
-    UNREADABLE,
     Languages,
     LineError,
     Pair,
@@ -113,8 +112,8 @@ def read_pairs(
         return _read(path, languages, reverse, problems, lambda given: read_dictd(path, given, problems))
     try:
         data = read_bytes(path)
-    except UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    except OSError as error:
+        reason = error.strerror or error
         problems.add(f"{path}: can't be read ({reason}); give an existing dictionary file")
         return []
     chosen = detect_format(path, data) if file_format == "auto" else file_format

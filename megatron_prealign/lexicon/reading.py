@@ -1,10 +1,8 @@
 """What all readers of dictionaries share: lines with their numbers, checked word pairs, bad lines told one by one."""
 
-import gzip
 import math
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,9 +18,6 @@ Pair = tuple[str, Translation]
 _LANGUAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Cc: control characters; Cs: halves of surrogate pairs; Zl, Zp: line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
-
-UNREADABLE = (OSError, EOFError, zlib.error)
-"""What opening or reading a file raises, a damaged .gz included."""
 
 
 class LineError(Exception):
@@ -75,16 +70,13 @@ def read_bytes(path: Path) -> bytes:
     """Return a file's content, unpacked where its name ends in .gz, .dz or .zst.
 
     Raises:
-        OSError, EOFError, zlib.error: `UNREADABLE`.
+        OSError: It can't be read; damaged compression included.
     """
-    if path.suffix in (".gz", ".dz"):
-        with gzip.open(path) as stream:
-            return stream.read()
-    if path.suffix != ".zst":
-        return path.read_bytes()
     try:
-        with open_corpus(path) as packed:
-            return packed.read()
+        with open_corpus(path) as stream:
+            return stream.read()
+    except OSError:
+        raise
     except reading_errors() as error:
         raise OSError(str(error)) from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.reading import UNREADABLE, numbered_lines, read_bytes
+from megatron_prealign.lexicon.reading import numbered_lines, read_bytes
 from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, gather, matches
 from megatron_prealign.text.languages import normalize_language
 from megatron_prealign.text.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def read_aligned(paths: Sequence[str]) -> list[Row]:
     for path in map(Path, paths):
         try:
             data = read_bytes(path)
-        except UNREADABLE as error:
+        except OSError as error:
             problems.add(f"{path}: can't be read ({error}); give an existing file")
             continue
         lines = list(numbered_lines(path, data, problems))

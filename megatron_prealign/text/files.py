@@ -122,13 +122,13 @@ def whole_file(path: Path) -> Piece:
 
 
 def open_corpus(path: Path) -> IO[bytes]:
-    """Open a file for reading, unpacked where its name ends in .gz or .zst.
+    """Open a file for reading, unpacked where its name ends in .gz, .dz or .zst.
 
     Raises:
         OSError: If it can't be opened; reading raises `reading_errors` where it is damaged.
     """
     suffix = path.suffix.lower()
-    if suffix == ".gz":
+    if suffix in (".gz", ".dz"):
         return cast(IO[bytes], io.BufferedReader(gzip.open(path), _BUFFER_BYTES))
     if suffix == ".zst":
         from backports import zstd  # deferred: most corpora do not need it

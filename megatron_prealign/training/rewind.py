@@ -6,8 +6,8 @@ import torch
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from megatron_prealign.checkpoint.folder import agree_on_checkpoint
 from megatron_prealign.checkpoint.sharded import load_training_state
-from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.training.schedule import build_schedule
 from megatron_prealign.training.state import TrainState

@@ -11,15 +11,14 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
+from megatron_prealign.checkpoint.folder import agree_on_checkpoint, room_problems
 from megatron_prealign.checkpoint.portability import PARTS, TRAINED, WEIGHTS, describe_resets, refusals
-from megatron_prealign.checkpoint.room import room_problems
 from megatron_prealign.checkpoint.run_lock import HOLDER, LOCK
 from megatron_prealign.checkpoint.sharded import (
     load_training_state,
     load_weights,
     resolve_checkpoint,
 )
-from megatron_prealign.checkpoint.verification import agree_on_checkpoint
 from megatron_prealign.config import Config, dump_config
 from megatron_prealign.config.alignment_validation import measures_retrieval
 from megatron_prealign.dataset.index_cache import IndexCache

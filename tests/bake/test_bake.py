@@ -19,8 +19,6 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
-from megatron_prealign.bake import documents as documents_module
-from megatron_prealign.bake import inputs as inputs_module
 from megatron_prealign.bake.bake import bake
 from megatron_prealign.bake.executors import LocalWorkers
 from megatron_prealign.bake.job import Job
@@ -32,6 +30,8 @@ from megatron_prealign.codeswitch.labels import apply_switch_records
 from megatron_prealign.dataset.manifest import Manifest, check_manifest, read_manifest
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import read_lexicon
+from megatron_prealign.text import documents as documents_module
+from megatron_prealign.text import files as inputs_module
 from megatron_prealign.text.tokenizer import Tokenizer
 
 LEXICON = "the\tdie\tde\nthe\t这\tzh\nstatement\tAnweisung\tde\nis\tist\tde\t2.0\nof\tvon\tde\nobject\tОбъект\tru\n"

@@ -24,7 +24,7 @@ SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx", ".json")
 def command(folder: Path, name: str, *options: str) -> list[str]:
     """Return a bake in small pieces."""
     code = (
-        "import signal, sys; from megatron_prealign.bake import inputs; inputs._MIN_PIECE_BYTES = 20_000; "
+        "import signal, sys; from megatron_prealign.text import files; files._MIN_PIECE_BYTES = 20_000; "
         # A shell starts what it puts into the background with the interrupt ignored, and children inherit that.
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from tools.preprocess_codeswitch import main; sys.exit(main(sys.argv[1:]))"

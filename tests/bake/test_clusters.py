@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.bake import inputs as inputs_module
 from megatron_prealign.bake.bake import bake
 from megatron_prealign.bake.options import BakeOptions
 from megatron_prealign.errors import DataError
+from megatron_prealign.text import files as inputs_module
 
 
 @pytest.fixture

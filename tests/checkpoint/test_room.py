@@ -8,7 +8,7 @@ import pytest
 from rich.filesize import decimal
 
 from megatron_prealign.checkpoint import folder
-from megatron_prealign.checkpoint.room import checkpoint_bytes, room_problems
+from megatron_prealign.checkpoint.folder import checkpoint_bytes, room_problems
 from megatron_prealign.config import config_from_dict, load_resolved
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from megatron_prealign.codeswitch.codeswitch import codeswitch
+from megatron_prealign.codeswitch.codeswitch import codeswitch, find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
-from megatron_prealign.codeswitch.matching import find_matches
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.lexicon import Lexicon, Translation
 from megatron_prealign.text.tokenizer import Tokenizer

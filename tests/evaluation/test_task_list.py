@@ -2,8 +2,15 @@
 
 from pathlib import Path
 
-from megatron_prealign.evaluation.registry import describe_options, evaluation_names, find_evaluation, summary
-from megatron_prealign.evaluation.task_list import Task, check_tasks, read_tasks
+from megatron_prealign.evaluation.task_list import (
+    Task,
+    check_tasks,
+    describe_options,
+    evaluation_names,
+    find_evaluation,
+    read_tasks,
+    summary,
+)
 
 
 def read(path: Path, text: str) -> tuple[list[Task], list[str]]:

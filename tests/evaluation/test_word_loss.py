@@ -10,9 +10,8 @@ import torch
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
-from megatron_prealign.evaluation.kinds.word_loss import EVALUATION, Options
+from megatron_prealign.evaluation.kinds.word_loss import EVALUATION, Options, frequency_bands, read_counts
 from megatron_prealign.evaluation.perplexity import ScoredDocument, score_documents
-from megatron_prealign.evaluation.word_groups import frequency_bands, read_counts
 from megatron_prealign.evaluation.word_loss import WordFinder, count_words, group_losses, word_losses
 from megatron_prealign.text.tokenizer import Tokenizer
 from tests.evaluation.folders import PROSE, make_folder

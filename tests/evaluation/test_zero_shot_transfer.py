@@ -8,8 +8,7 @@ import pytest
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.classification.fine_tuning import collate, encode_examples
-from megatron_prealign.evaluation.classification.hub import HUB_TASKS, fetch_task, to_examples
-from megatron_prealign.evaluation.classification.labelled import Example
+from megatron_prealign.evaluation.classification.labelled import HUB_TASKS, Example, fetch_task, to_examples
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.kinds import zero_shot_transfer
 from tests.evaluation.folders import make_folder

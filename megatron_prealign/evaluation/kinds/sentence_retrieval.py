@@ -73,7 +73,7 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 def tables(name: str, results: Results) -> "Iterator[Table]":
     """Yield a table with a row a pair of languages, each score at its best tap."""
-    from megatron_prealign.evaluation.tables import best_taps_table
+    from megatron_prealign.evaluation.frame import best_taps_table
 
     columns = {"p_at_1": "P@1", "p_at_1_back": "P@1 back", "csls_p_at_1": "CSLS", "mexa": "MEXA"}
     yield best_taps_table(name.replace("_", " ").capitalize(), results["pairs"], columns, "num_texts")

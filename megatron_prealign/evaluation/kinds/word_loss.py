@@ -1,6 +1,8 @@
 """Loss of whole words, apart for those that a lexicon has and has not, and by how frequent they are."""
 
-from collections.abc import Callable, Iterator
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -8,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
 
+from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
-from megatron_prealign.evaluation.word_groups import frequency_bands, lexicon_words, read_counts
-from megatron_prealign.lexicon import normalize_language, read_lexicon
+from megatron_prealign.lexicon import Lexicon, normalize_language, read_lexicon
+from megatron_prealign.lexicon.reading import numbered_lines, read_bytes
 from megatron_prealign.text.documents import read_languages
 
 if TYPE_CHECKING:
@@ -151,6 +154,61 @@ def _check_frequencies(paths: Paths, json_key: str) -> None:
 
 def _by_language(paths: dict[str, Paths]) -> dict[str, Paths]:
     return {normalize_language(language): given for language, given in paths.items()}
+
+
+def lexicon_words(lexicon: Lexicon, languages: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Return the words a lexicon has in each language, its source or a target; phrases are among them.
+
+    Raises:
+        DataError: it has none of a language.
+    """
+    words: dict[str, set[str]] = {lexicon.source_language: {entry.word.casefold() for entry in lexicon.entries}}
+    for _, translation in lexicon.pairs():
+        words.setdefault(translation.language, set()).add(translation.word.casefold())
+    if missing := [language for language in languages if language not in words]:
+        raise DataError(
+            f"the lexicons have no word of {', '.join(missing)}, only of {', '.join(words)}: "
+            "give other languages a task of their own"
+        )
+    return {language: frozenset(words[language]) for language in languages}
+
+
+def read_counts(path: Path) -> dict[str, float]:
+    """Read a frequency file: a word, a tab and a number a line; words are case-folded, repeated ones summed.
+
+    Raises:
+        DataError: naming the lines that are none of these.
+    """
+    problems = Problems()
+    try:
+        data = read_bytes(path)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error}); give an existing file") from None
+    counts: dict[str, float] = {}
+    for number, line in numbered_lines(path, data, problems):
+        word, _, count = line.partition("\t")
+        try:
+            value = float(count)
+        except ValueError:
+            value = math.nan
+        if 0 <= value < math.inf:
+            counts[word.casefold()] = counts.get(word.casefold(), 0.0) + value
+        else:
+            problems.add(f"{path}:{number}: write a word, a tab and its frequency")
+    problems.raise_if_any()
+    return counts
+
+
+def frequency_bands(counts: Mapping[str, float], edges: Sequence[int]) -> tuple[dict[str, str], list[str]]:
+    """Return the band of each counted word, and the names of all bands: ranks like 101-1000, and "uncounted".
+
+    Words of equal frequency are ranked by the alphabet.
+    """
+    firsts = [1, *(edge + 1 for edge in edges)]
+    names = [f"{first}-{edge}" for first, edge in zip(firsts, edges, strict=False)] + [f"{firsts[-1]}-"]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    bands = {word: names[bisect_left(edges, rank)] for rank, word in enumerate(ranked, start=1)}
+    return bands, [*names, "uncounted"]
 
 
 EVALUATION = Evaluation(Options, check, run, tables)

@@ -70,7 +70,7 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 def tables(name: str, results: Results) -> "Iterator[Table]":
     """Yield for each language pair a table with a row a tap; of many pairs one table with a row a pair."""
-    from megatron_prealign.evaluation.tables import best_taps_table
+    from megatron_prealign.evaluation.frame import best_taps_table
 
     pairs = results["pairs"]
     columns = {"p_at_1": "P@1", "csls_p_at_1": "CSLS"}

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from megatron_prealign.evaluation.classification.hub import fetch_task
-from megatron_prealign.evaluation.classification.labelled import Example, Keys, TransferTask, read_task
+from megatron_prealign.evaluation.classification.labelled import Example, Keys, TransferTask, fetch_task, read_task
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
 
 if TYPE_CHECKING:
