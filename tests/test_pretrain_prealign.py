@@ -283,18 +283,18 @@ def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: py
         (tmp_path / "run" / name).mkdir()
     assert _main(values, tmp_path) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path}/run/checkpoints: no folder, as must stand there" in error
+    assert f"{tmp_path}/run/checkpoints: expected a folder at this path" in error
     for name in files:
-        assert f"{tmp_path}/run/{name}: no file, as must stand there" in error
+        assert f"{tmp_path}/run/{name}: expected a file at this path" in error
     (tmp_path / "run" / "checkpoints").unlink()
     (tmp_path / "run" / "checkpoints" / "latest").mkdir(parents=True)
     assert _main(values, tmp_path) == 2
-    assert f"{tmp_path}/run/checkpoints/latest: no file, as must stand there" in capsys.readouterr().err
+    assert f"{tmp_path}/run/checkpoints/latest: expected a file at this path" in capsys.readouterr().err
     (tmp_path / "run" / "checkpoints" / "latest").rmdir()
     (tmp_path / "run" / "checkpoints").rmdir()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "nowhere")
     assert _main(values, tmp_path) == 2
-    assert f"{tmp_path}/run/checkpoints: no folder, as must stand there" in capsys.readouterr().err
+    assert f"{tmp_path}/run/checkpoints: expected a folder at this path" in capsys.readouterr().err
 
 
 def test_a_lexicon_for_switches_while_training_is_read_before_anything_is_made(

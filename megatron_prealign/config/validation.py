@@ -258,11 +258,16 @@ def _run(config: Config) -> Iterator[Problem]:
             "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or "
             "leave init_optimizer out"
         )
-    if init_from is not None and not any(os.path.exists(os.path.join(init_from, name)) for name in _CHECKPOINT_MARKS):
+    # A run that has a checkpoint of its own continues from it, wherever the one that it started from is now.
+    if init_from is not None and not (_has_checkpoint(init_from) or _has_checkpoint(config.training.run_path)):
         yield Problem(
             f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
             "folder or a checkpoint in it, or none to start from fresh weights"
         )
+
+
+def _has_checkpoint(path: str) -> bool:
+    return any(os.path.exists(os.path.join(path, name)) for name in _CHECKPOINT_MARKS)
 
 
 def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:

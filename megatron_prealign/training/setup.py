@@ -163,7 +163,7 @@ def _path_problems(config: Config) -> Iterator[str]:
     files = [*records, *map(discarded_path, records), *(Path(run, name) for name in others)]
     for path, kind in {Path(run, folder.CHECKPOINTS): "folder", **dict.fromkeys(files, "file")}.items():
         if os.path.lexists(path) and not (path.is_dir() if kind == "folder" else path.is_file()):
-            yield f"{path}: no {kind}, as must stand there; remove it, or name another training.run_path"
+            yield f"{path}: expected a {kind} at this path; remove what is there, or name another training.run_path"
 
 
 def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, list[str]]:

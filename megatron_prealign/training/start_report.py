@@ -5,6 +5,8 @@ from pathlib import Path
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config, describe_changes, load_resolved
+from megatron_prealign.reports.records import METRICS
+from megatron_prealign.training.record_file import discarded_path
 from megatron_prealign.training.schedule import decay_steps, learning_rate
 from megatron_prealign.training.state import TrainState, has_lost_patience
 
@@ -25,10 +27,23 @@ def describe_weights(config: Config, state: TrainState, resume_from: Path | None
     """Return what the run starts from; for a resumed run, also what changed since the checkpoint."""
     if resume_from is not None:
         return _describe_resume(config, state, resume_from)
+    lost = describe_lost_run(config)
     if init_from is not None:
         taken = "weights and optimizer" if config.checkpoint.init_optimizer else "weights"
-        return f"Starting from the {taken} of {init_from}."
-    return "Starting from fresh weights."
+        return "\n".join([*lost, f"Starting from the {taken} of {init_from}."])
+    return "\n".join([*lost, "Starting from fresh weights."])
+
+
+def describe_lost_run(config: Config) -> list[str]:
+    """Return a warning if a run without a checkpoint has records: its checkpoints were lost, and it starts over."""
+    run = config.training.run_path
+    path = Path(run, METRICS)
+    if not path.is_file() or path.stat().st_size == 0:
+        return []
+    return [
+        f"WARNING: {path} has records, but {run} has no checkpoint: the run starts over and moves them to "
+        f" {discarded_path(path).name}. If checkpoints should be there, stop and restore them"
+    ]
 
 
 def _describe_resume(config: Config, state: TrainState, checkpoint: Path) -> str:

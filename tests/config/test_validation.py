@@ -325,6 +325,7 @@ ACCEPTED = [
     Row({"data.split": "1,0,0", "data.valid_blend": [ENGLISH]}, ""),
     Row({"data.reset_attention_mask": True, "data.reset_position_ids": True}, ""),
     Row({"checkpoint.init_from": "stage1"}, ""),
+    Row({"checkpoint.init_from": "gone", "training.run_path": "stage1"}, ""),  # a run that continues
     Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),
     Row({"model.architecture": "gpt_neox", "model.num_query_groups": 4, "model.rotary_percent": 0.25}, ""),
     Row({"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 600}, ""),

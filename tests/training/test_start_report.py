@@ -1,6 +1,7 @@
 """What a continued run says of its learning rate before the first step."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,15 @@ def test_a_change_that_hardly_moves_the_rate_is_not_reported() -> None:
     saved = config_from_dict({"optimizer": RATES, "training": {"train_steps": 1000}})
     longer = config_from_dict({"optimizer": RATES, "training": {"train_steps": 1010}})
     assert describe_rate_change(longer, saved, 100) == []
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_started_over_silently(make_values: MakeValues, tmp_path: Path) -> None:
+    values = make_values("pretrain", tmp_path / "run")
+    run_distributed(_train, 1, values)
+    assert "no checkpoint" not in describe_start(plan_run(config_from_dict(values)))
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    said = describe_start(plan_run(config_from_dict(values)))
+    assert re.search(
+        r"^WARNING: \S+/run/metrics.jsonl has records, but \S+/run has no checkpoint: .*", said, re.MULTILINE
+    )
+    assert "Starting from fresh weights." in said
