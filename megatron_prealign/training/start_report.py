@@ -42,7 +42,7 @@ def describe_lost_run(config: Config) -> list[str]:
         return []
     return [
         f"WARNING: {path} has records, but {run} has no checkpoint: the run starts over and moves them to "
-        f" {discarded_path(path).name}. If checkpoints should be there, stop and restore them"
+        f"{discarded_path(path).name}. If checkpoints should be there, stop and restore them"
     ]
 
 
