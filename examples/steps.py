@@ -151,6 +151,8 @@ class Runner:
             return
         if not (state and step.resumable):
             remove(step.outputs)
+        for path in step.outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         write_json(marker, {"fingerprint": step.fingerprint, "done": False})
         self._execute(step, label)

@@ -45,6 +45,12 @@ def test_a_finished_step_is_reused(runner: Runner, tmp_path: Path) -> None:
     assert "reusing" in shown(runner)
 
 
+def test_a_step_finds_the_folder_of_its_outputs(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "data/language/out"
+    runner.run(step("one", append(out), out))
+    assert out.read_text() == "x"
+
+
 def test_a_step_whose_output_is_gone_runs_again(runner: Runner, tmp_path: Path) -> None:
     out = tmp_path / "out"
     runner.run(step("one", append(out), out))
