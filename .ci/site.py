@@ -21,9 +21,9 @@ FENCE = re.compile(r"^ *```.*?^ *```[^\n]*$", re.MULTILINE | re.DOTALL)
 def outside_pages() -> dict[str, str]:
     """Return the page of the site for each Markdown file outside docs/, by its path in the repository."""
     pages = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-    for path in sorted((ROOT / "examples").rglob("README.md")):
-        folder = path.relative_to(ROOT).parent.as_posix()
-        pages[f"{folder}/README.md"] = f"{folder}.md"
+    for path in sorted((ROOT / "examples").rglob("*.md")):
+        source = path.relative_to(ROOT).as_posix()
+        pages[source] = source.replace("/README.md", ".md")
     return pages
 
 
