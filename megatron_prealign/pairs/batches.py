@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import stream_keys
+from megatron_prealign.text.ragged import spread
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -247,7 +248,7 @@ def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
         row_length: positions of a row.
     """
     rows, columns, num_rows = place_items(lengths, row_length)
-    within = np.arange(len(token_ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within = spread(np.zeros_like(lengths), lengths)
     where = np.repeat(rows, lengths), np.repeat(columns, lengths) + within
     packed = PackedItems(
         token_ids=np.zeros((num_rows, row_length), dtype=np.int64),
@@ -268,9 +269,7 @@ def gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
 def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
     """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
     lengths = stops - starts
-    owners = np.repeat(np.arange(len(starts)), lengths)
-    within = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owners, starts[owners] + within
+    return np.repeat(np.arange(len(starts)), lengths), spread(starts, lengths)
 
 
 def matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:

@@ -27,14 +27,14 @@ def describe_weights(config: Config, state: TrainState, resume_from: Path | None
     """Return what the run starts from; for a resumed run, also what changed since the checkpoint."""
     if resume_from is not None:
         return _describe_resume(config, state, resume_from)
-    lost = describe_lost_run(config)
+    lost = _describe_lost_run(config)
     if init_from is not None:
         taken = "weights and optimizer" if config.checkpoint.init_optimizer else "weights"
         return "\n".join([*lost, f"Starting from the {taken} of {init_from}."])
     return "\n".join([*lost, "Starting from fresh weights."])
 
 
-def describe_lost_run(config: Config) -> list[str]:
+def _describe_lost_run(config: Config) -> list[str]:
     """Return a warning if a run without a checkpoint has records: its checkpoints were lost, and it starts over."""
     run = config.training.run_path
     path = Path(run, METRICS)
