@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return STOPPED_BY_KEYBOARD
     except BaseException as error:  # torch's CheckpointException is no Exception
         if not isinstance(error, SystemExit):
-            from megatron_prealign.platform.failure import report_failure
+            from megatron_prealign.platform.agreement import report_failure
 
             report_failure(error, rank)
         raise

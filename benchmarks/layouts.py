@@ -31,8 +31,7 @@ from benchmarks.step import TOKENIZER, bake_text
 from megatron_prealign.platform import select_platform
 from megatron_prealign.platform.matrix_products import cpu_vendor
 from megatron_prealign.testing import run_distributed
-from megatron_prealign.testing.float64 import Float64
-from megatron_prealign.testing.trainers import Values, make_trainer
+from megatron_prealign.testing.trainers import Float64, Values, make_trainer
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 DEMO = Path(__file__).resolve().parents[1] / "examples" / "english_clone" / "model.yaml"

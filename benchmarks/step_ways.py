@@ -112,8 +112,7 @@ def bare(folder: Path) -> None:
     from megatron_prealign.config import load_resolved
     from megatron_prealign.model import build_model_chunks
     from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
-    from megatron_prealign.training.optimizer import build_optimizer
-    from megatron_prealign.training.schedule import build_schedule
+    from megatron_prealign.training.optimizer import build_optimizer, build_schedule
 
     config = load_resolved(folder / CONFIG)
     platform = select_platform("cpu")

@@ -97,11 +97,9 @@ def test_megatron_core_can_be_imported_beside_broken_packages_by_whatever_module
     code = """
 import megatron_prealign.dataset.blend  # imports megatron-core, and nothing of platform/
 import megatron_prealign.training.setup
-from megatron_prealign.platform.capabilities import (
-    has_apex, has_gradient_accumulation_fusion, has_transformer_engine, package_problems,
-)
-assert not (has_apex() or has_gradient_accumulation_fusion() or has_transformer_engine())
-print("\\n".join(package_problems()))
+from megatron_prealign.optional_packages import find_problems, is_usable
+assert not any(map(is_usable, ("apex", "fused_weight_gradient_mlp_cuda", "transformer_engine")))
+print("\\n".join(find_problems().values()))
 """
     result = _python(_install(tmp_path, BROKEN), "-c", code)
     assert result.returncode == 0, result.stderr
@@ -131,7 +129,7 @@ def test_a_run_on_cpus_says_once_what_is_broken(make_values: MakeValues, tmp_pat
 def test_on_gpus_local_layers_are_taken_with_the_reason_or_the_error_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = "transformer_engine is installed but can't be imported (OSError: libcuda); install it whole"
     for module in (layer_spec, transformer_config):
-        monkeypatch.setattr(module, "package_problem", lambda package: f"{problem} or so: {package}")
+        monkeypatch.setattr(module, "find_problems", lambda: dict.fromkeys(("transformer_engine", "apex"), problem))
     implementation, reason = select_implementation(ModelConfig(), "cuda")
     assert implementation == "local"
     assert reason.startswith("local layers (Transformer Engine can't be imported): ")

@@ -10,8 +10,8 @@ from megatron.core.optimizer import MegatronOptimizer
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.platform import Mesh
+from megatron_prealign.platform.distributed import RandomStates, device_of
 from megatron_prealign.platform.megatron.optimizer import torch_optimizers
-from megatron_prealign.platform.random_states import RandomStates, device_of
 
 _FUSED = "transformer_engine."
 

@@ -29,6 +29,7 @@ from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.platform.agreement import failing_together, from_all_ranks, on_first_rank
+from megatron_prealign.platform.distributed import RandomStates, get_random_states
 from megatron_prealign.platform.megatron.optimizer import (
     distributed_parts,
     torch_optimizers,
@@ -36,7 +37,6 @@ from megatron_prealign.platform.megatron.optimizer import (
 )
 from megatron_prealign.platform.megatron.optimizer_shards import Box, optimizer_boxes
 from megatron_prealign.platform.megatron.torch_dist import write_sharded
-from megatron_prealign.platform.random_states import RandomStates, get_random_states
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 __all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]

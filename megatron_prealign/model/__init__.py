@@ -1,8 +1,7 @@
 """The network: configuration to megatron-core's GPTModel with addressed initial weights."""
 
 from megatron_prealign.model.attention import number_documents, segment_mask
-from megatron_prealign.model.build import build_model_chunks, hidden_states_only
-from megatron_prealign.model.gpt import PrealignGPTModel
+from megatron_prealign.model.build import PrealignGPTModel, build_model_chunks, hidden_states_only
 from megatron_prealign.model.transformer_config import build_transformer_config
 
 __all__ = [

@@ -1,18 +1,43 @@
-"""Model chunks of this pipeline stage."""
+"""megatron-core's GPTModel with the logits of padded vocabulary rows masked, and the chunks of this pipeline stage."""
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.module import Float16Module
 from megatron.core.utils import get_attr_wrapped_model
+from torch import Tensor
 
 from megatron_prealign.config import Config
-from megatron_prealign.model.gpt import PrealignGPTModel
 from megatron_prealign.model.layer_spec import build_block_spec
 from megatron_prealign.model.parameters import initialize_parameters
 from megatron_prealign.model.transformer_config import build_transformer_config
 from megatron_prealign.platform import Mesh
+
+
+class PrealignGPTModel(GPTModel):  # type: ignore[misc]
+    """GPTModel whose loss ignores vocabulary rows that exist only as padding.
+
+    With the padding masked, the loss depends on the tokenizer's vocabulary alone, and padded rows
+    never receive a gradient.
+    """
+
+    def __init__(self, *args: Any, num_tokens: int, **kwargs: Any) -> None:
+        """Take GPTModel's arguments and the vocabulary size before padding, in tokens."""
+        super().__init__(*args, **kwargs)
+        self.num_tokens = num_tokens
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Return the cross entropy [B, S] of logits [S, B, V rows of this rank] for labels [B, S]; masks in place."""
+        rows = logits.size(-1)
+        first_row = self.pg_collection.tp.rank() * rows
+        num_real = min(max(self.num_tokens - first_row, 0), rows)
+        if num_real < rows:
+            logits[..., num_real:] = torch.finfo(logits.dtype).min
+        loss: Tensor = super().compute_language_model_loss(labels, logits)
+        return loss
 
 
 def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:

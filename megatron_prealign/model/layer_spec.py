@@ -18,7 +18,7 @@ from torch.nn import functional
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.attention import SDPAttention, transformer_engine_attention
-from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine, package_problem
+from megatron_prealign.optional_packages import find_problems, is_usable
 from megatron_prealign.platform.matrix_products import prefers_onednn
 
 
@@ -54,8 +54,8 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
         ConfigError: Transformer Engine is asked for where it can't run.
     """
     asked_for = model.transformer_impl
-    usable = device == "cuda" and has_transformer_engine()
-    problem = package_problem("transformer_engine") if device == "cuda" else None
+    usable = device == "cuda" and is_usable("transformer_engine")
+    problem = find_problems().get("transformer_engine") if device == "cuda" else None
     if asked_for == "transformer_engine" and problem is not None:
         raise ConfigError(f"model.transformer_impl transformer_engine: {problem}; auto and local take local layers")
     if asked_for == "transformer_engine" and not usable:
@@ -76,8 +76,8 @@ def _choose_norm(model: ModelConfig, device: str) -> tuple[type, str]:
     """Return the norm of local layers, and in words which it is and why."""
     if device == "cpu":
         return Norm, "PyTorch's norms (on cpu)"
-    if not has_apex():
-        missing = "no apex" if package_problem("apex") is None else "apex can't be imported"
+    if not is_usable("apex"):
+        missing = "no apex" if find_problems().get("apex") is None else "apex can't be imported"
         return Norm, f"PyTorch's norms ({missing})"
     if model.traits.normalization != "LayerNorm":
         return Norm, "PyTorch's norms (megatron-core wraps apex's LayerNorm alone)"

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 
 import torch
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 from torch.nn import Parameter
 
-from megatron_prealign.model.gpt import PrealignGPTModel
 from megatron_prealign.platform.mesh import Mesh, is_split
 
 EMBEDDING = "embedding.word_embeddings.weight"
@@ -21,7 +21,7 @@ _LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
 _RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
 
 
-def named_global_parameters(model: PrealignGPTModel) -> Iterator[tuple[str, Parameter]]:
+def named_global_parameters(model: GPTModel) -> Iterator[tuple[str, Parameter]]:
     """Yield this stage's parameters under their global names."""
     for name, parameter in model.named_parameters():
         match = _LAYER.match(name)
@@ -33,12 +33,12 @@ def named_global_parameters(model: PrealignGPTModel) -> Iterator[tuple[str, Para
         yield name, parameter
 
 
-def _num_blocks(name: str, model: PrealignGPTModel) -> int:
+def _num_blocks(name: str, model: GPTModel) -> int:
     # A gated MLP's first layer is [gate; up] globally, and [gate; up] of its own part on each rank.
     return 2 if model.config.gated_linear_unit and ".linear_fc1." in name else 1
 
 
-def shard(full: Tensor, name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
+def shard(full: Tensor, name: str, parameter: Parameter, model: GPTModel) -> Tensor:
     """Cut this tensor-parallel rank's part out of a full tensor."""
     if not is_split(parameter):
         return full
@@ -48,7 +48,7 @@ def shard(full: Tensor, name: str, parameter: Parameter, model: PrealignGPTModel
     return torch.cat([block.chunk(tensor.size, dim=dim)[tensor.rank] for block in blocks], dim=dim)
 
 
-def unshard(parts: list[Tensor], name: str, parameter: Parameter, model: PrealignGPTModel) -> Tensor:
+def unshard(parts: list[Tensor], name: str, parameter: Parameter, model: GPTModel) -> Tensor:
     """Join the parts of all tensor-parallel ranks, in rank order; the inverse of `shard`."""
     if not is_split(parameter):
         return parts[0]
@@ -73,7 +73,7 @@ def _initial_value(name: str, shape: list[int], seed: int, std: float, num_layer
 
 
 @torch.no_grad()
-def initialize_parameters(model: PrealignGPTModel, seed: int) -> None:
+def initialize_parameters(model: GPTModel, seed: int) -> None:
     """Fill all weights with draws addressed by (seed, global name).
 
     Matrices are normal with `init_method_std`, those that write to the residual stream over

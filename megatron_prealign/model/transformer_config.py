@@ -8,11 +8,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
-from megatron_prealign.platform.capabilities import (
-    can_free_sent_outputs,
-    has_gradient_accumulation_fusion,
-    package_problem,
-)
+from megatron_prealign.optional_packages import find_problems, is_usable
+from megatron_prealign.platform.distributed import can_free_sent_outputs
 
 PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,7 +73,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         deallocate_pipeline_outputs=device == "cuda"
         and parallel.pipeline_model_parallel_size > 1
         and can_free_sent_outputs(interleaved),
-        gradient_accumulation_fusion=device == "cuda" and has_gradient_accumulation_fusion(),
+        gradient_accumulation_fusion=device == "cuda" and is_usable("fused_weight_gradient_mlp_cuda"),
         masked_softmax_fusion=False,
         # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.
         bias_activation_fusion=device == "cuda" and traits.has_gated_mlp,
@@ -89,7 +86,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
 
 def _check_fp8(fp8: str, implementation: str, device: str) -> None:
     if fp8 != "none" and implementation == "local":
-        problem = package_problem("transformer_engine")
+        problem = find_problems().get("transformer_engine")
         if device == "cuda" and problem is not None:
             raise ConfigError(f"training.fp8 {fp8} needs Transformer Engine layers: {problem}, and use none")
         raise ConfigError(

@@ -1,14 +1,21 @@
-"""What one rank knows or fails at, told to all: small collectives over plain values."""
+"""Share plain values and failures between ranks: small collectives, and the report of a rank that failed alone."""
 
 import contextlib
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from megatron_prealign.errors import PrealignError
 
 T = TypeVar("T")
+
+HOLD_SECONDS = 2.0
+"""How long a rank that lost contact waits before it prints its own traceback; torchrun usually stops it earlier."""
 
 
 def from_all_ranks(value: T) -> list[T]:
@@ -58,3 +65,32 @@ def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, 
     greatest = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
     return dict(zip(values, greatest.tolist(), strict=True))
+
+
+def report_failure(error: BaseException, rank: int) -> None:
+    """Record an error for torchrun; call it before the traceback is printed."""
+    if _has_lost_contact(error):
+        print(
+            f"rank {rank} lost contact with another rank ({_first_line(error)}): it died, hangs for longer than "
+            "parallel.distributed_timeout_minutes, or the network fails; the first traceback of all logs has the cause",
+            file=sys.stderr,
+            flush=True,
+        )
+        # From here on torchrun's SIGTERM ends the process; it is no longer a request to save.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(HOLD_SECONDS)
+    # torchrun's summary then shows this traceback as the root cause.
+    get_error_handler().record_exception(error)
+
+
+def _has_lost_contact(error: BaseException | None) -> bool:
+    """Tell whether a collective failed because another rank or the network failed; gloo raises no type of its own."""
+    if error is None:
+        return False
+    if isinstance(error, torch.distributed.DistError) or "gloo/transport/" in str(error):
+        return True
+    return _has_lost_contact(error.__cause__ or error.__context__)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

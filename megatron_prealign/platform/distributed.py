@@ -1,12 +1,17 @@
-"""Process groups: from torchrun's environment to megatron-core's parallel axes."""
+"""Process groups, from torchrun's environment to megatron-core's parallel axes, and the random states of a process."""
 
 import os
+import random
 import time
 import uuid
 from datetime import timedelta
+from typing import Any
 
+import megatron.core
+import numpy as np
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from packaging.version import Version
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
@@ -17,6 +22,9 @@ from megatron_prealign.platform.mesh import Mesh
 # Ranks that import from a slow disk come late; that is no hanging yet.
 _LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
+
+RandomStates = dict[str, Any]
+"""Plain values and tensors, by generator."""
 
 
 def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) -> None:
@@ -58,6 +66,15 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return mesh
+
+
+def can_free_sent_outputs(interleaved: bool) -> bool:
+    """Tell whether a pipeline stage on GPUs may free an output as soon as it was handed over for sending.
+
+    Interleaved schedules send beside the computation (`overlap_p2p_comm`), and megatron-core before 0.18.2 frees the
+    output while NCCL may still read it (its PR 4047). Can go when pyproject.toml asks for 0.18.2.
+    """
+    return not interleaved or Version(megatron.core.__version__) >= Version("0.18.2")
 
 
 def shut_down_distributed() -> None:
@@ -108,3 +125,36 @@ def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
             raise TimeoutError(f"not all of {world_size} ranks came within {timeout.total_seconds():.0f} seconds")
         time.sleep(_POLL_SECONDS)
     return start
+
+
+def get_random_states() -> RandomStates:
+    """Return the states of Python's, numpy's, torch's and megatron-core's generators."""
+    numpy = np.random.get_state(legacy=False)
+    assert isinstance(numpy, dict)
+    words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": {**numpy, "state": {**numpy["state"], "key": words}},
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        # What differs between tensor-parallel ranks and what does not.
+        "megatron": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+
+
+def set_random_states(states: RandomStates) -> None:
+    """Go on where `get_random_states` was called."""
+    numpy = states["numpy"]
+    words = numpy["state"]["key"].numpy().astype(np.uint32)
+    random.setstate(states["python"])
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": words}})
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(states["megatron"])
+
+
+def device_of(states: RandomStates) -> str:
+    """Return the kind of device whose states they are: those of a CPU's generator are far larger than of a GPU's."""
+    sizes = {state.numel() for state in states["megatron"].values()}
+    return "cpu" if states["torch"].numel() in sizes else "cuda"

@@ -1,12 +1,13 @@
 """Trainers inside test processes, and what a test wants to know of them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from megatron.core.utils import unwrap_model
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.model.parameters import named_global_parameters, unshard
@@ -96,3 +97,23 @@ def validate(values: Values) -> dict[str, float]:
     trainer = make_trainer(values)
     assert trainer.validator is not None, "training.eval_interval is 0"
     return trainer.validator.run(trainer.chunks)["loss"]
+
+
+class Float64(TorchFunctionMode):
+    """Compute in float64 wherever the code asks for fp32, so that a remaining difference is not rounding."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+        if func is torch.Tensor.float:
+            func = torch.Tensor.double
+        result = func(*map(_widened, args), **kwargs)
+        # Optimizers and gradient clipping take fp32 by its name.
+        if func is torch.Tensor.type and isinstance(result, str):
+            return result.replace("Double", "Float")
+        return result
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value

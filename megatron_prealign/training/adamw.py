@@ -12,7 +12,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.platform.capabilities import has_apex, has_transformer_engine
+from megatron_prealign.optional_packages import is_usable
 from megatron_prealign.platform.megatron.optimizer import use_adamw
 
 
@@ -81,5 +81,5 @@ class GroupStepAdamW(torch.optim.Optimizer):
 
 def register(device: torch.device) -> None:
     """Make megatron-core use `GroupStepAdamW`, and kernels of its own, where no others are installed or run."""
-    if device.type == "cpu" or not (has_transformer_engine() or has_apex()):
+    if device.type == "cpu" or not (is_usable("transformer_engine") or is_usable("apex")):
         use_adamw(GroupStepAdamW)

@@ -15,7 +15,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.utils import get_model_config
 
-from megatron_prealign.checkpoint.sharded import save_checkpoint
+from megatron_prealign.checkpoint.folder import agree_on_checkpoint
+from megatron_prealign.checkpoint.sharded import load_training_state, save_checkpoint
 from megatron_prealign.config import Config
 from megatron_prealign.platform import Platform
 from megatron_prealign.platform.agreement import max_over_ranks
@@ -26,9 +27,8 @@ from megatron_prealign.training.metrics import MetricsWriter
 from megatron_prealign.training.norms import parameter_norm
 from megatron_prealign.training.objectives.objective import Pass
 from megatron_prealign.training.objectives.stage import Stage
-from megatron_prealign.training.optimizer import gather_parameters
+from megatron_prealign.training.optimizer import build_schedule, gather_parameters
 from megatron_prealign.training.profiling import ProfileWindow
-from megatron_prealign.training.rewind import rewind
 from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.validation import Validator
@@ -109,9 +109,24 @@ class Trainer:
             return self.update()
         self._advance()
         if verdict == "rewind":
-            say = None if self.metrics is None else self.metrics.say
-            self.schedule = rewind(self.config, self.chunks, self.optimizer, self.state, say) or self.schedule
+            self.rewind()
         return None
+
+    def rewind(self) -> None:
+        """Load weights and optimizer of the run's newest checkpoint, if there is one; collective.
+
+        The position in the data and the random states stay: the data of the checkpoint is not read again.
+        """
+        checkpoint = agree_on_checkpoint(self.config.training.run_path, self.config.checkpoint.verify)
+        if checkpoint is None:
+            self._say(f"step {self.state.step}: no checkpoint yet, so the weights stay; the data continues")
+            return
+        self._say(f"step {self.state.step}: back to {checkpoint}; the data continues")
+        load_training_state(checkpoint, self.chunks, self.optimizer)
+        self.state.rewinds += 1
+        # The optimizer's learning rates came back too.
+        self.schedule = build_schedule(self.optimizer, self.config)
+        self.schedule.step(self.state.step)
 
     def update(self) -> float:
         """Update the parameters from the gradients in the buffers; return their norm before clipping.
@@ -213,6 +228,9 @@ class Trainer:
         with signals_held():
             path = save_checkpoint(self.config, self.chunks, self.optimizer, self.state.to_dict(), self.tokenizer_path)
         self._saved_step = self.state.step
-        if self.metrics is not None:
-            self.metrics.say(f"{self.stage.name} {self.state.step:>6}  saved {path}")
+        self._say(f"{self.stage.name} {self.state.step:>6}  saved {path}")
         return path
+
+    def _say(self, line: str) -> None:
+        if self.metrics is not None:
+            self.metrics.say(line)

@@ -27,11 +27,11 @@ from megatron_prealign.files import write_if_possible
 from megatron_prealign.lexicon import Lexicon
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.model.layer_spec import select_implementation
+from megatron_prealign.optional_packages import find_problems
 from megatron_prealign.pairs.batches import ItemBatches
 from megatron_prealign.platform import Mesh, Platform
 from megatron_prealign.platform.agreement import on_first_rank
-from megatron_prealign.platform.capabilities import package_problems
-from megatron_prealign.platform.random_states import set_random_states
+from megatron_prealign.platform.distributed import set_random_states
 from megatron_prealign.reports.records import METRICS
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 from megatron_prealign.training.exit_note import EXIT
@@ -44,10 +44,9 @@ from megatron_prealign.training.objectives.language_modelling import LanguageMod
 from megatron_prealign.training.objectives.objective import ObjectivePlan, Surroundings
 from megatron_prealign.training.objectives.sequences import cache_path
 from megatron_prealign.training.objectives.stage import Stage, Weight, plan_objectives
-from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
+from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.record_file import discarded_path
-from megatron_prealign.training.schedule import build_schedule
 from megatron_prealign.training.start_report import describe_weights
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Throughput
@@ -128,7 +127,7 @@ def plan_run(config: Config) -> Plan:
 def describe_start(plan: Plan) -> str:
     """Return broken packages, what each objective reads, and what the run starts from."""
     state = plan.read_state()
-    lines = [*(f"WARNING: {problem}" for problem in package_problems())]
+    lines = [f"WARNING: {problem}" for problem in find_problems().values()]
     lines += [objective.describe(state) for objective, _ in reversed(plan.objectives)]
     return "\n".join([*lines, describe_weights(plan.config, state, plan.resume_from, plan.init_from)])
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config, describe_changes, load_resolved
 from megatron_prealign.reports.records import METRICS
+from megatron_prealign.training.optimizer import decay_steps, learning_rate
 from megatron_prealign.training.record_file import discarded_path
-from megatron_prealign.training.schedule import decay_steps, learning_rate
 from megatron_prealign.training.state import TrainState, has_lost_patience
 
 _MARKED_RATIO = 0.05

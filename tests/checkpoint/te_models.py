@@ -11,7 +11,7 @@ from megatron.core.optimizer import MegatronOptimizer, distrib_optimizer
 from megatron.core.utils import unwrap_model
 from transformer_engine.pytorch.optimizers import FusedAdam
 
-from megatron_prealign.checkpoint.names import local_name
+from megatron_prealign.checkpoint.tensors import local_name
 from megatron_prealign.config import CheckpointConfig, Config, DataConfig, ModelConfig, ParallelConfig, TrainingConfig
 from megatron_prealign.model import build
 from megatron_prealign.model.layer_spec import build_block_spec

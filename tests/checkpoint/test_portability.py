@@ -20,7 +20,7 @@ from megatron_prealign.checkpoint.folder import LAYOUT, newest_checkpoint
 from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.errors import CheckpointError, ConfigError
-from megatron_prealign.platform.random_states import RandomStates, device_of, get_random_states
+from megatron_prealign.platform.distributed import RandomStates, device_of, get_random_states
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, train_and_save_all
 from megatron_prealign.training.setup import plan_run

@@ -43,8 +43,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that makes packages seem installed, the others not."""
 
     def pretend(*packages: str) -> None:
-        monkeypatch.setattr(layer_spec, "has_transformer_engine", lambda: "transformer_engine" in packages)
-        monkeypatch.setattr(layer_spec, "has_apex", lambda: "apex" in packages)
+        monkeypatch.setattr(layer_spec, "is_usable", lambda package: package in packages)
         if "transformer_engine" in packages:
             provider = transformer_engine_spec_provider.TESpecProvider
             # megatron-core's builder has it only where the package can be imported.

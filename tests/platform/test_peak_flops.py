@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_prealign.platform.peak_flops import peak_flops
+from megatron_prealign.platform.device import peak_flops
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from megatron.core import tensor_parallel
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
-from megatron_prealign.platform.random_states import get_random_states, set_random_states
+from megatron_prealign.platform.distributed import get_random_states, set_random_states
 from megatron_prealign.testing import run_distributed
 
 

@@ -11,7 +11,7 @@ import torch
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.dataset.manifest import Manifest, manifest_path, read_manifest
 from megatron_prealign.errors import ConfigError
-from megatron_prealign.platform.capabilities import has_transformer_engine
+from megatron_prealign.optional_packages import is_usable
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, run_all_steps
 from megatron_prealign.text.tokenizer import load_tokenizer
@@ -19,7 +19,7 @@ from tests.dataset.baked import random_documents, write_baked
 from tests.workspace import MakeValues
 
 APART = {"reset_attention_mask": True, "reset_position_ids": True, "eod_mask_loss": True, "split": "80,20,0"}
-needs_engine = pytest.mark.skipif(not has_transformer_engine(), reason="needs Transformer Engine")
+needs_engine = pytest.mark.skipif(not is_usable("transformer_engine"), reason="needs Transformer Engine")
 TP2_PP2 = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "sequence_parallel": True}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_prealign.platform.capabilities import has_transformer_engine
+from megatron_prealign.optional_packages import is_usable
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import run_all_steps
 from tests.workspace import MakeValues
@@ -23,7 +23,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "pp2-interleaved": (2, {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 2}),
     "tp2-pp2-dp2": (8, {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}),
 }
-needs_engine = pytest.mark.skipif(not has_transformer_engine(), reason="needs Transformer Engine")
+needs_engine = pytest.mark.skipif(not is_usable("transformer_engine"), reason="needs Transformer Engine")
 
 
 def _run(

@@ -13,9 +13,8 @@ import torch
 
 from megatron_prealign.platform import cpu as redirection
 from megatron_prealign.platform import initialize_distributed, select_platform, shut_down_distributed
-from megatron_prealign.training import job_start
-from megatron_prealign.training.interruption import Interruption
-from megatron_prealign.training.job_start import job_age
+from megatron_prealign.training import interruption
+from megatron_prealign.training.interruption import Interruption, job_age
 from tests.launching import start
 from tests.workspace import MakeValues
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKER = """
 import os, sys, time
 from pathlib import Path
-from megatron_prealign.training.job_start import job_age
+from megatron_prealign.training.interruption import job_age
 age, own = job_age(), time.clock_gettime(time.CLOCK_BOOTTIME)
 with Path(sys.argv[1]).open("a") as file:
     file.write(f"{age} {own}\\n")
@@ -60,7 +59,7 @@ def test_slurm_says_when_its_job_started_unless_the_process_is_older(monkeypatch
 def test_a_parent_that_is_not_torchrun_is_no_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a shell in which the variable was left behind."""
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "left behind")
-    monkeypatch.setattr(job_start, "_age", lambda process: 5.0 if process.pid == os.getpid() else 1e6)
+    monkeypatch.setattr(interruption, "_age", lambda process: 5.0 if process.pid == os.getpid() else 1e6)
     assert job_age() == 5.0
 
 

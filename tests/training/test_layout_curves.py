@@ -56,8 +56,7 @@ def _exact_norm(trainer: Any) -> float:
 
 def _curve(values: Any, num_steps: int, is_double: bool) -> list[dict[str, float]]:
     from megatron_prealign.platform import select_platform
-    from megatron_prealign.testing.float64 import Float64
-    from megatron_prealign.testing.trainers import make_trainer
+    from megatron_prealign.testing.trainers import Float64, make_trainer
 
     select_platform("cpu").activate()  # its redirections of devices lie below those of types
     steps = []

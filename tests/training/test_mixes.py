@@ -133,12 +133,13 @@ def test_a_longer_run_begins_as_the_shorter_one_and_rewinds_leave_positions_alon
 def _rewind_and_train(values: Any) -> Run:
     """Train; after the first step the weights go back to the newest checkpoint, the data goes on."""
     from megatron_prealign.training import loop
-    from megatron_prealign.training.rewind import rewind
 
     def train_step(trainer: Any) -> Any:
         norm = step(trainer)
         if trainer.state.step == 4:
-            rewind(trainer.config, trainer.chunks, trainer.optimizer, trainer.state, said.append)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trainer.metrics, "say", said.append)
+                trainer.rewind()
         return norm
 
     said: list[str] = []
@@ -146,7 +147,7 @@ def _rewind_and_train(values: Any) -> Run:
     loop.Trainer.train_step = train_step  # type: ignore[method-assign]
     outcome = _train(values)
     newest = f"{values['training']['run_path']}/checkpoints/step_0000003"
-    assert said == [f"step 4: back to {newest}, and the data goes on"]
+    assert said == [f"step 4: back to {newest}; the data continues"]
     return outcome
 
 

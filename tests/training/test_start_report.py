@@ -10,7 +10,7 @@ import pytest
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
-from megatron_prealign.training.schedule import learning_rate
+from megatron_prealign.training.optimizer import learning_rate
 from megatron_prealign.training.setup import describe_start, plan_run
 from megatron_prealign.training.start_report import describe_rate_change
 from tests.workspace import MakeValues

@@ -7,8 +7,8 @@ from megatron_prealign.checkpoint.huggingface.export import (
     export_checkpoint,
     export_folder,
     export_model,
+    push_to_hub,
 )
-from megatron_prealign.checkpoint.huggingface.hub import push_to_hub
 from megatron_prealign.checkpoint.huggingface.importing import import_folder
 from megatron_prealign.checkpoint.huggingface.logits import check_logits
 from megatron_prealign.checkpoint.huggingface.mapping import ARCHITECTURES, from_huggingface, to_huggingface

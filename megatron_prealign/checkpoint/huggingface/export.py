@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from torch import Tensor
 
 from megatron_prealign.checkpoint.folder import CONFIG, TOKENIZER
@@ -28,12 +29,10 @@ from megatron_prealign.checkpoint.huggingface.logits import (
     logits_function,
 )
 from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, huggingface_shapes, weight_rows
-from megatron_prealign.checkpoint.huggingface.stream import write_safetensors
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
-from megatron_prealign.checkpoint.huggingface.weights import INDEX
-from megatron_prealign.checkpoint.names import local_name
-from megatron_prealign.checkpoint.tensors import CheckpointTensors
+from megatron_prealign.checkpoint.huggingface.weights import INDEX, write_safetensors
+from megatron_prealign.checkpoint.tensors import CheckpointTensors, local_name
 from megatron_prealign.config import Config, ModelConfig, load_resolved
 from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.files import lost_inputs, sync
@@ -280,3 +279,25 @@ def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def push_to_hub(folder: Path, repository: str) -> str:
+    """Upload a folder; a missing repository is created as private.
+
+    Args:
+        folder: a complete Hugging Face folder.
+        repository: OWNER/NAME. The token is huggingface_hub's own: HF_TOKEN, or that of `hf auth login`.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        CheckpointError: it was not uploaded; the folder stays as it is.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(f"not uploaded to {repository}: {error}; the folder {folder} is complete") from error
+    return str(commit.commit_url)

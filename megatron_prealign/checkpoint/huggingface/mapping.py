@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from megatron_prealign.checkpoint.huggingface.transforms import COPY, GATED_MLP, QKV, VOCABULARY, Sizes, Transform
-from megatron_prealign.checkpoint.names import local_name
+from megatron_prealign.checkpoint.tensors import local_name
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import CheckpointError
 

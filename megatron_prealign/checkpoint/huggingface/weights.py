@@ -1,8 +1,10 @@
-"""Read weights of a Hugging Face folder lazily, from safetensors files only."""
+"""The safetensors files of a Hugging Face folder: read tensor by tensor, written tensor by tensor."""
 
 import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_ALIGNMENT = 8
+_FLUSH_BYTES = 128 * 2**20
 # Buffers that old releases saved; they follow from the configuration.
 _BUFFERS = re.compile(r"\.rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$")
 
@@ -105,3 +110,43 @@ def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / INDEX}: not an index of weights ({error!r})") from None
     return by_file
+
+
+def write_safetensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype, tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write a file tensor by tensor and sync it to disk; safetensors itself needs the whole file in memory.
+
+    The format is 8 bytes with the length of the header (little-endian), the header (JSON: type, shape and place of each
+    tensor) and the tensors' bytes. Writing overlaps with the computation of later tensors.
+
+    Args:
+        path: file to write.
+        shapes: of every tensor, in the order in which they come.
+        dtype: of all of them.
+        tensors: names and contiguous tensors on the CPU.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    expected = iter(shapes)
+    with path.open("wb") as file, ThreadPoolExecutor(1) as background:
+        file.write(len(text).to_bytes(8, "little") + text)
+        flush: Future[None] | None = None
+        waiting = 0
+        for name, tensor in tensors:
+            assert name == next(expected) and tensor.shape == torch.Size(shapes[name]) and tensor.dtype == dtype
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            waiting += tensor.nbytes
+            if waiting >= _FLUSH_BYTES and (flush is None or flush.done()):
+                file.flush()
+                flush, waiting = background.submit(os.fdatasync, file.fileno()), 0
+        assert next(expected, None) is None
+        file.flush()
+        if flush is not None:
+            flush.result()
+        os.fsync(file.fileno())
