@@ -143,9 +143,8 @@ def test_checkpoints_that_are_damaged_or_foreign(
         values, tmp_path, capsys, *options
     )
     for stored, wrong in (
-        ('{"step": 2}', "step 2 can't be"),
-        ('{"step": 1, "lm_tokens": -1}', "lm_tokens below 0"),
-        (f'{{"step": 1, "lm_tokens": {1 << 60}}}', "lm_tokens below 0 or beyond 2^53"),
+        ('{"step": 2}', "step 2 does not fit the folder's name"),
+        ('{"step": 1, "lm_tokens": -1}', "not the counters of this program: lm_tokens (Input should be"),
         ('{"step": 1, "best_retrieval": 5.0}', "not the counters of this program: best_retrieval (Input should be"),
         ('{"step": 1, "recent_losses": [1e300]}', "not the counters of this program: recent_losses.0 (Input should"),
     ):
@@ -264,15 +263,11 @@ def test_lexicons_that_translate_into_their_own_language_or_hold_nothing_out(
 
 
 def test_paths_that_no_file_system_has(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    long = "x" * 300
-    assert f"run_path {tmp_path}"[:40] in _refused(
-        values, tmp_path, capsys, "--training.run_path", str(tmp_path / long)
-    )
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     error = _refused(values, tmp_path, capsys, "--training.run_path", str(tmp_path / "link"))
-    assert f"training.run_path {tmp_path / 'link'}: a link to nowhere; remove it, or name another folder" in error
+    assert f"training.run_path {tmp_path / 'link'}: a broken link; remove it, or name another folder" in error
     for option in ("data.tokenizer_path", "checkpoint.init_from", "alignment.lexicon_paths"):
-        assert f"--{option}" in _refused(values, tmp_path, capsys, f"--{option}", long)
+        assert f"--{option}" in _refused(values, tmp_path, capsys, f"--{option}", "x" * 300)
 
 
 def test_a_file_where_the_checkpoints_go(values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,11 @@
-"""The folder of checkpoints of a run: which there are, which a run starts from, how one appears, and its room on disk.
+"""The checkpoints of a run: which exist, which one a run starts from, how one is added, and the disk space they need.
 
     <run_path>/checkpoints/step_0000600/   megatron-core's torch_dist files, config.yaml, state.json,
                                            layout.json, tokenizer/, manifest.json
     <run_path>/checkpoints/latest          the name of the newest complete one
 
-A checkpoint is written under a temporary name and renamed when everything in it is on disk; only then
-does `latest` move, and only then may older ones go. A run killed at any instant leaves the last
-complete checkpoint in place.
+A checkpoint is written under a temporary name and renamed when all of it is on disk; only then does `latest` move, and
+only then are older ones deleted. A run killed at any point keeps its last complete checkpoint.
 """
 
 import json
@@ -42,37 +41,34 @@ TOKENIZER = "tokenizer"
 TEMPORARY = ".tmp"
 _PREFIX = "step_"
 _FINAL = re.compile(rf"{_PREFIX}(\d+)")
-# Two moments and, where the weights themselves are not fp32 or the optimizer holds its own, main weights; all fp32.
+# Two moments and, unless the weights are fp32 and the optimizer uses them directly, main weights; all in fp32.
 _MOMENT_BYTES = 8
 _MAIN_BYTES = 4
 _OVERHEAD_BYTES = 1 << 20
 
 Check = Callable[[Path], list[str]]
-"""From a checkpoint to what is wrong with it; nothing = it is sound."""
+"""From a checkpoint to its problems; empty if it is sound."""
 
 
 def step_path(run_path: str | Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return Path(run_path) / CHECKPOINTS / f"{_PREFIX}{step:07d}"
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step that a checkpoint's name says."""
+    """Return the step in a checkpoint's name."""
     match = _FINAL.fullmatch(checkpoint.name)
     assert match is not None, checkpoint
     return int(match[1])
 
 
-def missing_parts(path: Path) -> list[str]:
-    """Return which of a checkpoint's necessary files are missing; all that is looked at without verification."""
-    return [f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()]
-
-
 def check_for(verify: bool) -> Check:
-    """Return what is looked at before a checkpoint is opened: sizes against its manifest, or only that it is there."""
+    """Return the check made before a checkpoint is opened: sizes against its manifest, or only that files exist."""
     if not verify:
-        return missing_parts
-    # Thousands of ranks would ask the file system for thousands of shards each; rank 0 speaks for them in the end.
+        return lambda path: [
+            f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()
+        ]
+    # Only rank 0 asks for the size of every shard: thousands of ranks would overload the file system.
     return quick_problems if is_first() else head_problems
 
 
@@ -82,38 +78,38 @@ def all_checkpoints(run_path: str | Path) -> list[Path]:
     return sorted(found, key=step_of)
 
 
-def newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
-    """Return the newest sound checkpoint, None if there is no checkpoint; warn on rank 0 of newer, damaged ones.
+def _newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
+    """Return the newest sound checkpoint, None if the list is empty; rank 0 warns of newer, damaged ones.
 
     Args:
         checkpoints: oldest first.
-        check: what is wrong with one.
+        check: finds a checkpoint's problems.
 
     Raises:
-        CheckpointError: None of them is sound; starting afresh would bury them.
+        CheckpointError: None of them is sound. A run must not start afresh over them.
     """
     passed_over: list[str] = []
     for path in reversed(checkpoints):
         problems = check(path)
         if not problems:
             if passed_over and is_first():
-                lines = [*passed_over, f"the one before is used: {path}"]
+                lines = [*passed_over, f"using the one before it: {path}"]
                 print("\n".join(f"WARNING: {line}" for line in lines), file=sys.stderr, flush=True)
             return path
         passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
     if passed_over:
-        fix = "none is left that can be used, and a fresh start would bury them: restore one, or move them away"
+        fix = "no usable checkpoint is left, and a run does not start afresh over these: restore one, or move them away"
         raise CheckpointError([*passed_over, fix])
     return None
 
 
 def newest_checkpoint(run_path: str | Path, check: Check = all_problems) -> Path | None:
-    """Return a run's newest sound checkpoint, none where it has none yet; warn of newer ones that are not.
+    """Return a run's newest sound checkpoint, None if it has no checkpoint yet; warn of newer, damaged ones.
 
     Raises:
         CheckpointError: There are checkpoints, but none is sound.
     """
-    return newest_sound(all_checkpoints(run_path), check)
+    return _newest_sound(all_checkpoints(run_path), check)
 
 
 def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
@@ -136,30 +132,29 @@ def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
 
 
 def agree_on_checkpoint(path: str | Path, verify: bool) -> Path | None:
-    """Return the newest sound checkpoint of a run folder, a step folder itself, None if there is none; collective.
+    """Return the newest sound checkpoint of a run folder, or a step folder itself; None if there is none; collective.
 
     Args:
         path: run folder or step folder.
         verify: compare every file's hash with the manifest; each rank reads a share.
 
     Raises:
-        CheckpointError: There are checkpoints, but none is sound.
-        PrealignError: The same, found by rank 0.
+        PrealignError: There are checkpoints, but none is sound.
     """
     from megatron_prealign.platform.agreement import on_first_rank  # deferred: reports look at folders without torch
 
     candidates = on_first_rank(lambda: _candidates(Path(path), check_for(verify)))
-    return newest_sound(candidates, _hash_problems_of_all if verify else lambda _: [])
+    return _newest_sound(candidates, _hash_problems_of_all if verify else lambda _: [])
 
 
 def _candidates(path: Path, check: Check) -> list[Path]:
-    """Return what is sound at a first glance, oldest first; what is not, has been warned of before a rank started."""
+    """Return the checkpoints that pass a quick check, oldest first; the plan of the run has warned of the others."""
     if is_checkpoint(path):
         return [resolve_checkpoint(path, check)]
     checkpoints = all_checkpoints(path)
     sound = [checkpoint for checkpoint in checkpoints if not check(checkpoint)]
     if not sound:
-        newest_sound(checkpoints, check)  # raises where there are some
+        _newest_sound(checkpoints, check)  # raises if there are any
     return sound
 
 
@@ -174,7 +169,7 @@ def _hash_problems_of_all(checkpoint: Path) -> list[str]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Tell a checkpoint, damaged perhaps, from a run folder."""
+    """Tell a checkpoint, sound or damaged, from a run folder."""
     return (path / STATE).exists() or (path / MANIFEST).exists()
 
 
@@ -191,22 +186,22 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read one of a checkpoint's JSON files.
 
     Raises:
-        CheckpointError: It can't be read, or is no mapping.
+        CheckpointError: It can't be read, or is not a mapping.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError(f"a mapping is expected, not {content!r:.40}")
+            raise ValueError(f"expected a mapping, found {content!r:.40}")
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
     return content
 
 
 def begin(final: Path) -> Path:
-    """Create the empty temporary folder of a checkpoint, under a name of its own, and return it.
+    """Create the empty temporary folder of a checkpoint and return it; delete what earlier saves left first.
 
-    Whatever earlier saves left behind goes first: it may be what fills the disk. A rank of a killed run that still
-    writes can't meet the new name.
+    Leftovers may be what fills the disk. The name is new each time, so that a rank of a killed run that is still
+    writing can't write into it.
     """
     sweep(final.parent)
     temporary = final.with_name(f"{final.name}.{secrets.token_hex(4)}{TEMPORARY}")
@@ -215,21 +210,21 @@ def begin(final: Path) -> Path:
 
 
 def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) -> None:
-    """Give a checkpoint that is whole and on the disk its final name, point `latest` at it and prune older ones.
+    """Give a checkpoint that is complete and on disk its final name, point `latest` at it and delete older ones.
 
     Args:
         temporary: folder with all files of the checkpoint, manifest included.
-        final: its name to be.
+        final: its final path.
         keep_last: newest checkpoints kept, this one included.
         keep_every: those of steps divisible by it are kept too; 0 = none.
     """
     if final.exists():
-        # Damaged or given up, or the run would not have passed this step again; the one it went on from stays.
+        # The run resumed from an earlier step, so this one is damaged or abandoned.
         final.rename(final.with_name(final.name + ".old" + TEMPORARY))
     temporary.rename(final)
     sync(final.parent)
     write_atomically(final.parent / LATEST, final.name + "\n")
-    # What lies beyond this step is of a course that was given up, and no substitute for an older one of this course.
+    # Later steps belong to a course that was abandoned; they do not replace older checkpoints of this one.
     course = [path for path in all_checkpoints(final.parent.parent) if step_of(path) <= step_of(final)]
     for stale in course[:-keep_last]:
         if keep_every == 0 or step_of(stale) % keep_every:
@@ -239,7 +234,7 @@ def commit(temporary: Path, final: Path, keep_last: int, keep_every: int = 0) ->
 
 
 def set_aside(run_path: str | Path, newest: Path) -> None:
-    """Rename what is newer than the checkpoint a run goes on from: it counts no longer, and is not deleted."""
+    """Rename checkpoints newer than the one a run resumes from; they no longer count, and are never deleted."""
     for path in all_checkpoints(run_path):
         if step_of(path) > step_of(newest):
             aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
@@ -248,7 +243,7 @@ def set_aside(run_path: str | Path, newest: Path) -> None:
 
 
 def sweep(checkpoints: Path) -> None:
-    """Delete what saves and prunings that were cut off left behind."""
+    """Delete what interrupted saves and deletions left."""
     for leftover in checkpoints.glob(f"{_PREFIX}*{TEMPORARY}"):
         shutil.rmtree(leftover, ignore_errors=True)
     for file in leftovers(checkpoints / LATEST):
@@ -256,7 +251,7 @@ def sweep(checkpoints: Path) -> None:
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Return about how many bytes a checkpoint of a resolved configuration takes: weights and AdamW's state."""
+    """Return the approximate size of a checkpoint of a resolved configuration: weights and AdamW's state, in bytes."""
     assert config.model.vocab_size is not None
     parameters = count_parameters(config.model, config.model.vocab_size)
     weight_bytes = 4 if config.training.precision == "fp32" else 2
@@ -266,7 +261,7 @@ def checkpoint_bytes(config: Config) -> int:
 
 
 def room_problems(config: Config) -> list[str]:
-    """Return why the disk of the run can't hold the checkpoints that the run keeps, the one being written included."""
+    """Return a problem if the disk lacks room for the checkpoints that the run keeps plus the one being written."""
     run = Path(config.training.run_path).absolute()
     folder = run / CHECKPOINTS
     existing = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
@@ -277,6 +272,6 @@ def room_problems(config: Config) -> list[str]:
         return []
     return [
         f"training.run_path {config.training.run_path}: {decimal(free)} are free, but {num_missing} more "
-        f"checkpoints of about {decimal(each)} come to lie there at once (checkpoint.keep_last {keep_last} and the "
-        "one being written); make room, or name another folder"
+        f"checkpoints of about {decimal(each)} must fit (checkpoint.keep_last {keep_last} and the one being written); "
+        "make room, or name another folder"
     ]

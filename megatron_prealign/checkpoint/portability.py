@@ -1,7 +1,7 @@
-"""What a checkpoint means elsewhere: on what each of its parts depends, and what becomes of it where that differs.
+"""What each part of a checkpoint depends on, and what happens to it if that differs.
 
-`PARTS` is the one table of it. A save records what the checkpoint depends on (environment.py); what is refused before
-a start, what a load may do without, and what is reset follow from the table, and so does the one in
+`PARTS` is the only table of it. A save records what the checkpoint depends on (environment.py). What is refused before
+a start, what a load can do without and what is reset follow from the table, and so does the table in
 docs/checkpoints.md: `python -m megatron_prealign.checkpoint.portability` prints it.
 """
 
@@ -16,11 +16,11 @@ from megatron_prealign.checkpoint import folder
 from megatron_prealign.config import Config, ModelConfig, load_resolved
 
 Outcome = Literal["kept", "reset", "refused"]
-"""Loaded bit for bit; left out, and started as in a new run; or nothing is loaded and the start ends with an error."""
+"""Loaded bit for bit; not loaded, and started as in a new run; or an error ends the start and nothing is loaded."""
 
 ASPECTS = {
     "model": "architecture and shape of the model",
-    "data": "what the position in the data counts on",
+    "data": "what the position in the data is counted in",
     "layout": "tensor, pipeline, virtual pipeline and context parallel sizes",
     "ranks": "number of ranks",
     "device": "cpu or cuda",
@@ -28,9 +28,10 @@ ASPECTS = {
     "AdamW": "this package's AdamW, Transformer Engine's or apex's",
     "optimizer": "what the optimizer keeps: plain in fp32, plain in bf16 or fp16, or distributed",
     "precision": "fp32, bf16 or fp16, where the kind of optimizer stays",
+    "options": "learning rates, betas, eps, weight decay, micro batch and bucket sizes: this run's own apply",
     "versions": "of torch, megatron-core 0.16 and Transformer Engine up to 2.20",
 }
-"""All that a part can depend on."""
+"""Everything that a part can depend on."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,22 @@ class Part:
 
     name: str
     refused: tuple[str, ...] = ()
-    """Aspects whose difference makes it unusable."""
+    """Aspects that must be equal."""
 
     reset: tuple[str, ...] = ()
-    """Aspects whose difference makes it meaningless, so that it is left out."""
+    """Aspects that must be equal for it to have a meaning; otherwise it is not loaded."""
 
     keys: str = ""
-    """Regular expression that its keys in `.metadata` match; empty where it lies elsewhere."""
+    """Regular expression of its keys in `.metadata`; empty if it is stored elsewhere."""
 
     if_absent: Outcome = "refused"
-    """What happens where the checkpoint lacks an entry that the run has."""
+    """What happens if the checkpoint lacks an entry that the run has."""
 
     reset_to: str = ""
-    """What it is after a reset."""
+    """Its value after a reset."""
 
     def outcome(self, differences: Collection[str]) -> Outcome:
-        """Return what becomes of it where these aspects differ."""
+        """Return what happens to it if these aspects differ."""
         if any(aspect in self.refused for aspect in differences):
             return "refused"
         return "reset" if any(aspect in self.reset for aspect in differences) else "kept"
@@ -77,7 +78,7 @@ GROUPS = Part(
     "optimizer's groups (step count)",
     refused=("model", "optimizer"),
     if_absent="reset",
-    reset_to="the optimizer's defaults; its step count that of the other groups",
+    reset_to="the optimizer's defaults, and the step count of the other groups",
 )
 LOSS_SCALE = Part(
     "loss scale",
@@ -90,32 +91,30 @@ RANDOM_STATES = Part(
     "random states",
     reset=("layout", "ranks", "device"),
     keys=r"random_states/",
-    reset_to="the states that training.seed gives: dropout draws other numbers",
+    reset_to="the states that training.seed gives, so dropout draws other numbers",
 )
 POSITION = Part(
-    "position and counters", refused=("data",), if_absent="reset", reset_to="0: counters that an older version lacks"
+    "position and counters",
+    refused=("data",),
+    if_absent="reset",
+    reset_to="0 for counters that an older version did not save",
 )
 
 PARTS = (WEIGHTS, EXTRA_STATES, MOMENTS, MAIN_PARAMETERS, GROUPS, LOSS_SCALE, RANDOM_STATES, POSITION)
-"""The table: what a continued run takes over."""
+"""The table: what a resumed run loads."""
 
 TRAINED = (WEIGHTS, EXTRA_STATES, MOMENTS, MAIN_PARAMETERS, GROUPS, LOSS_SCALE)
-"""What a run takes that starts from another's weights and optimizer."""
+"""What a run loads that starts from the weights and optimizer of another."""
 
 
 def part_of(key: str) -> Part | None:
-    """Return the part that an entry of `.metadata`, or of a model's state dict, belongs to; the extra states first."""
+    """Return the part that an entry of `.metadata`, or of a model's state dict, belongs to."""
     ordered = (EXTRA_STATES, *(part for part in PARTS if part is not EXTRA_STATES))
     return next((part for part in ordered if part.keys and re.match(part.keys, key)), None)
 
 
-def unknown_keys(keys: Iterable[str]) -> list[str]:
-    """Return those that belong to no part."""
-    return sorted(key for key in keys if part_of(key) is None)
-
-
 def may_be_absent(key: str) -> bool:
-    """Tell whether a run goes on without an entry that its checkpoint lacks."""
+    """Return whether a run can do without an entry that its checkpoint lacks."""
     part = part_of(key)
     return part is not None and part.if_absent == "reset"
 
@@ -132,14 +131,14 @@ _POSITION_FIELDS = (
     "alignment.num_hard_negatives",
     "alignment.sentence_batch_size",
 )
-# Switches change the lengths of documents, and with them what the samples hold.
+# Switches change the lengths of documents, and so the content of samples.
 _ONLINE_FIELDS = tuple(
     f"data.codeswitch_{name}" for name in ("lexicon_paths", "language", "target_language", "ratios", "seed")
 )
 
 
 def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[str]:
-    """Return why parts of a checkpoint can't be taken over; what its configuration tells, without a process group."""
+    """Return why parts of a checkpoint can't be loaded, as far as its configuration shows; needs no process group."""
     saved = load_resolved(checkpoint / folder.CONFIG)
     aspects = {aspect for part in parts for aspect in part.refused}
     problems: list[str] = []
@@ -164,10 +163,10 @@ def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[
 
 
 def _kind_fields(saved: Config, config: Config) -> Iterator[str]:
-    """Yield the fields that make the two optimizers different in kind."""
+    """Yield the fields whose difference makes the two optimizers different in kind."""
     yield "parallel.use_distributed_optimizer"
     is_plain = not (saved.parallel.use_distributed_optimizer or config.parallel.use_distributed_optimizer)
-    # The distributed one keeps fp32 main parameters whatever the precision; of the plain ones only that of 16 bits.
+    # The distributed optimizer always keeps fp32 main parameters; the plain one keeps them in bf16 and fp16 only.
     if is_plain and "fp32" in (saved.training.precision, config.training.precision):
         yield "training.precision"
 
@@ -180,11 +179,11 @@ def _differing(saved: Config, config: Config, names: Iterable[str], message: str
 
 
 def describe_resets(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each part that this run makes use of and that is reset.
+    """Yield a line for each part that this run uses and that is reset.
 
     Args:
         config: of the run.
-        differences: aspects in which the checkpoint differs from it, each with what was and what is.
+        differences: aspects in which the checkpoint differs from the run, each with the old and the new value.
     """
     is_used = {
         EXTRA_STATES: config.training.fp8 != "none",
@@ -205,7 +204,7 @@ def markdown() -> str:
         lines.append(f"| {' | '.join([part.name, *cells, part.if_absent])} |")
     meanings = [f"* *{aspect}*: {meaning}" for aspect, meaning in ASPECTS.items()]
     resets = [f"* {part.name}: {part.reset_to}" for part in PARTS if part.reset_to]
-    return "\n".join([*lines, "", "The columns are", "", *meanings, "", "What is reset is set to", "", *resets, ""])
+    return "\n".join([*lines, "", "The columns are", "", *meanings, "", "A reset gives", "", *resets, ""])
 
 
 if __name__ == "__main__":

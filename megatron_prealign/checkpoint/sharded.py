@@ -13,11 +13,11 @@ import torch
 from megatron.core.dist_checkpointing import ShardedObject
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
+from rich.filesize import decimal
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.environment import Environment
-from megatron_prealign.checkpoint.folder import resolve_checkpoint
 from megatron_prealign.checkpoint.hosts import find_keepers, on_keepers, share_files
 from megatron_prealign.checkpoint.manifest import seal_files, write_manifest
 from megatron_prealign.checkpoint.portability import RANDOM_STATES, may_be_absent
@@ -39,15 +39,13 @@ from megatron_prealign.platform.megatron.optimizer_shards import Box, optimizer_
 from megatron_prealign.platform.megatron.torch_dist import write_sharded
 from megatron_prealign.text.tokenizer import load_tokenizer
 
-__all__ = ["load_full_model", "load_training_state", "load_weights", "resolve_checkpoint", "save_checkpoint"]
-
 RANDOM_STATES_KEY = "random_states"
 TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Files that belong to a tokenizer beside the one that holds it."""
+"""Files of a tokenizer besides the one with its vocabulary."""
 
 
 def _random_states(states: RandomStates | None) -> ShardedObject:
-    """Return the place of this rank's random states in a checkpoint: each rank has its own."""
+    """Return the entry of this rank's random states in a checkpoint: each rank has its own."""
     shape, offset = (torch.distributed.get_world_size(),), (torch.distributed.get_rank(),)
     return ShardedObject(RANDOM_STATES_KEY, states, shape, offset)
 
@@ -57,11 +55,11 @@ def _sharded_model(chunks: list[torch.nn.Module]) -> dict[str, Any]:
 
 
 def _sharded_optimizer(optimizer: MegatronOptimizer | None, model: dict[str, Any], is_loading: bool) -> dict[str, Any]:
-    """Return the optimizer's part of a sharded state dict, without what `optimizer_boxes` gives."""
+    """Return the optimizer's part of a sharded state dict, without the tensors of `optimizer_boxes`."""
     if optimizer is None:
         return {}
     if distributed_parts(optimizer):
-        # As megatron-core names the format, so that its own loading knows it.
+        # megatron-core's name for the format, so that its own code can load it too.
         return {"optimizer": {**optimizer.state_dict(), "param_state_sharding_type": "fully_reshardable"}}
     return {"optimizer": optimizer.sharded_state_dict(model, is_loading=is_loading)}
 
@@ -80,7 +78,7 @@ def save_checkpoint(
         chunks: this rank's wrapped model chunks.
         optimizer: their optimizer.
         state: counters with at least `step`; small and plain.
-        tokenizer_path: tokenizer file or folder, copied in so that the checkpoint stands alone.
+        tokenizer_path: tokenizer file or folder, copied in so that the checkpoint is self-contained.
 
     Returns:
         The checkpoint's folder.
@@ -113,20 +111,23 @@ def save_checkpoint(
 
         on_keepers(keepers, finish)
     except PrealignError as error:
+        causes = [_explain_write(cause, final.parent) for cause in error.problems]
         if torch.distributed.get_rank() in keepers:
             folder.sweep(final.parent)
-        fix = "earlier checkpoints are untouched: mend it and start the same command again to continue from the newest"
-        raise CheckpointError([*(f"{final} could not be saved: {cause}" for cause in error.problems), fix]) from error
+        fix = "earlier checkpoints are untouched: fix the cause and repeat the command to resume from the newest"
+        raise CheckpointError([*(f"{final} could not be saved: {cause}" for cause in causes), fix]) from error
     return final
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer and what belongs to it, never the weights that may lie beside it.
+def _explain_write(cause: str, path: Path) -> str:
+    """Add the free space to a failed write of torch's C++ code, which does not say why it failed."""
+    if "iostream error" not in cause:
+        return cause
+    return f"{cause}: probably No space left on device ({decimal(shutil.disk_usage(path).free)} free), or a quota"
 
-    Args:
-        source: tokenizer file, or a folder with one, perhaps a whole Hugging Face folder.
-        target: folder to make.
-    """
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer file or the tokenizer of a folder, which may hold weights too, into the new folder `target`."""
     target.mkdir()
     file = load_tokenizer(source).path
     for path in (file, *(file.parent / name for name in TOKENIZER_COMPANIONS)):
@@ -136,13 +137,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedState:
-    """What a load gives back beside model and optimizer."""
+    """What a load returns besides model and optimizer."""
 
     random_states: RandomStates | None
-    """Of this rank, to be set when nothing else draws any more; none where they mean nothing here."""
+    """Of this rank, to be set when construction draws nothing more; None if another layout or device saved them."""
 
     differences: dict[str, str]
-    """Aspects in which the run that saved differs from this one, each with what was and what is."""
+    """Aspects in which the run that saved differs from this one, each with the old and the new value."""
 
 
 def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer) -> LoadedState:
@@ -150,7 +151,7 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
-        TrainingError: A weight is no finite number.
+        TrainingError: A weight is not finite, or a moment of the optimizer is NaN.
     """
     model = _sharded_model(chunks)
     sharded = {**model, **_sharded_optimizer(optimizer, model, is_loading=True)}
@@ -166,6 +167,7 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
         boxes = _take_over(checkpoint, chunks, optimizer, loaded)
     if distributed_parts(optimizer):
         _load_boxes(checkpoint, boxes)
+    _check_moments(checkpoint, optimizer)
     weights_from_main_parameters(optimizer, chunks)
     random_states = loaded.get(RANDOM_STATES_KEY)
     if random_states is not None:
@@ -179,45 +181,41 @@ def load_training_state(checkpoint: Path, chunks: list[torch.nn.Module], optimiz
 def _take_over(
     checkpoint: Path, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer, loaded: dict[str, Any]
 ) -> list[Box]:
-    """Give the optimizer what was loaded for it; return what of a distributed one is still to be read."""
+    """Load the optimizer's state from `loaded`; return the tensors of a distributed one, which are still to be read."""
     if "optimizer" not in loaded:
-        raise CheckpointError(f"{checkpoint}: it holds no optimizer; take its weights with checkpoint.init_from")
+        raise CheckpointError(f"{checkpoint}: it holds no optimizer; load its weights alone with checkpoint.init_from")
     _complete_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
-    # Of a new state dict: loading has put what it read in the place of the parameters.
+    # Of a new state dict: loading has replaced the parameters in the old one.
     return optimizer_boxes(optimizer, _sharded_model(chunks))
 
 
 CONFIGURED = {"betas", "eps", "max_lr", "min_lr"}
-"""Options of a parameter group that are this run's, not the checkpoint's. The rate and the weight decay are set in each
-step; megatron-core finds the group that it loads by its rates too, from 0.18 on."""
+"""Options of a parameter group that come from this run's configuration, not from the checkpoint. The learning rate and
+weight decay are set in each step; from 0.18 on, megatron-core also matches saved groups by their rates."""
 
 
 def _complete_groups(state: dict[str, Any], optimizer: MegatronOptimizer) -> None:
-    """Give the parameter groups of a loaded state the run's own options, and what its optimizer reads and they lack.
+    """Set the run's own options in the parameter groups of a loaded state, and add options that they lack; in place.
 
-    Each AdamW reads its options from the groups, not all the same; torch replaces an optimizer's groups by the saved
-    ones, so what these lack is gone. What they have and this optimizer does not read stays in them.
-
-    Args:
-        state: of the optimizer, as loaded; changed in place.
-        optimizer: of this run, which is to load it.
+    torch replaces an optimizer's groups by the saved ones, and each AdamW reads other options from them. Options that
+    this optimizer does not read are kept.
 
     Raises:
-        CheckpointError: A step count is none.
+        CheckpointError: A step count is not a number.
     """
     groups = list(_saved_groups(state))
     for inner in torch_optimizers(optimizer):
         for group in groups:
-            # torch adds names of its own to the defaults when it loads; no group has them from the start.
+            # When loading, torch adds names to the defaults that no group has from the start.
             for name in inner.defaults.keys() & inner.param_groups[0].keys():
                 group.setdefault(name, inner.defaults[name])
             group.update({name: inner.param_groups[0][name] for name in CONFIGURED & inner.param_groups[0].keys()})
-    # Rank 0's groups are saved for all. Those that held none of its parameters were not counted by older versions,
-    # by apex, and by Transformer Engine before 2.20; every group takes part in every step.
+    # Every group takes part in every step, and rank 0's groups are saved for all ranks. Older versions, apex, and
+    # Transformer Engine before 2.20 did not count steps of groups without parameters on rank 0.
     steps = [group["step"] for group in groups if "step" in group]
     if not all(isinstance(step, int | float | torch.Tensor) and 0 <= float(step) < math.inf for step in steps):
-        raise CheckpointError(f"the optimizer's step counts {steps} can't be; name another checkpoint")
+        raise CheckpointError(f"the optimizer's step counts {steps} are not valid; use another checkpoint")
     step = max(steps, default=None)
     if step is not None:
         for group in groups:
@@ -237,7 +235,7 @@ def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
-        TrainingError: A weight is no finite number.
+        TrainingError: A weight is not finite.
     """
     sharded = _sharded_model(chunks)
     with _errors_named(checkpoint):
@@ -255,28 +253,46 @@ def _load_boxes(checkpoint: Path, boxes: list[Box]) -> None:
         mismatched = read_boxes(boxes, checkpoint)
     names = sorted({name for found in from_all_ranks(mismatched) for name in found})
     if names:
+        copies = f"{len(names)} weights differ from them" if names[1:] else "a weight differ from it"
         raise CheckpointError(
-            f"{checkpoint}: the optimizer's state is damaged: its copies of {len(names)} weights are not those weights "
-            f"({', '.join(names[:3])}{', ...' if names[3:] else ''}); earlier versions saved them so where gradient "
-            "buckets were padded. The weights are sound: start a new run from them with checkpoint.init_from, without "
-            "checkpoint.init_optimizer"
+            f"{checkpoint}: the optimizer's state is damaged: its fp32 copies of {copies} "
+            f"({', '.join(names[:3])}{', ...' if names[3:] else ''}). Check the files with --checkpoint.verify true. "
+            "If they are intact, an earlier version saved the copies from padded gradient buckets, and the weights are "
+            "sound: start a new run with checkpoint.init_from, without checkpoint.init_optimizer"
+        )
+
+
+def _check_moments(checkpoint: Path, optimizer: MegatronOptimizer) -> None:
+    """Refuse NaN in the optimizer's moments: the first step would carry it into the weights."""
+    moments = (
+        state[name]
+        for inner in torch_optimizers(optimizer)
+        for state in inner.state.values()
+        for name in ("exp_avg", "exp_avg_sq")
+        if name in state
+    )
+    if any(moment.isnan().any() for moment in moments):
+        raise TrainingError(
+            f"{checkpoint}: the optimizer's moments hold NaN; use another checkpoint, or load its weights alone with "
+            "checkpoint.init_from"
         )
 
 
 @contextlib.contextmanager
 def _errors_named(checkpoint: Path) -> Iterator[None]:
-    """Raise what goes wrong inside the context as a CheckpointError about this checkpoint."""
+    """Convert errors inside the context to a CheckpointError about this checkpoint."""
     try:
         yield
     except PrealignError as error:
         raise CheckpointError(error.problems) from error
     except CheckpointException as error:
-        # torch's own, no Exception, with the failure of each rank; a damaged file, or a part that is not there.
+        # torch's own, not an Exception, with the failure of each rank: a damaged file or a missing part.
         cause, _ = next(iter(error.failures.values()))
         if isinstance(cause, CheckpointError):
             raise cause from error
         raise CheckpointError(
-            f"{checkpoint}: can't be loaded ({cause!r}): it is damaged or lacks a part; name another checkpoint"
+            f"{checkpoint}: can't be loaded ({cause!r}): it is damaged or incomplete; --checkpoint.verify true "
+            "names the file; use another checkpoint"
         ) from error
     except Exception as error:
         # megatron-core raises a dozen types here, from missing shards to shapes that differ.
@@ -294,13 +310,13 @@ def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[st
     if absent:
         raise CheckpointError(f"{checkpoint}: {', '.join(absent[:3])} can't be loaded into this model")
     if damaged:
-        raise TrainingError(f"{checkpoint}: {', '.join(damaged[:3])} hold NaN or infinity; name another checkpoint")
+        raise TrainingError(f"{checkpoint}: {', '.join(damaged[:3])} hold NaN or infinity; use another checkpoint")
 
 
 def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
     """Load a checkpoint of any layout as one fp32 model on the CPU, in evaluation mode.
 
-    Makes this process a group of one where it belongs to none yet.
+    Makes this process a group of one unless it is in a process group already.
 
     Args:
         path: step folder, or run folder for its newest checkpoint.
@@ -311,7 +327,7 @@ def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
     Raises:
         CheckpointError: No checkpoint there, or it can't be loaded.
     """
-    checkpoint = resolve_checkpoint(path)
+    checkpoint = folder.resolve_checkpoint(path)
     saved = load_resolved(checkpoint / folder.CONFIG)
     training = dataclasses.replace(saved.training, precision="fp32", fp8="none", recompute="none", device="cpu")
     local = dataclasses.replace(saved.model, transformer_impl="local")

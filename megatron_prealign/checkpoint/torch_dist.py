@@ -1,4 +1,4 @@
-"""A torch_dist checkpoint, read without running what is in it, and refused where it lacks what is asked for."""
+"""Read a torch_dist checkpoint without running code in it; refuse one that lacks what is asked for."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from megatron_prealign.checkpoint.portability import may_be_absent, part_of, unknown_keys
+from megatron_prealign.checkpoint.portability import may_be_absent, part_of
 from megatron_prealign.checkpoint.safe_pickle import load_plain, read_metadata
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.platform.agreement import failing_together
@@ -32,21 +32,21 @@ from megatron_prealign.platform.megatron.torch_dist import StateDict, load_shard
 def read_sharded(state: StateDict, folder: Path) -> StateDict:
     """Read a sharded state dict; collective.
 
-    What all data-parallel ranks need is read from the disk by one of them, and sent to the others. What the checkpoint
-    lacks and a run can do without is left out.
+    One data-parallel rank reads from disk what all of them need, and sends it to the others. The result leaves out
+    entries that the checkpoint lacks and a run can do without.
 
     Raises:
         PrealignError: The table of contents can't be read, or lacks what is asked for; raised on all ranks.
-        CheckpointException: The files don't hold what is asked for; and a dozen errors of megatron-core.
+        CheckpointException: A file lacks what is asked for. megatron-core raises a dozen other types.
     """
-    # Read before torch's own `load`, which prints the traceback of a rank that fails in it.
+    # Before torch's `load`, which would print the traceback of a rank that fails in it.
     with failing_together():
         metadata = _read_contents(folder)
-        unknown = unknown_keys(metadata.state_dict_metadata) if "optimizer" in state else []
-        if unknown:
+        unknown = sorted(key for key in metadata.state_dict_metadata if part_of(key) is None)
+        if unknown and "optimizer" in state:
             raise CheckpointError(
-                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; continue it "
-                "with the version that saved it, or take its weights alone with checkpoint.init_from"
+                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; resume with "
+                "the version that saved it, or load the weights alone with checkpoint.init_from"
             )
 
     def check_keys(keys: Collection[str]) -> None:
@@ -64,16 +64,15 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
 
 
 def read_boxes(boxes: Sequence[Box], folder: Path) -> list[str]:
-    """Read boxes of tensors into the memory that they name; collective. One stored part is in memory at once.
+    """Read boxes of tensors into the memory that they name; collective. One stored part is in memory at a time.
 
     Returns:
-        The weights whose main parameters, so far as this rank reads them, are others.
+        Names of weights that differ from their main parameters, as far as this rank reads them.
 
     Raises:
         PrealignError: The table of contents can't be read, or lacks what is asked for; raised on all ranks.
         CheckpointException: The files can't be read.
     """
-    # Before torch's own `load`, which prints the traceback of a rank that fails in it.
     with failing_together():
         metadata = _read_contents(folder)
         items = [item for box in boxes for item in _read_items(box, metadata, folder)]
@@ -83,23 +82,23 @@ def read_boxes(boxes: Sequence[Box], folder: Path) -> list[str]:
 
 
 def _read_contents(folder: Path) -> Metadata:
-    """Read the table of contents; where a part of a tensor is stored nowhere, nothing would be read for it."""
+    """Read the table of contents and refuse one without a part of a tensor: torch would leave that part as it is."""
     metadata = read_metadata(folder / ".metadata")
     for key, stored in metadata.state_dict_metadata.items():
         if isinstance(stored, TensorStorageMetadata):
             missing = math.prod(stored.size) - sum(math.prod(chunk.sizes) for chunk in stored.chunks)
             if missing > 0:
-                raise CheckpointError(f"{folder}: {key} lacks {missing} numbers; name another checkpoint")
+                raise CheckpointError(f"{folder}: {key} lacks {missing} numbers; use another checkpoint")
     return metadata
 
 
 def _read_items(box: Box, metadata: Metadata, folder: Path) -> list[ReadItem]:
-    """Return which parts of which stored tensors a box is read from."""
+    """Return the parts of stored tensors that a box is read from."""
     stored = metadata.state_dict_metadata.get(box.key)
     if stored is None:
         raise CheckpointError(_tell_absent(folder, [box.key]))
     if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != box.global_shape:
-        raise CheckpointError(f"{folder}: {box.key} has another shape than {box.global_shape}; name another checkpoint")
+        raise CheckpointError(f"{folder}: {box.key} has another shape than {box.global_shape}; use another checkpoint")
     wanted = ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))
     return list(create_read_items_for_chunk_list(box.key, stored, [wanted]))
 
@@ -130,14 +129,14 @@ class _BoxPlanner(LoadPlanner):
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         values, weight = self._places(read_item)
-        # A main parameter of fp32 is the weight itself: it is looked at before it is overwritten.
+        # In fp32 the main parameter is the weight itself; compare before it is overwritten.
         return values if weight is None else torch.empty_like(values)
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         values, weight = self._places(read_item)
         if weight is not None:
             name = read_item.dest_index.fqn.removeprefix(f"{PREFIX}.{MAIN_PARAMETER}.")
-            # What a weight was rounded to when it was saved, perhaps by a run of another precision.
+            # The weight was rounded to this type when it was saved, by a run of perhaps another precision.
             stored = self._metadata.state_dict_metadata[name]
             assert isinstance(stored, TensorStorageMetadata)
             if not torch.equal(tensor.to(stored.properties.dtype).to(weight.dtype), weight):
@@ -156,7 +155,7 @@ class _BoxPlanner(LoadPlanner):
 
 
 def _without_dispensable(state: StateDict, metadata: Metadata) -> StateDict:
-    """Return the state dict without the objects that the checkpoint lacks and may lack."""
+    """Return the state dict without the dispensable objects that the checkpoint lacks."""
 
     def is_dispensable(value: Any) -> bool:
         return (
@@ -174,7 +173,7 @@ def _without_dispensable(state: StateDict, metadata: Metadata) -> StateDict:
 
 
 class _SafeReader(FileSystemReader):
-    """Reads by a table of contents that was read through a list of allowed names."""
+    """Uses a table of contents that was read safely, in place of torch's own, which unpickles anything."""
 
     def __init__(self, folder: str | Path, metadata: Metadata) -> None:
         super().__init__(folder)
@@ -187,8 +186,8 @@ class _SafeReader(FileSystemReader):
 
 
 def _tell_absent(checkpoint_dir: str | Path, absent: list[str]) -> str:
-    """Return the problem of a checkpoint without what is asked for."""
+    """Return the problem of a checkpoint that lacks entries."""
     part = part_of(absent[0])
     kind = "" if part is None else f" ({part.name})"
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-    return f"{checkpoint_dir}: it lacks {absent[0]}{kind}{more}; name another checkpoint"
+    return f"{checkpoint_dir}: it lacks {absent[0]}{kind}{more}; use another checkpoint"

@@ -11,14 +11,10 @@ import torch
 
 from megatron_prealign.alignment import Taps
 from megatron_prealign.checkpoint import folder
-from megatron_prealign.checkpoint.folder import agree_on_checkpoint, room_problems
+from megatron_prealign.checkpoint.folder import agree_on_checkpoint, resolve_checkpoint, room_problems
 from megatron_prealign.checkpoint.portability import PARTS, TRAINED, WEIGHTS, describe_resets, refusals
 from megatron_prealign.checkpoint.run_lock import HOLDER, LOCK
-from megatron_prealign.checkpoint.sharded import (
-    load_training_state,
-    load_weights,
-    resolve_checkpoint,
-)
+from megatron_prealign.checkpoint.sharded import load_training_state, load_weights
 from megatron_prealign.config import Config, dump_config
 from megatron_prealign.config.alignment_validation import measures_retrieval
 from megatron_prealign.dataset.index_cache import IndexCache
@@ -51,8 +47,8 @@ from megatron_prealign.training.start_report import describe_weights
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.trackers import missing_packages
-from megatron_prealign.training.validation import build_validator
-from megatron_prealign.training.word_validation import PairSet, build_word_validator, select_pair_sets
+from megatron_prealign.training.validation import Validator
+from megatron_prealign.training.word_validation import PairSet, WordValidator, select_pair_sets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Plan:
         return {plan.items.kind: plan.items for plan, _ in self.objectives if isinstance(plan, AlignmentPlan)}
 
     def read_state(self) -> TrainState:
-        """Return where the run stands, its mixes brought up to the configuration."""
+        """Return the run's position and counters, with the mixes of the configuration."""
         state = _read_state(self.resume_from)
         self.language_modelling.resume_problems(state)
         return state
@@ -92,7 +88,7 @@ def plan_run(config: Config) -> Plan:
     """
     problems = [*_path_problems(config), *missing_packages(config.logging)]
     if problems:
-        # What is looked at below lies on these paths.
+        # The checks below read these paths.
         raise ConfigError(problems)
     tokenizer = load_tokenizer(config.data.tokenizer_path)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
@@ -109,13 +105,14 @@ def plan_run(config: Config) -> Plan:
     problems += data_problems
     resume_from = init_from = None
     try:
-        resume_from = _find_resume(config)
+        check = folder.check_for(config.checkpoint.verify)
+        resume_from = folder.newest_checkpoint(config.training.run_path, check)
         if resume_from is not None:
             problems += _resume_problems(config, resume_from)
         problems += _continue_problems(objectives, resume_from)
         if resume_from is None and config.checkpoint.init_from is not None:
-            init_from = resolve_checkpoint(config.checkpoint.init_from, folder.check_for(config.checkpoint.verify))
-            problems += refusals(config, init_from, TRAINED if config.checkpoint.init_optimizer else (WEIGHTS,))
+            init_from = resolve_checkpoint(config.checkpoint.init_from, check)
+            problems += _init_problems(config, init_from)
     except PrealignError as error:
         problems += error.problems
     problems += room_problems(config)
@@ -136,26 +133,19 @@ def _read_state(checkpoint: Path | None) -> TrainState:
     return TrainState() if checkpoint is None else TrainState.read(checkpoint)
 
 
-_LONGEST_NAME = 255
-"""Bytes of a file's or folder's name, on all file systems that clusters use."""
-
-
 def _path_problems(config: Config) -> Iterator[str]:
-    """Yield why a folder of the run can't be made; nothing is created to find out."""
+    """Yield why a folder of the run can't be made, without creating anything."""
     paths = {"training.run_path": Path(config.training.run_path), "data.cache_path": cache_path(config)}
     for name, path in paths.items():
         whole = path.absolute()
-        if "\0" in str(whole) or any(len(part.encode(errors="surrogatepass")) > _LONGEST_NAME for part in whole.parts):
-            yield f"{name} {whole!s:.80}: no name of a file; name another folder"
-            continue
         if whole.is_symlink() and not os.path.exists(whole):
-            yield f"{name} {path}: a link to nowhere; remove it, or name another folder"
+            yield f"{name} {path}: a broken link; remove it, or name another folder"
             continue
         existing = next(parent for parent in (whole, *whole.parents) if os.path.exists(parent))
         if not existing.is_dir():
             yield f"{name} {path}: {existing} is a file; name another folder"
         elif not os.access(existing, os.W_OK):
-            yield f"{name} {path}: {existing} can't be written to; name another folder, or mend its permissions"
+            yield f"{name} {path}: {existing} can't be written to; name another folder, or change its permissions"
     run = config.training.run_path
     records = [Path(run, name) for name in (METRICS, SKIPPED)]
     others = (folder.CONFIG, LOCK, HOLDER, EXIT, f"{folder.CHECKPOINTS}/{folder.LATEST}")
@@ -183,47 +173,53 @@ def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, l
     return config, problems
 
 
-def _find_resume(config: Config) -> Path | None:
-    return folder.newest_checkpoint(config.training.run_path, folder.check_for(config.checkpoint.verify))
-
-
 def _resume_problems(config: Config, checkpoint: Path) -> list[str]:
-    """Return why a run can't go on from a checkpoint of its folder."""
+    """Return why a run can't resume from a checkpoint of its folder."""
     if not config.checkpoint.resume:
         return [
             f"training.run_path {config.training.run_path} already holds {checkpoint.name} and checkpoint.resume is "
             "false; name another folder, or resume"
         ]
-    return [*refusals(config, checkpoint, PARTS), *_check_steps(config, checkpoint)]
+    problems = refusals(config, checkpoint, PARTS)
+    if TrainState.read(checkpoint).step > config.training.train_steps:
+        problems.append(
+            f"training.train_steps {config.training.train_steps}: {checkpoint} is already past it; raise it, or name "
+            "another training.run_path"
+        )
+    return problems
+
+
+def _init_problems(config: Config, checkpoint: Path) -> list[str]:
+    """Return why a new run can't start from a checkpoint."""
+    return refusals(config, checkpoint, TRAINED if config.checkpoint.init_optimizer else (WEIGHTS,))
 
 
 def _settle_start(plan: Plan) -> Plan:
     """Return the plan with the checkpoint that all ranks agree on, every file of it verified; collective.
 
     Raises:
-        PrealignError: No checkpoint is sound, or the one that was fallen back to does not fit.
+        PrealignError: No checkpoint is sound, or an older one that is used instead does not fit.
     """
-    options = plan.config.checkpoint
-    newest = agree_on_checkpoint(plan.config.training.run_path, options.verify)
-    if newest is None:
-        init_from = plan.init_from and agree_on_checkpoint(plan.init_from, options.verify)
-        return dataclasses.replace(plan, resume_from=None, init_from=init_from)
-    if newest != plan.resume_from:
-        problems = [*_resume_problems(plan.config, newest), *_continue_problems(plan.objectives, newest)]
-        if problems:
-            raise ConfigError(problems)
-    on_first_rank(lambda: folder.set_aside(plan.config.training.run_path, newest))
-    return dataclasses.replace(plan, resume_from=newest, init_from=None)
-
-
-def _check_steps(config: Config, checkpoint: Path) -> Iterator[str]:
-    """Yield why there is nothing left to do."""
-    step = TrainState.read(checkpoint).step
-    if step > config.training.train_steps:
-        yield (
-            f"training.train_steps {config.training.train_steps}: {checkpoint} is already past it; raise it, or name "
-            "another training.run_path"
-        )
+    config, verify = plan.config, plan.config.checkpoint.verify
+    resume_from, init_from = agree_on_checkpoint(config.training.run_path, verify), None
+    problems: list[str] = []
+    if resume_from is not None:
+        if resume_from != plan.resume_from:
+            problems = [*_resume_problems(config, resume_from), *_continue_problems(plan.objectives, resume_from)]
+    elif config.checkpoint.init_from is not None:
+        init_from = agree_on_checkpoint(config.checkpoint.init_from, verify)
+        if init_from is not None and init_from != plan.init_from:
+            problems = _init_problems(config, init_from)
+    if problems:
+        raise ConfigError(problems)
+    if resume_from is not None:
+        on_first_rank(lambda: folder.set_aside(config.training.run_path, resume_from))
+    settled = dataclasses.replace(plan, resume_from=resume_from, init_from=init_from)
+    if (resume_from, init_from) != (plan.resume_from, plan.init_from) and torch.distributed.get_rank() == 0:
+        # The report before the start was about the checkpoint that is passed over.
+        report = describe_weights(config, settled.read_state(), resume_from, init_from)
+        print(report, file=sys.stderr, flush=True)
+    return settled
 
 
 def _continue_problems(objectives: list[tuple[ObjectivePlan, Weight]], checkpoint: Path | None) -> list[str]:
@@ -262,8 +258,8 @@ def build_trainer(plan: Plan, platform: Platform, mesh: Mesh) -> Trainer:
     throughput = Throughput(config, torch.distributed.get_world_size(), platform.peak_flops())
     surroundings = Surroundings(chunks, platform.device, mesh, taps, throughput.waiting)
     parts = [(objective.build(state, surroundings), weight) for objective, weight in plan.objectives]
-    validator = build_validator(plan.language_modelling, mesh, platform.device)
-    word_validator = build_word_validator(config, plan.pair_sets, taps(), mesh) if plan.pair_sets else None
+    validator = Validator(plan.language_modelling, mesh, platform.device) if config.training.eval_interval else None
+    word_validator = WordValidator(config, plan.pair_sets, taps(), mesh) if plan.pair_sets else None
     if mesh.rank == 0:
         print(f"Layers: {select_implementation(config.model, platform.name)[1]}.", file=sys.stderr, flush=True)
         if taken_over is not None and plan.resume_from is not None:

@@ -1,12 +1,10 @@
 """Validation losses of each language."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from megatron_prealign.dataset.sampler import SampleDataset, StepLoader
+from megatron_prealign.dataset.sampler import StepLoader
 from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.language_modelling import LanguageModelLoss
 from megatron_prealign.training.objectives.sequences import SequencePlan, build_together, cache_path
@@ -15,34 +13,12 @@ from megatron_prealign.training.objectives.sequences import SequencePlan, build_
 class Validator:
     """Measures the same samples of each language every time."""
 
-    def __init__(
-        self,
-        datasets: dict[str, SampleDataset],
-        *,
-        languages: Sequence[str],
-        micro_batch_size: int,
-        global_batch_size: int,
-        num_steps: int,
-        mesh: Mesh,
-        device: torch.device,
-        end_of_document: int | None = None,
-    ) -> None:
-        """Take at most `num_steps` global batches of each language, from the start.
-
-        Samples number their language as in `languages`; attention does not cross `end_of_document`.
-        """
-        self._datasets = datasets
-        self._languages = languages
-        self._num_steps = num_steps
+    def __init__(self, plan: SequencePlan, mesh: Mesh, device: torch.device) -> None:
+        """Build the validation set of each language; collective."""
+        self._plan = plan
+        self._mesh = mesh
         self._device = device
-        self._end_of_document = end_of_document
-        self._loader: dict[str, Any] = {
-            "micro_batch_size": micro_batch_size,
-            "global_batch_size": global_batch_size,
-            "data_parallel_rank": mesh.data.rank,
-            "data_parallel_size": mesh.data.size,
-            "pad_end": True,
-        }
+        self._datasets = build_together("validation", plan.validation_sets, cache_path(plan.config), mesh)
 
     @torch.no_grad()
     def run(self, chunks: list[torch.nn.Module]) -> dict[str, dict[str, float]]:
@@ -51,13 +27,21 @@ class Validator:
         Returns:
             loss, and where there are switched positions switched_loss and ordinary_loss.
         """
+        training, languages = self._plan.config.training, self._plan.config.data.languages
         for chunk in chunks:
             chunk.eval()
         found: dict[str, dict[str, float]] = defaultdict(dict)
         for language, dataset in self._datasets.items():
-            loss = LanguageModelLoss(self._device, self._languages, end_of_document=self._end_of_document)
-            loader = StepLoader(dataset, **self._loader)
-            for _, batches in zip(range(self._num_steps), loader, strict=False):
+            loss = LanguageModelLoss(self._device, languages, end_of_document=self._plan.document_border)
+            loader = StepLoader(
+                dataset,
+                micro_batch_size=training.micro_batch_size,
+                global_batch_size=training.global_batch_size,
+                data_parallel_rank=self._mesh.data.rank,
+                data_parallel_size=self._mesh.data.size,
+                pad_end=True,
+            )
+            for _, batches in zip(range(training.eval_steps), loader, strict=False):
                 loss.make_pass(batches).run(chunks, forward_only=True)
             loader.close()
             losses = loss.take_metrics()
@@ -67,21 +51,3 @@ class Validator:
         for chunk in chunks:
             chunk.train()
         return dict(found)
-
-
-def build_validator(plan: SequencePlan, mesh: Mesh, device: torch.device) -> Validator | None:
-    """Build the validation of each language, if the run has any; collective."""
-    training = plan.config.training
-    if training.eval_interval == 0:
-        return None
-    datasets = build_together("validation", plan.validation_sets, cache_path(plan.config), mesh)
-    return Validator(
-        datasets,
-        languages=plan.config.data.languages,
-        micro_batch_size=training.micro_batch_size,
-        global_batch_size=training.global_batch_size,
-        num_steps=training.eval_steps,
-        mesh=mesh,
-        device=device,
-        end_of_document=plan.document_border,
-    )

@@ -73,12 +73,13 @@ def select_pair_sets(lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, conf
 class WordValidator:
     """Measures the same word pairs every time."""
 
-    def __init__(self, sets: list[PairSet], taps: Taps, row_length: int, num_microbatches: int, mesh: Mesh) -> None:
-        """Run the words of each set in `num_microbatches` microbatches, as the pipeline schedule needs."""
+    def __init__(self, config: Config, sets: list[PairSet], taps: Taps, mesh: Mesh) -> None:
+        """Measure the pairs that `select_pair_sets` drew."""
         self._sets = sets
         self._taps = taps
-        self._row_length = row_length
-        self._num_microbatches = num_microbatches
+        self._row_length = config.alignment.word_row_length
+        # Interleaved pipelines run whole rounds of microbatches.
+        self._num_microbatches = 1 if mesh.virtual_pipeline_size is None else mesh.pipeline.size
         self._mesh = mesh
 
     @torch.no_grad()
@@ -163,12 +164,3 @@ def held_out_retrieval(results: Mapping[str, Mapping[str, Any]]) -> float | None
     """Return P@1 of held-out words, mean over taps and language pairs; none where no held-out words are measured."""
     held_out = results.get("held_out")
     return mean(mean(pair["p_at_1"]) for pair in held_out.values()) if held_out else None
-
-
-def build_word_validator(config: Config, pair_sets: list[PairSet], taps: Taps, mesh: Mesh) -> WordValidator:
-    """Build the validator over the pairs drawn by `select_pair_sets`."""
-    parallel = config.parallel
-    interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    # Interleaved pipelines run whole rounds of microbatches.
-    num_microbatches = parallel.pipeline_model_parallel_size if interleaved else 1
-    return WordValidator(pair_sets, taps, config.alignment.word_row_length, num_microbatches, mesh)

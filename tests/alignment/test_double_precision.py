@@ -39,6 +39,7 @@ def _item_pass(values: Any, kind: str) -> dict[str, Any]:
     from megatron_prealign.platform import Mesh
     from megatron_prealign.testing.trainers import make_trainer
     from megatron_prealign.training.objectives.alignment import Alignment
+    from megatron_prealign.training.objectives.objective import Surroundings
     from megatron_prealign.training.setup import plan_run
     from megatron_prealign.training.state import TrainState
     from megatron_prealign.training.throughput import Stopwatch
@@ -48,7 +49,8 @@ def _item_pass(values: Any, kind: str) -> dict[str, Any]:
     items = plan_run(trainer.config).items[kind]
     # The same initial weights, without the fp32 gradient buffers.
     model = build_model_chunks(trainer.config, trainer.platform.device)[0].double()
-    alignment = Alignment(trainer.config, [model], Taps([model]), items, Mesh.current(), Stopwatch())
+    surroundings = Surroundings([model], trainer.platform.device, Mesh.current(), lambda: Taps([model]), Stopwatch())
+    alignment = Alignment(trainer.config, items, surroundings)
 
     def evaluate() -> dict[str, Any]:
         model.zero_grad()

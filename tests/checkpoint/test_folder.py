@@ -107,7 +107,7 @@ def test_damage_is_found_by_size_and_by_hash(tmp_path: Path, capsys: pytest.Capt
         assert folder.newest_checkpoint(tmp_path) == older
         error = capsys.readouterr().err
         assert f"WARNING: {newer} is passed over: {file}: its content does not have the hash" in error
-        assert f"WARNING: the one before is used: {older}" in error
+        assert f"WARNING: using the one before it: {older}" in error
         with pytest.raises(CheckpointError, match="does not have the hash that the manifest names"):
             folder.resolve_checkpoint(newer)
         file.write_bytes(content[:-1])
@@ -166,7 +166,7 @@ def test_a_run_without_checkpoints_starts_afresh_but_one_whose_are_all_damaged_d
     assert folder.newest_checkpoint(tmp_path) is None
     for step in (5, 10):
         (_save(tmp_path, step) / folder.STATE).unlink()
-    with pytest.raises(CheckpointError, match="none is left that can be used, and a fresh start would bury") as caught:
+    with pytest.raises(CheckpointError, match="no usable checkpoint is left, and a run") as caught:
         folder.newest_checkpoint(tmp_path)
     assert [f"step_{step:07d}" in problem for step, problem in zip((10, 5), caught.value.problems, strict=False)]
 

@@ -211,7 +211,7 @@ def test_only_extra_states_may_be_missing(world_size: int, make_values: MakeValu
         assert whole is None and extra is None
         # And two moments of it.
         weight, moments, states, unknown = (error or "" for error in errors)
-        assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights) and 2 more; name another" in weight
+        assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights) and 2 more; use another" in weight
         assert "it lacks optimizer.state.exp_avg_sq." in moments
         assert "it lacks random_states/shard_" in states
         assert "does not know what optimizer.state.max_exp_avg_sq.output_layer.weight is" in unknown
@@ -243,7 +243,10 @@ def test_parts_that_are_nowhere_and_odd_groups_are_refused(
             lambda run: _edit_metadata(run, lose_a_part),
             r"exp_avg.decoder.layers.mlp.linear_fc2.weight lacks 2048",
         ),
-        "step": (edit_groups(lambda groups: groups[0].update(step="x")), r"the optimizer's step counts .* can't be"),
+        "step": (
+            edit_groups(lambda groups: groups[0].update(step="x")),
+            r"the optimizer's step counts .* are not val",
+        ),
         "nan": (edit_groups(lambda groups: groups[0].update(step=float("nan"))), r"the optimizer's step counts"),
         "groups": (edit_groups(list.clear), "can't be loaded into this model"),
     }

@@ -57,7 +57,7 @@ def test_a_disk_without_room_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 4 * each - 1))
     (problem,) = room_problems(config)
     assert problem.startswith(f"training.run_path {run}: {decimal(4 * each - 1)} are free, but 4 more")
-    assert f"but 4 more checkpoints of about {decimal(each)} come" in problem
+    assert f"but 4 more checkpoints of about {decimal(each)} must fit" in problem
     # Those that are there already will make way.
     for step in range(1, 4):
         folder.step_path(run, step).mkdir(parents=True)

@@ -41,7 +41,7 @@ def test_the_one_before_is_used_loudly(
     warning = next(line for line in run.log.splitlines() if line.startswith("WARNING: "))
     assert warning.startswith(f"WARNING: {newest} is passed over: {shard}: ")
     assert complaint in warning
-    assert f"WARNING: the one before is used: {before}" in run.log
+    assert f"WARNING: using the one before it: {before}" in run.log
     assert read_records(run.path) == whole.records
     assert folder.newest_checkpoint(run.path) == folder.step_path(run.path, NUM_STEPS)
     # Set aside, so that it does not count among those that are kept.
@@ -62,7 +62,7 @@ def test_nothing_is_started_afresh_over_damaged_checkpoints(
     assert run.wait() == [2, 2]
     error = run.log[run.log.index("error: ") :]
     assert all(f"{checkpoint} is passed over: " in error for checkpoint in checkpoints)
-    assert "none is left that can be used, and a fresh start would bury them" in error
+    assert "no usable checkpoint is left, and a run does not start afresh over these" in error
     assert folder.all_checkpoints(tmp_path / "run") == checkpoints
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == records
 

@@ -248,7 +248,7 @@ def test_a_damaged_old_checkpoint_is_refused_and_a_sound_one_goes_on(make_values
         (checkpoint,) = folder.all_checkpoints(tmp_path / name)
         assert differing_copies(checkpoint) != []
         for said in run_distributed(_start, case.world_size, values(name, case)):
-            assert said.startswith(f"{checkpoint}: the optimizer's state is damaged: its copies of")
+            assert said.startswith(f"{checkpoint}: the optimizer's state is damaged: its fp32 copies of")
             assert "checkpoint.init_from" in said
     assert differing_copies(sound) == []
     # Into several buckets.

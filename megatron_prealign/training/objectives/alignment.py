@@ -12,7 +12,7 @@ import torch
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
-from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch, Taps
+from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch
 from megatron_prealign.config import AlignmentConfig, Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
 from megatron_prealign.config.taps import tap_weights
@@ -20,10 +20,8 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.model import hidden_states_only, segment_mask
 from megatron_prealign.pairs.batches import ItemBatch, ItemBatches, PackedItems
-from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
 from megatron_prealign.training.state import TrainState
-from megatron_prealign.training.throughput import Stopwatch
 
 
 class Alignment:
@@ -31,25 +29,17 @@ class Alignment:
 
     reaches_all_parameters = False
 
-    def __init__(
-        self,
-        config: Config,
-        chunks: list[torch.nn.Module],
-        taps: Taps,
-        items: ItemBatches,
-        mesh: Mesh,
-        waiting: Stopwatch,
-    ) -> None:
-        """Read the microbatches of this data-parallel rank from `items`, timed by `waiting`."""
-        alignment = config.alignment
+    def __init__(self, config: Config, items: ItemBatches, surroundings: Surroundings) -> None:
+        """Read the microbatches of this data-parallel rank from `items`."""
+        alignment, taps = config.alignment, surroundings.taps()
         self._items = items
-        self._mesh = mesh
-        self._waiting = waiting
-        self._device = taps.device
+        self._mesh = surroundings.mesh
+        self._waiting = surroundings.waiting
+        self._device = surroundings.device
         self._count = getattr(alignment, f"num_{items.kind}_microbatches")
         weights = tap_weights(alignment.taps, taps.num_layers, tied=taps.tied)
         self._loss = AlignmentLoss(taps, weights, alignment.temperature, alignment.similarity_memory_mib * 2**20)
-        self._scale_loss = get_model_config(chunks[0]).grad_scale_func or (lambda loss: loss)
+        self._scale_loss = get_model_config(surroundings.chunks[0]).grad_scale_func or (lambda loss: loss)
         self._positions = torch.zeros(2, dtype=torch.int64)
 
     def make_passes(self, state: TrainState, weight: float | None) -> list[Pass]:
@@ -146,14 +136,7 @@ class AlignmentPlan:
     def build(self, state: TrainState, surroundings: Surroundings) -> Alignment:
         """Build the objective, and note its items in `state`."""
         state.note_items(self.items.kind, self.items.fingerprint)
-        return Alignment(
-            self.config,
-            surroundings.chunks,
-            surroundings.taps(),
-            self.items,
-            surroundings.mesh,
-            surroundings.waiting,
-        )
+        return Alignment(self.config, self.items, surroundings)
 
 
 def read_lexicons(config: Config) -> dict[str, Lexicon]:
