@@ -45,9 +45,9 @@ def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) ->
 
 
 def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
-    """Build megatron-core's process groups and seed its random states; return the mesh.
+    """Build megatron-core's process groups and seed all random generators; return the mesh.
 
-    Groups that this process already has stay as they are.
+    Does nothing if this process already has its groups.
     """
     if parallel_state.model_parallel_is_initialized():
         return Mesh.current()
@@ -63,15 +63,17 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
     # Dropout differs between pipeline stages and between ranks that see other tokens.
     mesh = Mesh.current()
     seed += 100 * mesh.pipeline.rank + 10 * mesh.replicas.rank
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return mesh
 
 
 def can_free_sent_outputs(interleaved: bool) -> bool:
-    """Tell whether a pipeline stage on GPUs may free an output as soon as it was handed over for sending.
+    """Return whether a pipeline stage on GPUs may free an output as soon as sending it has begun.
 
-    Interleaved schedules send beside the computation (`overlap_p2p_comm`), and megatron-core before 0.18.2 frees the
+    Interleaved schedules send during the computation (`overlap_p2p_comm`), and megatron-core before 0.18.2 frees the
     output while NCCL may still read it (its PR 4047). Can go when pyproject.toml asks for 0.18.2.
     """
     return not interleaved or Version(megatron.core.__version__) >= Version("0.18.2")
@@ -128,7 +130,7 @@ def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
 
 
 def get_random_states() -> RandomStates:
-    """Return the states of Python's, numpy's, torch's and megatron-core's generators."""
+    """Return the states of the generators of Python, numpy, torch and megatron-core."""
     numpy = np.random.get_state(legacy=False)
     assert isinstance(numpy, dict)
     words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
@@ -137,13 +139,13 @@ def get_random_states() -> RandomStates:
         "numpy": {**numpy, "state": {**numpy["state"], "key": words}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        # What differs between tensor-parallel ranks and what does not.
+        # Those that differ between tensor-parallel ranks, and those that do not.
         "megatron": tensor_parallel.get_cuda_rng_tracker().get_states(),
     }
 
 
 def set_random_states(states: RandomStates) -> None:
-    """Go on where `get_random_states` was called."""
+    """Restore the states that `get_random_states` returned."""
     numpy = states["numpy"]
     words = numpy["state"]["key"].numpy().astype(np.uint32)
     random.setstate(states["python"])
@@ -155,6 +157,6 @@ def set_random_states(states: RandomStates) -> None:
 
 
 def device_of(states: RandomStates) -> str:
-    """Return the kind of device whose states they are: those of a CPU's generator are far larger than of a GPU's."""
+    """Return "cpu" or "cuda" by the size of the states: those of a CPU's generator are far larger."""
     sizes = {state.numel() for state in states["megatron"].values()}
     return "cpu" if states["torch"].numel() in sizes else "cuda"

@@ -1,4 +1,4 @@
-"""Guards between the gradients of a step and the weights: all ranks skip it, rewind or stop alike."""
+"""Guards between the gradients of a step and the weights; all ranks skip the step, rewind or stop together."""
 
 import math
 import statistics
@@ -25,7 +25,7 @@ _LOWEST_LOSS_SCALE = 1.0
 
 
 class DivergenceError(PrealignError):
-    """A run that goes on would only waste time; raised on all ranks."""
+    """The run diverged, and continuing would waste time; raised on all ranks."""
 
     exit_code = 3
 
@@ -34,7 +34,7 @@ class Guard:
     """Judges each step before its update."""
 
     def __init__(self, config: Config, step: int, say: Callable[[str], None] | None) -> None:
-        """Judge the steps after `step`; write skipped ones down where there is a `say` to tell them: on one rank."""
+        """Judge the steps after `step`; record skipped ones on the rank that has `say`, which shows a line."""
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
         self._say = say
@@ -49,22 +49,22 @@ class Guard:
         before: TrainState,
         state: TrainState,
     ) -> Verdict:
-        """Return what becomes of a step whose gradients are in the buffers; a collective.
+        """Return what to do with a step whose gradients are in the buffers; collective.
 
         Args:
             chunks: wrapped model chunks.
-            optimizer: whose loss scale says whether an overflow is to be expected.
-            stage: whose objectives hold the losses of the step; they drop it if it is skipped.
-            before: position in the data at which the step began.
-            state: position behind it; its counters of skipped steps and its recent losses are kept up.
+            optimizer: its loss scale shows whether fp16 may overflow.
+            stage: its objectives hold the losses of the step; they forget them if it is skipped.
+            before: position in the data before the step.
+            state: position after it; its counters of skipped steps and recent losses are updated.
 
         Raises:
-            DivergenceError: Too many steps were skipped in a row, or the run went back too often.
+            DivergenceError: Too many steps were skipped in a row, or the run returned to a checkpoint too often.
         """
         sums, num_bad = self._sum_over_ranks(chunks, stage)
         total, count = (sum(part) for part in zip((0.0, 0.0), *(pair for pair in sums if pair[1]), strict=True))
         loss = total / max(count, 1)
-        # Where the loss is scaled, the optimizer skips a step that overflows, and lowers the scale while it can.
+        # The optimizer itself skips a step that overflows in fp16, and lowers the loss scale until the lowest one.
         is_overflow = self._is_loss_scaled and float(optimizer.get_loss_scale()) > _LOWEST_LOSS_SCALE
         if (num_bad and not is_overflow) or not all(math.isfinite(losses) for losses, _ in sums):
             return self._skip("the loss or a gradient is NaN or infinite", loss, stage, before, state)
@@ -73,7 +73,7 @@ class Guard:
             cause = f"the loss spikes, above {limit:.4f}"
             return self._skip(cause, loss, stage, before, state, is_spike=True)
         if self._options.loss_spike == "ignore":
-            # Switched on later, the guard must not judge by losses of long ago.
+            # If the guard is switched on later, it must not judge by old losses.
             state.recent_losses = []
         elif count:
             state.recent_losses = [*state.recent_losses, loss][-self._options.spike_window :]
@@ -81,7 +81,7 @@ class Guard:
         return "apply"
 
     def _sum_over_ranks(self, chunks: list[torch.nn.Module], stage: Stage) -> tuple[list[list[float]], float]:
-        # Reduced gradients: NaN of one data-parallel rank is in the buffers of all, but not of other stages and parts.
+        # After the reduction all data-parallel ranks have a NaN of one of them; other stages and shards do not.
         sums = stage.step_sums()
         squares = sum_of_squares(gradient_buffers(chunks), sums.device)
         sums = torch.cat([sums, (~squares.isfinite()).expand(1, 2)])
@@ -90,7 +90,7 @@ class Guard:
         return values, num_bad
 
     def _spike_limit(self, state: TrainState) -> float:
-        """Return the loss above which a step is a spike; infinite while too few losses are known."""
+        """Return the loss above which a step is a spike; infinite until enough losses are known."""
         recent = state.recent_losses
         if self._options.loss_spike == "ignore" or len(recent) < self._options.spike_window:
             return math.inf
@@ -109,30 +109,19 @@ class Guard:
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
         step = before.step + 1
-        self._write_down(step, cause, loss, before, state)
+        if self._say is not None and self._skipped is not None:
+            self._say(f"step {step} skipped: {cause} (loss {loss:.4f})")
+            self._skipped.write({"step": step, "cause": cause, "loss": str(loss), **state.drawn_since(before)})
         rewinds = is_spike and self._options.loss_spike == "rewind"
         too_often = rewinds and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
             problems = dict.fromkeys(problem for found in from_all_ranks(stage.step_problems()) for problem in found)
             done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
             tolerance = "raise guards.spike_deviations, " if is_spike else ""
-            fixes = f"{tolerance}lower optimizer.lr or the weights of the losses, or look at the data"
+            fixes = f"{tolerance}lower optimizer.lr or the weights of the losses, or check the data"
             raise DivergenceError(
                 f"step {step} was skipped because {cause}, {done}: {fixes}: {self._run_path / SKIPPED} names the "
                 "samples; the newest checkpoint is untouched" + "".join(f"; {problem}" for problem in problems)
             )
         stage.drop_step()
         return "rewind" if rewinds else "skip"
-
-    def _write_down(self, step: int, cause: str, loss: float, before: TrainState, state: TrainState) -> None:
-        if self._say is None or self._skipped is None:
-            return
-        self._say(f"step {step} skipped: {cause} (loss {loss:.4f})")
-        self._skipped.write(
-            {
-                "step": step,
-                "cause": cause,
-                "loss": str(loss),
-                **state.drawn_since(before),
-            }
-        )

@@ -1,7 +1,7 @@
 """The training loop of both stages.
 
-A step draws its passes from the stage's objectives, runs each through megatron-core's schedule, reduces the summed
-gradients once, and updates. Everything else happens once in a while: a record, a validation, a checkpoint.
+A step takes its passes from the stage's objectives, runs each through megatron-core's schedule, reduces the summed
+gradients once, and updates. Records, validations and checkpoints happen at their intervals.
 """
 
 import contextlib
@@ -58,10 +58,10 @@ class Trainer:
     _recorded_step: int = 0
 
     def train(self) -> str:
-        """Train from `state` to the last step, until held-out retrieval stops rising, or an interruption; save then.
+        """Train to the last step, until held-out retrieval stops rising, or until an interruption; then save.
 
         Returns:
-            What interrupted the run; empty where it is done.
+            What interrupted the run; empty if it is done.
         """
         training, logging = self.config.training, self.config.logging
         self._saved_step = self._recorded_step = self.state.step
@@ -91,14 +91,14 @@ class Trainer:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether no step is left, or stage 1 has waited `alignment.patience` validations in vain."""
+        """Whether no step is left, or held-out retrieval has not risen for `alignment.patience` validations."""
         return self.state.step >= self.config.training.train_steps or has_lost_patience(self.config, self.state)
 
     def train_step(self) -> float | None:
-        """Take one optimizer step and return the global gradient norm before clipping; none where it was skipped.
+        """Take one optimizer step; return the global gradient norm before clipping, None if the step was skipped.
 
         Raises:
-            DivergenceError: Too many steps had to be skipped; the weights are as before.
+            DivergenceError: Too many steps were skipped; the weights are unchanged.
         """
         before = replace(self.state)
         self.compute_gradients()
@@ -131,9 +131,10 @@ class Trainer:
     def update(self) -> float:
         """Update the parameters from the gradients in the buffers; return their norm before clipping.
 
-        Where fp16 overflowed, the norm is infinite and the parameters stay: the loss scale falls instead.
+        If fp16 overflowed, the norm is infinite: the optimizer skips the step and lowers the loss scale.
         """
-        _, gradient_norm, _ = self.optimizer.step()
+        is_updated, gradient_norm, _ = self.optimizer.step()
+        self.state.skipped_steps += not is_updated
         self._advance()
         return math.inf if gradient_norm is None else float(gradient_norm)
 
@@ -154,7 +155,7 @@ class Trainer:
         last.run(self.chunks)
 
     def _accumulate(self, one_pass: Pass) -> None:
-        """Run a pass whose gradients are neither reduced nor finalised yet."""
+        """Run a pass whose gradients are only added up, not reduced or finalised."""
         config = get_model_config(self.chunks[0])
         finalize, no_sync = config.finalize_model_grads_func, config.no_sync_func
         config.finalize_model_grads_func, config.no_sync_func = None, contextlib.nullcontext
@@ -165,7 +166,7 @@ class Trainer:
         config.finalize_model_grads_func, config.no_sync_func = finalize, no_sync
 
     def _checks_step(self) -> bool:
-        """Tell whether the step that is being taken is one whose invariants are checked: it will be recorded."""
+        """Return whether to check the invariants of the current step: it will be recorded."""
         return self.config.training.check_invariants and (self.state.step + 1) % self.config.logging.log_interval == 0
 
     def _is_due(self, interval: int) -> bool:
@@ -217,7 +218,7 @@ class Trainer:
         """Save a checkpoint of this step; collective.
 
         Raises:
-            DivergenceError: The weights hold NaN or infinity; pruning would leave nothing else in the end.
+            DivergenceError: The weights hold NaN or infinity; saves of them would replace all sound checkpoints.
         """
         gather_parameters(self.chunks)
         if not math.isfinite(parameter_norm(self.chunks)):

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from rich.filesize import decimal
@@ -10,6 +11,7 @@ from rich.filesize import decimal
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.folder import checkpoint_bytes, room_problems
 from megatron_prealign.config import config_from_dict, load_resolved
+from megatron_prealign.errors import CheckpointError
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from tests.workspace import MakeValues
@@ -44,6 +46,25 @@ def test_the_estimate_is_what_a_checkpoint_takes(make_values: MakeValues, tmp_pa
         actual = sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
         estimate = checkpoint_bytes(load_resolved(checkpoint / folder.CONFIG))
         assert actual <= estimate <= 1.1 * actual, run.name
+
+
+def _save_to_a_full_disk(values: Any) -> list[str]:
+    from megatron_prealign.platform.megatron import torch_dist
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    trainer = make_trainer(values)
+    with mock.patch.object(torch_dist, "write_common", fail), pytest.raises(CheckpointError) as caught:
+        trainer.save()
+    return caught.value.problems
+
+
+def test_a_failed_write_that_torch_does_not_explain_is_explained(make_values: MakeValues, tmp_path: Path) -> None:
+    first, fix = run_distributed(_save_to_a_full_disk, 1, make_values("pretrain", tmp_path / "run"))[0]
+    assert "step_0000000 could not be saved: RuntimeError: basic_ios::clear: iostream error: probably No space" in first
+    assert " free), or a quota" in first
+    assert fix.startswith("earlier checkpoints are untouched: fix the cause and repeat the command")
 
 
 def test_a_disk_without_room_is_refused(

@@ -38,3 +38,15 @@ def test_all_generators_go_on() -> None:
     first, second, *again = run_distributed(_draw_again, 1)[0]
     assert all(one != other for one, other in zip(first, second, strict=True))
     assert again == [first, second]
+
+
+def _first_draws(seed: int) -> list[float]:
+    initialize_distributed(select_platform("cpu"))
+    initialize_model_parallel(ParallelConfig(), seed)
+    return _draw()
+
+
+def test_the_seed_sets_every_generator() -> None:
+    first, again, other = (run_distributed(_first_draws, 1, seed)[0] for seed in (2**33 + 1, 2**33 + 1, 2))
+    assert first == again
+    assert all(one != another for one, another in zip(first, other, strict=True))

@@ -15,8 +15,8 @@ SMALL = {"model": {"num_layers": 2}, "data": {"seq_length": 16}}
 FP16 = {"precision": "fp16", "global_batch_size": 1}
 
 
-def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
-    """Return of each step up to the first good one the norm, the scale after it, and whether a weight moved."""
+def _overflow(values: Any, num_steps: int) -> tuple[list[tuple[float, float, bool]], int]:
+    """Return of each step up to the first good one the norm, the scale after it and whether a weight moved; skipped."""
     trainer = make_trainer(values)
     trainer.schedule.step(1)
     steps = []
@@ -27,7 +27,7 @@ def _overflow(values: Any, num_steps: int) -> list[tuple[float, float, bool]]:
         steps.append((norm, float(trainer.optimizer.get_loss_scale()), any(moved)))
         if norm < float("inf"):
             break
-    return steps
+    return steps, trainer.state.skipped_steps
 
 
 def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeValues, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeVa
     for stage in ("pretrain", "align_init"):
         training = {**FP16, "train_steps": 20}
         values = make_values(stage, tmp_path / stage, optimizer=optimizer, training=training, **SMALL)
-        steps = run_distributed(_overflow, 1, values, 16)[0]
+        steps, num_skipped = run_distributed(_overflow, 1, values, 16)[0]
         overflown = [norm == float("inf") for norm, _, _ in steps]
         assert overflown[0], steps
         assert not overflown[-1], steps
@@ -45,6 +45,7 @@ def test_an_overflow_leaves_the_weights_and_lowers_the_scale(make_values: MakeVa
         # megatron-core bears one overflow, then halves at each.
         num_overflown = sum(overflown)
         assert steps[-1][1] == 2.0 ** (21 - num_overflown + 1)
+        assert num_skipped == num_overflown
 
 
 def _stop(values: Any) -> tuple[list[float], str]:

@@ -183,6 +183,28 @@ def _save_nan(values: Any) -> None:
     save_checkpoint(trainer.config, trainer.chunks, trainer.optimizer, {"step": 0}, trainer.tokenizer_path)
 
 
+def _save_nan_moment(values: Any) -> None:
+    from megatron_prealign.platform.megatron.optimizer import torch_optimizers
+    from megatron_prealign.testing.trainers import make_trainer
+
+    trainer = make_trainer(values)
+    trainer.train_step()
+    state = next(iter(torch_optimizers(trainer.optimizer)[0].state.values()))
+    state["exp_avg"].view(-1)[3] = float("nan")
+    trainer.save()
+
+
+@pytest.mark.parametrize("is_distributed", [False, True])
+def test_nan_in_the_moments_is_told_from_nan_in_the_weights(
+    is_distributed: bool, make_values: MakeValues, tmp_path: Path
+) -> None:
+    parallel = {"use_distributed_optimizer": is_distributed}
+    values = make_values("pretrain", tmp_path / "run", parallel=parallel)
+    run_distributed(_save_nan_moment, 1, values)
+    expected = f"TrainingError: {tmp_path}/run/checkpoints/step_0000001: the optimizer's moments hold NaN; use another"
+    assert run_distributed(_start_error, 1, values)[0].startswith(expected)
+
+
 def test_a_start_from_damaged_weights_names_what_is_damaged(make_values: MakeValues, tmp_path: Path) -> None:
     damaged, poisoned = tmp_path / "damaged", tmp_path / "poisoned"
     run_distributed(train_and_save_all, 1, [make_values("pretrain", damaged, training={"train_steps": 1})])
@@ -228,10 +250,19 @@ def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values
         assert (first[0], second[0]) == (1, 1), path
         assert f"WARNING: {newer} is passed over: {path}: its content does not have the hash" in first[1]
         assert first[1].count("passed over") == 1
+        assert f"Continuing from {older}, step 1 of 2" in first[1]
         assert "WARNING" not in second[1]
         (aside,) = newer.parent.glob(f"{newer.name}.damaged-*")
         aside.rename(newer)
         path.write_bytes(content)
+    # A start from the run's weights falls back in the same way.
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    values = make_values("align_init", tmp_path / "next", parallel=layout, checkpoint={"init_from": str(run)})
+    step, said = run_distributed(_start_point, 2, values)[0]
+    assert step == 0
+    assert f"WARNING: {newer} is passed over: {path}: its content does not have the hash" in said
+    assert f"Starting from the weights of {older}." in said
+    path.write_bytes(content)
     shutil.rmtree(older)
     shard = newer / "__0_0.distcp"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
