@@ -1,7 +1,12 @@
 """Small models that the tests of this folder share."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
+from megatron_prealign.checkpoint.huggingface.export import DTYPES, export_folder
+from megatron_prealign.checkpoint.huggingface.logits import logits_function
 from megatron_prealign.config import Config, DataConfig, ModelConfig, TrainingConfig
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
 
@@ -36,3 +41,20 @@ def build(config: Config, device: torch.device) -> PrealignGPTModel:
             if parameter.dim() == 1:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return model.eval()
+
+
+def export_model(
+    model: torch.nn.Module,
+    config: Config,
+    tokenizer_path: Path,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    verify: bool = True,
+    **options: Any,
+) -> None:
+    """Write a model as a Hugging Face folder; its parameters are rounded to `dtype` in place, as the folder's are."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(DTYPES[dtype]).float()
+    logits_fn = logits_function(model.eval()) if verify else None
+    export_folder(model.state_dict(), config, tokenizer_path, output, dtype=dtype, logits_fn=logits_fn, **options)

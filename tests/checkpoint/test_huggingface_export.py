@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_prealign.checkpoint.huggingface import export_folder, export_model
+from megatron_prealign.checkpoint.huggingface import export_folder
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import CheckpointError
-from tests.checkpoint.models import LLAMA, build, make_config
+from tests.checkpoint.models import LLAMA, build, export_model, make_config
 
 UNTIED_LLAMA = replace(LLAMA, untie_embeddings_and_output_weights=True, num_query_groups=1)
 GPT_NEOX = replace(LLAMA, architecture="gpt_neox", num_query_groups=None, rotary_percent=0.5)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from megatron_prealign.checkpoint.huggingface import from_huggingface, to_huggingface
+from megatron_prealign.checkpoint.huggingface import to_huggingface
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, model_config_json
-from megatron_prealign.checkpoint.huggingface.mapping import weight_rows
+from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, weight_rows
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import CheckpointError
@@ -43,6 +43,12 @@ def random_state(model: ModelConfig) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     sizes = Sizes.of(model)
     return {row.megatron: torch.randn(sizes.shape(row.axes), generator=generator) for row in weight_rows(model)}
+
+
+def from_huggingface(tensors: dict[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
+    """Convert all weights of a folder as an import does."""
+    check_huggingface({name: tuple(tensor.shape) for name, tensor in tensors.items()}, model)
+    return {row.megatron: row.merge(tensors, Sizes.of(model)) for row in weight_rows(model)}
 
 
 @pytest.mark.parametrize("model", VARIANTS)

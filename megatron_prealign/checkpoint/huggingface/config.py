@@ -1,10 +1,12 @@
 """config.json and generation_config.json of a Hugging Face folder, written by hand.
 
-transformers 4.x and 5.x name the same settings differently and fall back to defaults without a word where they don't
-find theirs (a rotary base of 500,000 becomes 10,000), so both names are written.
+transformers 4.x and 5.x name the same settings differently and silently use defaults if they don't find theirs (a
+rotary base of 500,000 becomes 10,000), so both names are written.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megatron_prealign.checkpoint.huggingface.mapping import architecture_of
@@ -13,7 +15,7 @@ from megatron_prealign.config import ModelConfig
 
 @dataclass(frozen=True)
 class SpecialTokenIds:
-    """Ids of the tokenizer's special tokens; none where it has no such token."""
+    """Ids of the tokenizer's special tokens; None if it has no such token."""
 
     bos: int | None
     eos: int | None
@@ -98,3 +100,8 @@ def _gpt_neox_fields(model: ModelConfig, rope: dict[str, Any]) -> dict[str, Any]
 def generation_config_json(special_ids: SpecialTokenIds) -> dict[str, Any]:
     """Return the content of generation_config.json; without the eos token there, generation would never stop."""
     return {"bos_token_id": special_ids.bos, "eos_token_id": special_ids.eos, "pad_token_id": special_ids.pad}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write one of the folder's JSON files."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

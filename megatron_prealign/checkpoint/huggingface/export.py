@@ -1,11 +1,10 @@
-"""Write a complete Hugging Face folder and check that it gives the logits of the Megatron model.
+"""Write a complete Hugging Face folder, check that it gives the logits of the Megatron model, and upload it.
 
-Weights are copied one at a time. A killed export leaves its files in a hidden folder next to the output; the same
+One weight is in memory at a time. A killed export leaves its files in a hidden folder next to the output; the same
 command continues from there.
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -21,12 +20,11 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint.folder import CONFIG, TOKENIZER
 from megatron_prealign.checkpoint.huggingface.card import model_card
-from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json
+from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json, write_json
 from megatron_prealign.checkpoint.huggingface.logits import (
     LogitsFunction,
     check_logits,
     checkpoint_logits,
-    logits_function,
 )
 from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, huggingface_shapes, weight_rows
 from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
@@ -71,23 +69,11 @@ def export_checkpoint(
     max_shard_size: str = MAX_SHARD_SIZE,
     results: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of any layout as a Hugging Face folder; one weight is in memory at a time.
+    """Write a checkpoint of any layout (a step folder) as a Hugging Face folder.
 
-    Continues a killed export of the same checkpoint with the same options. The final self-check needs the whole model
-    in memory, in fp32.
-
-    Args:
-        checkpoint: a step folder.
-        output: folder to write.
-        dtype: data type of the written weights, a key of `DTYPES`.
-        verify: self-check of logits and tokenizer.
-        overwrite: replace an existing output.
-        max_shard_size: as `export_folder`.
-        results: measured numbers for the model card.
-
-    Raises:
-        CheckpointError: as `export_folder`.
-        DataError: no usable tokenizer.
+    Continues a killed export of the same checkpoint with the same options. With `verify`, logits and tokenizer are
+    compared at the end, which needs the whole model in memory in fp32. Other arguments and errors are those of
+    `export_folder`.
     """
     check_output(output, overwrite)
     if problems := lost_inputs(output, [checkpoint]):
@@ -110,50 +96,6 @@ def export_checkpoint(
     )
 
 
-def export_model(
-    model: torch.nn.Module,
-    config: Config,
-    tokenizer_path: Path,
-    output: Path,
-    *,
-    dtype: str = "float32",
-    verify: bool = True,
-    overwrite: bool = False,
-    max_shard_size: str = MAX_SHARD_SIZE,
-) -> None:
-    """Write a whole Megatron model (TP1 PP1, fp32, on the CPU) as a Hugging Face folder.
-
-    The model's parameters are rounded to `dtype` in place first, so that the self-check compares equal weights.
-
-    Args:
-        model: as `load_full_model` returns it.
-        config: the checkpoint's config.
-        tokenizer_path: the training tokenizer's folder or file.
-        output: folder to write.
-        dtype: data type of the written weights, a key of `DTYPES`.
-        verify: self-check of weights and tokenizer.
-        overwrite: replace an existing output.
-        max_shard_size: as `export_folder`.
-
-    Raises:
-        CheckpointError: as `export_folder`.
-        DataError: no usable tokenizer.
-    """
-    check_output(output, overwrite)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(DTYPES[dtype]).float()
-    export_folder(
-        model.state_dict(),
-        config,
-        tokenizer_path,
-        output,
-        dtype=dtype,
-        logits_fn=logits_function(model.eval()) if verify else None,
-        overwrite=overwrite,
-        max_shard_size=max_shard_size,
-    )
-
-
 def export_folder(
     state: Mapping[str, Tensor],
     config: Config,
@@ -170,34 +112,37 @@ def export_folder(
     """Write weights, configs and tokenizer under a temporary name, check them, and rename.
 
     Args:
-        state: Megatron weights of the whole model (TP1 PP1), perhaps read one by one when they are asked for.
+        state: Megatron weights of the whole model (TP1 PP1), perhaps a mapping that reads each one when asked for it.
         config: the checkpoint's config.
         tokenizer_path: the training tokenizer's folder or file.
         output: folder to write.
         dtype: data type of the written weights, a key of `DTYPES`.
-        logits_fn: the Megatron model, its weights rounded to `dtype`; none leaves the self-check out (weights and
-            tokenizer).
+        logits_fn: the Megatron model, its weights rounded to `dtype`; None skips the self-check of weights and
+            tokenizer.
         overwrite: replace an existing output.
         max_shard_size: largest safetensors file, in bytes or with a unit; larger models get an index.
         results: measured numbers for the model card.
-        identity: what the weight files are a function of; those left by an export of equal identity are kept. None
-            starts afresh and leaves nothing behind.
+        identity: determines the content of the weight files; those of an interrupted export of equal identity are
+            kept. None starts afresh and removes everything after an error.
 
     Raises:
-        CheckpointError: the output exists, the model has no Hugging Face counterpart, or the self-check failed.
-            Nothing is left behind, and an existing output is as it was.
+        CheckpointError: the output exists, the model has no Hugging Face counterpart, or the self-check failed. No new
+            file remains, and an existing output is unchanged.
         DataError: no usable tokenizer.
     """
     check_output(output, overwrite)
     shard_bytes = _num_bytes(max_shard_size)
-    if not isinstance(state, CheckpointTensors):
+    if isinstance(state, CheckpointTensors):
+        shapes = state.shapes
+    else:
         state = {local_name(name): tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
-    check_megatron(_shapes(state), config.model)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    check_megatron(shapes, config.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _resumable_folder(output, identity) as folder:
         special_ids = write_tokenizer(tokenizer_path, folder, config.model.max_position_embeddings)
-        _write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
-        _write_json(folder / "generation_config.json", generation_config_json(special_ids))
+        write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
+        write_json(folder / "generation_config.json", generation_config_json(special_ids))
         _write_weights(state, config.model, DTYPES[dtype], folder, shard_bytes)
         (folder / "README.md").write_text(model_card(config, dtype, results), encoding="utf-8")
         if logits_fn is not None:
@@ -205,17 +150,11 @@ def export_folder(
             check_logits(folder, logits_fn, config.model)
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    if isinstance(state, CheckpointTensors):
-        return state.shapes
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
 @contextmanager
 def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
     """Yield a folder that is renamed to the output if the block ends without an error.
 
-    It stays where the block is killed, and is handed out again to a caller of the same identity.
+    If the block is killed, the folder stays, and the next caller with the same identity gets it.
     """
     scratch = output.with_name(f".{output.name}.partial")
     folder, mark = scratch / output.name, scratch / "identity"
@@ -241,7 +180,7 @@ def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
 def _write_weights(
     state: Mapping[str, Tensor], model: ModelConfig, dtype: torch.dtype, folder: Path, shard_bytes: int
 ) -> None:
-    """Write model.safetensors, or numbered shards with an index where it would be larger than a shard."""
+    """Write model.safetensors, or numbered shards with an index if it were larger than a shard."""
     shapes = huggingface_shapes(model)
     blueprint = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
     plan = split_torch_state_dict_into_shards(
@@ -254,7 +193,7 @@ def _write_weights(
             write_safetensors(temporary, here, dtype, _ahead(_converted(state, model, dtype, here)))
             temporary.rename(folder / file_name)
     if plan.is_sharded:
-        _write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+        write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
 
 
 def _converted(
@@ -277,22 +216,15 @@ def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]
             yield current
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def push_to_hub(folder: Path, repository: str) -> str:
-    """Upload a folder; a missing repository is created as private.
+    """Upload a folder to the Hugging Face Hub and return the address; a missing repository is created as private.
 
     Args:
         folder: a complete Hugging Face folder.
         repository: OWNER/NAME. The token is huggingface_hub's own: HF_TOKEN, or that of `hf auth login`.
 
-    Returns:
-        The address of the upload.
-
     Raises:
-        CheckpointError: it was not uploaded; the folder stays as it is.
+        CheckpointError: it was not uploaded; the folder is unchanged.
     """
     api = HfApi()
     try:

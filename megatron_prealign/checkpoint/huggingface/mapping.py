@@ -21,7 +21,7 @@ from megatron_prealign.errors import CheckpointError
 class Row:
     """One weight: its Megatron name, its axes as names of `Sizes` fields, its Hugging Face names and the transform.
 
-    `{layer}` in a name stands for the layer's number, counted from 0 over the whole model.
+    `{layer}` in a name is the layer's number, counted from 0 over the whole model.
     """
 
     megatron: str
@@ -138,7 +138,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     """Return the architecture that a model is written as.
 
     Raises:
-        CheckpointError: a setting of the model has no counterpart there; all such settings are listed.
+        CheckpointError: settings of the model have no counterpart there; all are listed.
     """
     if model.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
@@ -168,7 +168,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
 
 
 def weight_rows(model: ModelConfig) -> list[Row]:
-    """Return the table of every weight of a model, layers filled in; with tied embeddings no output layer."""
+    """Return the rows of all weights of a model, layers filled in; without the output layer if embeddings are tied."""
     rows: list[Row] = []
     for row in architecture_of(model).rows:
         if row.megatron == _OUTPUT_LAYER and not model.untie_embeddings_and_output_weights:
@@ -179,18 +179,15 @@ def weight_rows(model: ModelConfig) -> list[Row]:
 
 
 def to_huggingface(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Convert Megatron weights of the whole model (TP1 PP1) to those of the Hugging Face architecture.
+    """Convert Megatron weights of the whole model (TP1 PP1) to contiguous Hugging Face tensors of the same dtype.
 
     Args:
-        state: weights by Megatron name, of the local or the Transformer Engine layer spec; `_extra_state` is left out.
+        state: weights by Megatron name, of the local or the Transformer Engine layer spec; `_extra_state` is ignored.
         model: the model section of the checkpoint's config, vocab_size set.
 
-    Returns:
-        Contiguous tensors of the same dtype by Hugging Face name; vocabulary rows [V, H] without padding.
-
     Raises:
-        CheckpointError: weights are unknown, missing or of another shape (all are listed), or a setting has no
-            counterpart.
+        CheckpointError: weights are unknown, missing or of another shape, or a setting has no counterpart; all are
+            listed.
     """
     found = {local_name(name): tensor for name, tensor in state.items() if not name.endswith("_extra_state")}
     check_megatron({name: tuple(tensor.shape) for name, tensor in found.items()}, model)
@@ -199,26 +196,6 @@ def to_huggingface(state: Mapping[str, Tensor], model: ModelConfig) -> dict[str,
     for row in weight_rows(model):
         converted.update(row.split(found[row.megatron], sizes))
     return converted
-
-
-def from_huggingface(tensors: Mapping[str, Tensor], model: ModelConfig) -> dict[str, Tensor]:
-    """Convert Hugging Face weights to Megatron weights of the whole model (TP1 PP1), named as in the local layer spec.
-
-    Padding rows of the vocabulary are zero: their logits are masked, so they never train.
-
-    Args:
-        tensors: weights by Hugging Face name.
-        model: the model section that describes them, vocab_size set.
-
-    Returns:
-        Contiguous tensors of the same dtype by Megatron name; vocabulary rows [R, H].
-
-    Raises:
-        CheckpointError: as `to_huggingface`.
-    """
-    check_huggingface({name: tuple(tensor.shape) for name, tensor in tensors.items()}, model)
-    sizes = Sizes.of(model)
-    return {row.megatron: row.merge(tensors, sizes) for row in weight_rows(model)}
 
 
 def megatron_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -238,7 +215,7 @@ def huggingface_shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_megatron(found: Mapping[str, tuple[int, ...]], model: ModelConfig) -> None:
-    """Refuse Megatron weights, given by name and shape, that are not exactly those of the table.
+    """Check that Megatron weights, given by name and shape, are exactly those of the table.
 
     Raises:
         CheckpointError: weights are missing, unknown or of another shape; all are listed.
@@ -247,12 +224,11 @@ def check_megatron(found: Mapping[str, tuple[int, ...]], model: ModelConfig) -> 
 
 
 def check_huggingface(found: Mapping[str, tuple[int, ...]], model: ModelConfig) -> None:
-    """Refuse Hugging Face weights as `check_megatron` does."""
+    """Check Hugging Face weights as `check_megatron` does."""
     _check_weights(found, huggingface_shapes(model), "Hugging Face")
 
 
 def _check_weights(found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], kind: str) -> None:
-    """Refuse weights that are not exactly those of the table."""
     problems = [f"{kind} weight {name} is missing" for name in sorted(shapes.keys() - found.keys())]
     problems += [
         f"{kind} weight {name} is unknown to this architecture" for name in sorted(found.keys() - shapes.keys())

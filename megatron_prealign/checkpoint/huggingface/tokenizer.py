@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
-from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
+from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, write_json
 from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
@@ -48,15 +48,12 @@ _QWEN2_ADVICE = (
 
 
 def write_tokenizer(source: Path, output: Path, model_max_length: int) -> SpecialTokenIds:
-    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json; return the ids of special tokens.
 
     Args:
         source: folder with the training tokenizer's files, or the file itself.
         output: existing folder to write into.
-        model_max_length: tokens that the model is declared for.
-
-    Returns:
-        Ids of the special tokens that generation needs.
+        model_max_length: longest input that the model is declared for, in tokens.
 
     Raises:
         DataError: the source holds no usable tokenizer.
@@ -75,9 +72,9 @@ def write_tokenizer(source: Path, output: Path, model_max_length: int) -> Specia
             shutil.copyfile(file.parent / name, output / name)
     given = _given_settings(file)
     settings = _settings(given, fast, training, model_max_length)
-    _write_json(output / "tokenizer_config.json", settings)
+    write_json(output / "tokenizer_config.json", settings)
     special = {key: settings[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if settings.get(key)}
-    _write_json(output / "special_tokens_map.json", special)
+    write_json(output / "special_tokens_map.json", special)
     return SpecialTokenIds(
         bos=_token_id(fast, settings["bos_token"]),
         eos=_token_id(fast, settings["eos_token"]),
@@ -86,11 +83,11 @@ def write_tokenizer(source: Path, output: Path, model_max_length: int) -> Specia
 
 
 def check_tokenizer(source: Path, folder: Path) -> None:
-    """Refuse a folder whose `AutoTokenizer` gives other ids than the training tokenizer on a probe of text.
+    """Check that a folder's `AutoTokenizer` gives the ids of the training tokenizer on a probe of text.
 
-    The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens. Special and added tokens are
-    left out: training reads a special token in text as plain text, Hugging Face as the token, and text right after
-    a SentencePiece user-defined symbol gets a leading space mark there.
+    The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens, except special and added
+    ones: training reads a special token in text as plain text, Hugging Face as the token, and there text right after a
+    SentencePiece user-defined symbol gets a leading space mark.
 
     Raises:
         CheckpointError: ids differ; the first difference is shown.
@@ -177,7 +174,3 @@ def _token_text(token: Any) -> str | None:
 def _token_id(fast: FastTokenizer, token: str | None) -> int | None:
     """Return a token's id; None for no token."""
     return None if token is None else fast.token_to_id(token)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
