@@ -8,13 +8,13 @@ P(i) holds the other items of i's group; N(i) all other items except false negat
 form, or linked to i by the lexicon). Words and sentences are items. PreAlign sec. 3.1 has one positive a
 word and no exclusion; with one translation a word and no shared surface forms the two agree.
 
-The loss computes its own gradient in the forward pass. P and N are symmetric, so everything that pulls
-at item i follows from row i of s and the log-normalisers z of the others:
+The loss computes its own gradient in the forward pass. P and N are symmetric, so the gradient of item i follows from
+row i of s and the log-normalisers z of the other items:
 
     dL/du_i = 1/(t n) sum_j [ j in N(i) ] (exp(s_ij - z_i) + exp(s_ij - z_j)) u_j - 2/|P(i)| [ j in P(i) ] u_j
 
-with n anchors, and exp(s_ij - z_j) = 0 where j is no anchor. So ranks exchange vectors and one number a
-item, nothing flows back between them, and no similarity outlives the call.
+with n anchors, and exp(s_ij - z_j) = 0 if j is not an anchor. So ranks exchange vectors and one number per item, no gradients,
+and no similarity is kept after the call.
 
 Shapes: A items of this rank, W items of the whole batch, H hidden, P and E pairs.
 """
@@ -32,11 +32,11 @@ _BYTES_PER_SIMILARITY = 8  # the similarities of a chunk in fp32 and one tempora
 
 @dataclass(frozen=True)
 class PairRows:
-    """Pairs (i, j) of items, sorted by i, to be cut by rows without waiting for the device.
+    """Pairs (i, j) of items, sorted by i, from which rows can be selected without waiting for the device.
 
     Attributes:
         firsts: int64 [P], on the device of the model.
-        seconds: int64 [P], there too.
+        seconds: int64 [P], on the same device.
         offsets: the pairs of item i are those at offsets[i - start] : offsets[i - start + 1]; on the host.
         start: first item of this rank.
     """
@@ -48,7 +48,7 @@ class PairRows:
 
     @classmethod
     def build(cls, pairs: Tensor, start: int, stop: int, device: torch.device) -> "PairRows":
-        """Take int64 [P, 2] on the host, in any order; pairs of other ranks' items i are left out."""
+        """Build from int64 [P, 2] on the host, in any order; pairs whose i is another rank's are left out."""
         pairs = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < stop)]
         pairs = pairs[pairs[:, 0].argsort(stable=True)]
         offsets = torch.searchsorted(pairs[:, 0].contiguous(), torch.arange(start, stop + 1)).tolist()
@@ -66,8 +66,8 @@ class ContrastiveTargets:
     """Which items of a batch attract and ignore each other; all others repel.
 
     Attributes:
-        num_items: items of the whole batch; what stands behind them is padding.
-        num_anchors: those of them that have a positive.
+        num_items: items of the whole batch, without the padding after them.
+        num_anchors: items with a positive.
         start: first item of this rank.
         stop: one past the last, padding included.
         positives: pairs (i, j) of one group.
@@ -87,10 +87,10 @@ class ContrastiveTargets:
     def build(
         cls, groups: Tensor, excluded: Tensor, start: int, stop: int, device: torch.device | str = "cpu"
     ) -> "ContrastiveTargets":
-        """Lay out what concerns the items start..stop-1.
+        """Build the targets of items start..stop-1.
 
         Args:
-            groups: int64 [W], equal for translations of each other, negative for padding, which stands at the end.
+            groups: int64 [W], equal for translations of each other, negative for padding, which comes last.
             excluded: int64 [E, 2], false negatives, each in both directions; not an item and itself.
             start: first item of this rank.
             stop: one past the last.
@@ -100,7 +100,7 @@ class ContrastiveTargets:
         num_items = int((groups >= 0).sum())
         order = groups[:num_items].argsort(stable=True)
         _, sizes = torch.unique(groups[:num_items], return_counts=True)
-        # All pairs inside a group, the item itself among them: position by position through the sorted items.
+        # All pairs inside a group, an item with itself included: position by position through the sorted items.
         own_size = sizes.repeat_interleave(sizes)
         group_start = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         firsts = order.repeat_interleave(own_size)
@@ -121,7 +121,7 @@ class ContrastiveTargets:
 
 
 class _Similarities:
-    """s of this rank's rows, a chunk of rows at a time; a batch of one chunk is computed once."""
+    """s of this rank's rows, one chunk of rows at a time; if one chunk suffices, it is computed once."""
 
     def __init__(self, items: Tensor, targets: ContrastiveTargets, temperature: float, memory_bytes: int) -> None:
         self._items, self._targets, self._temperature = items[: targets.num_items], targets, temperature
@@ -143,7 +143,7 @@ class _Similarities:
 
 
 def _log_normalisers(similarities: _Similarities, unit: Tensor, targets: ContrastiveTargets) -> Tensor:
-    """Return z of this rank's items [A]; inf for items that are no anchors."""
+    """Return z of this rank's items [A]; inf for items that are not anchors."""
     normalisers = unit.new_full((targets.stop - targets.start,), torch.inf)
     for first, last in similarities.chunks:
         chunk = similarities.denominators(first, last).logsumexp(dim=1)
@@ -205,20 +205,19 @@ def contrastive_loss(
     memory_bytes: int = 2**29,
     gather: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Tensor:
-    """Sum the contrastive loss of this rank's items, over the number of anchors of the whole batch.
+    """Return the sum of the losses of this rank's items, divided by the number of anchors of the whole batch.
 
-    The values of all ranks add up to the loss of the batch; the gradient that reaches `items` is that of
-    the whole batch's loss, whatever part of it this rank's value is.
+    The values of all ranks add up to the loss of the batch. The gradient of `items` is that of the whole batch's loss.
 
     Args:
         items: [A, H] vectors of this rank's items, any length; computed in fp32, or in fp64 if given so.
         targets: positives, exclusions and this rank's place in the batch.
         temperature: divides the cosine similarities.
-        memory_bytes: bound on the similarities held at once; what does not fit is computed in chunks of rows.
+        memory_bytes: bound on the similarities held at once; more rows are computed in chunks.
         gather: joins a tensor of each rank along the first axis, in rank order; no gradient passes through it.
 
     Returns:
-        Scalar of the type computed in.
+        Scalar, fp32 or fp64 as computed.
     """
     precise = items if items.dtype == torch.float64 else items.float()
     unit = functional.normalize(precise, dim=1)

@@ -1,8 +1,8 @@
 """The alignment loss of a forward pass over items: computed at each tap, attached there, and counted.
 
 A loss is attached the way megatron-core attaches the auxiliary losses of mixture-of-experts layers: the tensor passes
-through unchanged, and whatever gradient arrives for it is joined by the gradient of the loss. It
-works on every pipeline stage and under activation recomputation.
+through unchanged, and the backward pass adds the gradient of the loss to the tensor's. This works on every pipeline
+stage and under activation recomputation.
 
 Shapes: S positions, R rows of packed items, I_r items of this data-parallel rank, H hidden.
 """
@@ -27,14 +27,14 @@ class AlignmentLoss:
     """Attaches the contrastive loss of each tap to the hidden states it was computed from."""
 
     def __init__(self, taps: Taps, weights: Sequence[float], temperature: float, memory_bytes: int) -> None:
-        """Weight each tap's loss with its own weight; a tap of weight 0 is left alone."""
+        """Take a weight for each tap; a tap of weight 0 has no loss."""
         self._taps = taps
         self._weights = weights
         self._temperature = temperature
         self._memory_bytes = memory_bytes
         self._mesh = Mesh.current()
         self._scale = torch.zeros(())
-        # Of the steps before, and of the last one.
+        # Sums of the steps before, and of the last one.
         self._losses, self._step_losses = torch.zeros(2, len(weights), device=taps.device, dtype=torch.float64)
         self._num_microbatches = self._num_step_microbatches = 0
 
@@ -58,7 +58,7 @@ class AlignmentLoss:
         return attach_loss(hidden, loss, (self._scale * self._weights[tap] * self._mesh.data.size).to(loss))
 
     def begin_step(self, num_microbatches: int = 0) -> None:
-        """Count the last step in, and begin another of `num_microbatches` with items."""
+        """Add the last step to the sums, and begin another one of `num_microbatches` with items."""
         self._losses += self._step_losses
         self._num_microbatches += self._num_step_microbatches
         self._step_losses.zero_()
@@ -82,13 +82,13 @@ class AlignmentLoss:
             return []
         return [
             f"the alignment loss is not finite at the taps {', '.join(wrong)}: from {wrong[0]} on, hidden states "
-            "overflowed or are NaN; look for damaged weights where the run started from"
+            "overflowed or are NaN; check the weights that the run started from"
         ]
 
     def take_losses(self) -> dict[str, float]:
-        """Return by name the loss of each tap in use, averaged over microbatches since the last call.
+        """Return the loss of each tap with a weight, by name, averaged over microbatches since the last call.
 
-        Empty where there were none. Collective over the data-parallel and pipeline groups.
+        Empty if there were none. Collective over the data-parallel and pipeline groups.
         """
         self.begin_step()
         losses = self._losses / max(self._num_microbatches, 1)
@@ -129,7 +129,7 @@ class _AttachLoss(torch.autograd.Function):
 
 
 def attach_loss(tensor: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
-    """Return `tensor`, whose backward pass adds the gradient of scale * loss.
+    """Return `tensor` with the gradient of scale * loss added in its backward pass.
 
     Args:
         tensor: any shape, part of the graph.
@@ -137,6 +137,6 @@ def attach_loss(tensor: Tensor, loss: Tensor, scale: Tensor) -> Tensor:
         scale: scalar of the loss's type, without gradient.
     """
     attached = _AttachLoss.apply(tensor, loss, scale)  # type: ignore[no-untyped-call]
-    # A pipeline stage frees what it has sent and refuses views.
+    # A pipeline stage frees outputs after sending them, and refuses views.
     viewless: Tensor = make_viewless_tensor(inp=attached, requires_grad=True, keep_graph=True)
     return viewless

@@ -12,7 +12,7 @@ def sum_pool(hidden: Tensor, item_index: Tensor, num_items: int) -> Tensor:
 
     Args:
         hidden: [S, R, H], any floating type; fp64 stays fp64.
-        item_index: int64 [R, S], the item that a position belongs to, -1 where none.
+        item_index: int64 [R, S], the item of each position, -1 = none.
         num_items: W.
 
     Returns:
@@ -20,21 +20,21 @@ def sum_pool(hidden: Tensor, item_index: Tensor, num_items: int) -> Tensor:
     """
     precise = hidden if hidden.dtype == torch.float64 else hidden.float()
     flat = precise.transpose(0, 1).reshape(-1, hidden.shape[-1])
-    # Positions without an item gather in a row behind the items.
+    # Positions without an item are summed in one more row after the items.
     index = torch.where(item_index < 0, num_items, item_index).reshape(-1)
     return _add_rows(flat.new_zeros(num_items + 1, flat.shape[1]), index, flat)[:num_items]
 
 
 def num_subwords(item_index: Tensor, num_items: int) -> Tensor:
-    """Count each item's subwords: item_index int64 [R, S] to fp32 [W, 1], at least 1 so that padding divides."""
+    """Return each item's number of subwords from item_index int64 [R, S]: fp32 [W, 1], at least 1 for padding."""
     index = torch.where(item_index < 0, num_items, item_index).reshape(-1)
     ones = torch.ones_like(index, dtype=torch.float32)
     return _add_rows(ones.new_zeros(num_items + 1), index, ones)[:num_items, None].clamp(min=1)
 
 
 def _add_rows(sums: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-    """Add rows to sums in an order that never changes: tensor-parallel ranks pool the same items to the same bits."""
-    # On each device one of the two adds in order; the other uses atomics.
+    """Add rows to sums in a fixed order, so that tensor-parallel ranks get the same bits."""
+    # On each device one of the two adds in order and the other uses atomics.
     return sums.index_put((index,), rows, accumulate=True) if rows.is_cuda else sums.index_add(0, index, rows)
 
 
@@ -43,7 +43,7 @@ def mean_pool(hidden: Tensor, item_index: Tensor, num_items: int) -> Tensor:
 
     Args:
         hidden: [S, R, H], any floating type.
-        item_index: int64 [R, S], the item that a position belongs to, -1 where none.
+        item_index: int64 [R, S], the item of each position, -1 = none.
         num_items: W.
 
     Returns:

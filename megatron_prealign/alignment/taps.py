@@ -1,10 +1,10 @@
 """Taps: the points of the model whose hidden states enter the alignment loss.
 
-A model of L layers has L + 2: the embedding output (0), the outputs of layers 1 .. L-1, the output
-of layer L after the final norm (L), and the rows of the output embedding for the item's tokens
-(L + 1). With tied embeddings the last coincides with the first and is left out.
+A model of L layers has L + 2: the embedding output (0), the outputs of layers 1 .. L-1, the output of layer L after the
+final norm (L), and the rows of the output embedding for the item's tokens (L + 1). With tied embeddings the last equals
+the first and is left out.
 
-Each pipeline stage looks at its own taps with forward hooks; nothing extra travels between stages.
+Each pipeline stage has forward hooks at its own taps; nothing more is sent between stages.
 
 Shapes: S positions, R rows of packed items, I_r items of this data-parallel rank, H hidden.
 """
@@ -31,11 +31,11 @@ class ItemMicrobatch:
     """The items of one microbatch on this data-parallel rank, and how all ranks' items relate.
 
     Attributes:
-        token_ids: int64 [R, S], items one behind the other.
+        token_ids: int64 [R, S], items one after another.
         position_ids: int64 [R, S], position within the item.
-        item_index: int64 [R, S], the item that a position belongs to, from 0 to I_r - 1; -1 where none.
+        item_index: int64 [R, S], the item of each position, from 0 to I_r - 1; -1 = none.
         num_items: I_r, padding items included.
-        targets: positives and exclusions among the items of all ranks; none where no loss is wanted.
+        targets: positives and exclusions among the items of all ranks; None without a loss.
     """
 
     token_ids: Tensor
@@ -46,7 +46,7 @@ class ItemMicrobatch:
 
 
 OnTap = Callable[[int, Tensor, Tensor, ItemMicrobatch], Tensor]
-"""Told (tap, hidden states [S, R, H], item vectors [I_r, H], items); returns the hidden states to go on with."""
+"""From (tap, hidden states [S, R, H], item vectors [I_r, H], items) to the hidden states for the next layer."""
 
 
 class Taps:
@@ -92,10 +92,10 @@ class Taps:
         return hook
 
     def _current(self, tap: int) -> tuple[ItemMicrobatch, OnTap] | None:
-        """Return the items of the pass that runs now, or none where nothing is to be done.
+        """Return the items of the running pass, or None if this run of the layer is ignored.
 
-        Recomputation runs a layer first without gradients and again in the backward pass, when the
-        next microbatch may be in hand; a tap sees microbatches in the same order both times.
+        Recomputation runs a layer first without gradients and again in the backward pass, perhaps after the next
+        microbatch began; a tap sees microbatches in the same order both times.
         """
         if self._recomputed[tap] and torch.is_grad_enabled():
             return self._recomputed[tap].popleft()
@@ -117,7 +117,7 @@ class Taps:
 
     def _pool_rows(self, weight: torch.nn.Parameter, items: ItemMicrobatch) -> Tensor:
         """Average the output embedding's rows of each item; the rows are split over tensor-parallel ranks."""
-        # A fused weight-gradient kernel would otherwise drop the gradient of this second use.
+        # Otherwise a fused weight-gradient kernel drops the gradient of this second use.
         weight.zero_out_wgrad = True  # type: ignore[attr-defined]
         local = items.token_ids - self._mesh.tensor.rank * weight.shape[0]
         here = (local >= 0) & (local < weight.shape[0])
@@ -130,8 +130,7 @@ class Taps:
     def watched(self, items: ItemMicrobatch, on_tap: OnTap) -> Iterator[None]:
         """Call `on_tap` at every tap of a forward pass over `items` inside the context.
 
-        Where the items have targets, a layer that is going to be recomputed is left to its second run, which has
-        gradients.
+        For items with targets, a layer that will be recomputed is ignored until its second run, which has gradients.
         """
         self._items, self._on_tap = items, on_tap
         try:

@@ -1,4 +1,4 @@
-"""What a checkpoint was saved by, and what loads it: layout, ranks, device, layers, optimizer and versions."""
+"""The environment that saved a checkpoint, and the one that loads it: layout, device, layers, optimizer, versions."""
 
 import sys
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ _FUSED = "transformer_engine."
 
 @dataclass(frozen=True)
 class Environment:
-    """One side of the comparison, as it is in layout.json.
+    """One side of the comparison, as stored in layout.json.
 
-    None is unknown: the checkpoint is from before the field was recorded. Interleaving may be off, which is None too.
+    None is unknown: the checkpoint is older than the field. No interleaving is None too.
     """
 
     world_size: int | None = None
@@ -36,7 +36,7 @@ class Environment:
 
     @classmethod
     def of_run(cls, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer | None) -> "Environment":
-        """Return that of this run."""
+        """Return the environment of this run."""
         mesh, parameter = Mesh.current(), next(chunks[0].parameters())
         is_fused = any(
             base.__module__.startswith(_FUSED) for module in chunks[0].modules() for base in type(module).__mro__
@@ -61,11 +61,11 @@ class Environment:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path, random_states: RandomStates | None = None) -> "Environment":
-        """Return that of a checkpoint.
+        """Return the environment that saved a checkpoint.
 
         Args:
             checkpoint: its folder.
-            random_states: of a rank, which show the device where it is not recorded.
+            random_states: of a rank; they show the device if it is not recorded.
 
         Raises:
             CheckpointError: It can't be read.
@@ -77,9 +77,9 @@ class Environment:
         return cls(**{field.name: stored[field.name] for field in fields(cls) if field.name in stored})
 
     def differences(self, other: "Environment") -> dict[str, str]:
-        """Return the aspects (of `portability.ASPECTS`) in which two differ, with what was and what is.
+        """Return the aspects (of `portability.ASPECTS`) in which two environments differ, with old and new values.
 
-        What either side does not know counts as equal, but for the layout and the number of ranks.
+        A value that is unknown on either side counts as equal, except layout and number of ranks.
         """
         found: dict[str, list[str]] = {}
         for name, aspect in _ASPECTS.items():

@@ -1,4 +1,4 @@
-"""Checkpoints of hosts without a shared disk: each host keeps complete copies, from which any layout can resume.
+"""Checkpoints of hosts without a shared disk: each host keeps complete copies, from which every layout can resume.
 
 A keeper is the rank that manages the checkpoints of its host: rank 0, and the first rank of each host that does not see
 rank 0's folder. If all hosts share the folder, rank 0 is the only keeper.
@@ -24,11 +24,11 @@ def find_keepers(folder: Path) -> list[int]:
         folder: an empty folder on the host of rank 0.
 
     Raises:
-        PrealignError: a host cannot create it; raised on all ranks.
+        PrealignError: a host can't create it; raised on all ranks.
     """
 
     def leave_mark() -> str:
-        # A new name, so that no network file system has cached that it does not exist.
+        # A new name: a network file system may have cached that an old one does not exist.
         mark = folder / f".seen-{uuid.uuid4().hex}"
         mark.touch()
         return mark.name
@@ -57,12 +57,7 @@ def on_keepers(keepers: Sequence[int], function: Callable[[], object]) -> None:
 
 
 def share_files(folder: Path, keepers: Sequence[int]) -> None:
-    """Copy the files of a sharded state dict to every keeper on another host; collective.
-
-    Args:
-        folder: source and destination of the files.
-        keepers: each rank's keeper.
-    """
+    """Copy the files of a sharded state dict to the same folder of each keeper on another host; collective."""
     if len(set(keepers)) == 1:
         return
     rank = torch.distributed.get_rank()
@@ -78,7 +73,7 @@ def share_files(folder: Path, keepers: Sequence[int]) -> None:
 
 
 def _host() -> str:
-    """Return an identifier of this host: torchrun's node number, or the host name."""
+    """Return torchrun's node number, or the host name."""
     return os.environ.get("GROUP_RANK", socket.gethostname())
 
 

@@ -18,7 +18,7 @@ from megatron_prealign.files import sync
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-# Configuration and counters: every rank checks these before the ranks share the others.
+# Configuration and counters: every rank hashes files up to this size, and a share of the larger ones.
 _SMALL_BYTES = 1 << 16
 _SHARD_SUFFIX = ".distcp"
 _NUM_THREADS = min(8, os.cpu_count() or 1)
@@ -83,8 +83,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
         }
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path}: missing, so nothing shows that the checkpoint is complete; to use it unchecked, pass "
-            "--checkpoint.verify false"
+            f"{path}: missing, so the checkpoint may be incomplete; to use it unchecked, pass --checkpoint.verify false"
         ) from None
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not the manifest of a checkpoint ({error!r})") from None
@@ -96,12 +95,12 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
 
 
 def quick_problems(checkpoint: Path) -> list[str]:
-    """Return problems found from the manifest, all sizes and the hashes of small files; quick."""
+    """Return problems of the manifest, all sizes and the hashes of small files; quick."""
     return _quick_problems(checkpoint, lambda name: True)
 
 
 def head_problems(checkpoint: Path) -> list[str]:
-    """Return the same for all files except the shards, whose number grows with the ranks."""
+    """Return the problems that `quick_problems` finds, except those of shards, whose number grows with the ranks."""
     return _quick_problems(checkpoint, lambda name: not name.endswith(_SHARD_SUFFIX))
 
 
@@ -125,12 +124,12 @@ def _quick_problems(checkpoint: Path, is_chosen: Callable[[str], bool]) -> list[
 
 
 def hash_problems(checkpoint: Path, share: int = 0, num_shares: int = 1) -> list[str]:
-    """Return problems found from the hashes of one share of a checkpoint's files; reads those files completely."""
+    """Return the problems of the hashes of one share of a checkpoint's files, which are read completely."""
     try:
         expected = read_manifest(checkpoint)
     except CheckpointError as error:
         return error.problems
-    # Sorted by size, so that the shares are even.
+    # Sorted by size to make the shares even.
     names = sorted(expected, key=lambda name: (-expected[name]["size"], name))[share::num_shares]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         found = pool.map(lambda name: _hash_problem(checkpoint / name, expected[name]["sha256"]), names)
@@ -138,7 +137,7 @@ def hash_problems(checkpoint: Path, share: int = 0, num_shares: int = 1) -> list
 
 
 def all_problems(checkpoint: Path) -> list[str]:
-    """Return all problems of a checkpoint; hashes are compared only if all sizes are right."""
+    """Return all problems of a checkpoint; compares hashes only if all sizes are right."""
     return quick_problems(checkpoint) or hash_problems(checkpoint)
 
 

@@ -1,12 +1,11 @@
-"""One run at a time in one output folder, on one host or on several that share a disk.
+"""Allow one run at a time in a run folder, also between hosts that share a disk.
 
-    <run_path>/run.lock      locked by the first rank for as long as it lives; the file itself means nothing
-    <run_path>/run.holder    who that is; touched every few seconds, removed at the end
+    <run_path>/run.lock      locked by rank 0 while it lives; only the lock counts, not the file
+    <run_path>/run.holder    host and process of the holder; touched every few seconds, removed at the end
 
-The kernel drops the lock of a process that dies in any way, so a killed run leaves nothing in the way. NFS, Lustre
-mounted with flock, GPFS, CephFS and BeeGFS keep such locks for all their clients. Where a file system keeps them a
-host, or not at all, the second run sees that the holder on another host is still touching its file, and refuses too;
-it watches for that only where the holder's host is not its own and the file is recent.
+The kernel releases the lock of a process that dies, so a killed run blocks nobody. NFS, Lustre mounted with flock,
+GPFS, CephFS and BeeGFS share such locks between hosts. On other file systems the second run sees that another host
+still touches its file, and refuses too; it waits for that only if the file is recent and from another host.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ from megatron_prealign.platform.agreement import on_first_rank
 LOCK = "run.lock"
 HOLDER = "run.holder"
 TOUCH_SECONDS = 5.0
-# A file that nobody touched for this long is a dead run's, however far the clocks of the hosts are apart.
+# A file not touched for this long belongs to a dead run, even if the hosts' clocks differ.
 STALE_SECONDS = 600.0
 
 
@@ -66,19 +65,19 @@ class _Lock:
             CheckpointError: Another run holds it.
         """
         self._run.mkdir(parents=True, exist_ok=True)
-        # Opened once and never again: closing any descriptor of it would drop the lock.
+        # Opened only once: closing any descriptor of the file releases the lock.
         self._descriptor = os.open(self._run / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         if self._is_locked_by_another() or self._is_touched_elsewhere():
             os.close(self._descriptor)
             raise self._refusal()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"host": socket.gethostname(), "process": os.getpid(), "since": started}
-        # The lock itself needs no room.
+        # A full disk must not end the run: the lock needs no space.
         write_if_possible(self._holder, json.dumps(holder) + "\n")
         self._touching.start()
 
     def release(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         self._ended.set()
         self._touching.join()
         with contextlib.suppress(OSError):
@@ -86,13 +85,13 @@ class _Lock:
         os.close(self._descriptor)
 
     def _is_locked_by_another(self) -> bool:
-        """Lock the file, unless another process has."""
+        """Lock the file; return whether another process has it."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
-            return False  # A file system without locks.
+            return False  # a file system without locks
         return False
 
     def _touch(self) -> None:
@@ -107,7 +106,7 @@ class _Lock:
             return {}
 
     def _is_touched_elsewhere(self) -> bool:
-        """Watch whether a holder on another host is alive; at once, where there is none or it is long dead."""
+        """Return whether a holder on another host is alive; waits only if there may be one."""
         first = self._touched()
         if self._read_holder().get("host") in (None, socket.gethostname()) or time.time() - first > STALE_SECONDS:
             return False
@@ -120,7 +119,7 @@ class _Lock:
 
     def _touched(self) -> float:
         try:
-            # Opened: a network disk asks its server then, where a mere stat may be answered from memory.
+            # Opening makes a network disk ask its server; a stat may come from a cache.
             with self._holder.open() as file:
                 return os.fstat(file.fileno()).st_mtime
         except OSError:
@@ -132,6 +131,6 @@ class _Lock:
         if holder:
             who = f"the run of process {holder['process']} on host {holder['host']}, since {holder['since']}"
         return CheckpointError(
-            f"training.run_path {self._run} is in use by {who}: end it, or name another folder; if its host is gone "
-            f"for good and the lock outlived it, delete {self._run / LOCK} and {self._holder}"
+            f"training.run_path {self._run} is in use by {who}: end it, or name another folder; if its host is lost "
+            f"and the lock remains, delete {self._run / LOCK} and {self._holder}"
         )

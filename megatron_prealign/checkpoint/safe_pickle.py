@@ -1,7 +1,7 @@
-"""The pickles inside a torch_dist checkpoint, read so that nothing in them can run code.
+"""Read the pickles inside a torch_dist checkpoint without running code in them.
 
-torch writes the table of contents as a pickle and reads it back with `pickle.load`; Transformer Engine does the same
-with the scaling state of fp8. Whoever can write such a file runs what they like on the machine that reads it.
+torch writes the table of contents as a pickle and reads it with `pickle.load`; Transformer Engine does the same with
+the scaling state of fp8. A pickle can run any code on the machine that reads it so.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.metadata import Metadata
 from megatron_prealign.errors import CheckpointError
 
 Globals = Mapping[str, frozenset[str]]
-"""Names that a pickle may look up, by module."""
+"""Names that a pickle may use, by module."""
 
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "float64", "int32", "int64", "uint8", "bool"})
 
-# All that the metadata of a torch_dist checkpoint is made of: plain records, and functions that look a name up.
+# The content of the metadata of a torch_dist checkpoint: plain records, and functions that look up a name.
 _METADATA: Globals = {
     "torch.distributed.checkpoint.metadata": frozenset(
         {
@@ -62,7 +62,7 @@ _FP8_STATE: Globals = {
         }
     ),
     "torch._utils": frozenset({"_rebuild_tensor_v2"}),
-    # megatron-core replaces the first by the second, from 0.17 on.
+    # From 0.17 on, megatron-core replaces the first by the second.
     "torch.storage": frozenset({"_load_from_bytes"}),
     "megatron.core.safe_globals": frozenset({"safe_load_from_bytes"}),
     "torch": _DTYPES | {"Size"},
@@ -71,7 +71,7 @@ _FP8_STATE: Globals = {
 
 
 class _SafeUnpickler(pickle.Unpickler):
-    """Makes what is on a list and nothing else."""
+    """Unpickles objects of the allowed names only."""
 
     def __init__(self, file: Any, allowed: Globals) -> None:
         super().__init__(file)
@@ -79,7 +79,7 @@ class _SafeUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if name not in self._allowed.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place there")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed there")
         return self._look_up(module, name)
 
     def _look_up(self, module: str, name: str) -> Any:
@@ -87,14 +87,14 @@ class _SafeUnpickler(pickle.Unpickler):
 
 
 class _Scanner(_SafeUnpickler):
-    """Goes through a pickle without making anything of it."""
+    """Checks the names in a pickle without making its objects."""
 
     def _look_up(self, module: str, name: str) -> Any:
         return _load_plain if name.endswith("load_from_bytes") else _Anything
 
 
 class _Anything:
-    """Stands for an object of any class."""
+    """Replaces an object of any class."""
 
     def __new__(cls, *_: Any, **__: Any) -> "_Anything":
         return super().__new__(cls)
@@ -114,7 +114,7 @@ def read_metadata(path: Path) -> Metadata:
     """Read the table of contents of a torch_dist checkpoint.
 
     Raises:
-        CheckpointError: It can't be read, or holds what a table of contents does not need.
+        CheckpointError: It can't be read, or has names that a table of contents does not need.
     """
     try:
         with path.open("rb") as file:
@@ -133,21 +133,21 @@ _TORCH_REASONS = ("WeightsUnpickler error", "Trying to load")
 
 
 def load_plain(source: Any, path: Path) -> Any:
-    """Read what torch.save wrote, as long as it is made of tensors and plain values.
+    """Read tensors and plain values that torch.save wrote.
 
     Args:
         source: file, or path to one.
-        path: what an error names.
+        path: named in errors.
 
     Raises:
-        CheckpointError: It is damaged, or holds other things.
+        CheckpointError: It is damaged, or holds other objects.
     """
     try:
         return torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read ({error}); use another checkpoint") from None
     except Exception as error:
-        # Damaged pickles raise errors of many types; torch puts advice to switch the safety off around some.
+        # Damaged pickles raise errors of many types; some messages of torch advise to disable the check.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if line.startswith(_TORCH_REASONS)), lines[0])
         raise CheckpointError(
@@ -156,11 +156,11 @@ def load_plain(source: Any, path: Path) -> Any:
 
 
 def check_extra_states(state: Mapping[str, Any], checkpoint: Path) -> None:
-    """Refuse extra states of layers that hold anything but an fp8 recipe and tensors: their owner unpickles them.
+    """Refuse extra states of layers with anything but an fp8 recipe and tensors: Transformer Engine unpickles them.
 
     Args:
-        state: state dict of a model, as loaded.
-        checkpoint: what an error names.
+        state: loaded state dict of a model.
+        checkpoint: named in errors.
 
     Raises:
         CheckpointError: There are such states.
@@ -171,7 +171,7 @@ def check_extra_states(state: Mapping[str, Any], checkpoint: Path) -> None:
             try:
                 _Scanner(io.BytesIO(value.cpu().numpy().tobytes()), _FP8_STATE).load()
             except Exception as error:
-                problems.append(f"{checkpoint}: {name} is no scaling state of fp8: {error}; use another checkpoint")
+                problems.append(f"{checkpoint}: {name} is not a scaling state of fp8: {error}; use another checkpoint")
     if problems:
         raise CheckpointError(problems)
 
@@ -181,9 +181,9 @@ _ALLOW_PICKLES = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 
 @contextlib.contextmanager
 def pickled_states_allowed() -> Iterator[None]:
-    """Let Transformer Engine unpickle extra states inside the context; only for what `check_extra_states` has passed.
+    """Let Transformer Engine unpickle extra states inside the context, after `check_extra_states` has passed them.
 
-    From 2.20 on it refuses them otherwise, and asks for this variable at each state that it loads.
+    From 2.20 on it refuses them without this variable, which it reads for each state.
     """
     before = os.environ.get(_ALLOW_PICKLES)
     os.environ[_ALLOW_PICKLES] = "1"

@@ -91,7 +91,7 @@ def write_start(
         if name in VOCABULARY_WEIGHTS:
             rows = weight[:old_size]
             rows = rows if new_rows is None else new_rows.fill(rows)
-            # Padding rows are masked and never train: any value does.
+            # Padding rows are masked and never trained, so their value does not matter.
             weight = torch.cat([rows, rows.new_zeros(model.padded_vocab_size - len(rows), rows.shape[1])])
         return weight.to(origin.dtype)
 

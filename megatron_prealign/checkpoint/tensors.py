@@ -1,7 +1,7 @@
-"""Single weights of a torch_dist checkpoint, read and written without a model or a process group.
+"""Read and write single weights of a torch_dist checkpoint without a model or a process group.
 
-megatron-core loads a checkpoint into a model and saves one from a model; conversion needs neither, and a model does not
-fit everywhere. The files are the same: torch.distributed.checkpoint's own reader and writer do the work.
+megatron-core loads into a model and saves from one, which may not fit in memory; conversion needs no model. The files
+are the same: torch.distributed.checkpoint reads and writes them.
 """
 
 import io
@@ -96,14 +96,14 @@ def names_under(key: str, num_layers: int) -> list[str]:
 class CheckpointTensors(Mapping[str, Tensor]):
     """The model's weights in a torch_dist checkpoint of any layout, each read when it is asked for.
 
-    Keys are the names of the local layer spec at TP1 PP1. Optimizer state and the like are left out.
+    Keys are the names of the local layer spec at TP1 PP1. There is only the model, no optimizer state.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         """Read the checkpoint's table of contents.
 
         Raises:
-            CheckpointError: it can't be read, or holds what a table of contents does not need.
+            CheckpointError: it can't be read, or has names that a table of contents does not need.
         """
         self.path = checkpoint
         self._metadata = read_metadata(checkpoint / ".metadata")
@@ -166,11 +166,11 @@ class CheckpointTensors(Mapping[str, Tensor]):
 
 
 def _mapped_tensor(file: io.BufferedReader, offset: int, length: int) -> Tensor:
-    """Return a tensor that torch.save wrote at a place of a file, its memory the file's own pages; writes stay private.
+    """Return a tensor that torch.save wrote at a place of a file; its memory is the file's pages, mapped privately.
 
-    Copying the weights into fresh memory would cost more than all else in an export.
+    Copying weights into fresh memory would be the most expensive part of an export.
     """
-    with FakeTensorMode():  # reads all but the numbers, and notes where these are
+    with FakeTensorMode():  # reads everything but the numbers, and records where they are
         stored: Tensor = torch.load(cast(IO[bytes], _create_file_view(file, offset, length)), weights_only=True)
     storage = stored.untyped_storage()
     start = offset + cast(int, storage._checkpoint_offset)
@@ -182,7 +182,7 @@ def _mapped_tensor(file: io.BufferedReader, offset: int, length: int) -> Tensor:
 
 
 def _join(parts: Sequence[Tensor], items: Sequence[ReadItem], sizes: Sequence[int]) -> Tensor:
-    """Put the parts of a weight in their places; a single one is the weight."""
+    """Return a weight from its parts."""
     if len(parts) == 1:
         return parts[0]
     whole = torch.empty(tuple(sizes), dtype=parts[0].dtype)
@@ -192,7 +192,7 @@ def _join(parts: Sequence[Tensor], items: Sequence[ReadItem], sizes: Sequence[in
 
 
 class _LazySavePlanner(DefaultSavePlanner):
-    """Writes weights that come into being when their turn comes."""
+    """Makes each weight when it is written."""
 
     def __init__(
         self, shapes: Mapping[str, Sequence[int]], num_layers: int, dtype: torch.dtype, read: Callable[[str], Tensor]
@@ -229,7 +229,7 @@ def write_tensors(
     dtype: torch.dtype,
     read: Callable[[str], Tensor],
 ) -> None:
-    """Write weights as a torch_dist checkpoint that megatron-core loads at any layout; one weight is in memory at once.
+    """Write weights as a torch_dist checkpoint for any layout; one weight is in memory at a time.
 
     Args:
         folder: existing folder to write into.
@@ -242,6 +242,6 @@ def write_tensors(
     try:
         save({}, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=True)
     except CheckpointException as error:
-        # It wraps what `read` and the file system raise, which say more.
+        # It wraps the errors of `read` and the file system, which say more.
         raise next(iter(error.failures.values()))[0] from error
     write_common({}, folder)

@@ -1,8 +1,7 @@
 """Core attention: causal over whole sequences, or within the segments of packed rows.
 
-Without Transformer Engine it is PyTorch's scaled_dot_product_attention: megatron-core's own unfused
-attention materialises the S x S scores; this runs flash or fused kernels where PyTorch has them, on
-cuda as on cpu.
+Without Transformer Engine it is PyTorch's scaled_dot_product_attention, which runs flash or fused kernels on cuda and
+cpu; megatron-core's own unfused attention stores all S x S scores.
 
 Shapes: S sequence, B batch, N heads and G query groups of this tensor-parallel rank, D head size.
 """
@@ -20,10 +19,10 @@ from torch.distributed import ProcessGroup
 
 
 def segment_mask(segments: Tensor) -> Tensor:
-    """Return which positions are hidden from which: those behind, and those of another segment.
+    """Return which positions are hidden from which: later ones, and those of another segment.
 
     Args:
-        segments: int64 [B, S], the segment that a position belongs to.
+        segments: int64 [B, S], the segment of each position.
 
     Returns:
         bool [B, 1, S, S], true where query position (second last) must not see key position (last).
@@ -34,7 +33,7 @@ def segment_mask(segments: Tensor) -> Tensor:
 
 
 def number_documents(tokens: Tensor, end_of_document: int) -> Tensor:
-    """Return the number of each position's document in its row, which ends with its end-of-document token.
+    """Return the number of each position's document in its row; a document ends with its end-of-document token.
 
     Args:
         tokens: int64 [B, S].
@@ -76,14 +75,14 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         attn_mask_type: AttnMaskType | None = None,
         **_: Any,
     ) -> Tensor:
-        """Attend causally, or as the mask says.
+        """Attend causally, or by the mask.
 
         Args:
             query: [S, B, N, D].
             key: [S, B, G, D].
             value: [S, B, G, D].
-            attention_mask: bool [B, 1, S, S], true where a position is hidden; none = causal.
-            attn_mask_type: ignored; the mask says it all.
+            attention_mask: bool [B, 1, S, S], true where a position is hidden; None = causal.
+            attn_mask_type: ignored.
 
         Returns:
             [S, B, N * D].
@@ -96,7 +95,7 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         if dropout > 0.0 and not self.config.sequence_parallel:
-            # Heads differ between tensor-parallel ranks, so their dropout must differ too.
+            # Tensor-parallel ranks have different heads, so their dropout must differ.
             with tensor_parallel.get_cuda_rng_tracker().fork():
                 output = self._attend(query, key, value, attention_mask, dropout)
         else:
@@ -108,7 +107,7 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
     ) -> Tensor:
         queries_per_key = query.shape[1] // key.shape[1]
         if queries_per_key > 1 and attention_mask is not None and query.is_cuda:
-            # With groups and a mask PyTorch has no kernel for many GPUs but the one that holds all S x S scores.
+            # For query groups with a mask, PyTorch's only kernel for many GPUs stores all S x S scores.
             key, value = (x.repeat_interleave(queries_per_key, dim=1) for x in (key, value))
         return torch.nn.functional.scaled_dot_product_attention(
             query,
@@ -123,7 +122,7 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
 
 
 def _gather_context(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Return keys and values [C * S, ...] of all C context-parallel ranks, and what this rank's queries must not see.
+    """Return keys and values [C * S, ...] of all C context-parallel ranks, and the mask of this rank's queries.
 
     The mask is bool [1, 1, S, C * S], true where hidden. Rank r holds pieces r and 2C - 1 - r of the sequence.
     """
@@ -134,9 +133,9 @@ def _gather_context(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Te
 
 
 def transformer_engine_attention() -> type:
-    """Return Transformer Engine's core attention, made to obey a mask where one is given.
+    """Return Transformer Engine's core attention, changed to apply a mask if one is given.
 
-    megatron-core's layers are causal by construction and pass that on with every call, so a mask would be ignored.
+    megatron-core's layers ask for causal attention in every call, so Transformer Engine would ignore a mask.
     """
     from megatron.core.extensions.transformer_engine import TEDotProductAttention
 

@@ -20,8 +20,7 @@ from megatron_prealign.platform import Mesh
 class PrealignGPTModel(GPTModel):  # type: ignore[misc]
     """GPTModel whose loss ignores vocabulary rows that exist only as padding.
 
-    With the padding masked, the loss depends on the tokenizer's vocabulary alone, and padded rows
-    never receive a gradient.
+    The loss then depends on the tokenizer's vocabulary only, and padded rows never receive a gradient.
     """
 
     def __init__(self, *args: Any, num_tokens: int, **kwargs: Any) -> None:
@@ -41,7 +40,7 @@ class PrealignGPTModel(GPTModel):  # type: ignore[misc]
 
 
 def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:
-    """Build this rank's part of the model with initial weights: one chunk, or several where interleaved.
+    """Build this rank's part of the model with initial weights: one chunk, or several in an interleaved pipeline.
 
     `config.model.vocab_size` must be resolved. bf16 and fp16 chunks come wrapped in megatron-core's Float16Module.
     """

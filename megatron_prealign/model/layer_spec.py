@@ -1,4 +1,4 @@
-"""Which modules a transformer layer is made of on this machine."""
+"""Choose the modules of a transformer layer on this machine."""
 
 import dataclasses
 from typing import Any, Literal
@@ -23,10 +23,10 @@ from megatron_prealign.platform.matrix_products import prefers_onednn
 
 
 class Norm(torch.nn.Module):
-    """RMSNorm or LayerNorm over the last dimension, as `config.normalization` says; also under sequence parallelism.
+    """RMSNorm or LayerNorm over the last dimension, by `config.normalization`; also under sequence parallelism.
 
-    megatron-core's wrapper around torch norms refuses that: it lacks the mark on the parameters that makes
-    `finalize_model_grads` sum their gradients over tensor-parallel ranks.
+    megatron-core's wrapper of torch norms refuses sequence parallelism: it does not mark the parameters for
+    `finalize_model_grads` to sum their gradients over tensor-parallel ranks.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
@@ -48,10 +48,10 @@ class Norm(torch.nn.Module):
 
 
 def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["transformer_engine", "local"], str]:
-    """Return the layer implementation and, in words, why it was chosen.
+    """Return the layer implementation and a description with the reason.
 
     Raises:
-        ConfigError: Transformer Engine is asked for where it can't run.
+        ConfigError: Transformer Engine is asked for but can't run.
     """
     asked_for = model.transformer_impl
     usable = device == "cuda" and is_usable("transformer_engine")
@@ -73,7 +73,7 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
 
 
 def _choose_norm(model: ModelConfig, device: str) -> tuple[type, str]:
-    """Return the norm of local layers, and in words which it is and why."""
+    """Return the norm of local layers and a description with the reason."""
     if device == "cpu":
         return Norm, "PyTorch's norms (on cpu)"
     if not is_usable("apex"):
@@ -104,7 +104,7 @@ def build_block_spec(
 
 
 def _with_attention(layer: ModuleSpec, **parts: type) -> ModuleSpec:
-    """Return the layer's spec with other parts of its self-attention."""
+    """Return the layer's spec with some parts of its self-attention replaced."""
     attention = layer.submodules.self_attention
     attention = dataclasses.replace(attention, submodules=dataclasses.replace(attention.submodules, **parts))
     return dataclasses.replace(layer, submodules=dataclasses.replace(layer.submodules, self_attention=attention))

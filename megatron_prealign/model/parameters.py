@@ -1,7 +1,7 @@
 """Parameters under their global names: addressed initial weights, and shards of full tensors.
 
-The global name of a parameter does not depend on the layout: layers are numbered over the whole
-model, and the copy of tied embeddings on the last pipeline stage bears the embedding's name.
+The global name of a parameter does not depend on the layout: layers are numbered over the whole model, and the copy of
+tied embeddings on the last pipeline stage has the embedding's name.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def named_global_parameters(model: GPTModel) -> Iterator[tuple[str, Parameter]]:
 
 
 def _num_blocks(name: str, model: GPTModel) -> int:
-    # A gated MLP's first layer is [gate; up] globally, and [gate; up] of its own part on each rank.
+    # A gated MLP's first layer is [gate; up] globally, and on each rank [gate; up] of its part.
     return 2 if model.config.gated_linear_unit and ".linear_fc1." in name else 1
 
 
@@ -76,8 +76,8 @@ def _initial_value(name: str, shape: list[int], seed: int, std: float, num_layer
 def initialize_parameters(model: GPTModel, seed: int) -> None:
     """Fill all weights with draws addressed by (seed, global name).
 
-    Matrices are normal with `init_method_std`, those that write to the residual stream over
-    sqrt(2 * num_layers); norm weights are one and biases zero. Every layout starts equal.
+    Matrices are normal with `init_method_std`, divided by sqrt(2 * num_layers) if they write to the residual stream;
+    norm weights are one and biases zero. Every layout starts with the same weights.
     """
     size = Mesh.current().tensor.size
     for name, parameter in named_global_parameters(model):

@@ -1,4 +1,4 @@
-"""Our configuration in megatron-core's words."""
+"""Translate the configuration to megatron-core's TransformerConfig."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 def gelu_tanh(hidden: torch.Tensor) -> torch.Tensor:
-    """Apply the tanh form of GELU, which is what fused kernels compute and what the export names."""
+    """Apply the tanh form of GELU, which fused kernels compute and the export declares."""
     return torch.nn.functional.gelu(hidden, approximate="tanh")
 
 
@@ -28,7 +28,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
     """Return megatron-core's TransformerConfig for this run.
 
     Raises:
-        ConfigError: fp8, or Transformer Engine by name, where it can't run.
+        ConfigError: fp8 or Transformer Engine is asked for but can't run.
     """
     model, parallel, training = config.model, config.parallel, config.training
     traits = model.traits
@@ -52,8 +52,8 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         hidden_dropout=model.hidden_dropout,
         attention_dropout=model.attention_dropout,
         init_method_std=model.init_method_std,
-        # Weights are filled by addressed draws afterwards. Initialisation stays on, because it also marks
-        # the parameters that tensor parallelism splits, but draws nothing.
+        # Addressed draws fill the weights afterwards. Initialisation draws nothing, but must run: it marks the
+        # parameters that tensor parallelism splits.
         init_method=leave_empty,
         output_layer_init_method=leave_empty,
         embedding_init_method=leave_empty,
@@ -65,11 +65,11 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
-        # Interleaving with batched point-to-point calls and two stages gives wrong gradients without
-        # an error; overlapped, unbatched calls are right.
+        # Interleaving with batched point-to-point calls and two stages silently gives wrong gradients; overlapped,
+        # unbatched calls are right.
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
-        # Freeing what has been sent is safe in the order of a CUDA stream; gloo may still be reading it.
+        # Freeing an output after sending is safe in the order of a CUDA stream; gloo may still read it.
         deallocate_pipeline_outputs=device == "cuda"
         and parallel.pipeline_model_parallel_size > 1
         and can_free_sent_outputs(interleaved),
@@ -103,7 +103,7 @@ def _precision(training: TrainingConfig) -> dict[str, Any]:
         "bf16": training.precision == "bf16",
         "fp16": training.precision == "fp16",
         "fp8": None if training.fp8 == "none" else training.fp8,
-        # With it Transformer Engine overwrites the gradients of an earlier pass, as of words, in the first microbatch.
+        # The cache makes Transformer Engine overwrite the gradients of an earlier pass, such as of words.
         "disable_parameter_transpose_cache": training.fp8 != "none",
     }
 

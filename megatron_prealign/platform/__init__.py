@@ -1,4 +1,4 @@
-"""Devices and backends: cuda with nccl, cpu with gloo, behind one small interface."""
+"""Devices, process groups and the mesh of ranks: one interface to cuda with nccl and cpu with gloo."""
 
 import megatron_prealign.platform.megatron  # noqa: F401 - before any other import of megatron-core
 from megatron_prealign.platform.device import Platform, select_platform

@@ -15,11 +15,11 @@ from megatron_prealign.errors import PrealignError
 T = TypeVar("T")
 
 HOLD_SECONDS = 2.0
-"""How long a rank that lost contact waits before it prints its own traceback; torchrun usually stops it earlier."""
+"""Wait of a rank that lost contact before it prints its traceback; torchrun usually stops it earlier."""
 
 
 def from_all_ranks(value: T) -> list[T]:
-    """Return every rank's value on every rank, in rank order; picklable, collective."""
+    """Return the values (picklable) of all ranks, in rank order; collective."""
     values = [value] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(values, value)
     return values
@@ -27,10 +27,10 @@ def from_all_ranks(value: T) -> list[T]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Run a block that may fail on some ranks only, and fail on all; collective, so no collectives inside.
+    """Make a block that fails on any rank fail on all; collective, with no collectives inside.
 
     Raises:
-        PrealignError: The block failed somewhere; lists the causes.
+        PrealignError: The block failed on some rank; lists the causes.
     """
     problems: list[str] = []
     failure = None
@@ -39,14 +39,14 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         failure = error
         problems = error.problems if isinstance(error, PrealignError) else [f"{type(error).__name__}: {error}"]
-    # One cause of several ranks is one problem.
+    # The same cause on several ranks is one problem.
     problems = list(dict.fromkeys(problem for found in from_all_ranks(problems) for problem in found))
     if problems:
         raise PrealignError(problems) from failure
 
 
 def on_first_rank(function: Callable[[], T]) -> T:
-    """Call a function on rank 0 alone and return its value on all; picklable, collective.
+    """Call a function on rank 0 only and return its value (picklable) on all ranks; collective.
 
     Raises:
         PrealignError: It failed; raised on all ranks.
@@ -61,14 +61,14 @@ def on_first_rank(function: Callable[[], T]) -> T:
 
 
 def max_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """Return the greatest of each value on any rank; a collective."""
+    """Return the maximum of each value over all ranks; collective."""
     greatest = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     torch.distributed.all_reduce(greatest, torch.distributed.ReduceOp.MAX)
     return dict(zip(values, greatest.tolist(), strict=True))
 
 
 def report_failure(error: BaseException, rank: int) -> None:
-    """Record an error for torchrun; call it before the traceback is printed."""
+    """Record an error for torchrun before its traceback is printed; a rank that only lost contact says so and waits."""
     if _has_lost_contact(error):
         print(
             f"rank {rank} lost contact with another rank ({_first_line(error)}): it died, hangs for longer than "
@@ -84,7 +84,7 @@ def report_failure(error: BaseException, rank: int) -> None:
 
 
 def _has_lost_contact(error: BaseException | None) -> bool:
-    """Tell whether a collective failed because another rank or the network failed; gloo raises no type of its own."""
+    """Return whether a collective failed because another rank or the network did; gloo has no error type of its own."""
     if error is None:
         return False
     if isinstance(error, torch.distributed.DistError) or "gloo/transport/" in str(error):

@@ -30,7 +30,7 @@ def _is_cuda(device: object) -> bool:
 
 
 class _CudaToCpu(TorchFunctionMode):
-    """Send whatever is aimed at cuda to the CPU."""
+    """Redirects calls for cuda to the CPU."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -46,7 +46,7 @@ class _CudaToCpu(TorchFunctionMode):
         if func is torch.Tensor.cuda:
             return args[0]
         result = func(*args, **kwargs)
-        # Gradient clipping and the optimizers accept nothing but 'torch.cuda.FloatTensor' and its kin.
+        # Gradient clipping and the optimizers accept only type names such as 'torch.cuda.FloatTensor'.
         if func is torch.Tensor.type and isinstance(result, str):
             return result.replace("torch.", "torch.cuda.", 1)
         return result
@@ -138,7 +138,7 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def redirected() -> Iterator[None]:
-    """Redirect cuda to the CPU inside the context; nothing to undo where it was already installed."""
+    """Redirect cuda to the CPU inside the context; keep the redirection if it was installed before."""
     already = _installed is not None
     install()
     try:

@@ -1,4 +1,4 @@
-"""What differs between cuda+nccl and cpu+gloo, as one value."""
+"""The differences between cuda+nccl and cpu+gloo, and the peak speed of GPUs."""
 
 import ctypes
 import os
@@ -55,7 +55,7 @@ _PEAK_TERAFLOPS: tuple[tuple[str, float], ...] = (
     ("MI250", 181),
     ("MI210", 181),
 )
-"""Words of a name, the more special before the general, and TFLOP/s in bf16 (fp16 where there is no bf16), dense."""
+"""Words of a name, the more specific first, and dense TFLOP/s in bf16 (fp16 if it has no bf16)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Platform:
     device: torch.device
 
     def synchronize(self) -> None:
-        """Wait until queued device work is done; before reading a clock."""
+        """Wait until queued device work is done; call it before reading a clock."""
         if self.name == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -78,13 +78,13 @@ class Platform:
         return int(psutil.Process().memory_info().rss)
 
     def peak_flops(self) -> float | None:
-        """Return the dense 16-bit FLOP/s of the GPU at its peak; none on cpu, or where it is not known."""
+        """Return the peak dense 16-bit FLOP/s of the GPU; None on cpu, or if it is unknown."""
         return peak_flops(torch.cuda.get_device_name(self.device)) if self.name == "cuda" else None
 
     def activate(self) -> None:
         """Make this the device that megatron-core uses in this process."""
         if self.name == "cuda":
-            # Megatron's overlap of communication with computation relies on the order of one queue.
+            # megatron-core's overlap of communication with computation relies on the order of a single queue.
             os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.device)
         else:
@@ -105,16 +105,16 @@ def select_platform(device: Literal["auto", "cuda", "cpu"], local_rank: int = 0)
     if local_rank >= visible:
         raise ConfigError(
             f"local rank {local_rank} needs GPU number {local_rank}, but {visible} are visible; "
-            "lower --nproc-per-node, mend CUDA_VISIBLE_DEVICES, or use --training.device cpu"
+            "lower --nproc-per-node, correct CUDA_VISIBLE_DEVICES, or use --training.device cpu"
         )
     return Platform("cuda", "nccl", torch.device("cuda", local_rank))
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step; nothing happens where it is not glibc.
+    """Make glibc keep freed memory for the next step; other C libraries are left as they are.
 
-    It would give back every large tensor, and get its pages again from the kernel, zeroed one by one: logits alone are
-    hundreds of megabytes a step.
+    Otherwise it returns every large tensor to the kernel and gets zeroed pages again; logits alone are hundreds of
+    megabytes a step.
     """
     with suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
@@ -123,7 +123,7 @@ def _keep_freed_memory() -> None:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Return the dense 16-bit FLOP/s of a GPU at its peak; none for one that is not known, or a part (MIG) of one."""
+    """Return the peak dense 16-bit FLOP/s of a GPU by its driver's name; None if unknown, or a part of one (MIG)."""
     words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
     if "mig" in words:
         return None

@@ -19,7 +19,7 @@ from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
 
-# Ranks that import from a slow disk come late; that is no hanging yet.
+# Ranks that import from a slow disk come late without hanging.
 _LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
 
@@ -28,11 +28,9 @@ RandomStates = dict[str, Any]
 
 
 def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) -> None:
-    """Join the process group that torchrun describes; a lone process becomes a group of one.
+    """Join the process group of torchrun's variables (RANK, WORLD_SIZE, ...); without them, make a group of one.
 
     A collective that waits longer than `timeout_minutes` for another rank fails.
-
-    The rendezvous variables are torchrun's (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT).
     """
     platform.activate()
     if torch.distributed.is_initialized():
@@ -56,11 +54,11 @@ def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=parallel.virtual_pipeline_model_parallel_size,
         context_parallel_size=parallel.context_parallel_size,
-        # megatron-core's own saves of the distributed optimizer need them; ours gather nothing.
+        # Only megatron-core's own saves of the distributed optimizer need them.
         create_gloo_process_groups=False,
         distributed_timeout_minutes=parallel.distributed_timeout_minutes,
     )
-    # Dropout differs between pipeline stages and between ranks that see other tokens.
+    # Dropout must differ between pipeline stages and between ranks with different tokens.
     mesh = Mesh.current()
     seed += 100 * mesh.pipeline.rank + 10 * mesh.replicas.rank
     random.seed(seed)
@@ -80,7 +78,7 @@ def can_free_sent_outputs(interleaved: bool) -> bool:
 
 
 def shut_down_distributed() -> None:
-    """Leave all process groups after a run that ended well; a failed run must not wait for its peers."""
+    """Leave all process groups after a successful run; a failed one must not wait for its peers."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         parallel_state.destroy_model_parallel()
@@ -88,15 +86,14 @@ def shut_down_distributed() -> None:
 
 
 def join_store(timeout: timedelta) -> tuple[Store, int, int]:
-    """Join the store that the environment names; return a part of it that no earlier process knew, rank and world size.
+    """Join the store of the environment; return a new part of it for this start, rank and world size; collective.
 
-    torchrun starts ranks again with the store that their predecessors wrote to. Its keys still lead to the closed ports
-    of processes that are gone, where gloo and nccl wait until their timeout (pytorch issue 135712), and
-    TORCHELASTIC_RESTART_COUNT can't tell starts apart, because each host counts for itself. Can go when torch gives
-    every start a store of its own. Collective.
+    torchrun restarts ranks with the store of their predecessors. Its keys hold closed ports of ended processes, on
+    which gloo and nccl wait until their timeout (pytorch issue 135712). TORCHELASTIC_RESTART_COUNT does not identify a
+    start, because each host counts its own. Can go when torch gives every start its own store.
 
     Raises:
-        TimeoutError: A rank did not come within the timeout, or ten minutes if that is shorter.
+        TimeoutError: A rank did not join within the timeout, or ten minutes if that is shorter.
     """
     timeout = max(timeout, _LEAST_WAIT)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
@@ -113,7 +110,7 @@ def _be_welcomed(store: Store, rank: int) -> str:
 
 
 def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
-    """Answer every name that is found until all ranks have joined; that of a dead process never joins."""
+    """Answer every name until all ranks have joined; dead processes of an earlier start never join."""
     start = uuid.uuid4().hex
     welcomed = set()
     deadline = time.monotonic() + timeout.total_seconds()
@@ -124,7 +121,7 @@ def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
                 store.set(f"welcome/{name}", start)
                 welcomed.add(name)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"not all of {world_size} ranks came within {timeout.total_seconds():.0f} seconds")
+            raise TimeoutError(f"not all of {world_size} ranks joined within {timeout.total_seconds():.0f} seconds")
         time.sleep(_POLL_SECONDS)
     return start
 

@@ -1,8 +1,7 @@
 """Which library multiplies fp32 matrices on the CPU.
 
-torch leaves them to MKL, which uses AVX-512 on Intel's CPUs alone. oneDNN, which torch ships too and leaves bf16 to,
-uses it on AMD's as well: up to twice as fast there (benchmarks/matrix_products.py). All of it can go when torch chooses
-by the CPU.
+torch uses MKL, which uses AVX-512 on Intel's CPUs only. oneDNN, which torch includes and uses for bf16, uses it on
+AMD's too, up to twice as fast (benchmarks/matrix_products.py). All of this can go when torch chooses by the CPU.
 """
 
 import contextlib
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-# Multiplications of a product; for fewer, calling oneDNN costs more than it saves.
+# Multiplications in a product, below which calling oneDNN costs more than it saves.
 _FEWEST = 2**23
 _for_good = contextlib.ExitStack()
 
 
 def prefers_onednn() -> bool:
-    """Tell whether this CPU multiplies large fp32 matrices faster through oneDNN: one of AMD's, with AVX-512."""
+    """Return whether oneDNN multiplies large fp32 matrices faster on this CPU: an AMD with AVX-512."""
     return (
         cpu_vendor() == "AuthenticAMD"
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -31,7 +30,7 @@ def prefers_onednn() -> bool:
 
 @functools.cache
 def cpu_vendor() -> str:
-    """Return what this CPU calls its maker; empty where the system does not say."""
+    """Return the CPU's vendor id; empty if the system does not provide it."""
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"vendor_id\s*: (\S+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else None
     return found[1] if found else ""
@@ -39,7 +38,7 @@ def cpu_vendor() -> str:
 
 @contextlib.contextmanager
 def products_through_onednn() -> Iterator[None]:
-    """Take torch's large fp32 products to oneDNN inside the context."""
+    """Compute torch's large fp32 products with oneDNN inside the context."""
     mkl = torch.library.get_kernel("aten::mm", "CPU")
     linear = torch.ops.mkldnn._linear_pointwise.default
 
@@ -47,7 +46,7 @@ def products_through_onednn() -> Iterator[None]:
         if not _is_for_onednn(left, right):
             product: torch.Tensor = mkl.call_boxed(keys, left, right)
             return product
-        # oneDNN wants its left matrix row by row and copies it else: copy the less, that matrix or the product.
+        # oneDNN copies a left matrix that is not in row order: copy the smaller one, that matrix or the product.
         if left.is_contiguous() or left.numel() <= right.numel() + left.shape[0] * right.shape[1]:
             product = linear(left, right.t(), None, "none", [], "")
             return product
@@ -56,7 +55,7 @@ def products_through_onednn() -> Iterator[None]:
 
     with torch.library._scoped_library("aten", "IMPL") as library:
         with warnings.catch_warnings():
-            # That a kernel replaces torch's own is the intent.
+            # The warning is that a kernel of torch is replaced.
             warnings.filterwarnings("ignore", "(?s).*[oO]verrid.*")
             library.impl("mm", mm, "CPU", with_keyset=True)
         yield
@@ -64,13 +63,13 @@ def products_through_onednn() -> Iterator[None]:
 
 @functools.cache
 def multiply_fast() -> None:
-    """Take torch's large fp32 products to oneDNN in this process, where that is faster; a second call does nothing."""
+    """Compute torch's large fp32 products with oneDNN in this process if that is faster; a second call does nothing."""
     if prefers_onednn():
         _for_good.enter_context(products_through_onednn())
 
 
 def _is_for_onednn(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Tell whether a product is large, of fp32, and of matrices that lie row by row or column by column."""
+    """Return whether a product is large, of fp32, and of matrices in row or column order."""
     return (
         left.numel() * right.shape[-1] >= _FEWEST
         and left.dtype is torch.float32

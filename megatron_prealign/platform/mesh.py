@@ -1,6 +1,6 @@
-"""The mesh of ranks: where this rank is on each axis, which parameters are copies of which, and who counts what.
+"""The mesh of ranks: this rank's place on each axis, which parameters are copies, and which rank counts them.
 
-megatron-core's parallel state is asked here and nowhere else outside of platform/.
+Code outside platform/ asks the mesh, never megatron-core's parallel state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 @dataclass(frozen=True)
 class Axis:
-    """The ranks on a line of the mesh through this rank, in order."""
+    """The ranks on a line of the mesh that includes this rank, in order."""
 
     group: ProcessGroup
 
@@ -36,7 +36,7 @@ class Mesh:
     """All ranks of a run by axis, as this rank sees them."""
 
     rank: int
-    """Of all ranks; rank 0 writes what exists once: the records of the run, and the common part of a checkpoint."""
+    """Among all ranks; rank 0 writes what exists once: the run's records and the common part of a checkpoint."""
 
     world_size: int
 
@@ -47,7 +47,7 @@ class Mesh:
     """Each rank has other layers."""
 
     virtual_pipeline_size: int | None
-    """Model chunks of each pipeline stage; None where stages are not interleaved."""
+    """Model chunks of each pipeline stage; None if stages are not interleaved."""
 
     data: Axis
     """Each rank has other samples."""
@@ -90,7 +90,7 @@ class Mesh:
         return self.pipeline.rank == self.pipeline.size - 1 and chunk == (self.virtual_pipeline_size or 1) - 1
 
     def copies(self, parameter: Parameter) -> dict[str, Axis]:
-        """Return the axes, by name, on which every rank has a copy of the parameter, in the order of the fields."""
+        """Return the axes, by name, on which every rank has a copy of the parameter."""
         axes = {"replicas": self.replicas}
         if not is_split(parameter):
             axes["tensor"] = self.tensor
@@ -99,7 +99,7 @@ class Mesh:
         return axes
 
     def counts(self, parameter: Parameter) -> bool:
-        """Tell whether this rank counts the parameter when the ranks of `model` sum over parameters, each one once."""
+        """Return whether this rank adds the parameter to a sum over `model` that has each parameter once."""
         is_second_copy = getattr(parameter, "shared", False)  # tied embeddings on the last pipeline stage
         return not is_second_copy and (is_split(parameter) or self.tensor.rank == 0)
 
@@ -117,7 +117,7 @@ class Mesh:
 
 
 def is_split(parameter: Parameter) -> bool:
-    """Tell whether each tensor-parallel rank has a part of the parameter, not a copy."""
+    """Return whether each tensor-parallel rank has a part of the parameter, not a copy."""
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 

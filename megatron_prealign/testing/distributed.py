@@ -1,7 +1,7 @@
 """Run a function on several real gloo ranks.
 
-Ranks are forked from a server process that has imported megatron-core once, which costs seconds, and
-has started no threads; the calling test process itself is never forked.
+Ranks are forked from a server process that has imported megatron-core once, which takes seconds, and has started no
+threads. The calling test process is never forked.
 """
 
 import multiprocessing
@@ -41,7 +41,7 @@ def run_distributed(
     processes, readers = start_ranks(function, world_size, *args)
     try:
         results = _collect(readers, timeout_seconds)
-        # Left to end by themselves, with whatever they still have to close.
+        # Let them close what they use.
         for process in processes:
             process.join(GRACE_SECONDS)
         return results
@@ -90,7 +90,7 @@ def _collect(readers: list[Connection], timeout_seconds: float) -> list[Any]:
             try:
                 succeeded, result = pickle.loads(readers[rank].recv_bytes())
             except EOFError:
-                raise RuntimeError(f"rank {rank} died without a word") from None
+                raise RuntimeError(f"rank {rank} died without a message") from None
             if not succeeded:
                 raise RuntimeError(f"rank {rank} failed:\n{result}")
             results[rank] = result

@@ -1,4 +1,4 @@
-"""Trainers inside test processes, and what a test wants to know of them."""
+"""Trainers inside test processes, and the values that tests compare."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -22,9 +22,9 @@ Values = Mapping[str, Mapping[str, Any]]
 
 
 def make_trainer(values: Values) -> Trainer:
-    """Build the trainer of a configuration in this process, a rank of its own or one of torchrun's kind.
+    """Build the trainer of a configuration in this process, a lone one or a rank with torchrun's environment.
 
-    The process groups are made by the first call and stay: all trainers of a process share one layout.
+    The first call makes the process groups, so all trainers of a process share one layout.
     """
     config: Config = config_from_dict(values)
     plan = plan_run(config)
@@ -78,7 +78,7 @@ def run_all_steps(configurations: list[Values], num_steps: int) -> list[dict[str
 
 
 def train_and_save_all(configurations: list[Values]) -> list[list[dict[str, Any]]]:
-    """Train each run from where it stands to its last step, save, and return the metrics of each step."""
+    """Train each run from its position to its last step, save, and return the metrics of each step."""
     return [_train_and_save(values) for values in configurations]
 
 

@@ -1,8 +1,7 @@
-"""AdamW where Transformer Engine's and apex's can't run, with a state that reshards.
+"""AdamW for machines without Transformer Engine's and apex's, with a state that reshards.
 
-megatron-core's distributed optimizer cannot reload torch's AdamW: it keeps its `step` beside each
-parameter, where apex and Transformer Engine keep one in the parameter group. This one does too, and
-is registered in apex's place.
+megatron-core's distributed optimizer cannot reload torch's AdamW, which keeps a `step` for each parameter. Apex and
+Transformer Engine keep one for each parameter group, and so does this AdamW, which is registered in apex's place.
 """
 
 from collections.abc import Callable
@@ -17,33 +16,33 @@ from megatron_prealign.platform.megatron.optimizer import use_adamw
 
 
 class GroupStepAdamW(torch.optim.Optimizer):
-    """torch's fused AdamW kernel with one `step` a parameter group."""
+    """torch's fused AdamW kernel with one `step` per parameter group."""
 
     def __init__(self, params: Any, adam_w_mode: bool = True, **defaults: Any) -> None:
-        """Take apex's arguments: lr, weight_decay, betas, eps; only decoupled weight decay is offered."""
+        """Take apex's arguments: lr, weight_decay, betas, eps; weight decay must be decoupled."""
         assert adam_w_mode, "only decoupled weight decay"
-        # Apex's and Transformer Engine's read it from the groups, which may have been saved by this one.
+        # Apex's and Transformer Engine's AdamW read it from the groups, which this one may have saved.
         super().__init__(params, {**defaults, "bias_correction": True})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of any AdamW that keeps `step` in the parameter group.
+        """Load the state of any AdamW that keeps `step` in the parameter group.
 
         Raises:
-            CheckpointError: It was saved with an option that this one does not have.
+            CheckpointError: It was saved with an option that this one lacks.
         """
         if not all(group.get("bias_correction", True) for group in state_dict["param_groups"]):
             raise CheckpointError(
                 "the optimizer was saved with bias_correction off, which only the AdamW of Transformer Engine and apex "
-                "offer; continue it where one of them is installed, or take its weights alone with checkpoint.init_from"
+                "offer; resume where one of them is installed, or load the weights alone with checkpoint.init_from"
             )
         super().load_state_dict(state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; counts one step for every group.
+        """Update every parameter that has a gradient; count one step for every group.
 
-        Also for one that holds nothing: of the distributed optimizer, other ranks may hold its parameters, and the
-        groups of rank 0 are saved for all.
+        Groups without parameters count too: in the distributed optimizer other ranks may hold their parameters, and
+        rank 0's groups are saved for all.
         """
         assert closure is None, "megatron-core's optimizers call step without a closure"
         for group in self.param_groups:
@@ -59,7 +58,7 @@ class GroupStepAdamW(torch.optim.Optimizer):
             group["step"] = step + 1
 
     def _update(self, group: dict[str, Any], parameters: list[torch.Tensor], step: int) -> None:
-        # The kernel counts its own steps up; it gets copies, so that one number rules the group.
+        # The kernel increments the steps that it gets; these are copies of the group's one.
         steps = torch.full((len(parameters),), float(step), device=parameters[0].device).unbind()
         adamw(
             parameters,
@@ -80,6 +79,6 @@ class GroupStepAdamW(torch.optim.Optimizer):
 
 
 def register(device: torch.device) -> None:
-    """Make megatron-core use `GroupStepAdamW`, and kernels of its own, where no others are installed or run."""
+    """Make megatron-core use `GroupStepAdamW` if no other AdamW is installed or can run."""
     if device.type == "cpu" or not (is_usable("transformer_engine") or is_usable("apex")):
         use_adamw(GroupStepAdamW)

@@ -1,6 +1,6 @@
 """Record in <run_path>/exit.json how a run ended, because torchrun does not return its processes' exit code.
 
-torchrun restarts processes that ended on purpose with a code other than 0; these find the note and end again. A run
+torchrun restarts processes that ended on purpose with a code other than 0; these read the note and end again. A run
 that crashed leaves no note.
 """
 
@@ -16,9 +16,9 @@ EXIT = "exit.json"
 
 
 def take_exit(run_path: str | Path) -> int | None:
-    """Return the exit code of a run that ended on purpose and that torchrun restarts; else None.
+    """Return the exit code of a run that ended on purpose and that torchrun restarts, otherwise None.
 
-    A first start deletes the note of the run's last end instead.
+    A first start deletes the note of an earlier end.
     """
     path = Path(run_path) / EXIT
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":

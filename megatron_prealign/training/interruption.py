@@ -25,7 +25,7 @@ class Interruption:
     """Notice a request to stop this rank, and agree on it with the other ranks."""
 
     def __init__(self, minutes: float | None) -> None:
-        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the job, None = no limit."""
+        """Handle SIGTERM and SIGUSR1; `minutes` count from the start of the job, None = no limit."""
         self.cause = ""
         self._noted = 0
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
@@ -36,7 +36,7 @@ class Interruption:
         self._noted = _CAUSES.index(signal.Signals(number).name)
 
     def agreed(self, device: torch.device) -> bool:
-        """Return whether any rank is to stop, and keep the cause; a collective."""
+        """Return whether any rank must stop, and keep the cause; collective."""
         if self._deadline is not None and not self._noted and time.monotonic() >= self._deadline:
             self._noted = 1
         self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]

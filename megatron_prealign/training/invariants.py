@@ -13,16 +13,17 @@ from megatron_prealign.platform import Mesh
 
 
 class InvariantError(TrainingError):
-    """Ranks that must agree do not: a defect or broken hardware, never a matter of input."""
+    """Ranks that must agree do not: a defect or broken hardware, never the input."""
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _digest(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
-    """Sum the bits of parameters where they are, weighted by place: int64 scalar, another one if any number differs.
+    """Return a digest of the bits of parameters: int64 scalar on their device, which any single difference changes.
 
-    Rows have odd weights and columns even ones, so no single difference is multiplied by zero, also modulo 2^64.
+    It is a sum weighted by position. Rows have odd weights and columns even ones, so that modulo 2^64 no single
+    difference is multiplied by zero.
     """
     device = parameters[0].device
     digest = torch.zeros((), dtype=torch.int64, device=device)
@@ -38,16 +39,16 @@ def _digest(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
 def _disagreement(parameters: list[torch.nn.Parameter], group: torch.distributed.ProcessGroup) -> torch.Tensor:
     """Return whether any number differs between the group's ranks: bool scalar on the device; collective."""
     digest = _digest(parameters)
-    # The complement falls where the number rises: the largest of both are the largest and the smallest.
+    # The maximum of the complement is the complement of the minimum.
     extremes = torch.stack([digest, ~digest])
     torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX, group=group)
     return extremes[0] != ~extremes[1]
 
 
 def check_batches(microbatches: Sequence[Any]) -> None:
-    """Check that no sample of a step is given to two data-parallel ranks, and all of them to each model-parallel rank.
+    """Check that data-parallel ranks have different samples, and ranks that share a model the same ones; collective.
 
-    Collective. Words are left alone: their batches are cut from one list.
+    Batches of words are not checked: they are cut from one list.
 
     Raises:
         InvariantError: Says which.
@@ -71,18 +72,18 @@ def check_batches(microbatches: Sequence[Any]) -> None:
 def check_gradients(chunks: list[torch.nn.Module]) -> None:
     """Check that every parameter of this rank has a finite gradient that is not all zero.
 
-    A part of the vocabulary of which no token occurs has none: those of untied input embeddings are let pass.
+    Under tensor parallelism the embedding is exempt: perhaps no token of this rank's part of the vocabulary occurs.
 
     Raises:
-        InvariantError: Names those that lack one.
+        InvariantError: Names the parameters without one.
     """
     named = [item for chunk in unwrap_model(chunks) for item in named_global_parameters(chunk)]
-    # Both are NaN where anything is; read back once, for all.
+    # Both extremes are NaN if any number is. Read back once, for all.
     extremes = torch.stack([torch.stack(torch.aminmax(cast(Any, parameter).main_grad)) for _, parameter in named])
     values = dict(zip((name for name, _ in named), extremes.tolist(), strict=True))
     spared = EMBEDDING if Mesh.current().tensor.size > 1 else None
     problems = [f"{name} has no gradient" for name, pair in values.items() if name != spared and not any(pair)]
-    # fp16 overflows now and then by design: its loss scaler skips such a step.
+    # fp16 overflows by design at times: the optimizer skips such a step.
     if not get_model_config(chunks[0]).fp16:
         infinite = [name for name, pair in values.items() if not all(map(math.isfinite, pair))]
         problems += [f"the gradient of {name} is not finite" for name in infinite]
@@ -101,7 +102,7 @@ _DIFFERENCES = {
     "tensor": "parameters that tensor parallelism does not split differ between its ranks",
     "embedding": "tied embeddings differ between the first and the last pipeline stage",
 }
-"""What it means that copies on an axis of the mesh differ."""
+"""By axis of the mesh, the problem if copies on it differ."""
 
 
 def check_replicas(chunks: list[torch.nn.Module]) -> None:

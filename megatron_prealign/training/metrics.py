@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 
 class MetricsWriter:
-    """Write records; create it on one rank only."""
+    """Writes records; create it on one rank only."""
 
     def __init__(self, config: Config, step: int) -> None:
         """Open the files and trackers of a run that resumes after `step`."""
@@ -25,7 +25,7 @@ class MetricsWriter:
         self._first_step = step
         self._start = time.monotonic()
         self._progress = RunProgress(training.stage, training.train_steps, step)
-        # Messages of stages and checkpoints go through here, so that they do not break the bar.
+        # All messages go through the progress bar, so that they do not break it.
         self.advance, self.say = self._progress.advance, self._progress.say
         self._file = RecordFile(run_path / METRICS, step, self.say)
         self._trackers = open_trackers(config, step, self.say)

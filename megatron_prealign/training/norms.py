@@ -1,8 +1,8 @@
-"""The one norm of gradients and parameters: for clipping, guards and records, on their device, alike in every layout.
+"""The norm of gradients and parameters for clipping, guards and records: on the device, equal in every layout.
 
-megatron-core's own adds up fp32 numbers in fp32. On CPUs that is off by up to 2e-4 on the gradient of an embedding,
-most of whose rows are zero, and by something else wherever the tensors are cut otherwise, so that clipping carries the
-layout into the weights; and without Transformer Engine and apex it reads every tensor's norm back to the host.
+megatron-core's own norm adds fp32 numbers in fp32. On CPUs it is off by up to 2e-4 for the gradient of an embedding,
+most of whose rows are zero. The error depends on how tensors are cut, so clipping would make the weights depend on the
+layout. Without Transformer Engine and apex it also reads every tensor's norm back to the host.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_prealign.platform import Mesh
 from megatron_prealign.platform.megatron.optimizer import use_gradient_norm
 
-# Numbers whose squares are added up in fp32 on a CPU, where torch adds up whole rows without splitting them.
+# How many squares a CPU adds in fp32: rows of this size, which torch does not split.
 _ROW = 1024
 
 
@@ -23,11 +23,11 @@ _ROW = 1024
 def sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     """Return the sum of the squares of all numbers: float64 scalar on the device, within 1e-6 of the exact one.
 
-    NaN or infinite where any number is; nothing is read back to the host. On CPUs the norm of 1,024 numbers must lie
+    It is NaN or infinite if any number is; nothing is read back to the host. On CPUs the norm of 1,024 numbers must be
     between 1e-19 and 1e19, beyond which fp32 has no squares.
 
     Args:
-        tensors: contiguous, of any floating-point types, on `device`; perhaps none.
+        tensors: contiguous, of any floating-point types, on `device`; may be empty.
         device: of the result.
     """
     if not tensors:

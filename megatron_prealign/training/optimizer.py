@@ -27,7 +27,7 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         overlap_grad_reduce=overlap_grad_reduce,
         overlap_param_gather=overlap_param_gather,
-        # It would end the rank that finds one, alone and before the reduction; guards.py makes all skip the step.
+        # It would end one rank alone, before the reduction; guards.py makes all ranks skip the step instead.
         check_for_nan_in_grad=False,
         bucket_size=config.parallel.ddp_bucket_size,
     )
@@ -38,36 +38,36 @@ def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[to
     core = get_model_config(wrapped[0])
     core.finalize_model_grads_func = finalize_model_grads
     if overlap_grad_reduce:
-        # All microbatches but the last only add up.
+        # Reduce after the last microbatch only.
         core.no_sync_func = wrapped[0].no_sync if len(wrapped) == 1 else [chunk.no_sync for chunk in wrapped]
     return wrapped
 
 
 def overlaps(config: Config, device: torch.device) -> tuple[bool, bool]:
-    """Tell whether gradients are reduced, and parameters gathered, while others are still computed."""
+    """Return whether to reduce gradients during the backward pass, and to gather parameters during the forward pass."""
     parallel = config.parallel
     has_replicas = Mesh.current().replicas.size > 1
-    # A parameter without a gradient would be waited for.
+    # The overlapped reduction waits for the gradient of every parameter.
     has_all_gradients = config.training.stage == "pretrain" or config.alignment.lm_weight > 0
     grads = parallel.overlap_grad_reduce
     if grads is None:
         grads = device.type == "cuda" and has_replicas and has_all_gradients
     params = parallel.overlap_param_gather
     if params is None:
-        # Word vectors read the output layer's rows before that layer runs.
+        # Vectors of items read the output layer's rows before that layer runs.
         params = grads and parallel.use_distributed_optimizer and not reads_items(config)
     return grads, params
 
 
 def gather_parameters(chunks: list[torch.nn.Module]) -> None:
-    """Bring parameters up to date where they are otherwise gathered by the next forward pass; collective."""
+    """Gather parameters that only the next forward pass would gather; collective."""
     for chunk in chunks:
         if chunk.ddp_config.overlap_param_gather:  # type: ignore[union-attr]
             chunk.start_param_sync(force_sync=True)  # type: ignore[operator]
 
 
 def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:
-    """Build AdamW over the wrapped chunks; weight decay spares norms and biases."""
+    """Build AdamW over the wrapped chunks; norms and biases have no weight decay."""
     device = next(chunks[0].parameters()).device
     adamw.register(device)
     norms.register(device)
@@ -80,7 +80,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         adam_beta1=options.adam_beta1,
         adam_beta2=options.adam_beta2,
         adam_eps=options.adam_eps,
-        # The norm is computed only where there is a bound to compare it with.
+        # megatron-core computes the norm only if there is a bound.
         clip_grad=options.clip_grad or math.inf,
         bf16=config.training.precision == "bf16",
         fp16=config.training.precision == "fp16",
@@ -99,7 +99,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
 def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:
     """Build the learning-rate schedule, counted in optimizer steps.
 
-    Rates are those of the configuration, also where the optimizer was loaded from a run with others.
+    The rates are those of the configuration, whatever a loaded optimizer had.
     """
     for group in optimizer.param_groups:
         group["max_lr"], group["min_lr"] = config.optimizer.lr, config.optimizer.min_lr

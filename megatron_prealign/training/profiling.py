@@ -14,7 +14,7 @@ class ProfileWindow:
     """Trace the steps of `logging.profile_steps`; outside the window a step costs one comparison."""
 
     def __init__(self, config: Config, rank: int) -> None:
-        """Trace on this rank if it is chosen."""
+        """Trace if this rank is one of `logging.profile_ranks`."""
         logging = config.logging
         chosen = bool(logging.profile_steps) and rank in logging.profile_ranks
         self._first, self._last = logging.profile_steps if chosen else (-1, -1)
@@ -43,7 +43,7 @@ class ProfileWindow:
             self.close()
 
     def close(self) -> None:
-        """End a running trace; a run may end inside the window."""
+        """End a running trace, perhaps inside the window."""
         if self._stack is not None:
             self._stack.close()
             self._stack = None

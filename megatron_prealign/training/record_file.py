@@ -1,4 +1,4 @@
-"""Write records of a run as lines of JSON; each step appears once, also if the run was killed and resumed.
+"""Write records of a run as lines of JSON; each step appears once, even if the run was killed and resumed.
 
 A record that cannot be written is dropped and reported; training continues.
 """
@@ -14,7 +14,7 @@ import orjson
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_file, sync
 
-# atomic_file refuses a folder that became read-only with a DataError.
+# atomic_file raises DataError for a folder that became read-only.
 _FAILURES = (OSError, DataError)
 
 
@@ -45,7 +45,7 @@ class RecordFile:
             self._is_sorted = True
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a record; numbers that are not finite become null, which every JSON reader accepts."""
+        """Append a record; NaN and infinity become null, which every JSON reader accepts."""
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
         try:
             self._append(line)

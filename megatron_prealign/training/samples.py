@@ -1,4 +1,4 @@
-"""What a run read: samples by their position in its order, as skipped.jsonl names them."""
+"""Look up samples that a run read by their position in its order, as skipped.jsonl names them."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from megatron_prealign.training.setup import plan_run
 
 @dataclass(frozen=True)
 class ReadSample:
-    """One sample: where it stands, which dataset it is of, and what the model saw."""
+    """One sample: its position, its dataset, and the text that the model saw."""
 
     position: int
     prefix: str
@@ -37,7 +37,7 @@ def skipped_samples(run_path: str | Path) -> list[int]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; the run has skipped no step") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({error!r}); name samples instead") from None
+        raise DataError(f"{path}: damaged ({error!r}); pass positions instead") from None
 
 
 def read_samples(run_path: str | Path, positions: Sequence[int]) -> Iterator[ReadSample]:

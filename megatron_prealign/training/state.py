@@ -1,4 +1,4 @@
-"""Where a run stands: everything about its position that a checkpoint must hold."""
+"""The position and counters of a run, which a checkpoint stores."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -19,26 +19,26 @@ _Loss = Annotated[float, Field(gt=-1e38, lt=1e38)]
 
 @dataclass
 class TrainState:
-    """Counters of a run; those of data are totals over ranks.
+    """Counters of a run; those of data are totals over all ranks.
 
     Attributes:
         step: optimizer steps done, skipped ones included.
         consumed_samples: sequences of the training set used.
         lm_tokens: tokens of those sequences.
-        mixes: the history of what they were drawn from.
+        mixes: the mixes that they were drawn from, in order.
         positions: how many were drawn from each dataset, by its key.
         word_microbatches: microbatches of words used.
         word_tokens: subwords in them.
-        lexicon_fingerprint: of the lexicon that they are taken from; empty = none so far.
+        lexicon_fingerprint: of their lexicon; empty = none so far.
         sentence_microbatches: microbatches of sentences used.
         sentence_tokens: tokens in them.
-        sentence_fingerprint: of the sentences that they are taken from; empty = none so far.
+        sentence_fingerprint: of their files; empty = none so far.
         best_retrieval: best held-out retrieval at a validation so far, in [0, 1]; below 0 = none yet.
         validations_since_best: validations after it.
-        skipped_steps: steps whose update was left out.
-        skipped_in_a_row: of these the last, without one that was applied between them.
-        rewinds: times that the weights went back to a checkpoint.
-        recent_losses: of the last steps that were applied, where loss spikes are watched for.
+        skipped_steps: steps without an update, overflows of fp16 included.
+        skipped_in_a_row: steps that the guards skipped since the last applied one.
+        rewinds: how often weights and optimizer returned to a checkpoint.
+        recent_losses: of the last applied steps, if the guard against loss spikes is on.
     """
 
     step: _Count = 0
@@ -61,7 +61,7 @@ class TrainState:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "TrainState":
-        """Read the counters stored in a checkpoint; those that it lacks stand at their start.
+        """Read the counters stored in a checkpoint; counters that it lacks have their initial values.
 
         Raises:
             CheckpointError: They can't be read, or are not those of this program.
@@ -98,37 +98,37 @@ class TrainState:
         return self.word_tokens + self.sentence_tokens
 
     def count_items(self, kind: str, num_microbatches: _Count = 0, num_tokens: _Count = 0) -> int:
-        """Count microbatches of items of a kind, "word" or "sentence"; return how many there were before."""
+        """Count microbatches and tokens of a kind of items, "word" or "sentence"; return the microbatches before."""
         before: int = getattr(self, f"{kind}_microbatches")
         setattr(self, f"{kind}_microbatches", before + num_microbatches)
         setattr(self, f"{kind}_tokens", getattr(self, f"{kind}_tokens") + num_tokens)
         return before
 
     def note_items(self, kind: str, fingerprint: str) -> str:
-        """Note what the items of a kind are taken from; return what was noted before, empty = nothing."""
+        """Set the fingerprint of a kind of items; return the previous one, empty = none."""
         name = "lexicon_fingerprint" if kind == "word" else f"{kind}_fingerprint"
         before: str = getattr(self, name)
         setattr(self, name, fingerprint)
         return before
 
     def token_counts(self) -> dict[str, int]:
-        """Return the tokens seen for a record; those of sentences where there are any."""
+        """Return the tokens seen, for a record; those of sentences only if there are any."""
         sentences = {"sentence_tokens": self.sentence_tokens} if self.sentence_tokens else {}
         return {"tokens": self.tokens, "word_tokens": self.word_tokens, **sentences}
 
     def drawn_since(self, before: "TrainState") -> dict[str, list[int]]:
-        """Return the numbers of samples and microbatches used since then; of sentences where there are any."""
+        """Return the numbers of samples and microbatches used since then; of sentences only if there are any."""
         fields = {"samples": "consumed_samples", "word_microbatches": "word_microbatches"}
         if self.sentence_microbatches:
             fields["sentence_microbatches"] = "sentence_microbatches"
         return {name: [*range(getattr(before, field), getattr(self, field))] for name, field in fields.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counters for JSON; those of sentences where there are any: older versions refuse them."""
+        """Return the counters for JSON; those of sentences only if there are any: older versions refuse them."""
         return {name: value for name, value in asdict(self).items() if value or not name.startswith("sentence_")}
 
 
 def has_lost_patience(config: Config, state: TrainState) -> bool:
-    """Tell whether stage 1 ends early: its held-out retrieval has not risen for `alignment.patience` validations."""
+    """Return whether stage 1 ends early: held-out retrieval has not risen for `alignment.patience` validations."""
     patience = config.alignment.patience if config.training.stage == "align_init" else 0
     return 0 < patience <= state.validations_since_best

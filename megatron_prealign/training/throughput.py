@@ -1,4 +1,4 @@
-"""Measure speed: tokens and floating-point operations per second, and time not spent training."""
+"""Measure tokens and floating-point operations per second, and time not spent training."""
 
 import contextlib
 import time
@@ -53,8 +53,8 @@ class Throughput:
         config: sizes of the model and of sequences, the vocabulary resolved.
         world_size: ranks.
         peak_flops: dense 16-bit FLOP/s of one GPU; None if unknown.
-        waiting: runs while this rank waits for data.
-        pause: runs during validations and checkpoints.
+        waiting: time that this rank waits for data.
+        pause: time of validations and checkpoints.
     """
 
     config: Config
@@ -66,7 +66,7 @@ class Throughput:
     _counted: tuple[int, int, int] = (0, 0, 0)
 
     def start(self, state: TrainState) -> None:
-        """Begin to measure from here."""
+        """Start to measure."""
         self.waiting.take()
         self.pause.take()
         self._start = time.monotonic()

@@ -6,7 +6,7 @@ from threading import Thread
 from typing import Protocol
 
 _MOST_WAITING = 1000
-"""Limit of records that wait for a slow service; it bounds memory."""
+"""Longest queue of records for a slow service; bounds memory."""
 
 
 class Tracker(Protocol):

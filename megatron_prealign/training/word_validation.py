@@ -1,6 +1,6 @@
 """Retrieval of words by their translations at every tap, measured while training.
 
-Each pipeline stage scores its own taps; what travels are scores, not vectors.
+Each pipeline stage scores its own taps, so that only scores are sent, not vectors.
 
 Shapes: R rows of packed words, W words of all data-parallel ranks, H hidden.
 """
@@ -43,16 +43,16 @@ class PairSet:
     """Source and target, like en-de."""
     pairs: WordPairs
     known: Tensor | None
-    """Source words whose tokens and those of all translations occur in trained words, bool; none for trained words."""
+    """Bool per source word: its tokens and those of all translations occur in trained words; None for trained words."""
 
 
 def select_pair_sets(lexicons: Mapping[str, Lexicon], tokenizer: Tokenizer, config: Config) -> list[PairSet]:
-    """Draw `alignment.eval_word_pairs` pairs, where there are so many, of each language of "trained" and "held_out".
+    """Draw up to `alignment.eval_word_pairs` pairs of each language of "trained" and "held_out".
 
     Words longer than `alignment.max_word_tokens` are cut, as in training.
 
     Raises:
-        DataError: a language without a pair that the tokenizer can write.
+        DataError: a language has no pair that the tokenizer can encode.
     """
     known_tokens = token_ids_of(lexicons["trained"], tokenizer) if "trained" in lexicons else None
     sets, max_word_tokens = [], config.alignment.max_word_tokens
@@ -84,7 +84,7 @@ class WordValidator:
 
     @torch.no_grad()
     def run(self, chunks: list[torch.nn.Module]) -> dict[str, dict[str, Any]]:
-        """Return by set and language pair the counts and the scores by tap; collective, equal on all ranks."""
+        """Return counts and scores by tap for each set and language pair; collective, equal on all ranks."""
         for chunk in chunks:
             chunk.eval()
         results: dict[str, dict[str, Any]] = {}
@@ -98,7 +98,7 @@ class WordValidator:
             results.setdefault(pair_set.name, {})[pair_set.languages] = summary
         for chunk in chunks:
             chunk.train()
-        # Ranks act on these numbers, so a last digit must not make them differ.
+        # Ranks decide by these numbers, which may differ in the last digit.
         agreed = [results]
         torch.distributed.broadcast_object_list(agreed, src=0)
         return agreed[0]
@@ -119,14 +119,14 @@ class WordValidator:
         }
 
     def _vectors(self, chunks: list[torch.nn.Module], words: list[list[int]]) -> dict[int, Tensor]:
-        """Return this rank's share of the word vectors by tap of this stage, fp32 [W / data parallel, H]."""
+        """Return this data-parallel rank's share of the word vectors at each tap of this stage, fp32 [share, H]."""
         size, rank = self._mesh.data.size, self._mesh.data.rank
         per_rank = -(-len(words) // size)
         own = words[rank * per_rank : (rank + 1) * per_rank]
         found: dict[int, Tensor] = {}
 
         def collect(tap: int, hidden: Tensor, vectors: Tensor, _words: ItemMicrobatch) -> Tensor:
-            # A word stands in one microbatch; its vector is zero in the others.
+            # A word is in one microbatch; its vector is zero in the others.
             found[tap] = found[tap] + vectors if tap in found else vectors
             return hidden
 
@@ -141,12 +141,12 @@ class WordValidator:
         return found
 
     def _pack(self, words: list[list[int]]) -> list[PackedItems]:
-        """Pack words into rows and deal the rows out to the microbatches, equally many each."""
+        """Pack words into rows, the same number of rows for each microbatch."""
         lengths = np.array([len(ids) for ids in words], dtype=np.int64)
         token_ids = np.array([token for ids in words for token in ids], dtype=np.int64)
         packed = pack_items(lengths, token_ids, self._row_length)
         count = self._num_microbatches
-        # A rank without words runs an empty row, so that all ranks run the same schedule.
+        # A rank without words runs an empty row: all ranks must run the same schedule.
         per_microbatch = max(-(-len(packed.token_ids) // count), 1)
         padded = packed.padded(per_microbatch * count)
         return [
@@ -161,6 +161,6 @@ class WordValidator:
 
 
 def held_out_retrieval(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Return P@1 of held-out words, mean over taps and language pairs; none where no held-out words are measured."""
+    """Return P@1 of held-out words, averaged over taps and language pairs; None if there are no held-out words."""
     held_out = results.get("held_out")
     return mean(mean(pair["p_at_1"]) for pair in held_out.values()) if held_out else None

@@ -95,7 +95,10 @@ PLACES: dict[str, tuple[Callable[[Path, Evil], None], str]] = {
     ),
     "metadata": (_in_metadata, ".metadata: not the metadata of a torch_dist checkpoint: it names posix.mkdir, which"),
     "object": (_in_object, "_extra_state/shard_0_4: damaged, or it holds more than tensors and plain values ("),
-    "fp8": (_in_fp8_state, "_extra_state is no scaling state of fp8: it names posix.mkdir, which has no place there"),
+    "fp8": (
+        _in_fp8_state,
+        "_extra_state is not a scaling state of fp8: it names posix.mkdir, which is not allowed",
+    ),
 }
 
 
@@ -148,7 +151,7 @@ def test_the_scaling_state_of_fp8_is_taken_as_it_is_written(tmp_path: Path, monk
     nested = io.BytesIO()
     torch.save(Evil(tmp_path / "ran"), nested)
     for bad in ({**state, "recipe": Evil(tmp_path / "ran")}, _Loads(nested.getvalue())):
-        with pytest.raises(CheckpointError, match=r"a\._extra_state is no scaling state of fp8"):
+        with pytest.raises(CheckpointError, match=r"a\._extra_state is not a scaling state of fp8"):
             check_extra_states(extra(bad), tmp_path)
     assert not (tmp_path / "ran").exists()
 

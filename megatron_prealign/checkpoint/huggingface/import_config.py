@@ -108,7 +108,7 @@ def _rope_problems(found: Any) -> Iterator[str]:
     if kind != "default":
         yield (
             f"rope scaling of type {kind!r}: only plain rotary embeddings are modelled here, and the model would "
-            "compute something else; no flag mends it"
+            "compute something else; no option changes that"
         )
     part = rope.get("partial_rotary_factor", 1.0)
     if found.model_type != "gpt_neox" and part != 1.0:

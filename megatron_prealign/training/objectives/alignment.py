@@ -25,7 +25,7 @@ from megatron_prealign.training.state import TrainState
 
 
 class Alignment:
-    """The objective: one pass over the next groups, each of whose taps has a loss."""
+    """The objective: one pass over the next groups, with a loss at each tap."""
 
     reaches_all_parameters = False
 
@@ -79,7 +79,7 @@ class Alignment:
         return to_microbatch(batch.packed, batch.stop - batch.start, self._device, targets)
 
     def step_sums(self) -> Tensor:
-        """Return the sum of this rank's losses in the last step, which is over no predictions: float64 [2]."""
+        """Return the sum of this rank's losses in the last step and 0 predictions: float64 [2]."""
         loss = self._loss.step_loss()
         return torch.stack([loss, loss.new_zeros(())])
 
@@ -94,8 +94,8 @@ class Alignment:
     def take_metrics(self) -> dict[str, Any]:
         """Return alignment_loss (weighted mean over taps), tap_loss by tap and word_padding_ratio since the last call.
 
-        Those of sentences are sentence_alignment_loss, sentence_tap_loss and sentence_padding_ratio. Losses are
-        averaged over microbatches; empty where there were none; a collective.
+        The names of sentences begin with sentence_. Losses are averaged over microbatches; empty if there were none;
+        collective.
         """
         losses = self._loss.take_losses()
         if not losses:
@@ -112,13 +112,13 @@ class Alignment:
 
 @dataclass(frozen=True)
 class AlignmentPlan:
-    """The items that are aligned, and the objective over them."""
+    """The items to align, and the objective over them."""
 
     config: Config
     items: ItemBatches
 
     def resume_problems(self, state: TrainState, checkpoint: Path | None) -> list[str]:
-        """Return why a run can't continue with its items: which groups come next depends on all of them."""
+        """Return why a run can't continue with its items: the next groups depend on all of them."""
         own = self.items.fingerprint
         saved = replace(state).note_items(self.items.kind, own)
         if saved in ("", own):
@@ -130,7 +130,7 @@ class AlignmentPlan:
         ]
 
     def describe(self, _: TrainState) -> str:
-        """Return what became of the files of items."""
+        """Describe the files of items."""
         return self.items.describe()
 
     def build(self, state: TrainState, surroundings: Surroundings) -> Alignment:
@@ -140,10 +140,10 @@ class AlignmentPlan:
 
 
 def read_lexicons(config: Config) -> dict[str, Lexicon]:
-    """Read the lexicons "trained" and "held_out", as far as the run needs them.
+    """Read those of the lexicons "trained" and "held_out" that the run needs.
 
     Raises:
-        DataError: a lexicon that can't be read, or does not fit the other.
+        DataError: a lexicon can't be read, or does not fit the other.
     """
     alignment = config.alignment
     if not has_alignment_loss(config) and not measures_retrieval(config):
@@ -161,11 +161,13 @@ def read_lexicons(config: Config) -> dict[str, Lexicon]:
 def _check_lexicons(lexicons: dict[str, Lexicon], alignment: AlignmentConfig) -> None:
     """Refuse lexicons that translate into their own language, and held-out words that are all trained on."""
     problems = []
-    for lexicon, paths in zip(lexicons.values(), _paths(alignment), strict=True):
+    paths_of = {"trained": alignment.lexicon_paths, "held_out": alignment.held_out_lexicon_paths}
+    for name, lexicon in lexicons.items():
         if lexicon.source_language in lexicon.languages:
             problems.append(
-                f"{', '.join(paths)}: translations into {lexicon.source_language}, which is alignment.source_language; "
-                "mend the languages of the file, or alignment.source_language and alignment.target_language"
+                f"{', '.join(paths_of[name])}: translations into {lexicon.source_language}, which is "
+                "alignment.source_language; correct the languages of the file, or alignment.source_language and "
+                "alignment.target_language"
             )
     if len(lexicons) == 2:
         trained, held_out = ({entry.word for entry in lexicon.entries} for lexicon in lexicons.values())
@@ -176,10 +178,6 @@ def _check_lexicons(lexicons: dict[str, Lexicon], alignment: AlignmentConfig) ->
             )
     if problems:
         raise DataError(problems)
-
-
-def _paths(alignment: AlignmentConfig) -> list[tuple[str, ...]]:
-    return [paths for paths in (alignment.lexicon_paths, alignment.held_out_lexicon_paths) if paths]
 
 
 def to_microbatch(
@@ -196,12 +194,12 @@ def to_microbatch(
 
 
 def run_items(chunk: torch.nn.Module, items: ItemMicrobatch) -> Tensor:
-    """Run a model chunk over packed items, each seeing itself alone; return the hidden states [S, R, H]."""
+    """Run a model chunk over packed items, each attending to itself only; return the hidden states [S, R, H]."""
     with hidden_states_only(chunk):
         hidden: Tensor = chunk(items.token_ids, items.position_ids, segment_mask(items.item_index))
     return hidden
 
 
 def no_loss(hidden: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Start the backward pass without a loss of its own: the losses hang on the taps."""
+    """Return a zero that starts the backward pass; the losses are attached at the taps."""
     return (hidden * 0.0).sum(), {}

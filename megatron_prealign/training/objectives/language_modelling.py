@@ -1,6 +1,6 @@
 """Language modelling: ordinary next-token prediction over whole sequences.
 
-Losses are kept by language, and at switched against ordinary positions: sums on the device, read once a record.
+Losses are summed by language, and separately at switched and ordinary positions, on the device; a record reads them.
 
 Shapes: B sequences of a microbatch, S tokens a sequence, L languages.
 """
@@ -24,22 +24,22 @@ from megatron_prealign.training.state import TrainState
 class LanguageModelLoss:
     """Makes passes of batches, and averages their loss.
 
-    The loss is the sum over predicted positions over their number in the global batch, so that it
-    and its gradients do not depend on how the batch is split.
+    The loss is the sum over predicted positions divided by their number in the global batch, so that it and its
+    gradients do not depend on how the batch is split.
     """
 
     def __init__(self, device: torch.device, languages: Sequence[str], *, end_of_document: int | None = None) -> None:
-        """Prepare for passes.
+        """Prepare for passes on a device.
 
         Args:
-            device: where they run.
+            device: of the model.
             languages: of the data, in its order; the loss of each is reported.
-            end_of_document: token that attention does not cross; none = it sees whole sequences.
+            end_of_document: token that attention does not cross; None = it sees whole sequences.
         """
         self._device = device
         self._languages = languages
         self._end_of_document = end_of_document
-        # Double: a float no longer counts every position from 16 million on.
+        # float64, because fp32 can't count above 16 million.
         self._sums = torch.zeros(len(languages), 2, 2, dtype=torch.float64, device=device)
         self._step_sums = torch.zeros_like(self._sums)
         self._num_passes = 0
@@ -50,13 +50,13 @@ class LanguageModelLoss:
         self._num_passes += 1
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         micro_batch_size, seq_length = moved[0]["tokens"].shape
-        # Under context parallelism each rank goes on with its two pieces of every sequence.
+        # Under context parallelism each rank uses its two pieces of every sequence.
         mesh = Mesh.current()
         moved = [_pieces_of_this_rank(batch, mesh) for batch in moved]
         num_predicted = torch.stack([batch["loss_mask"].sum() for batch in moved]).sum()
         torch.distributed.all_reduce(num_predicted, group=mesh.replicas.group)
-        # Undo what follows: the schedule divides by microbatches and multiplies by context-parallel ranks, gradient
-        # reduction divides by context- and data-parallel ranks.
+        # Compensate for what follows: the schedule divides by microbatches and multiplies by context-parallel ranks;
+        # the gradient reduction divides by context- and data-parallel ranks.
         scale = weight * len(moved) * mesh.data.size / num_predicted.clamp(min=1)
         return Pass(partial(self._forward_step, scale), moved, seq_length, micro_batch_size)
 
@@ -80,10 +80,7 @@ class LanguageModelLoss:
         self._step_sums.zero_()
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return the mean losses per predicted position since the last call, in nats; collective.
-
-        Named as `describe_losses` does.
-        """
+        """Return the mean losses since the last call as `describe_losses` names them, in nats; collective."""
         if not self._num_passes:
             return {}
         self._keep_step()
@@ -106,7 +103,7 @@ class LanguageModelling(LanguageModelLoss):
         *,
         end_of_document: int | None = None,
     ) -> None:
-        """Read the microbatches of one step after the other from `sequences`."""
+        """Read the microbatches of each step from `sequences`."""
         super().__init__(device, languages, end_of_document=end_of_document)
         self._sequences = sequences
 
@@ -122,7 +119,7 @@ class LanguageModelling(LanguageModelLoss):
         return self._step_sums.sum(dim=(0, 1))
 
     def step_problems(self) -> list[str]:
-        """Return nothing: what is wrong with a loss shows in its value."""
+        """Return nothing: the value of the loss shows its problems."""
         return []
 
     def drop_step(self) -> None:
@@ -145,7 +142,7 @@ class LanguageModellingPlan(SequencePlan):
 
 
 def _pieces_of_this_rank(batch: Batch, mesh: Mesh) -> Batch:
-    """Return a microbatch with what has an axis of positions cut to this context-parallel rank's two pieces."""
+    """Return a microbatch whose tensors of positions are cut to this context-parallel rank's two pieces."""
     by_position = {key: value for key, value in batch.items() if value.dim() > 1}
     return {**batch, **mesh.own_pieces(by_position)}
 
@@ -167,8 +164,8 @@ def grouped_sums(losses: Tensor, loss_mask: Tensor, loss_group: Tensor, num_lang
     Returns:
         float64 [L, 2, 2]: ordinary and switched positions, of each the sum of its losses and its number.
     """
-    # A sequence has one language: sums over positions first, then a small product in place of a scatter,
-    # whose atomic additions on a GPU would come in another order every time.
+    # A sequence has one language: sum over positions first, then multiply small matrices instead of a scatter, whose
+    # atomic additions on a GPU have no fixed order.
     counted = torch.stack([losses.float() * loss_mask, loss_mask])
     switched = counted * (loss_group % 2)
     rows = torch.stack([(counted - switched).sum(-1), switched.sum(-1)]).double()  # [2, 2, B]
@@ -178,13 +175,13 @@ def grouped_sums(losses: Tensor, loss_mask: Tensor, loss_group: Tensor, num_lang
 
 
 def describe_losses(sums: Tensor, languages: Sequence[str]) -> dict[str, Any]:
-    """Return the mean losses in nats that `grouped_sums` [L, 2, 2] hold, without those of no position.
+    """Return the mean losses in nats of `grouped_sums` [L, 2, 2]; means over no position are left out.
 
     Returns:
-        lm_loss over all positions, if there are any; language_loss of each language; switched_loss and ordinary_loss
-        where any position is switched.
+        lm_loss over all positions; language_loss of each language; switched_loss and ordinary_loss if any position is
+        switched.
     """
-    sums = sums.cpu()  # what follows is read from the host's own memory
+    sums = sums.cpu()  # one copy for all the reads below
     total, count = sums.sum(dim=(0, 1)).tolist()
     record: dict[str, Any] = {"lm_loss": total / count} if count else {}
     by_language = zip(languages, sums.sum(dim=1).tolist(), strict=True)

@@ -1,7 +1,7 @@
-"""What every objective is: a part of the loss that plans its data, makes its passes and keeps its own sums.
+"""The protocol of objectives: parts of the loss that plan their data, make their passes and keep their own sums.
 
-A pass is one call of megatron-core's schedule: microbatches of one shape and a forward step. Gradients
-of all passes of a step add up and are reduced once.
+A pass is one call of megatron-core's schedule: microbatches of one shape and a forward step. Gradients of all passes of
+a step add up and are reduced once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ class Pass:
     micro_batch_size: int
 
     def run(self, chunks: list[torch.nn.Module], *, forward_only: bool = False) -> None:
-        """Run it through megatron-core's schedule; losses are recorded by its forward step."""
+        """Run it through megatron-core's schedule; its forward step records losses."""
         get_forward_backward_func()(
             forward_step_func=self.forward_step,
             # Each model chunk of an interleaved pipeline reads all microbatches.
@@ -54,20 +54,20 @@ class Objective(Protocol):
     def make_passes(self, state: TrainState, weight: float | None) -> list[Pass]:
         """Begin a step: draw its data, advance `state` past it and return the passes, their loss times `weight`.
 
-        Called in every step, so that the losses of the step before count from now on; without a weight the objective
-        has no part in the step and draws nothing.
+        Called in every step: it also adds the losses of the step before to the metrics. Without a weight the objective
+        takes no part in the step and draws nothing.
         """
         ...
 
     def step_sums(self) -> Tensor:
-        """Return of this rank's last step float64 [2]: the sum of losses, and the number of predictions it is of.
+        """Return this rank's sum of losses in the last step and their number of predictions: float64 [2].
 
-        The number is 0 where the loss is no mean over predictions: the guard against spikes watches the others.
+        The number is 0 if the loss is not a mean over predictions; the guard against spikes ignores such a loss.
         """
         ...
 
     def step_problems(self) -> list[str]:
-        """Return what this rank knows to be wrong with the last step."""
+        """Return the problems of the last step that this rank sees."""
         ...
 
     def drop_step(self) -> None:
@@ -75,45 +75,45 @@ class Objective(Protocol):
         ...
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return the metrics since the last call, equal on all ranks; empty without a pass since; collective."""
+        """Return the metrics since the last call, equal on all ranks; empty if there was no pass; collective."""
         ...
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a process offers the objectives that it builds."""
+    """What an objective needs of its process."""
 
     chunks: list[torch.nn.Module]
     device: torch.device
     mesh: Mesh
     taps: Callable[[], Taps]
-    """The hooks on the model; made by the first call, shared by all others."""
+    """Returns the hooks on the model, which the first call makes."""
     waiting: Stopwatch
-    """Runs while a step waits for data."""
+    """Measures the time that steps wait for data."""
 
 
 class ObjectivePlan(Protocol):
     """The data of an objective, found and checked without a process group."""
 
     def resume_problems(self, state: TrainState, checkpoint: Path | None) -> list[str]:
-        """Return why the data can't be continued from `state`, read from `checkpoint`; none = a new run."""
+        """Return why the data can't be continued from `state`, read from `checkpoint`; None = a new run."""
         ...
 
     def describe(self, state: TrainState) -> str:
-        """Return what a person should know of the data before a run that continues from `state`."""
+        """Describe the data to the user before a run that continues from `state`."""
         ...
 
     def build(self, state: TrainState, surroundings: Surroundings) -> Objective:
-        """Build the objective from where `state` stands; collective.
+        """Build the objective at the position of `state`; collective.
 
         Raises:
-            PrealignError: its data can't be read, or not from there.
+            PrealignError: its data can't be read from that position.
         """
         ...
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum values over data- and context-parallel ranks and pipeline stages; stages that know nothing hold zeros."""
+    """Sum values over data- and context-parallel ranks and pipeline stages; a stage without a value passes zero."""
     mesh, total = Mesh.current(), values.clone()
     torch.distributed.all_reduce(total, group=mesh.replicas.group)
     torch.distributed.all_reduce(total, group=mesh.pipeline.group)

@@ -1,4 +1,4 @@
-"""The sequences of a run: from the blend to batches, and where the run stands in them."""
+"""The sequences of a run: from the blend to batches, and the run's position in them."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 
 class Sequences:
-    """Hands out the microbatches of one step after the other, and keeps the run's position among them."""
+    """Returns the microbatches of each step in turn, and advances the run's position."""
 
     def __init__(self, dataset: MixedDataset, batches: Iterator[list[Batch]], training: TrainingConfig) -> None:
-        """Take the steps from `batches`, which reads `dataset`."""
+        """Read steps from `batches`, an iterator over `dataset`."""
         self._dataset = dataset
         self._batches = batches
         self._training = training
@@ -46,7 +46,7 @@ class Sequences:
         batches = next(self._batches)
         count = global_batch_size_at(self._training, state.consumed_samples)
         drawn = self._dataset.count_draws(state.consumed_samples, count)
-        # A new dictionary: the state before the step is kept for the guards.
+        # A new dictionary: the guards keep the state before the step.
         state.positions = _add(state.positions, drawn)
         state.consumed_samples += count
         state.lm_tokens += count * batches[0]["tokens"].shape[1]
@@ -55,7 +55,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """What a run draws its sequences from; needs no process group until it is opened."""
+    """The datasets of a run; needs no process group until it is opened."""
 
     config: Config
     tokenizer: Tokenizer
@@ -64,20 +64,20 @@ class SequencePlan:
 
     @property
     def document_border(self) -> int | None:
-        """The token that attention does not cross, if there is one."""
+        """The token that attention does not cross, or None."""
         return self.tokenizer.eod_id if self.config.data.reset_attention_mask else None
 
     def _request(self, state: TrainState) -> MixRequest:
-        """Return what the configuration asks of the datasets, for the steps done and those to come."""
+        """Return what the configuration draws from the datasets in past and future steps."""
         training = self.config.training
         num_samples = count_samples(training, state.step, state.consumed_samples)
         return MixRequest(self.config.data, self.datasets, num_samples, training.global_batch_size)
 
     def resume_problems(self, state: TrainState, checkpoint: Path | None = None) -> list[str]:
-        """Add the mix of the configuration to the state's history, if it is another; return what is wrong with it."""
+        """Add the configuration's mix to the state's history if it is new; return its problems."""
         if state.consumed_samples and not state.mixes:
             return [
-                "the checkpoint of this run does not say which data it was trained on; start a new run with "
+                "the checkpoint of this run does not record which data it was trained on; start a new run with "
                 "checkpoint.init_from"
             ]
         request = self._request(state)
@@ -104,10 +104,10 @@ class SequencePlan:
         return build_valid_datasets(self.config.data, self.tokenizer, seed=self.config.training.seed, cache=cache)
 
     def open(self, state: TrainState, mesh: Mesh, waiting: Stopwatch) -> Sequences:
-        """Build the training set and its loader, from the samples that `state` has seen on; collective.
+        """Build the training set and its loader, starting after the samples that `state` has seen; collective.
 
         Raises:
-            PrealignError: the mix can't be drawn, or not where the checkpoint says it stands.
+            PrealignError: the mix can't be drawn, or not from the position in the checkpoint.
         """
         training = self.config.training
         if problems := self.resume_problems(state):
@@ -118,8 +118,8 @@ class SequencePlan:
         mix = state.mixes[-1]
         if _add(mix.positions, dataset.count_draws(mix.start, state.consumed_samples - mix.start)) != state.positions:
             raise CheckpointError(
-                "the positions in the data that the checkpoint holds are not where its mixes lead: it was written by "
-                "another version of this program; start a new run with checkpoint.init_from"
+                "the checkpoint's positions in the data do not follow from its mixes: another version of this program "
+                "wrote it; start a new run with checkpoint.init_from"
             )
         loader = StepLoader(
             dataset,
@@ -135,7 +135,7 @@ class SequencePlan:
 
 
 def find_datasets(config: Config, tokenizer: Tokenizer) -> tuple[list[list[BakedDataset]], list[str]]:
-    """Open the datasets of the blend, and return what is wrong with them; where anything is, none is opened."""
+    """Open the datasets of the blend, and return their problems; if there are any, the list may be empty."""
     if problems := check_blend(config.data, tokenizer) or train_problems(config.data):
         return [], problems
     if config.training.eval_interval:
@@ -153,8 +153,8 @@ def cache_path(config: Config) -> Path:
 def build_together(of: str, build: Callable[[IndexCache], T], folder: Path, mesh: Mesh) -> T:
     """Build datasets on all ranks, `of` training or validation, whose indices are built once; collective.
 
-    Rank 0 builds what is not in the folder. Where another host does not see it, its first rank builds as well. All
-    others read. Each turn fails on all ranks if it fails on one.
+    Rank 0 builds indices that are not in the folder, then the first rank of each host that does not see them; all other
+    ranks read. If a turn fails on one rank, it fails on all.
     """
     turns = from_all_ranks(0 if mesh.rank == 0 else 1 if is_first_of_host() else 2)
     built: list[T] = []

@@ -1,4 +1,4 @@
-"""A stage of training: a list of objectives with weights that are functions of the step, from the configuration."""
+"""A stage of training: the configured objectives, each with a weight that is a function of the step."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from megatron_prealign.training.objectives.sequences import find_datasets
 from megatron_prealign.training.state import TrainState
 
 Weight = Callable[[int], float | None]
-"""From the steps done to an objective's weight in the next one; none = it has no part in that step."""
+"""From the steps done to an objective's weight in the next one; None = it takes no part in that step."""
 
 _DECAY: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
@@ -35,10 +35,10 @@ _DECAY: dict[str, Callable[[float], float]] = {
 def plan_objectives(
     config: Config, tokenizer: Tokenizer, lexicon: Lexicon | None
 ) -> tuple[list[tuple[ObjectivePlan, Weight]], list[str]]:
-    """Return the objectives of the configured stage in the order of their passes, and what is wrong with their data.
+    """Return the objectives of the configured stage in the order of their passes, and the problems of their data.
 
-    Stage 1 aligns words, or sentences, beside language modelling (PreAlign sec. 3.1), stage 2 is language modelling
-    over code-switched input with the alignment now and then, if asked for.
+    Stage 1 aligns words or sentences together with language modelling (PreAlign sec. 3.1). Stage 2 is language
+    modelling over code-switched input, with steps of alignment at intervals if configured.
     """
     alignment = config.alignment
     plans: list[tuple[ObjectivePlan, Weight]] = []
@@ -80,7 +80,7 @@ def _sentences(config: Config, tokenizer: Tokenizer) -> ItemBatches:
 
 
 def _alignment_weight(config: Config, in_stage_1: float, in_stage_2: float) -> Weight:
-    """Return a weight that is constant in stage 1, and in stage 2 comes at intervals and decays."""
+    """Return a weight that is constant in stage 1, and in stage 2 applies at intervals and decays."""
     if config.training.stage == "align_init":
         return lambda _: in_stage_1
     interval, num_steps = config.alignment.maintain_interval, config.training.train_steps
@@ -100,7 +100,7 @@ class Stage:
         return [one for objective, weight in self.parts for one in objective.make_passes(state, weight(state.step))]
 
     def reaches_all_parameters(self, step: int) -> bool:
-        """Tell whether the step after `step` gives every parameter a gradient."""
+        """Return whether the step after `step` gives every parameter a gradient."""
         return any(objective.reaches_all_parameters and weight(step) is not None for objective, weight in self.parts)
 
     def step_sums(self) -> Tensor:
@@ -108,7 +108,7 @@ class Stage:
         return torch.stack([objective.step_sums() for objective, _ in self.parts])
 
     def step_problems(self) -> list[str]:
-        """Return what this rank knows to be wrong with the last step."""
+        """Return the problems of the last step that this rank sees."""
         return [problem for objective, _ in self.parts for problem in objective.step_problems()]
 
     def drop_step(self) -> None:
