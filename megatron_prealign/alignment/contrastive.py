@@ -13,8 +13,8 @@ row i of s and the log-normalisers z of the other items:
 
     dL/du_i = 1/(t n) sum_j [ j in N(i) ] (exp(s_ij - z_i) + exp(s_ij - z_j)) u_j - 2/|P(i)| [ j in P(i) ] u_j
 
-with n anchors, and exp(s_ij - z_j) = 0 if j is not an anchor. So ranks exchange vectors and one number per item, no gradients,
-and no similarity is kept after the call.
+with n anchors, and exp(s_ij - z_j) = 0 if j is not an anchor. So ranks exchange vectors and one number per item but no
+gradients, and no similarity is kept after the call.
 
 Shapes: A items of this rank, W items of the whole batch, H hidden, P and E pairs.
 """

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 
+from megatron_prealign.checkpoint.plain_pickle import Opaque
 from megatron_prealign.errors import CheckpointError
 
 Globals = Mapping[str, frozenset[str]]
@@ -90,20 +91,7 @@ class _Scanner(_SafeUnpickler):
     """Checks the names in a pickle without making its objects."""
 
     def _look_up(self, module: str, name: str) -> Any:
-        return _load_plain if name.endswith("load_from_bytes") else _Anything
-
-
-class _Anything:
-    """Replaces an object of any class."""
-
-    def __new__(cls, *_: Any, **__: Any) -> "_Anything":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        """Take any state."""
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Take any item."""
+        return _load_plain if name.endswith("load_from_bytes") else Opaque
 
 
 def _load_plain(content: bytes) -> Any:

@@ -134,15 +134,3 @@ def uninstall() -> None:
     if _installed is not None:
         _installed.close()
         _installed = None
-
-
-@contextlib.contextmanager
-def redirected() -> Iterator[None]:
-    """Redirect cuda to the CPU inside the context; keep the redirection if it was installed before."""
-    already = _installed is not None
-    install()
-    try:
-        yield
-    finally:
-        if not already:
-            uninstall()

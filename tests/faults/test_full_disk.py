@@ -127,10 +127,10 @@ def test_records_without_room_are_lost_and_the_run_goes_on(
     num_lost = len(whole.records) - len(records)
     assert num_lost > 0
     if is_freed:
-        assert f"metrics.jsonl: can be written again; {num_lost} records are missing in it" in run.log
+        assert f"metrics.jsonl: can be written again; records missing in it: {num_lost}" in run.log
         assert records[-1] == whole.records[-1]
     else:
-        assert f"metrics.jsonl: the last {num_lost} records are missing in it" in run.log
+        assert f"metrics.jsonl: records missing at its end: {num_lost}" in run.log
 
 
 def test_a_log_that_cannot_be_written_ends_no_run(make_run: MakeRun, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """The redirection to the CPU: complete where megatron-core needs it, gone after uninstall, never beside a GPU."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -7,8 +10,19 @@ from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu, select_platform
 
 
+@contextlib.contextmanager
+def redirected() -> Iterator[None]:
+    """Redirect inside the context only."""
+    cpu.uninstall()
+    cpu.install()
+    try:
+        yield
+    finally:
+        cpu.uninstall()
+
+
 def test_redirects_what_megatron_core_asks_for() -> None:
-    with cpu.redirected():
+    with redirected():
         assert torch.zeros(2, device="cuda").device.type == "cpu"
         assert torch.tensor([1.0], device=torch.cuda.current_device()).device.type == "cpu"
         assert torch.ones(2).cuda().device.type == "cpu"
@@ -22,7 +36,7 @@ def test_redirects_what_megatron_core_asks_for() -> None:
 def test_nothing_is_left_behind() -> None:
     cpu.uninstall()
     before = torch.cuda.current_device
-    with cpu.redirected():
+    with redirected():
         assert torch.cuda.current_device is not before
     assert torch.cuda.current_device is before
     assert torch.ones(2).type() == "torch.FloatTensor"
@@ -32,7 +46,7 @@ def test_random_states_fork_and_continue() -> None:
     from megatron.core import tensor_parallel
     from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 
-    with cpu.redirected():
+    with redirected():
         tensor_parallel.model_parallel_cuda_manual_seed(7, tp_rank=0, ep_rank=0, etp_rank=0)
         tracker = get_cuda_rng_tracker()
         outside = torch.get_rng_state()

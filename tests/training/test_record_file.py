@@ -93,13 +93,13 @@ def test_records_that_the_disk_does_not_take_are_lost_and_said(tmp_path: Path, s
         assert (tmp_path / METRICS).stat().st_size == size
     assert len(said) == 1 and said[0].startswith(f"WARNING: {tmp_path / METRICS} can't be written (")
     records.write(lines[4])
-    assert said[1:] == [f"{tmp_path / METRICS}: can be written again; 3 records are missing in it"]
+    assert said[1:] == [f"{tmp_path / METRICS}: can be written again; records missing in it: 3"]
     records.write(lines[5])
     with _disk_that_holds(0):
         records.write(lines[6])
     records.close()
     assert len(said) == 4
-    assert said[3] == f"{tmp_path / METRICS}: the last 1 records are missing in it"
+    assert said[3] == f"{tmp_path / METRICS}: records missing at its end: 1"
     assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == [1, 5, 6]
 
 
