@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, cast
 
+from megatron_prealign.core_version import check_core_version
+
 USED: dict[str, tuple[str, ...]] = {
     "transformer_engine": (
         "transformer_engine.pytorch",
@@ -85,7 +87,7 @@ def is_usable(package: str) -> bool:
 
 
 def check_before_megatron() -> None:
-    """Have `find_problems` called when megatron-core is first imported, by whatever module."""
+    """Have megatron-core's version checked and `find_problems` called when it is first imported, by whatever module."""
     sys.meta_path.insert(0, _BeforeMegatron())
 
 
@@ -93,8 +95,9 @@ class _BeforeMegatron(importlib.abc.MetaPathFinder):
     """Finds nothing."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
-        """Look at the optional packages where it is megatron-core that is about to be imported."""
+        """Look at its version and the optional packages where it is megatron-core that is about to be imported."""
         if fullname == "megatron.core":
+            check_core_version(path or ())
             find_problems()
 
 

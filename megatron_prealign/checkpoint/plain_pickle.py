@@ -8,7 +8,7 @@ attributes, and code that somebody put there is never found.
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from megatron_prealign.errors import CheckpointError
 
@@ -52,14 +52,18 @@ class _Reader(pickle.Unpickler):
         """Leave out the content of a tensor."""
 
 
-def read_plain(path: Path) -> Any:
+def read_plain(source: Path | IO[bytes], path: Path) -> Any:
     """Return the content of a file written by torch.save; of tensors and other objects only what stands for them.
+
+    Args:
+        source: file, or path to one.
+        path: what an error names.
 
     Raises:
         CheckpointError: it is missing, or no such file.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             name = next(name for name in archive.namelist() if name.endswith(f"/{_CONTENT}"))
             with archive.open(name) as file:
                 return _Reader(file).load()

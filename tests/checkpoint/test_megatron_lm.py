@@ -1,6 +1,7 @@
 """Checkpoints of Megatron-LM: written by megatron-core with an argparse.Namespace beside the weights, as it does."""
 
 import argparse
+import shutil
 from collections import OrderedDict, deque
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedObject
 from megatron.core.transformer.enums import AttnBackend
 
 from megatron_prealign.checkpoint.huggingface.logits import logits_function
@@ -77,15 +79,29 @@ def arguments(model: ModelConfig) -> dict[str, Any]:
 
 
 def write(
-    folder: Path, model: ModelConfig, device: torch.device, metadata: dict[str, Any] | None = None, **changes: Any
+    folder: Path,
+    model: ModelConfig,
+    device: torch.device,
+    metadata: dict[str, Any] | None = None,
+    *,
+    in_shards: bool = False,
+    **changes: Any,
 ) -> PrealignGPTModel:
-    """Write a checkpoint as Megatron-LM does, and return the model in it."""
+    """Write a checkpoint as Megatron-LM does, and return the model in it; `in_shards` as from megatron-core 0.17 on."""
     built = build(make_config(model), device)
     iteration = folder / "iter_0000005"
     iteration.mkdir(parents=True)
     args = argparse.Namespace(**arguments(model) | changes)
     state = {"args": args, "checkpoint_version": 3.0, "iteration": 5, "opt_param_scheduler": {"num_steps": 80}}
-    dist_checkpointing.save(state | {"model": built.sharded_state_dict(metadata=metadata)}, str(iteration))
+    weights = {"model": built.sharded_state_dict(metadata=metadata)}
+    dist_checkpointing.save(state | weights, str(iteration))
+    common = iteration / "common.pt"
+    if in_shards and common.exists():
+        shutil.rmtree(iteration)
+        iteration.mkdir()
+        weights["common_state"] = ShardedObject("common_state", state, (1,), (0,))
+        dist_checkpointing.save(weights, str(iteration))
+        common.unlink()
     (folder / "latest_checkpointed_iteration.txt").write_text("5")
     return built
 
@@ -118,6 +134,23 @@ def test_the_model_goes_on_as_it_was(
     before, after = CheckpointTensors(tmp_path / "megatron" / "iter_0000005"), CheckpointTensors(tmp_path / "out")
     assert before["embedding.word_embeddings.weight"][700:].any()
     assert not after["embedding.word_embeddings.weight"][700:].any()
+
+
+def test_arguments_are_found_among_the_shards(
+    tokenizer: Path, tmp_path: Path, one_rank: torch.device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "megatron"
+    written = write(source, UNTIED_LLAMA, one_rank, in_shards=True, hook=Bomb(tmp_path / "exploded"))
+    assert not (source / "iter_0000005" / "common.pt").exists()
+    assert convert(source, tmp_path / "out", "--tokenizer", tokenizer) == 0
+    assert not (tmp_path / "exploded").exists()
+    assert torch.equal(
+        CheckpointTensors(tmp_path / "out")["output_layer.weight"][:700], written.output_layer.weight[:700]
+    )
+    for shard in source.rglob("*.distcp"):
+        shard.unlink()
+    assert convert(source, tmp_path / "other", "--tokenizer", tokenizer) == 2
+    assert ".distcp: can't be read (No such file or directory)" in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_grew_gets_rows(tokenizer: Path, tmp_path: Path, one_rank: torch.device) -> None:

@@ -1,5 +1,6 @@
 """Which layers are chosen, and why, with megatron-core's own spec builders."""
 
+import functools
 from typing import Any
 
 import megatron.core
@@ -89,11 +90,17 @@ def _build(architecture: str) -> Any:
     return build_block_spec(model, build_transformer_config(Config(model=model), "cpu"), "cuda")
 
 
+def _mlp_parts(spec: Any) -> Any:
+    """Return the submodules of a layer's MLP: of a ModuleSpec, or from 0.18 on an argument of a partial function."""
+    mlp = spec.submodules.mlp
+    return mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
+
+
 def test_transformer_engine_layers_are_megatrons_with_attention_that_obeys_masks(install: Any) -> None:
     install("transformer_engine")
     spec = _build("qwen3")
     assert spec.module is TransformerLayer
-    attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
+    attention, mlp = spec.submodules.self_attention.submodules, _mlp_parts(spec)
     assert attention.linear_qkv is mlp.linear_fc1 is te_layers.TELayerNormColumnParallelLinear
     assert attention.linear_proj is mlp.linear_fc2 is te_layers.TERowParallelLinear
     assert attention.q_layernorm is attention.k_layernorm is te_layers.TENorm
@@ -114,7 +121,7 @@ def test_local_layers_take_apex_norms_where_they_can(
     assert block.layer_norm is norm
     assert len(block.layer_specs) == 3
     for spec in block.layer_specs:
-        attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
+        attention, mlp = spec.submodules.self_attention.submodules, _mlp_parts(spec)
         assert attention.linear_qkv is mlp.linear_fc1 is ColumnParallelLinear
         assert attention.linear_proj is mlp.linear_fc2 is RowParallelLinear
         assert attention.core_attention is SDPAttention

@@ -1,5 +1,6 @@
 """The mesh of four ranks: its axes, which copies of a parameter there are and which one counts, pieces of sequences."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ PARAMETERS = {
 }
 
 
+def their_pieces(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return what megatron-core cuts out of `tokens`; from 0.18 on it asks for more, and its default is all ranks."""
+    new = {"is_hybrid_cp": False} if "is_hybrid_cp" in inspect.signature(get_batch_on_this_cp_rank).parameters else {}
+    group = parallel_state.get_context_parallel_group()
+    pieces: torch.Tensor = get_batch_on_this_cp_rank(dict(batch), cp_group=group, **new)["tokens"]
+    return pieces
+
+
 def look() -> list[dict[str, Any]]:
     """Return what this rank's mesh says in each layout."""
     initialize_distributed(select_platform("cpu"))
@@ -55,7 +64,7 @@ def look() -> list[dict[str, Any]]:
                     for parameter in PARAMETERS.values()
                 ],
                 "pieces": mesh.own_pieces(batch)["tokens"],
-                "their_pieces": get_batch_on_this_cp_rank(dict(batch))["tokens"],
+                "their_pieces": their_pieces(batch),
             }
         )
         parallel_state.destroy_model_parallel()

@@ -1,5 +1,6 @@
 """A torch_dist checkpoint of Megatron-LM as a checkpoint that stage 1 or stage 2 starts from, at any layout."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, meg
 from megatron_prealign.checkpoint.megatron_lm.arguments import model_section
 from megatron_prealign.checkpoint.new_rows import Growth, NewRows, fit_tokenizer
 from megatron_prealign.checkpoint.plain_pickle import Opaque, read_plain
+from megatron_prealign.checkpoint.safe_pickle import read_metadata
 from megatron_prealign.checkpoint.start import VOCABULARY_WEIGHTS, Origin, Start, write_start
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import ModelConfig
 from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.files import output_problems
+from megatron_prealign.platform.megatron.torch_dist import find_common
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 _TRACKER = "latest_checkpointed_iteration.txt"
@@ -100,11 +103,26 @@ def _arguments(checkpoint: Path) -> dict[str, Any]:
         ) from None
     if kind != _FORMAT:
         raise CheckpointError(f"{path}: a checkpoint of the format {kind!r}; have Megatron-LM write {_FORMAT!r}")
-    common = read_plain(checkpoint / "common.pt")
+    path, begin, end = find_common(checkpoint, read_metadata(checkpoint / ".metadata"))
+    common = _read_common(path, begin, end)
     args = common.get("args") if isinstance(common, dict) else None
     if not isinstance(args, Opaque) or not args.attributes:
-        raise CheckpointError(f"{checkpoint / 'common.pt'}: holds no args: not a checkpoint of Megatron-LM")
+        raise CheckpointError(f"{path}: holds no args: not a checkpoint of Megatron-LM")
     return args.attributes
+
+
+def _read_common(path: Path, begin: int, end: int | None) -> Any:
+    """Return what megatron-core stored once: a file, or the item of a list in a part of one."""
+    if end is None:
+        return read_plain(path, path)
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            content = file.read(end - begin)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    stored = read_plain(io.BytesIO(content), path)
+    return stored[0] if isinstance(stored, list) and stored else None
 
 
 def _check_weights(weights: CheckpointTensors, model: ModelConfig) -> None:

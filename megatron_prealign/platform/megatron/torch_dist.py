@@ -35,7 +35,7 @@ from megatron.core.dist_checkpointing.validation import (
 )
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -46,6 +46,8 @@ from megatron_prealign.platform.megatron.optimizer_shards import Box
 from megatron_prealign.platform.mesh import Mesh
 
 StateDict = dict[str, Any]
+
+_COMMON_STATE = "common_state/shard_0_1"
 
 LoadPlain = Callable[[Any, Path], Any]
 """Reads what torch.save wrote, from (a file or its path, the path that errors name); only plain values."""
@@ -85,6 +87,22 @@ def write_common(common: StateDict, folder: Path) -> None:
     """Write what exists once: plain values that are equal on all ranks, and the format's name."""
     torch.save(common, folder / COMMON_STATE_FNAME)
     save_config(CheckpointingConfig("torch_dist"), str(folder))
+
+
+def find_common(folder: Path, metadata: Metadata) -> tuple[Path, int, int | None]:
+    """Return where megatron-core put what exists once: the file, and where in it a file of torch.save begins and ends.
+
+    It is the content of `common.pt`. From 0.17 on, it is the only item of a list among the objects of the ranks.
+
+    Args:
+        folder: the checkpoint.
+        metadata: its table of contents.
+    """
+    place = metadata.storage_data.get(MetadataIndex(_COMMON_STATE)) if metadata.storage_data else None
+    path = folder / COMMON_STATE_FNAME
+    if place is None or path.exists():
+        return path, 0, None
+    return folder / place.relative_path, place.offset, place.offset + place.length
 
 
 class _SavePlanner(MCoreSavePlanner):  # type: ignore[misc]
