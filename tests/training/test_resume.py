@@ -243,6 +243,7 @@ def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values
     older, newer = folder.all_checkpoints(run)
     files = [path for path in newer.rglob("*") if path.is_file() and path.name != "manifest.json"]
     assert {path.name for path in files} >= {"__0_0.distcp", "__1_0.distcp", "common.pt", ".metadata", folder.STATE}
+    large = [path for path in files if path.stat().st_size > 1 << 16]
     for path in files:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -250,12 +251,15 @@ def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values
         assert (first[0], second[0]) == (1, 1), path
         assert f"WARNING: {newer} is passed over: {path}: its content does not have the hash" in first[1]
         assert first[1].count("passed over") == 1
-        assert f"Continuing from {older}, step 1 of 2" in first[1]
+        # The damage of small files is found before the report of the start, which then needs no correction.
+        assert (f"Continuing from {older}, step 1 of 2" in first[1]) == (path in large)
         assert "WARNING" not in second[1]
         (aside,) = newer.parent.glob(f"{newer.name}.damaged-*")
         aside.rename(newer)
         path.write_bytes(content)
     # A start from the run's weights falls back in the same way.
+    path = large[0]
+    content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     values = make_values("align_init", tmp_path / "next", parallel=layout, checkpoint={"init_from": str(run)})
     step, said = run_distributed(_start_point, 2, values)[0]
@@ -267,7 +271,7 @@ def test_a_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(make_values
     shard = newer / "__0_0.distcp"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     errors = run_distributed(_start_error, 2, values)
-    assert all("none is left that can be used" in error for error in errors)
+    assert all("no usable checkpoint is left" in error for error in errors)
     # At one's own risk: what was flipped is padding.
     unchecked = make_values("pretrain", run, parallel=layout, checkpoint={"verify": False})
     assert run_distributed(_start_point, 2, unchecked)[0][0] == 2
