@@ -26,7 +26,7 @@ from megatron_prealign.command_line import tool
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.retrieval import retrieval_scores, select_pairs, token_ids_of
-from megatron_prealign.evaluation.vectors import word_vectors
+from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 
@@ -69,7 +69,7 @@ def measure(folder: ModelFolder, trained: Lexicon, held_out: Lexicon, language: 
     pairs = select_pairs(held_out, language, folder.tokenizer, sum(1 for _ in held_out.pairs()), seed=0)
     if len(pairs.sources) != len(words):
         raise DataError(f"the tokenizer can't write {pairs.num_dropped} held-out pairs en-{language}")
-    vectors = word_vectors(folder, [*pairs.sources, *pairs.targets])
+    vectors = sequence_vectors(folder, [*pairs.sources, *pairs.targets])
     num_sources = len(pairs.sources)
     hits = torch.stack(
         [retrieval_scores(tap[:num_sources], tap[num_sources:], pairs.links).hits for tap in vectors]

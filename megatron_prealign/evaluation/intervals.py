@@ -12,26 +12,26 @@ _Z95 = 1.959963984540054
 
 
 def wilson_interval(num_right: int, num_all: int) -> Interval:
-    """Return Wilson's 95 % interval of a share: it stays in [0, 1] and holds for few trials.
+    """Return Wilson's 95 % interval of a share: it stays in [0, 1] and is valid for few trials.
 
     Args:
-        num_right: trials that succeeded.
-        num_all: all trials, at least 1.
+        num_right: number of successes.
+        num_all: number of trials, at least 1.
     """
     share = num_right / num_all
     spread = _Z95**2 / num_all
     centre = (share + spread / 2) / (1 + spread)
     half = _Z95 / (1 + spread) * math.sqrt(share * (1 - share) / num_all + spread / (4 * num_all))
-    # Exact at the ends, where rounding would cut the share itself off.
+    # Exact at the ends, where rounding would exclude the share itself.
     low = 0.0 if num_right == 0 else centre - half
     high = 1.0 if num_right == num_all else centre + half
     return low, high
 
 
 def bootstrap_interval(right: Sequence[Sequence[bool]], num_draws: int = 2000) -> Interval:
-    """Return the 95 % interval of a mean accuracy over seeds and examples, drawing anew from both.
+    """Return the 95 % interval of a mean accuracy, resampling seeds and examples.
 
-    The examples are the same for all seeds, so that a few seeds do not make a small test set large.
+    The same examples are drawn for all seeds, so that a few seeds do not make a small test set look large.
 
     Args:
         right: [seeds, examples], whether each example was right.

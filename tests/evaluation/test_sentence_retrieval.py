@@ -7,9 +7,8 @@ import torch
 from torch.nn.functional import normalize
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.aligned import aligned_scores, counterparts
 from megatron_prealign.evaluation.folder import open_folder
-from megatron_prealign.evaluation.kinds.sentence_retrieval import EVALUATION, Options
+from megatron_prealign.evaluation.kinds.sentence_retrieval import EVALUATION, Options, aligned_scores, counterparts
 from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.pairs.sentences import read_aligned
 from tests.evaluation.folders import PROSE, make_folder

@@ -140,7 +140,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
     assert shown.startswith("error: ")
     for problem in (
         "nowhere: no such folder",
-        "broken/metrics.jsonl:1: no JSON",
+        "broken/metrics.jsonl:1: not JSON",
         "broken/config.yaml: ",
         "without/metrics.jsonl: No such file",
         "without: named twice",

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from examples.paper.knowledge.spec import Entity, KnowledgeSpec
-from megatron_prealign.evaluation.knowledge import Question
+from megatron_prealign.evaluation.kinds.knowledge import Question
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from examples.paper.knowledge.facts import (
 )
 from examples.paper.knowledge.spec import KnowledgeSpec, Wording, read_spec
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.knowledge import Question
+from megatron_prealign.evaluation.kinds.knowledge import Question
 
 SHIPPED = Path(__file__).resolve().parents[3] / "examples/paper/knowledge/spec.yaml"
 SMALL = {
