@@ -7,9 +7,8 @@ import pytest
 
 from examples.paper.make_knowledge import main as make_knowledge
 from megatron_prealign.evaluation.folder import open_folder
-from megatron_prealign.evaluation.intervals import wilson_interval
 from megatron_prealign.evaluation.kinds import knowledge
-from megatron_prealign.evaluation.kinds.knowledge import Question, choose_centred, summarise
+from megatron_prealign.evaluation.kinds.knowledge import Question, choose_centred, summarise, wilson_interval
 from tests.evaluation.folders import make_folder
 
 SPEC = str(Path(__file__).resolve().parents[2] / "examples/paper/knowledge/spec.yaml")

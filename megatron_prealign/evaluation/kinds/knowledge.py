@@ -1,5 +1,6 @@
 """Cross-lingual knowledge application: facts stated in one language, asked in another."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -11,7 +12,6 @@ from rich.table import Table
 from megatron_prealign.errors import Problems
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, as_title, cell, problems_of
-from megatron_prealign.evaluation.intervals import wilson_interval
 from megatron_prealign.text.documents import Document, read_documents
 
 
@@ -57,6 +57,8 @@ Right = Mapping[str, Sequence[bool]]
 """By the way of scoring ("accuracy", "accuracy_normalised"): whether each question was answered right."""
 
 _QUESTION = TypeAdapter(Question)
+_Z95 = 1.959963984540054
+"""97.5 % quantile of the standard normal distribution."""
 
 
 def check(options: Options) -> list[str]:
@@ -192,6 +194,23 @@ def score(questions: Sequence[Question], right: Right, chosen: Sequence[int]) ->
         "chance": sum(1 / len(questions[index].choices) for index in chosen) / len(chosen),
         "num_questions": len(chosen),
     }
+
+
+def wilson_interval(num_right: int, num_all: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share: it stays in [0, 1] and is valid for few trials.
+
+    Args:
+        num_right: number of successes.
+        num_all: number of trials, at least 1.
+    """
+    share = num_right / num_all
+    spread = _Z95**2 / num_all
+    centre = (share + spread / 2) / (1 + spread)
+    half = _Z95 / (1 + spread) * math.sqrt(share * (1 - share) / num_all + spread / (4 * num_all))
+    # Exact at the ends, where rounding would exclude the share itself.
+    low = 0.0 if num_right == 0 else centre - half
+    high = 1.0 if num_right == num_all else centre + half
+    return low, high
 
 
 def _by(

@@ -1,17 +1,17 @@
 """Zero-shot cross-lingual transfer: fine-tune on a task in one language, test in others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 from statistics import mean, stdev
 
+import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from rich.table import Table
 
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, as_title, cell, problems_of
-from megatron_prealign.evaluation.intervals import bootstrap_interval
 from megatron_prealign.evaluation.labelled import Example, Keys, TransferTask, fetch_task, read_task
 
 
@@ -117,6 +117,27 @@ def summarise(examples: list[Example], right: list[list[bool]]) -> Results:
         "chance": max(map(labels.count, set(labels))) / len(labels),
         "num_examples": len(examples),
     }
+
+
+def bootstrap_interval(right: Sequence[Sequence[bool]], num_draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of a mean accuracy, resampling seeds and examples.
+
+    The same examples are drawn for all seeds, so that a few seeds do not make a small test set look large.
+
+    Args:
+        right: [seeds, examples], whether each example was right.
+        num_draws: bootstrap samples.
+    """
+    scores = np.asarray(right, dtype=np.float64)
+    num_seeds, num_examples = scores.shape
+    generator = np.random.Generator(np.random.PCG64(0))
+    means = np.empty(num_draws)
+    for draw in range(num_draws):
+        seeds = generator.integers(num_seeds, size=num_seeds)
+        examples = generator.integers(num_examples, size=num_examples)
+        means[draw] = scores[seeds].mean(axis=0)[examples].mean()
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def tables(name: str, results: Results) -> Iterator[Table]:
