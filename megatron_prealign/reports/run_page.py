@@ -36,8 +36,8 @@ OPTIMIZER = (
     Measure("parameter norm", "train", ("parameter_norm",), ".4g"),
 )
 SPEED = (
-    Measure("tokens a second", "train", ("tokens_per_second",), ",.0f", from_zero=True),
-    Measure("TFLOP/s a rank", "train", ("teraflops_per_rank",), ".3g", from_zero=True),
+    Measure("tokens per second", "train", ("tokens_per_second",), ",.0f", from_zero=True),
+    Measure("TFLOP/s per rank", "train", ("teraflops_per_rank",), ".3g", from_zero=True),
     Measure("MFU", "train", ("mfu",), ".1%", from_zero=True),
     Measure("share of time waiting for data", "train", ("data_wait_share",), ".2%", from_zero=True),
     Measure("seconds of validations and checkpoints", "train", ("pause_seconds",), ".2f", from_zero=True),
