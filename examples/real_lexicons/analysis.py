@@ -1,9 +1,9 @@
-"""What limits the retrieval of held-out words: P@1 of parts of them, beside chance.
+"""What limits the retrieval of held-out words: P@1 of groups of them, and chance.
 
-Parts of the held-out English words, for each language:
+Groups of the held-out English words, for each language:
 
-* known tokens: all tokens of the word and of its translations occur in words that were trained;
-* translation trained: one of its translations is a translation of a trained word too;
+* known tokens: all tokens of the word and of its translations occur in trained words;
+* translation trained: one of its translations is also a translation of a trained word;
 * relative trained: a trained English word begins with the same five letters, or the word is such a word's beginning;
 * neither: no translation and no relative is trained.
 
@@ -35,7 +35,7 @@ MIN_STEM_LETTERS = 3
 
 
 def has_relative(word: str, trained: set[str]) -> bool:
-    """Tell whether a trained word is likely to share the word's stem."""
+    """Return whether a trained word is likely to share the word's stem."""
     folded = word.casefold()
     return any(
         other[:STEM_LETTERS] == folded[:STEM_LETTERS]
@@ -47,7 +47,7 @@ def has_relative(word: str, trained: set[str]) -> bool:
 
 
 def parts_of(held_out: Lexicon, trained: Lexicon, language: str) -> tuple[list[str], dict[str, list[bool]]]:
-    """Return the held-out words that have a translation into a language, sorted, and which part each belongs to."""
+    """Return the held-out words that have a translation into a language, sorted, and the groups of each."""
     links = [(word, t.word) for word, t in held_out.pairs() if t.language == language]
     words = sorted({word for word, _ in links})
     targets = {t.word for _, t in trained.pairs() if t.language == language}

@@ -150,10 +150,10 @@ def test_everything_wrong_with_a_specification_is_told(tmp_path: Path) -> None:
         read_spec(write(tmp_path / "wrong.yaml", wrong))
     for problem in (
         "types.person.names: the lists differ in length (en 3x2, zh 2x2)",
-        "types.person.names.zh: 安 stand there twice",
+        "types.person.names.zh: 安 occur twice",
         "relations.likes.templates.en: '{object} is liked by {subject}.' must hold {subject} once",
         "which English-Clone uses itself",
-        "relations.owns.object: there is no type animal; known are color, person",
+        "relations.owns.object: unknown type animal; known are color, person",
         "relations.owns.templates: nothing in zh, which others have",
     ):
         assert problem in str(raised.value), problem
