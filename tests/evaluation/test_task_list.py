@@ -73,7 +73,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 def test_files_that_are_no_list(tmp_path: Path) -> None:
     for text, expected in (
-        ("", "tasks.yaml: names no task; write a list of mappings"),
+        ("", "tasks.yaml: no task; write a list of mappings"),
         ("evaluation: perplexity\n", "tasks.yaml:1: a list of mappings is expected"),
         ("- [\n", "tasks.yaml:2: not valid YAML"),
     ):
@@ -110,6 +110,5 @@ def test_every_evaluation_says_what_it_and_its_options_mean() -> None:
         options = list(describe_options(name))
         assert all(meaning for _, _, meaning in options), name
         assert find_evaluation(name).options.__dataclass_params__.frozen, name
-    assert ("max_pairs", "2000", "Word pairs of a language pair, at most; of more so many are drawn.") in list(
-        describe_options("word_retrieval")
-    )
+    meaning = "Most word pairs per language pair; if there are more, they are drawn at random."
+    assert ("max_pairs", "2000", meaning) in list(describe_options("word_retrieval"))
