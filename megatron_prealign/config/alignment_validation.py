@@ -10,7 +10,7 @@ from megatron_prealign.errors import ConfigError
 
 
 def aligns_words(config: Config) -> bool:
-    """Return whether words have a loss: in stage 1 or a maintaining stage 2, unless only sentences are named."""
+    """Return whether words have a loss: in stage 1 or maintained in stage 2, unless only sentences are named."""
     alignment = config.alignment
     if alignment.sentence_paths and alignment.sentence_weight > 0 and not alignment.lexicon_paths:
         return False
@@ -18,7 +18,7 @@ def aligns_words(config: Config) -> bool:
 
 
 def aligns_sentences(config: Config) -> bool:
-    """Return whether sentences have a loss: in stage 1 or a maintaining stage 2 that names them."""
+    """Return whether sentences have a loss: if they are named, in stage 1 or maintained in stage 2."""
     alignment = config.alignment
     if not alignment.sentence_paths or alignment.sentence_weight == 0:
         return False

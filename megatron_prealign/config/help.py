@@ -19,7 +19,7 @@ _EPILOG = """examples:
       --model.preset 1b --parallel.tensor_model_parallel_size 2 --training.run_path runs/1b
   ... --alignment.lexicon_paths en-de.tsv en-zh.tsv --data.blend '[{prefix: data/en_text_document, language: en}]'
 
-A file has one mapping a section:
+A file has one mapping per section:
   model:
     preset: tiny
   training:
