@@ -1,1 +1,1 @@
-"""What can be run as it stands: recipes, real dictionaries, and the paper's reproduction."""
+"""Examples to run: recipes, real dictionaries, and the paper's reproduction."""

@@ -1,4 +1,4 @@
-"""Runs the steps of an experiment: commands that are streamed, logged, and skipped where already done.
+"""Run the steps of an experiment: commands that are streamed, logged, and skipped if already done.
 
 A finished step leaves a marker with the hash of its command and of the steps before it. A later call reuses such
 steps; a folder that holds steps of other arguments is refused, never replaced silently.
@@ -33,7 +33,7 @@ from megatron_prealign.files import atomic_text_file
 REPOSITORY = Path(__file__).resolve().parents[1]
 LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "align_init": "cyan"}
 
-# Without these, glibc hands the logits of every step back to the system and asks for them again: a third of the time.
+# Without these, glibc frees and allocates the logits in every step: a third of the time.
 MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 
@@ -42,7 +42,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Have Linux terminate this new process when its parent dies, however that happens."""
+    """Make Linux terminate this new process when its parent dies for any reason."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -53,25 +53,25 @@ class StepError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """A command and what it makes."""
+    """A command and its outputs."""
 
     name: str
     """Short and unique; names the marker and the log."""
     command: tuple[str, ...]
-    """The command line, an interpreter first; run in the root of the repository."""
+    """The command line, beginning with an interpreter; run in the root of the repository."""
     outputs: tuple[Path, ...]
-    """Files and folders it makes."""
+    """Files and folders that it writes."""
     depends_on: tuple["Step", ...] = ()
     """Steps whose outputs it reads."""
     inputs: tuple[Path, ...] = ()
     """Files whose content matters, such as configurations."""
     resumable: bool = False
-    """The command goes on by itself from what an interrupted call left."""
+    """Whether the command itself resumes an interrupted call."""
 
     @property
     def fingerprint(self) -> str:
         """Return a hash of the command, the content of its inputs, and all steps before it."""
-        # The interpreter's path says nothing: the virtual environment may be made anew elsewhere.
+        # Without the interpreter's path: the virtual environment may be moved.
         content = [
             self.command[1:],
             [path.read_text(encoding="utf-8") for path in self.inputs],
@@ -82,12 +82,12 @@ class Step:
 
 @dataclass
 class Runner:
-    """Runs steps one after another, or several chains of them side by side, and shows what they print."""
+    """Runs steps one after another, or several chains of them in parallel, and shows their output."""
 
     folder: Path
-    """The experiment's folder; markers and logs go under it."""
+    """The experiment's folder, which holds markers and logs."""
     console: Console
-    """Where progress is shown."""
+    """Console for progress."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables added for every command."""
     redo: bool = False
@@ -101,7 +101,7 @@ class Runner:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def heading(self, number: int, total: int, title: str) -> None:
-        """Show which stage begins, and the time since the start."""
+        """Show the title of a stage and the time since the start."""
         elapsed = format_seconds(time.monotonic() - self.started)
         self.console.print()
         self.console.rule(f"[bold]{number}/{total} {title}[/] [dim]({elapsed} so far)[/]", align="left")
@@ -127,7 +127,7 @@ class Runner:
             state: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
             _ = state["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
-            raise StepError(f"{marker}: damaged ({error!r}); remove it, and the step is made again") from None
+            raise StepError(f"{marker}: damaged ({error!r}); remove it to run the step again") from None
         return state
 
     def run(self, step: Step, label: str = "") -> None:
@@ -141,7 +141,7 @@ class Runner:
         if state and state["fingerprint"] != step.fingerprint:
             if not self.redo and any(path.exists() for path in step.outputs):
                 raise StepError(
-                    f"{self.folder} holds the step {step.name!r} of an experiment with other arguments or "
+                    f"{self.folder} contains the step {step.name!r} of an experiment with other arguments or "
                     "configurations: choose another --output, or replace it with --redo"
                 )
             state = {}
@@ -158,20 +158,20 @@ class Runner:
         self._execute(step, label)
         missing = [str(path) for path in step.outputs if not path.exists()]
         if missing:
-            raise StepError(f"the step {step.name!r} ended well but did not make {', '.join(missing)}")
+            raise StepError(f"the step {step.name!r} succeeded but did not write {', '.join(missing)}")
         seconds = time.monotonic() - start
         write_json(marker, {"fingerprint": step.fingerprint, "done": True, "seconds": round(seconds, 1)})
         self._show(label, f"{step.name} done in {format_seconds(seconds)}", "green")
 
     def run_side_by_side(self, chains: Mapping[str, Iterator[Step]], num_workers: int) -> None:
-        """Run chains of steps at the same time; a failure or an interrupt stops all of them.
+        """Run chains of steps in parallel; a failure or an interrupt stops all of them.
 
         Args:
-            chains: label → steps; a chain makes its next step when the one before is done.
-            num_workers: chains that run at once.
+            chains: label → steps; a chain yields its next step when the previous one is done.
+            num_workers: number of chains that run at the same time.
 
         Raises:
-            StepError: of the first chain that failed.
+            StepError: the error of the first chain that failed.
         """
 
         def run_chain(label: str, chain: Iterator[Step]) -> None:
@@ -189,16 +189,16 @@ class Runner:
             except BaseException:
                 self.stop()
                 raise
-        # A chain that was stopped fails too: the one that failed by itself says why.
+        # A stopped chain fails too: raise the error of the one that failed by itself.
         for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
             raise error
 
     def forget(self, step: Step) -> None:
-        """Let a step run again, whose result was lost or is no longer enough."""
+        """Make a step run again, because its result was lost or is no longer sufficient."""
         self._marker(step).unlink(missing_ok=True)
 
     def wait(self, seconds: float, label: str, text: str = "") -> None:
-        """Wait for something else; say for what.
+        """Wait for something else, and show what.
 
         Raises:
             InterruptedError: the runner is stopped.
@@ -209,7 +209,7 @@ class Runner:
             raise InterruptedError(text)
 
     def stop(self) -> None:
-        """Terminate the commands that are running, and start no others."""
+        """Terminate running commands, and start no others."""
         with self._lock:
             self._stopped.set()
             for process in self._running:
@@ -233,7 +233,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 errors="replace",
-                # A training that outlived a killed runner would hold its run folder against the next one.
+                # A training that outlives a killed runner would keep its run folder locked.
                 preexec_fn=_end_with_parent,
             )
             self._running.add(process)
@@ -246,7 +246,7 @@ class Runner:
                     reason = f": {line.removeprefix('error: ').strip()}"
                 elif reason and line.startswith("  - "):  # one of several problems
                     reason += line.rstrip().removeprefix(" ")
-                # What a command says while it is being stopped would bury the reason of the one that failed.
+                # Output of commands being stopped would hide the reason of the failure.
                 if line.strip() and self.shows_output and not self._stopped.is_set():
                     self._show(label, line.rstrip())
         with self._lock:

@@ -7,8 +7,8 @@ from megatron_prealign.optional_packages import check_before_megatron
 
 __version__ = "0.2.0"
 
-# megatron-core and torch warn, once a module and once a rank, of what a user can't change or of packages that are
-# missing. Which implementation runs, and why, is in the log of a run instead.
+# megatron-core and torch warn, once per module and rank, about things that users can't change and about missing
+# packages. The log of a run says which implementation is used, and why.
 for _message in (
     ".*Apex (is|are) not installed.*",
     "full scope is deprecated.*",

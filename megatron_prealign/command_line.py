@@ -1,4 +1,4 @@
-"""What the command-line tools share."""
+"""Shared parts of the command-line tools."""
 
 import argparse
 import errno
@@ -16,13 +16,13 @@ Main = Callable[..., int]
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Show defaults, and the description as it is written."""
+    """Show defaults, and keep the line breaks of the description."""
 
 
 def tool(main: Main) -> Main:
-    """Decorate a tool's main function: an error that the user can fix and an interrupt end with a message and a code.
+    """Decorate a tool's main function: errors that the user can fix and interrupts become a message and an exit code.
 
-    When the tool runs as a command, so does SIGTERM, for example from a scheduler at its time limit.
+    When the tool runs as a command, so does SIGTERM, which a scheduler sends at its time limit.
     """
 
     @wraps(main)
@@ -42,10 +42,10 @@ def tool(main: Main) -> Main:
 
 
 class _LossyFile(io.FileIO):
-    """A file that drops what can't be written."""
+    """A file that discards bytes that can't be written."""
 
     def write(self, data: Any) -> int:
-        """Write bytes; those that can't be written count as written."""
+        """Write bytes, and report all as written if that fails."""
         try:
             return super().write(data) or 0
         except OSError:
@@ -53,9 +53,9 @@ class _LossyFile(io.FileIO):
 
 
 def outlive_standard_error() -> None:
-    """Keep the process alive where its log can't be written, as on a full disk; those messages are lost.
+    """Keep the process alive if its log can't be written, as on a full disk; those messages are lost.
 
-    Otherwise a message that fails ends the process, and one still buffered at exit makes Python return 120.
+    Otherwise a failed message ends the process, and one still buffered at exit makes Python return 120.
     """
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:
         file = io.BufferedWriter(_LossyFile(sys.stderr.fileno(), "w", closefd=False))
@@ -64,18 +64,18 @@ def outlive_standard_error() -> None:
 
 
 def path_argument(text: str) -> Path:
-    """Return a path of the command line; an empty one, as from an unset variable, would be the current folder."""
+    """Return a path; refuse an empty one, as from an unset variable, which would mean the current folder."""
     if not text.strip():
-        raise argparse.ArgumentTypeError("the path is empty")
+        raise argparse.ArgumentTypeError("the path is empty; is a variable unset?")
     return Path(text)
 
 
 def describe(error: PrealignError | OSError) -> str:
-    """Return what to tell the user about an error: for one of the system the file, and what is wrong with it."""
+    """Return the message for an error; for one of the system, the file and the reason."""
     if isinstance(error, PrealignError):
         return str(error)
     # numpy reports a short write by its sizes only.
     is_full = error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error))
     reason = "no space left on the disk" if is_full else (error.strerror or str(error))
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{reason[:1].lower()}{reason[1:]}" + ("; make room and start again" if is_full else "")
+    return f"{where}{reason[:1].lower()}{reason[1:]}" + ("; free some space and start again" if is_full else "")

@@ -1,24 +1,24 @@
-"""Errors that a user can mend: each names every problem found, where it is, and the fix."""
+"""Errors that a user can fix: each lists every problem found, where it is, and the fix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 INTERRUPTED = 75
-"""Exit code of a run that was told to stop, and saved: EX_TEMPFAIL, to be started again as it is."""
+"""Exit code of a run that saved and stopped on request: EX_TEMPFAIL; start the same command again."""
 STOPPED_BY_KEYBOARD = 130
-"""Exit code of a command that Ctrl+C ended, as shells say it."""
+"""Exit code of a command that Ctrl+C ended, as in shells."""
 NUM_SHOWN = 20
-"""Problems of a large file that are told in full."""
+"""Most problems that one error shows."""
 
 
 class PrealignError(Exception):
-    """Base of all errors caused by input rather than by a defect."""
+    """Base of all errors that input causes, not a defect."""
 
     exit_code = 2
     """What a command line returns."""
 
     def __init__(self, problems: Sequence[str] | str) -> None:
-        """Keep the problems; the message lists them all."""
+        """Make an error whose message lists all problems."""
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         if len(self.problems) == 1:
             message = self.problems[0]
@@ -37,24 +37,24 @@ class DataError(PrealignError):
 
 
 class CheckpointError(PrealignError):
-    """A checkpoint that is missing, damaged or does not fit."""
+    """A checkpoint that is missing, damaged or does not match."""
 
 
 class TrainingError(PrealignError):
-    """A run that can't go on; raised on the ranks that see it, where all other errors are raised on every rank."""
+    """A run that can't continue. Only the ranks that notice it raise it; other errors are raised on every rank."""
 
     exit_code = 3
 
 
 @dataclass
 class Problems:
-    """The first problems in full and the number of all: a wrong separator spoils every line of a large file."""
+    """The first problems and the number of all: a wrong separator makes every line of a large file one."""
 
     shown: list[str] = field(default_factory=list)
     count: int = 0
 
     def add(self, problem: str) -> None:
-        """Count one problem, and keep it when it is among the first."""
+        """Count a problem, and keep it if it is among the first."""
         self.count += 1
         if len(self.shown) < NUM_SHOWN:
             self.shown.append(problem)
@@ -63,7 +63,7 @@ class Problems:
         """Raise one error for all.
 
         Args:
-            is_all: Whether everything was looked at; otherwise there may be more.
+            is_all: Whether all input was checked; otherwise there may be more.
 
         Raises:
             DataError: at least one problem was added.
@@ -72,7 +72,7 @@ class Problems:
             return
         hidden = self.count - len(self.shown)
         raise DataError(
-            [*self.shown, f"and {hidden} more ({self.count} problems {'in all' if is_all else 'so far'})"]
+            [*self.shown, f"and {hidden} more ({self.count} problems {'in total' if is_all else 'so far'})"]
             if hidden
             else self.shown
         )

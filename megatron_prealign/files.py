@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Atomic outputs: a file or folder appears complete or not at all."""
 
 import os
 import secrets
@@ -13,26 +13,26 @@ from megatron_prealign.errors import DataError
 
 
 def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = ()) -> list[str]:
-    """Return why an output can't be written there; empty when it can.
+    """Return why an output can't be written; empty if it can.
 
     Args:
         path: file or folder to make.
-        overwrite: replace what is there.
-        inputs: what is read, and must not be replaced with it.
+        overwrite: replace an existing one.
+        inputs: files that are read, and must not be replaced.
     """
     target = Path(path)
     if not target.absolute().parent.is_dir():
         return [f"{target}: its folder does not exist; create {target.absolute().parent}"]
     if not os.access(target.absolute().parent, os.W_OK):
-        return [f"{target}: its folder can't be written to"]
-    # A link to nowhere exists too.
+        return [f"{target}: its folder is not writable; change its permissions or choose another"]
+    # A broken link counts as existing.
     if os.path.lexists(target) and not overwrite:
         return [f"{target}: exists; remove it, choose another name or pass --overwrite"]
     return lost_inputs(target, inputs)
 
 
 def can_be_made(path: Path) -> bool:
-    """Tell whether a file can be written once its missing folders are created."""
+    """Return whether a file can be written once its missing folders are created."""
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     return nearest.is_dir() and os.access(nearest, os.W_OK)
 
@@ -40,25 +40,25 @@ def can_be_made(path: Path) -> bool:
 def lost_inputs(output: Path, inputs: Iterable[Path]) -> list[str]:
     """Return which inputs replacing an output would delete."""
     return [
-        f"{output}: replacing it would delete {path}, which is read; choose another name"
+        f"{output}: replacing it would delete the input {path}; choose another name"
         for path in inputs
         if path.resolve().is_relative_to(output.resolve())
     ]
 
 
 def _temporary(path: Path) -> Path:
-    """Return a name beside the target that no other process uses: a rename stays within one file system."""
-    # Processes of other hosts may write the same file, and have the same number.
+    """Return a name in the target's folder that no other process uses; so the rename stays within one file system."""
+    # A process of another host may write the same file and have the same process id.
     return path.absolute().parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return the temporary files beside a target that writes of it left when they were killed."""
+    """Return temporary files that killed writes of a target left in its folder."""
     return list(path.parent.glob(f".{path.name}.tmp-*"))
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a rename never exposes half of it after a power cut."""
+    """Flush a file or folder to disk, so that a rename never exposes half of it after a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -68,7 +68,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Hand out a temporary path whose file takes its name only when the block ends without an error.
+    """Yield a temporary path that is renamed to the target when the block ends without an error.
 
     Raises:
         DataError: the file exists and overwrite is off, or its folder does not exist.
@@ -88,7 +88,7 @@ def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[TextIO]:
-    """Open a UTF-8 text file that appears under its name only when the block ends without an error.
+    """Open a UTF-8 text file that appears under its name when the block ends without an error.
 
     Raises:
         DataError: the file exists and overwrite is off, or its folder does not exist.
@@ -98,7 +98,7 @@ def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[Text
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all, over what may be there.
+    """Write a small text file atomically, replacing an existing one.
 
     Raises:
         DataError: its folder does not exist or can't be written to.
@@ -108,16 +108,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_if_possible(path: Path, text: str) -> None:
-    """Write a small file that a run can do without, whole or not at all; a failure is a warning."""
+    """Write a small file that a run does not depend on, atomically; a failure is a warning."""
     try:
         write_atomically(path, text)
     except (OSError, DataError) as error:
-        print(f"WARNING: {path} can't be written ({error}); the run goes on without it", file=sys.stderr, flush=True)
+        print(f"WARNING: {path} can't be written ({error}); the run continues without it", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Hand out a temporary folder that takes its name only when the block ends without an error.
+    """Yield a temporary folder that is renamed to the target when the block ends without an error.
 
     Raises:
         DataError: the folder exists and overwrite is off, or its parent does not exist.

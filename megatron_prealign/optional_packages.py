@@ -1,9 +1,9 @@
-"""Packages that megatron-core uses where it finds them: imported once, before it; one that fails counts as absent.
+"""Optional packages of megatron-core: imported before it, and hidden from it if their import fails.
 
 megatron-core imports each of them under `except ImportError`. An installation that is incomplete, or was built for
 another torch or CUDA, raises other errors as well (Transformer Engine: RuntimeError, FileNotFoundError, AssertionError
-and OSError), and these make megatron-core unimportable, also on CPUs, where the package would not be used. Can go when
-megatron-core handles every error of these imports.
+and OSError). With them megatron-core itself can't be imported, even on CPUs, where it would not use the package.
+This module can be removed when megatron-core handles every error of these imports.
 """
 
 import functools
@@ -23,7 +23,7 @@ USED: dict[str, tuple[str, ...]] = {
         "transformer_engine.pytorch.fp8",
         "transformer_engine.pytorch.optimizers",
     ),
-    # Without its CUDA extensions apex can be imported; its norms and optimizers then fail when they are built.
+    # apex without its CUDA extensions can be imported, but its norms and optimizers fail when they are constructed.
     "apex": (
         "apex.normalization.fused_layer_norm",
         "apex.optimizers",
@@ -33,7 +33,7 @@ USED: dict[str, tuple[str, ...]] = {
     ),
     "fused_weight_gradient_mlp_cuda": ("fused_weight_gradient_mlp_cuda",),
 }
-"""What a run uses: the package, and the modules that must be importable for it to be of use."""
+"""Packages that a run uses, with the modules that must be importable."""
 
 OTHERS = (
     "boto3",
@@ -50,7 +50,7 @@ OTHERS = (
     "torch_memory_saver",
     "triton",
 )
-"""What megatron-core imports beside; an ImportError of these it handles by itself."""
+"""Other packages that megatron-core imports; it handles their ImportError itself."""
 
 _FIXES = {
     "transformer_engine": (
@@ -63,9 +63,9 @@ _FIXES = {
 
 @functools.cache
 def find_problems() -> dict[str, str]:
-    """Import every optional package that is installed; return by package why it can't be used, and how to fix that.
+    """Import every installed optional package; return by package why it can't be used, and the fix.
 
-    A package with a problem is absent for everything that is imported later in this process.
+    Later imports of a package with a problem fail in this process.
     """
     problems = {}
     for package in (*USED, *OTHERS):
@@ -82,12 +82,12 @@ def find_problems() -> dict[str, str]:
 
 
 def is_usable(package: str) -> bool:
-    """Tell whether a package of `USED` is installed and can be imported."""
+    """Return whether a package of `USED` is installed and can be imported."""
     return package not in find_problems() and _is_installed(package)
 
 
 def check_before_megatron() -> None:
-    """Have megatron-core's version checked and `find_problems` called when it is first imported, by whatever module."""
+    """Check megatron-core's version and call `find_problems` when any module first imports it."""
     sys.meta_path.insert(0, _BeforeMegatron())
 
 
@@ -95,7 +95,7 @@ class _BeforeMegatron(importlib.abc.MetaPathFinder):
     """Finds nothing."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
-        """Look at its version and the optional packages where it is megatron-core that is about to be imported."""
+        """Check the version and the optional packages if megatron-core is about to be imported."""
         if fullname == "megatron.core":
             check_core_version(path or ())
             find_problems()
@@ -103,18 +103,18 @@ class _BeforeMegatron(importlib.abc.MetaPathFinder):
 
 def _is_installed(package: str) -> bool:
     if package in sys.modules:
-        # None stands there for a package that was hidden.
+        # `None` marks a hidden package.
         return sys.modules[package] is not None
     return importlib.util.find_spec(package) is not None
 
 
 def _try_import(modules: tuple[str, ...]) -> Exception | None:
-    """Import modules; return why that failed."""
+    """Import modules; return the error if one fails."""
     try:
-        # Extensions are linked against libraries that torch has to load first.
+        # Extensions link against libraries that torch must load first.
         importlib.import_module("torch")
         with warnings.catch_warnings():
-            # Transformer Engine warns of what is missing before it fails; the problem is reported once, with the fix.
+            # Transformer Engine warns before it fails; the problem is reported once, with the fix.
             warnings.simplefilter("ignore")
             for module in modules:
                 importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Which of its run's processes this one is, as torchrun says in the environment; needs no process group."""
+"""Ranks of this process as torchrun sets them in the environment; needs no process group."""
 
 import os
 import re
@@ -12,25 +12,25 @@ _DEFAULTS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where a process stands among all; a lone one is rank 0 of 1."""
+    """Ranks of a process; a single process is rank 0 of 1."""
 
     rank: int
-    """Among all processes."""
+    """Rank among all processes."""
     local_rank: int
-    """Among those of its host."""
+    """Rank among the processes of its host."""
     world_size: int
-    """How many there are."""
+    """Number of processes."""
 
 
 def read_ranks() -> Ranks:
-    """Read the environment.
+    """Read the ranks from the environment.
 
     Raises:
-        ConfigError: It holds no numbers, or numbers that don't fit each other.
+        ConfigError: A value is not a number, or they contradict each other.
     """
     values = {name: os.environ.get(name, default) for name, default in _DEFAULTS.items()}
     problems = [
-        f"{name}={value!r:.40} in the environment is no number"
+        f"{name}={value!r:.40} in the environment is not a number"
         for name, value in values.items()
         if not _NUMBER.fullmatch(value)
     ]
@@ -42,28 +42,28 @@ def read_ranks() -> Ranks:
 
 
 def check_rendezvous() -> None:
-    """Refuse an environment in which the processes can't find each other.
+    """Refuse an environment in which processes can't find each other.
 
     Raises:
-        ConfigError: Something is missing.
+        ConfigError: A variable is missing or invalid.
     """
     given = {name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if os.environ.get(name)}
     if "RANK" not in given and os.environ.get("WORLD_SIZE", "1") == "1":
         return
     missing = sorted({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} - given)
     port = os.environ.get("MASTER_PORT", "")
-    problems = [f"{name} is missing in the environment, beside {', '.join(sorted(given))}" for name in missing]
+    problems = [f"{name} is missing in the environment, which has {', '.join(sorted(given))}" for name in missing]
     if port and not (_NUMBER.fullmatch(port) and 0 < int(port) < 65536):
-        problems.append(f"MASTER_PORT={port!r:.40} in the environment is no port")
+        problems.append(f"MASTER_PORT={port!r:.40} in the environment is not a port")
     if problems:
         raise ConfigError([f"{problem}; start with torchrun, or unset them all" for problem in problems])
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that speaks for all."""
+    """Return whether this process reports for all."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def is_first_of_host() -> bool:
-    """Tell whether this is the process that does what each host needs once."""
+    """Return whether this process does the work that each host needs once."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0

@@ -56,7 +56,7 @@ def test_errors_name_the_file_and_what_is_wrong(tmp_path: Path) -> None:
     assert describe(missing.value) == f"{tmp_path / 'absent'}: no such file or directory"
     assert describe(DataError(["a", "b"])) == "2 problems:\n  - a\n  - b"
     full = OSError(errno.ENOSPC, "No space left on device", "a.bin")
-    assert describe(full) == "a.bin: no space left on the disk; make room and start again"
+    assert describe(full) == "a.bin: no space left on the disk; free some space and start again"
     with Path("/dev/full").open("wb") as stream, pytest.raises(OSError) as short:
         np.ones(1 << 20).tofile(stream)
     assert describe(short.value).startswith("no space left on the disk")

@@ -165,7 +165,7 @@ def test_environment_that_torchrun_did_not_set(
     assert "WORLD_SIZE" in _refused(values, tmp_path, capsys)
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("LOCAL_RANK", "z")
-    assert "LOCAL_RANK='z' in the environment is no number" in _refused(values, tmp_path, capsys)
+    assert "LOCAL_RANK='z' in the environment is not a number" in _refused(values, tmp_path, capsys)
     monkeypatch.delenv("LOCAL_RANK")
     monkeypatch.setenv("RANK", "1")
     assert _main(values, tmp_path) == 2
@@ -173,8 +173,8 @@ def test_environment_that_torchrun_did_not_set(
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "99999")):
         monkeypatch.setenv(name, value)
     error = _refused(values, tmp_path, capsys)
-    assert "MASTER_ADDR is missing in the environment, beside MASTER_PORT, RANK, WORLD_SIZE; start with" in error
-    assert "MASTER_PORT='99999' in the environment is no port" in error
+    assert "MASTER_ADDR is missing in the environment, which has MASTER_PORT, RANK, WORLD_SIZE; start with" in error
+    assert "MASTER_PORT='99999' in the environment is not a port" in error
     monkeypatch.delenv("RANK")
     monkeypatch.delenv("MASTER_PORT")
     assert "RANK is missing" in _refused(values, tmp_path, capsys)
@@ -201,7 +201,7 @@ def test_dry_run_prints_the_arithmetic_and_writes_nothing(
     values: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _main(values, tmp_path, "--dry-run") == 0
-    assert "tokens a step" in capsys.readouterr().err
+    assert "tokens per step" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

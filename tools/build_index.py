@@ -2,7 +2,7 @@
 
 python tools/build_index.py --config model.yaml --config pretrain.yaml --data.cache_path /local/cache
 
-Takes the command line of pretrain_prealign.py. If data.cache_path is on disks local to a host, run it once on each host
+Accepts the options of pretrain_prealign.py. If data.cache_path is on disks local to a host, run it once on each host
 (srun --ntasks-per-node 1). The run then reports that it found the index. If the run has checkpoints, the index starts
 after the newest.
 """
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__.strip())
         return 0
     config = load_config(arguments).config
-    from megatron_prealign.training.setup import build_index, plan_run  # seconds of imports
+    from megatron_prealign.training.setup import build_index, plan_run  # imports take seconds
 
     cache = build_index(plan_run(config))
     print(cache.describe(), file=sys.stderr)

@@ -73,9 +73,13 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_argument_group("filters and ranking")
     for name, (default, text) in _FILTERS.items():
         steps.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=text)
-    steps.add_argument("--max-length", type=int, default=40, metavar="N", help="drop words of more than N characters")
+    steps.add_argument("--max-length", type=int, default=40, metavar="N", help="drop words longer than N characters")
     switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": True}
-    steps.add_argument("--check-languages", **switch, help="refuse words in another language than named (py3langid)")
+    steps.add_argument(
+        "--check-languages",
+        **switch,
+        help="refuse a dictionary whose words are in another language than named (py3langid)",
+    )
     steps.add_argument("--rank", **switch, help="weight translations by their frequency in running text (wordfreq)")
     steps.add_argument(
         "--max-translations", type=int, metavar="N", help="keep the N heaviest per word and language; all by default"
@@ -84,7 +88,9 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         "--min-languages", type=int, default=1, metavar="N", help="keep words translated into at least N languages"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--held-out-ratio", type=float, default=0.0, help="share of source words in [0, 1) held out")
+    output.add_argument(
+        "--held-out-ratio", type=float, default=0.0, help="share of source words to hold out, in [0, 1)"
+    )
     output.add_argument("--seed", type=int, default=1, help="seed of the choice of held-out words")
     output.add_argument("--output", type=path_argument, required=True, help="TSV file of the lexicon")
     output.add_argument("--output-held-out", type=path_argument, help="TSV file of the held-out words")
@@ -94,7 +100,7 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="text files or folders whose coverage is measured",
+        help="text files or folders, to measure the share of words that the lexicon covers",
     )
     output.add_argument("--json-key", default="text", help="key of the text in .jsonl corpora")
     output.add_argument("--report", type=path_argument, help="JSON file of the report")
@@ -113,7 +119,7 @@ def _add_translate(parser: argparse.ArgumentParser) -> None:
         "--languages", nargs="+", action="extend", required=True, metavar="LANGUAGE", help="languages to translate into"
     )
     words.add_argument("--num-words", type=int, default=10000, help="most frequent words of the corpus to translate")
-    server = parser.add_argument_group("server", f"its key is read from {KEY_VARIABLE}, if it wants one")
+    server = parser.add_argument_group("server", f"its API key is read from the environment variable {KEY_VARIABLE}")
     server.add_argument("--endpoint", required=True, help="base address, for example http://localhost:8000/v1")
     server.add_argument("--model", required=True, help="the server's name of the model")
     server.add_argument("--max-translations", type=int, default=3, help="translations to ask for in each language")
@@ -180,17 +186,17 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
             for language in match[1].split(","):
                 problems += language_problems(f"--input {text}:", language)
     if not arguments.input and not arguments.reverse_input:
-        problems.append("no dictionary is given; name one with --input or --reverse-input")
+        problems.append("no dictionary is given; use --input or --reverse-input")
     if not 0.0 <= arguments.held_out_ratio < 1.0:
-        problems.append(f"--held-out-ratio is {arguments.held_out_ratio}; give a number in [0, 1)")
+        problems.append(f"--held-out-ratio must be in [0, 1), got {arguments.held_out_ratio}")
     if (arguments.held_out_ratio > 0) != (arguments.output_held_out is not None):
-        problems.append("--held-out-ratio above 0 and --output-held-out belong together")
+        problems.append("--held-out-ratio above 0 and --output-held-out belong together: give both or neither")
     outputs = [path for path in (arguments.output, arguments.output_held_out, arguments.report) if path]
     if len({path.resolve() for path in outputs}) < len(outputs):
         problems.append("--output, --output-held-out and --report must have different names")
     for option in ("max_length", "max_translations", "min_languages"):
         if (value := getattr(arguments, option)) is not None and value < 1:
-            problems.append(f"--{option.replace('_', '-')} is {value}; give at least 1")
+            problems.append(f"--{option.replace('_', '-')} must be at least 1, got {value}")
     if problems:
         raise ConfigError(problems)
     files = [_dictionary_file(text, None, False).path for text in (*arguments.input, *arguments.reverse_input)]
@@ -202,7 +208,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace, built: BuiltLexicon) -> None:
-    # The lexicon last: without its companions beside it, it would look finished.
+    # The lexicon last: if it exists, all outputs are complete.
     if arguments.report:
         with atomic_text_file(arguments.report, arguments.overwrite) as stream:
             json.dump(built.report, stream, ensure_ascii=False, indent=2)
@@ -216,7 +222,7 @@ def _run_translate(arguments: argparse.Namespace) -> None:
     for name in ("num_words", "max_translations", "batch_size", "concurrent", "requests_per_minute", "timeout"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}; give a number above 0")
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
     problems = Problems()
     languages = parse_languages(arguments.source_language, ",".join(arguments.languages), problems)
     for problem in output_problems(arguments.output, arguments.overwrite):
@@ -243,11 +249,12 @@ def _run_translate(arguments: argparse.Namespace) -> None:
         task = progress.add_task("words", total=len(words))
         result = translate_words(words, translator, journal, lambda done: progress.update(task, completed=done))
     if not result.pairs:
-        raise DataError(f"{arguments.endpoint}: none of its answers held a translation; see {journal}")
+        raise DataError(f"{arguments.endpoint}: no answer contained a translation; see {journal}")
     Lexicon.from_pairs(languages.source, result.pairs).write_tsv(arguments.output, arguments.overwrite)
     print(
         f"{len(result.pairs):,} word pairs of {len(words):,} words in {result.num_requests:,} requests; "
-        f"{result.num_resumed:,} words were answered before; without a translation: {len(result.untranslated):,}"
+        f"{result.num_resumed:,} words were answered in an earlier run; "
+        f"without a translation: {len(result.untranslated):,}"
         + (f" ({', '.join(result.untranslated[:10])})" if result.untranslated else ""),
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""Convert checkpoints to Hugging Face folders, and folders and Megatron-LM's checkpoints to ours; CPU only.
+"""Convert checkpoints to Hugging Face folders, and such folders or Megatron-LM checkpoints to checkpoints; CPU only.
 
 python tools/convert_checkpoint.py to-hf --checkpoint runs/pretrain --output exported
 python tools/convert_checkpoint.py from-hf --model exported --output imported
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint",
         type=path_argument,
         required=True,
-        help="run folder (its newest checkpoint) or one of its step folders",
+        help="run folder (for its newest checkpoint) or one of its step folders",
     )
     to_hf.add_argument("--output", type=path_argument, required=True, help="folder to write")
     to_hf.add_argument(
@@ -91,8 +91,8 @@ def _add_vocabulary(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--new-rows",
         choices=("mean", "zero", "lexicon"),
-        help="make rows for the ids that --tokenizer has and the model does not know: the mean of the old rows, zero, "
-        "or the mean of the rows of a translation",
+        help="rows for ids of --tokenizer that the model lacks: mean of the old rows, zero, or mean of the rows of a "
+        "translation",
     )
     command.add_argument(
         "--lexicon",
@@ -124,7 +124,7 @@ def _command(
 
 
 def _to_hf(options: argparse.Namespace) -> None:
-    # megatron-core takes seconds to import; --help and a wrong option should not wait for it.
+    # Imported here: megatron-core takes seconds, which --help and a wrong option should not cost.
     from megatron_prealign.checkpoint.folder import resolve_checkpoint
     from megatron_prealign.checkpoint.huggingface import check_output, export_checkpoint, push_to_hub, read_results
 
@@ -175,7 +175,7 @@ def _start_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options common to both imports."""
     limits = number_ranges()["model.make_vocab_size_divisible_by"]
     if (multiple := options.make_vocab_size_divisible_by) not in limits:
-        raise DataError(f"--make-vocab-size-divisible-by is {multiple}: it must be {limits}")
+        raise DataError(f"--make-vocab-size-divisible-by must be {limits}, got {multiple}")
     return {
         "growth": _growth(options),
         "make_vocab_size_divisible_by": options.make_vocab_size_divisible_by,
@@ -195,7 +195,7 @@ def _growth(options: argparse.Namespace) -> "Growth | None":
 
 
 def _report_start(output: Path, start: "Start") -> None:
-    """Print what was written and how to start a run from it."""
+    """Print what was written, and the options that start a run from it."""
     config = start.config
     if start.new_rows is not None:
         print(start.new_rows.describe(), file=sys.stderr)

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,9 @@ from rich.table import Table
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import STOPPED_BY_KEYBOARD, ConfigError, DataError
+from megatron_prealign.evaluation.folder import check_folder
 from megatron_prealign.evaluation.frame import Progress, plain_table, problems_of
+from megatron_prealign.evaluation.session import Session
 from megatron_prealign.evaluation.task_list import (
     Task,
     check_tasks,
@@ -33,8 +34,9 @@ from megatron_prealign.evaluation.task_list import (
     read_tasks,
     summary,
 )
+from megatron_prealign.text.tokenizer import load_tokenizer
 
-# Tasks that options of the command line stand for, and the options they take over.
+# Tasks that --text, --lexicon and --held-out-lexicon create; options of both lexicon tasks.
 PERPLEXITY, TRAINED, HELD_OUT = "perplexity", "retrieval_trained", "retrieval_held_out"
 LEXICON_OPTIONS = ("source_language", "target_language", "max_pairs", "seed")
 
@@ -65,14 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=path_argument, help="Hugging Face folder with tokenizer")
     parser.add_argument("--tasks", metavar="FILE", help="YAML list of evaluations with their options")
     parser.add_argument(
-        "--list", nargs="?", const="", metavar="NAME", help="show all evaluations, or the options of one, and stop"
+        "--list", nargs="?", const="", metavar="NAME", help="show all evaluations, or the options of one, and exit"
     )
     parser.add_argument(
         "--text",
         action="append",
         default=[],
         metavar="LANGUAGE=PATH",
-        help="JSONL or text file (one document per line) of a language; may be repeated, also for one language",
+        help="JSONL or text file (one document per line) of a language; may be repeated, also for the same language",
     )
     parser.add_argument("--json-key", default="text", help="key of the text in JSONL files")
     for name, what in (("--lexicon", "trained"), ("--held-out-lexicon", "held-out")):
@@ -82,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pairs", type=int, default=2000, help="most word pairs per language pair")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draw if there are more pairs")
     parser.add_argument(
-        "--window", type=int, help="tokens read at once for perplexity; default: the model's training length"
+        "--window", type=int, help="tokens read at once for perplexity; default: the sequence length of training"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the model")
     parser.add_argument("--output", type=path_argument, help="JSON file to write")
@@ -101,15 +103,14 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         problems.append("nothing to evaluate: give --text LANGUAGE=PATH, --lexicon, --held-out-lexicon or --tasks FILE")
     for name in ("model", "output"):
         if getattr(options, name) is None:
-            problems.append(f"--{name} is missing: give it")
+            problems.append(f"--{name} is required: give a path")
     problems += check_tasks(tasks)
     if options.model is not None:
-        problems += problems_of(lambda: _check_model(options.model))
+        problems += problems_of(lambda: check_folder(options.model)) or problems_of(
+            lambda: load_tokenizer(options.model)
+        )
     if options.model is None or options.output is None:
         raise DataError(problems)
-    # torch takes seconds to import: what is wrong on the command line itself is told before that.
-    from megatron_prealign.evaluation.session import Session
-
     session = Session(options.model, options.device, options.output, _progress)
     problems += session.output_problems(resume=options.resume, overwrite=options.overwrite)
     if problems:
@@ -144,15 +145,6 @@ def _option_tasks(options: argparse.Namespace, problems: list[str]) -> list[Task
     return [task for task in tasks if task is not None]
 
 
-def _check_model(path: Path) -> None:
-    # Imported here: the module needs torch.
-    from megatron_prealign.evaluation.folder import check_folder
-    from megatron_prealign.text.tokenizer import load_tokenizer
-
-    check_folder(path)
-    load_tokenizer(path)
-
-
 def _summary(results: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Return the output's top-level entries for --text, --lexicon and --held-out-lexicon."""
     tasks = results["tasks"]
@@ -174,7 +166,7 @@ def _summary(results: Mapping[str, Any], options: argparse.Namespace) -> dict[st
 
 @contextmanager
 def _progress(title: str) -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, else a line for each tenth of the work."""
+    """Show progress on stderr: a bar on a terminal, otherwise a line per tenth of the work."""
     console = Console(stderr=True)
     if not console.is_terminal:
         tenths: dict[str, int] = {}
@@ -209,7 +201,7 @@ def _print_list(name: str) -> None:
         console.print("\n--list NAME shows the options of one.")
         return
     if name not in evaluation_names():
-        raise ConfigError(f"--list {name}: there is no such evaluation; known are {', '.join(evaluation_names())}")
+        raise ConfigError(f"--list {name}: unknown evaluation; known are {', '.join(evaluation_names())}")
     table = Table("option", "default", "meaning", title=f"{name}: {summary(name)}", title_justify="left")
     for row in describe_options(name):
         table.add_row(*map(escape, row))

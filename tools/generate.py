@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=path_argument, required=True, help="Hugging Face folder with tokenizer")
     parser.add_argument("--prompt", action="append", required=True, help="text to continue; may be repeated")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="longest continuation in tokens")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 = always the likeliest token")
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="sampling temperature; 0 = always the most likely token"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws at a temperature above 0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="device of the model")
     return parser
@@ -40,7 +42,7 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
     """Return (prompt, continuation, whether the model ended it) for each prompt.
 
     Raises:
-        CheckpointError: no Hugging Face folder.
+        CheckpointError: not a Hugging Face folder.
         DataError: no usable tokenizer, or nothing to generate.
     """
     problems = []
@@ -50,7 +52,7 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
         problems.append(f"--temperature must be 0 or a positive number, got {options.temperature}")
     if problems:
         raise DataError(problems)
-    # torch and transformers take seconds to import; --help should not wait for them.
+    # Imported here: torch takes seconds, which --help should not cost.
     import torch
 
     from megatron_prealign.evaluation.folder import open_folder
@@ -60,7 +62,7 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
     sampling = {"temperature": options.temperature} if options.temperature > 0 else {}
     found = []
     for prompt in options.prompt:
-        # Without text there is nothing to continue but the end of the document before.
+        # Without text, continue after the end of the previous document.
         ids = folder.tokenizer.encode(prompt) or [folder.tokenizer.eod_id or 0]
         inputs = torch.tensor([ids], device=folder.device)
         output = folder.model.generate(

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="seed of --random")
     parser.add_argument("--labels", action="store_true", help="show input and label of every position")
     parser.add_argument("--statistics", action="store_true", help="show the bake's statistics instead of documents")
-    parser.add_argument("--html", type=path_argument, metavar="FILE", help="write an HTML page instead")
+    parser.add_argument("--html", type=path_argument, metavar="FILE", help="write an HTML page instead of text")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing page")
     return parser
 
@@ -77,16 +77,18 @@ def _run(arguments: argparse.Namespace) -> None:
     lexicon = None
     if arguments.lexicon:
         lexicon = read_lexicon(arguments.lexicon, arguments.source_language, arguments.target_language)
-    # A line of a document stays a line in a file or a pipe.
+    # Do not wrap lines in a file or a pipe.
     console = Console(highlight=False, markup=False, soft_wrap=True)
     if arguments.statistics:
         console.print(statistics_table(arguments.dataset, read_manifest(arguments.dataset)))
         return
     if not arguments.tokenizer_model:
-        raise ConfigError("--tokenizer-model is missing; only --statistics does without")
+        raise ConfigError("--tokenizer-model is required, except with --statistics")
     inspector = DatasetInspector(arguments.dataset, load_tokenizer(arguments.tokenizer_model), lexicon)
     if not 0 <= arguments.random <= inspector.num_documents:
-        raise ConfigError(f"--random is {arguments.random}; the dataset has {inspector.num_documents} documents")
+        raise ConfigError(
+            f"--random must be from 0 to the dataset's {inspector.num_documents} documents, got {arguments.random}"
+        )
     drawn = random.Random(arguments.seed).sample(range(inspector.num_documents), arguments.random)
     documents = [*arguments.documents, *drawn] or [0]
     if arguments.html:

@@ -31,11 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     if not arguments.samples and not arguments.skipped:
-        raise ConfigError("no sample is named; give --samples or --skipped")
-    from megatron_prealign.training.samples import read_samples, skipped_samples  # seconds of imports
+        raise ConfigError("no sample is chosen; give --samples or --skipped")
+    from megatron_prealign.training.samples import read_samples, skipped_samples  # imports take seconds
 
     positions = [*arguments.samples, *(skipped_samples(arguments.run) if arguments.skipped else [])]
-    # A line of a sample stays a line in a file or a pipe.
+    # Do not wrap lines in a file or a pipe.
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for sample in read_samples(arguments.run, positions):
         console.rule(f"sample {sample.position}, of {sample.prefix}", align="left")

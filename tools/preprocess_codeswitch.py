@@ -3,8 +3,8 @@
     python tools/preprocess_codeswitch.py --input corpus.jsonl --tokenizer-model tok/ --lexicon en-de.tsv \
         --codeswitch-ratio 0.05 --append-eod --output-prefix data/en --workers 8
 
-writes data/en_text_document.bin/.idx (input tokens; any Megatron tool reads them), .switch.bin/.idx (what was
-switched) and .json (the manifest). To verify or inspect a dataset:
+writes data/en_text_document.bin/.idx (input tokens; any Megatron tool reads them), .switch.bin/.idx (switch
+records) and .json (the manifest). To verify or inspect a dataset:
 
     python tools/preprocess_codeswitch.py --verify data/en_text_document [--tokenizer-model tok/]
     python tools/preprocess_codeswitch.py --inspect data/en_text_document --document 3 --tokenizer-model tok/
@@ -16,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-# Every process would start threads for linear algebra, of which there is none here; before numpy is imported.
+# Before numpy is imported: every process would start threads for linear algebra, which a bake does not use.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
@@ -30,7 +30,7 @@ from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon import normalize_language, read_lexicon
 from megatron_prealign.text.tokenizer import load_tokenizer
 
-# Of a corpus's words; the poorest real pair of corpus and dictionary has many times as many.
+# Share of covered words below which to warn; real pairs of corpus and dictionary have many times more.
 _LOW_COVERAGE = 0.005
 
 
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     looking.add_argument(
         "--inspect", type=path_argument, metavar="DATASET", help="print a document with switched words marked"
     )
-    looking.add_argument("--document", type=int, default=0, help="which document to print, from 0")
+    looking.add_argument("--document", type=int, default=0, help="number of the document to print, from 0")
     return parser
 
 
@@ -77,7 +77,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--bos",
         choices=("auto", "always", "never"),
         default="auto",
-        help="begin each document with the begin-of-document token; auto: if the tokenizer adds it",
+        help="begin each document with the begin-of-document token; auto: if the tokenizer adds one",
     )
     corpus.add_argument(
         "--split-sentences",
@@ -90,7 +90,7 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--on-error",
         choices=("fail", "skip"),
         default="fail",
-        help="for a line without usable text: stop, or count and skip it",
+        help="what to do with a line without usable text: stop, or count and skip it",
     )
 
 
@@ -124,8 +124,8 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         "--max-rank",
         type=int,
         default=0,
-        help="never switch the source language's most frequent words, by wordfreq, up to this rank: function words "
-        "take most hits and are translated worst",
+        help="never switch the source language's most frequent words up to this rank (wordfreq): function words are "
+        "most of the covered words and translated worst",
     )
     switch.add_argument(
         "--language-weights",
@@ -133,7 +133,7 @@ def _add_switch(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="LANGUAGE=WEIGHT",
-        help="relative probability of target languages; 1 if not named",
+        help="relative probabilities of target languages; 1 for others",
     )
     switch.add_argument("--seed", type=int, default=1, help="seed of all draws")
 
@@ -151,14 +151,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
-        help="processes, or tasks of a cluster; the bytes do not change",
+        help="processes, or tasks on a cluster; the output does not depend on it",
     )
     output.add_argument(
         "--backend",
         choices=("auto", "reference", "gigatoken"),
         default="auto",
-        help="encoder: the tokenizer's own library, or gigatoken; auto: gigatoken if its ids are the same on a "
-        "probe of the corpus",
+        help="encoder: the tokenizer's own library, or gigatoken; auto: gigatoken if its ids are equal on a sample of "
+        "the corpus",
     )
     output.add_argument(
         "--executor",
@@ -173,14 +173,14 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="for Slurm: partition, time, memory_gb and venv (its activate script), the rest goes to sbatch; for Ray: "
-        "address and memory_gb",
+        help="for Slurm: partition, time, memory_gb and venv (its activate script), others are passed to sbatch; for "
+        "Ray: address and memory_gb",
     )
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, 1 for a dataset that is not sound, 2 after an error that the user can fix."""
+    """Run the tool; return 0, 1 for a damaged dataset, 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     if arguments.verify:
         return _verify(arguments)
@@ -220,15 +220,15 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     )
     if options.executor == "slurm":
         job_id = submit(options, _log)
-        print(f"submitted; Slurm job {job_id} gives the dataset its name when all tasks are done")
+        print(f"submitted; Slurm job {job_id} completes the dataset when all tasks are done")
         return 0
     manifest = bake(options, log=_log)
     Console().print(statistics_table(options.dataset_prefix, manifest))
     counts = manifest.content["counts"]
     if options.codeswitch_ratio > 0 and counts["covered"] < _LOW_COVERAGE * counts["words"]:
         print(
-            f"warning: the lexicon has only {counts['covered']:,} of the corpus's {counts['words']:,} words; is the "
-            "text in --source-language, and the dictionary the right way round?",
+            f"warning: the lexicon covers only {counts['covered']:,} of the corpus's {counts['words']:,} words; check "
+            "that the text is in --source-language, and the direction of the dictionary",
             file=sys.stderr,
         )
     if options.lexicon_paths and not options.codeswitch_ratio:
@@ -241,7 +241,7 @@ def _log(message: str) -> None:
 
 
 def _settings(option: str, pairs: Sequence[str]) -> dict[str, str]:
-    wrong = [f"{option} {pair}: not NAME=VALUE" for pair in pairs if "=" not in pair]
+    wrong = [f"{option} {pair}: write it as NAME=VALUE" for pair in pairs if "=" not in pair]
     if wrong:
         raise ConfigError(wrong)
     return dict(pair.split("=", 1) for pair in pairs)
@@ -275,7 +275,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _require(arguments: argparse.Namespace, *names: str) -> None:
-    missing = [f"--{name.replace('_', '-')} is missing" for name in names if not getattr(arguments, name)]
+    missing = [f"--{name.replace('_', '-')} is required" for name in names if not getattr(arguments, name)]
     if missing:
         raise ConfigError(missing)
 

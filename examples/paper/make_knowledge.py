@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     _run(arguments)
     return 0

@@ -37,18 +37,20 @@ class Passage:
 def cut_passages(
     documents: Iterable[Document], label_key: str, num_words: int, problems: Problems
 ) -> Iterator[Passage]:
-    """Yield passages of equally many words, one space between two: neither length nor layout tells the label.
+    """Yield passages of a fixed number of words, separated by one space, so that layout does not reveal the label.
 
     Args:
-        documents: each with a label; what has none goes to `problems`.
+        documents: labelled documents.
         label_key: key of the label.
-        num_words: of a passage; the words left at a document's end are left out.
-        problems: takes documents without a label.
+        num_words: words of a passage; remaining words of a document are dropped.
+        problems: documents without a label are added.
     """
     for document in documents:
         label = document.record.get(label_key)
         if not isinstance(label, str) or not label:
-            problems.add(f"{document.path}:{document.line}: no label under the key {label_key!r}; name its key")
+            problems.add(
+                f"{document.path}:{document.line}: no label under the key {label_key!r}; give the right --label-key"
+            )
             continue
         words = document.text.split()
         for start in range(0, len(words) - num_words + 1, num_words):
@@ -56,7 +58,7 @@ def cut_passages(
 
 
 def balance(passages: Iterable[Passage], labels: Iterable[str], num_per_label: int, seed: int) -> list[Passage]:
-    """Draw equally many different passages of each label, shuffled.
+    """Draw an equal number of different passages of each label, shuffled.
 
     Args:
         passages: `count_labels` says how many of a label there are, which must be enough.
@@ -120,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @tool
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return 0, or 2 after an error that the user can mend."""
+    """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     _run(arguments)
     return 0
@@ -166,7 +168,7 @@ def _choose_labels(arguments: argparse.Namespace, train: dict[str, int], test: d
     """Return the labels that have enough passages.
 
     Raises:
-        DataError: fewer than two have, or one that was asked for has not.
+        DataError: fewer than two have, or a requested one has not.
     """
 
     def suffices(label: str) -> bool:
@@ -176,12 +178,12 @@ def _choose_labels(arguments: argparse.Namespace, train: dict[str, int], test: d
     known: list[str] = sorted({*train, *test})
     chosen = arguments.labels or list(filter(suffices, known))
     if len(chosen) < 2 or not all(map(suffices, chosen)):
-        told = "; ".join(
+        counts = "; ".join(
             f"{label} {train.get(label, 0)} and {test.get(label, 0)}" for label in sorted({*known, *chosen})
         )
         raise DataError(
             f"two labels or more need {arguments.train_per_label} passages of {arguments.words} words to train on and "
-            f"{arguments.test_per_label} to test on; there are of {told}. Lower --train-per-label, --test-per-label or "
+            f"{arguments.test_per_label} to test on; found: {counts}. Lower --train-per-label, --test-per-label or "
             "--words, or give more text"
         )
     return sorted(set(chosen))

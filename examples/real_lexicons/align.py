@@ -1,6 +1,6 @@
-"""Align-init on real dictionaries: English-German and English-Chinese, beside language modelling without alignment.
+"""Align-init on real dictionaries: English-German and English-Chinese, compared with language modelling alone.
 
-Every step is a command line that is printed as it runs and can be typed by hand. Finished steps are reused.
+Every step is a command line that is printed and can also be run by hand. Finished steps are reused.
 
     python examples/real_lexicons/align.py
     python examples/real_lexicons/align.py --output runs/real_lexicons_long --steps 1000
@@ -40,14 +40,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Measure align-init on FreeDict English-German and CC-CEDICT.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/real_lexicons", help="folder of everything")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/real_lexicons", help="folder of all outputs")
     parser.add_argument("--steps", type=int, default=250, help="optimizer steps of both runs")
     parser.add_argument("--num-words", type=int, default=5000, help="English words, the most frequent ones")
     parser.add_argument("--max-translations", type=int, default=2, help="translations of a word in each language")
     parser.add_argument("--vocab-size", type=int, default=16000, help="tokens for all three languages")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights, data order and held-out words")
-    parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
-    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    parser.add_argument("--packages", type=Path, help="folder of packages already downloaded")
+    parser.add_argument("--redo", action="store_true", help="remove steps of another experiment from --output first")
     return parser.parse_args(argv)
 
 

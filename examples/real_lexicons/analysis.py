@@ -1,9 +1,9 @@
-"""What limits the retrieval of held-out words: P@1 of parts of them, beside chance.
+"""What limits the retrieval of held-out words: P@1 of groups of them, and chance.
 
-Parts of the held-out English words, for each language:
+Groups of the held-out English words, for each language:
 
-* known tokens: all tokens of the word and of its translations occur in words that were trained;
-* translation trained: one of its translations is a translation of a trained word too;
+* known tokens: all tokens of the word and of its translations occur in trained words;
+* translation trained: one of its translations is also a translation of a trained word;
 * relative trained: a trained English word begins with the same five letters, or the word is such a word's beginning;
 * neither: no translation and no relative is trained.
 
@@ -26,7 +26,7 @@ from megatron_prealign.command_line import tool
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.retrieval import retrieval_scores, select_pairs, token_ids_of
-from megatron_prealign.evaluation.vectors import word_vectors
+from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.files import atomic_text_file, output_problems
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 
@@ -35,7 +35,7 @@ MIN_STEM_LETTERS = 3
 
 
 def has_relative(word: str, trained: set[str]) -> bool:
-    """Tell whether a trained word is likely to share the word's stem."""
+    """Return whether a trained word is likely to share the word's stem."""
     folded = word.casefold()
     return any(
         other[:STEM_LETTERS] == folded[:STEM_LETTERS]
@@ -47,7 +47,7 @@ def has_relative(word: str, trained: set[str]) -> bool:
 
 
 def parts_of(held_out: Lexicon, trained: Lexicon, language: str) -> tuple[list[str], dict[str, list[bool]]]:
-    """Return the held-out words that have a translation into a language, sorted, and which part each belongs to."""
+    """Return the held-out words that have a translation into a language, sorted, and the groups of each."""
     links = [(word, t.word) for word, t in held_out.pairs() if t.language == language]
     words = sorted({word for word, _ in links})
     targets = {t.word for _, t in trained.pairs() if t.language == language}
@@ -69,7 +69,7 @@ def measure(folder: ModelFolder, trained: Lexicon, held_out: Lexicon, language: 
     pairs = select_pairs(held_out, language, folder.tokenizer, sum(1 for _ in held_out.pairs()), seed=0)
     if len(pairs.sources) != len(words):
         raise DataError(f"the tokenizer can't write {pairs.num_dropped} held-out pairs en-{language}")
-    vectors = word_vectors(folder, [*pairs.sources, *pairs.targets])
+    vectors = sequence_vectors(folder, [*pairs.sources, *pairs.targets])
     num_sources = len(pairs.sources)
     hits = torch.stack(
         [retrieval_scores(tap[:num_sources], tap[num_sources:], pairs.links).hits for tap in vectors]

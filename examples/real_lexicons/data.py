@@ -16,7 +16,7 @@ class RealData:
     """A folder of English and other languages, whose text is not parallel."""
 
     folder: Path
-    """Folder of everything."""
+    """Folder of all outputs."""
     num_words: int
     """English words of the lexicon, the most frequent ones."""
     max_translations: int
@@ -24,13 +24,13 @@ class RealData:
     vocab_size: int
     """Tokens for all languages."""
     seed: int = 1
-    """Of the words that are held out."""
+    """Seed of the choice of held-out words."""
     languages: tuple[str, ...] = DEFAULT_LANGUAGES
-    """Beside English."""
+    """All languages except English."""
     valid_ratio: float = 0.0
-    """Share of pages that is held out for LANGUAGE_valid.jsonl."""
+    """Share of pages held out for LANGUAGE_valid.jsonl."""
     packages: Path | None = None
-    """Folder of packages that are downloaded already."""
+    """Folder of packages already downloaded."""
 
     @property
     def all_languages(self) -> tuple[str, ...]:

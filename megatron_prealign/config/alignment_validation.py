@@ -1,4 +1,4 @@
-"""Checks of the alignment section against the rest of the configuration."""
+"""Checks of the alignment section, and what a configuration aligns and measures."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from megatron_prealign.errors import ConfigError
 
 
 def aligns_words(config: Config) -> bool:
-    """Tell whether words have a loss: in stage 1, or stage 2 that maintains it, unless sentences alone are named."""
+    """Return whether words have a loss: in stage 1 or maintained in stage 2, unless only sentences are named."""
     alignment = config.alignment
     if alignment.sentence_paths and alignment.sentence_weight > 0 and not alignment.lexicon_paths:
         return False
@@ -18,7 +18,7 @@ def aligns_words(config: Config) -> bool:
 
 
 def aligns_sentences(config: Config) -> bool:
-    """Tell whether sentences have a loss: where they are named, in stage 1, or stage 2 that maintains it."""
+    """Return whether sentences have a loss: if they are named, in stage 1 or maintained in stage 2."""
     alignment = config.alignment
     if not alignment.sentence_paths or alignment.sentence_weight == 0:
         return False
@@ -26,19 +26,19 @@ def aligns_sentences(config: Config) -> bool:
 
 
 def has_alignment_loss(config: Config) -> bool:
-    """Tell whether the run has an alignment loss, of words or of sentences."""
+    """Return whether the run has an alignment loss, of words or of sentences."""
     return aligns_words(config) or aligns_sentences(config)
 
 
 def measures_retrieval(config: Config) -> bool:
-    """Tell whether validations measure the retrieval of words: in any stage, where a lexicon is named."""
+    """Return whether validations measure word retrieval: in any stage that names a lexicon."""
     alignment = config.alignment
     named = alignment.lexicon_paths or alignment.held_out_lexicon_paths
     return bool(named) and alignment.eval_word_pairs > 0 and config.training.eval_interval > 0
 
 
 def reads_items(config: Config) -> bool:
-    """Tell whether the model reads words or sentences by themselves in this run."""
+    """Return whether the model encodes words or sentences outside running text in this run."""
     return has_alignment_loss(config) or measures_retrieval(config)
 
 
@@ -56,28 +56,23 @@ def check_alignment(config: Config) -> Iterator[Problem]:
     for name in ("lexicon_paths", "held_out_lexicon_paths", "sentence_paths"):
         for path in getattr(alignment, name):
             if not os.path.isfile(path):
-                yield Problem(f"--alignment.{name} {path}: no such file: check the path", (f"alignment.{name}",))
+                yield Problem(f"--alignment.{name} {path}: no such file: check the path")
     if config.training.stage == "align_init":
         yield from _align_init(config)
     elif alignment.maintain_interval > config.training.train_steps > 0:
         yield Problem(
             f"--alignment.maintain_interval {alignment.maintain_interval} is longer than --training.train_steps "
-            f"{config.training.train_steps}: words would be aligned in the first step only; lower it, or set it to 0",
-            ("alignment.maintain_interval", "training.train_steps"),
+            f"{config.training.train_steps}: only the first step would align words; lower it, or set it to 0"
         )
 
 
 def _lexicons_given(config: Config) -> Iterator[Problem]:
     if config.alignment.lexicon_paths:
         return
+    cause = f"--alignment.maintain_interval {config.alignment.maintain_interval}"
     if config.training.stage == "align_init":
-        cause, field = "--training.stage align_init", "training.stage"
-    else:
-        cause = f"--alignment.maintain_interval {config.alignment.maintain_interval}"
-        field = "alignment.maintain_interval"
-    yield Problem(
-        f"{cause} needs --alignment.lexicon_paths: name at least one lexicon", ("alignment.lexicon_paths", field)
-    )
+        cause = "--training.stage align_init"
+    yield Problem(f"{cause} needs --alignment.lexicon_paths: name at least one lexicon")
 
 
 def _taps(config: Config) -> Iterator[Problem]:
@@ -88,7 +83,7 @@ def _taps(config: Config) -> Iterator[Problem]:
         tap_weights(config.alignment.taps, model.num_layers, tied=not model.untie_embeddings_and_output_weights)
     except ConfigError as error:
         for message in error.problems:
-            yield Problem(message, ("alignment.taps", "model.num_layers", "model.untie_embeddings_and_output_weights"))
+            yield Problem(message, ("model.num_layers", "model.untie_embeddings_and_output_weights"))
 
 
 def _rows(config: Config) -> Iterator[Problem]:
@@ -97,8 +92,7 @@ def _rows(config: Config) -> Iterator[Problem]:
     if alignment.word_row_length < alignment.max_word_tokens:
         yield Problem(
             f"--{name} {alignment.word_row_length} is shorter than --alignment.max_word_tokens "
-            f"{alignment.max_word_tokens}: a word must fit into a row; raise one or lower the other",
-            (name, "alignment.max_word_tokens"),
+            f"{alignment.max_word_tokens}: a word must fit into a row; raise one or lower the other"
         )
     yield from _split_rows(config, name)
 
@@ -109,8 +103,7 @@ def _split_rows(config: Config, name: str) -> Iterator[Problem]:
     if config.parallel.sequence_parallel and tensor_parallel > 1 and length % tensor_parallel:
         yield Problem(
             f"--{name} {length} is not divisible by --parallel.tensor_model_parallel_size "
-            f"{tensor_parallel}: sequence parallelism splits each row",
-            (name, "parallel.tensor_model_parallel_size"),
+            f"{tensor_parallel}: sequence parallelism splits each row; change one"
         )
 
 
@@ -118,24 +111,20 @@ def _align_init(config: Config) -> Iterator[Problem]:
     alignment = config.alignment
     if alignment.alignment_weight == 0 and alignment.lm_weight == 0 and not aligns_sentences(config):
         yield Problem(
-            "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one",
-            ("alignment.alignment_weight", "alignment.lm_weight"),
+            "--alignment.alignment_weight and --alignment.lm_weight are both 0: nothing would be learned; raise one"
         )
     if alignment.lm_weight == 0 and config.guards.loss_spike != "ignore":
         yield Problem(
-            f"--guards.loss_spike {config.guards.loss_spike} watches the language-modelling loss, but "
-            "--alignment.lm_weight is 0: raise it, or set loss_spike to ignore",
-            ("guards.loss_spike", "alignment.lm_weight"),
+            f"--guards.loss_spike {config.guards.loss_spike} monitors the language-modelling loss, but "
+            "--alignment.lm_weight is 0: raise it, or set loss_spike to ignore"
         )
     if alignment.patience > 0 and not alignment.held_out_lexicon_paths:
         yield Problem(
-            f"--alignment.patience {alignment.patience} waits for held-out retrieval, but "
-            "--alignment.held_out_lexicon_paths names no lexicon: name one, or set patience 0",
-            ("alignment.patience", "alignment.held_out_lexicon_paths"),
+            f"--alignment.patience {alignment.patience} needs held-out retrieval, but "
+            "--alignment.held_out_lexicon_paths names no lexicon: name one, or set patience to 0"
         )
     if alignment.patience > 0 and (alignment.eval_word_pairs == 0 or config.training.eval_interval == 0):
         yield Problem(
             f"--alignment.patience {alignment.patience} needs --alignment.eval_word_pairs and "
-            "--training.eval_interval above 0: retrieval is measured at validations",
-            ("alignment.patience", "alignment.eval_word_pairs", "training.eval_interval"),
+            "--training.eval_interval above 0: validations measure retrieval; raise them, or set patience to 0"
         )

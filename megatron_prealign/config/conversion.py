@@ -26,7 +26,7 @@ def convert(name: str, hint: object, entry: Given) -> tuple[object, list[str]]:
     if is_none(entry.value) and type(None) in typing.get_args(hint):
         return None, []
     if isinstance(entry.value, bool) and not _accepts(hint, bool):
-        advice = "; YAML reads no, yes, on and off as booleans: put text into quotes" if _accepts(hint, str) else ""
+        advice = "; YAML reads no, yes, on and off as booleans: quote text" if _accepts(hint, str) else ""
         return None, [f"{entry.place(())}: {name}: must not be a boolean, got {entry.value}{advice}"]
     try:
         return _adapter(hint).validate_python(entry.value), []
@@ -41,30 +41,30 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it, cut to 200 characters."""
+    """Return a value for a message, cut to 200 characters."""
     return f"{value!r:.200}"
 
 
 def is_none(value: object) -> bool:
-    """Tell whether a value means `None`."""
+    """Return whether a value means `None`."""
     return value is None or (isinstance(value, str) and value.strip().lower() in ("none", "null"))
 
 
 @cache
 def _adapter(hint: typing.Any) -> TypeAdapter[object]:
-    """Return the validator of a field's type; unknown keys of nested entries and infinite numbers are refused."""
+    """Return the validator of a field's type; it refuses unknown keys of nested entries, infinity and NaN."""
     return TypeAdapter(hint, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
 def _type_problem(name: str, hint: object, entry: Given, detail: ErrorDetails) -> str:
-    """Word one finding of pydantic with its place and, for a misspelt choice or key, the near miss."""
+    """Return the message for one error of pydantic, with its place and a suggestion for a misspelt choice or key."""
     location = detail["loc"]
     where = name + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
     place = entry.place(location)
     if detail["type"] == "unexpected_keyword_argument":
         return f"{place}: unknown key {where}{did_you_mean(str(location[-1]), _nested_keys(hint))}"
     if detail["type"] == "missing":
-        return f"{place}: {where} is missing; give it"
+        return f"{place}: {where} is missing; add it"
     message = detail["msg"].removeprefix("Input ").split(", unable to parse")[0]
     choices = typing.get_args(hint) if detail["type"] == "literal_error" else ()
     given = detail["input"]
@@ -79,5 +79,5 @@ def _nested_keys(hint: object) -> list[str]:
 
 
 def _accepts(hint: object, kind: type) -> bool:
-    """Tell whether a type is `kind` or a union with it."""
+    """Return whether a type is `kind` or a union with it."""
     return hint is kind or kind in typing.get_args(hint)

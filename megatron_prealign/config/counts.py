@@ -1,8 +1,8 @@
-"""How many parameters a model has, and floating-point operations its training takes, from the configuration alone.
+"""Parameters of a model and floating-point operations of its training, from the configuration alone.
 
-Of the operations only what the model needs is counted (Megatron-LM's formula, PaLM's without what a causal mask saves):
-multiplications of matrices, two operations each, three times for forward and backward pass. Recomputation, norms,
-activations and the look-up of embeddings are left out.
+Only operations that the model needs are counted (Megatron-LM's formula; PaLM's, minus what a causal mask saves): matrix
+products, two operations per multiplication, three times for forward and backward pass. Recomputation, norms,
+activations and embedding look-ups are not counted.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ _OPERATIONS = 2 * 3
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Count all parameters, padded embedding rows included, biases and norms too.
+    """Count all parameters, including biases, norms and padded embedding rows.
 
     Args:
         model: Sizes and architecture, preset resolved.
@@ -29,17 +29,17 @@ def count_layer_matrices(model: ModelConfig) -> int:
     """Count the weights of one layer's matrices, without biases and norms."""
     query = model.num_attention_heads * model.head_size
     key_value = 2 * model.num_key_value_heads * model.head_size
-    mlp = (3 if model.traits.has_gated_mlp else 2) * model.ffn_hidden_size  # a gate beside the up projection
+    mlp = (3 if model.traits.has_gated_mlp else 2) * model.ffn_hidden_size  # gate and up projection
     return model.hidden_size * (2 * query + key_value + mlp)
 
 
 def count_non_embedding_parameters(model: ModelConfig) -> int:
-    """Count the parameters of the layers and the final norm: what does not depend on the vocabulary."""
+    """Count the parameters of the layers and the final norm, which do not depend on the vocabulary."""
     hidden, ffn, traits = model.hidden_size, model.ffn_hidden_size, model.traits
     attention = model.num_attention_heads * model.head_size
     qkv = attention + 2 * model.num_key_value_heads * model.head_size
-    fc1 = 2 * ffn if traits.has_gated_mlp else ffn  # a gated MLP has a gate beside the up projection
-    norm = hidden if traits.normalization == "RMSNorm" else 2 * hidden  # LayerNorm has a bias beside its weight
+    fc1 = 2 * ffn if traits.has_gated_mlp else ffn  # gate and up projection
+    norm = hidden if traits.normalization == "RMSNorm" else 2 * hidden  # LayerNorm also has a bias
     biases = qkv if traits.has_qkv_bias else 0
     if traits.has_linear_bias:
         biases += hidden + fc1 + hidden
@@ -48,11 +48,11 @@ def count_non_embedding_parameters(model: ModelConfig) -> int:
 
 
 def count_flops_per_token(model: ModelConfig, seq_length: int) -> int:
-    """Count the operations that training takes a token of language modelling.
+    """Count the operations of training per token of language modelling.
 
     Args:
         model: Sizes and architecture, preset and vocabulary resolved.
-        seq_length: Tokens a sequence.
+        seq_length: Tokens per sequence.
     """
     # A position sees half of the sequence on average: once for the scores, once for the sum of values.
     attention = 2 * model.num_layers * model.num_attention_heads * model.head_size * seq_length // 2
@@ -61,9 +61,9 @@ def count_flops_per_token(model: ModelConfig, seq_length: int) -> int:
 
 
 def count_word_flops_per_token(model: ModelConfig) -> int:
-    """Count the operations that training takes a token of stage 1's words.
+    """Count the operations of training per token of stage 1's words.
 
-    Words end below the vocabulary projection. Attention within the few tokens of a word and the contrastive loss are
-    left out.
+    Words do not pass the vocabulary projection. Attention within the few tokens of a word and the contrastive loss are
+    not counted.
     """
     return _OPERATIONS * model.num_layers * count_layer_matrices(model)

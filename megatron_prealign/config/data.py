@@ -31,7 +31,7 @@ class BlendEntry(ValidEntry):
     """Tokens drawn from it over the whole run, instead of a weight; none = a share of the rest by weight."""
 
     max_epochs: float | None = None
-    """Most times that it is read; none = data.max_epochs, or once if `tokens` is set."""
+    """Most epochs of it; none = data.max_epochs, or 1 if `tokens` is set."""
 
 
 def find_prefixes(prefix: str | Iterable[str]) -> list[str]:
@@ -54,14 +54,14 @@ class DataConfig:
     """Hugging Face tokenizer.json or folder, or SentencePiece .model."""
 
     blend: tuple[BlendEntry, ...] = ()
-    """Baked datasets with their shares and languages."""
+    """Baked datasets of the training mix, with shares and languages."""
 
     temperature: Annotated[float, Range(0.1, 1000)] | None = None
     """Weights are multiplied by size^(1/temperature): 1 = by size, 3.3 favours small datasets, 100 treats them nearly
     alike; none = weights only."""
 
     max_epochs: Annotated[float, ABOVE_0] | None = None
-    """Most times that any dataset is read; the excess goes to the others (UniMax); none = no limit."""
+    """Most epochs of any dataset; the rest of its share goes to the others (UniMax); none = no limit."""
 
     valid_blend: tuple[ValidEntry, ...] = ()
     """Baked datasets to validate on, each whole; empty = the second share of data.split of each language in blend."""

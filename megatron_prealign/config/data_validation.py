@@ -1,4 +1,4 @@
-"""Checks of the data section: what its files are is looked at when they are opened."""
+"""Checks of the data section; the content of files is checked when they are opened."""
 
 import os
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def check_data(config: Config) -> Iterator[Problem]:
 
 
 def _files(name: str, entry: ValidEntry) -> Iterator[Problem]:
-    """Check that an entry's datasets are there."""
+    """Check that an entry's datasets exist."""
     prefixes = find_prefixes(entry.prefix)
     if not prefixes:
         shown = entry.prefix if isinstance(entry.prefix, str) else list(entry.prefix)
@@ -51,7 +51,7 @@ def _share(name: str, entry: BlendEntry) -> Iterator[Problem]:
     for key, value, low, high in (*limits, ("max_epochs", entry.max_epochs, 1e-9, 1e9)):
         if value is not None and not low <= value <= high:
             rule = "above 0" if value <= 0 else f"in [{low:g}, {high:g}]"
-            yield Problem(f"--{name}.{key} must be {rule}, got {value}: leave the dataset out instead")
+            yield Problem(f"--{name}.{key} must be {rule}, got {value}: change it, or leave the dataset out")
 
 
 def _online(config: Config) -> Iterator[Problem]:
@@ -61,13 +61,14 @@ def _online(config: Config) -> Iterator[Problem]:
         yield Problem("--data.codeswitch online needs --data.codeswitch_lexicon_paths: name at least one lexicon")
     for path in data.codeswitch_lexicon_paths:
         if not os.path.isfile(path):
-            yield Problem(f"--data.codeswitch_lexicon_paths: {path}: no such file")
+            yield Problem(f"--data.codeswitch_lexicon_paths {path}: no such file: check the path")
     ratios = data.codeswitch_ratios
     if not ratios or not all(0 <= ratio <= 1 for ratio in ratios):
         yield Problem(f"--data.codeswitch_ratios {list(ratios)}: give at least one number, each in [0, 1]")
     if data.blend and all(entry.language != data.codeswitch_language for entry in data.blend):
         yield Problem(
-            f"--data.codeswitch_language {data.codeswitch_language}: no dataset of --data.blend is of this language"
+            f"--data.codeswitch_language {data.codeswitch_language}: no dataset in --data.blend has this language: "
+            "name one that does, or set --data.codeswitch to baked"
         )
 
 
@@ -84,22 +85,22 @@ def _split(config: Config) -> Iterator[Problem]:
         )
     elif shares[1] == 0 and config.training.eval_interval > 0 and not config.data.valid_blend:
         yield Problem(
-            f"--data.split {split!r} leaves nothing to validate on: raise its second share, name --data.valid_blend or "
-            "set --training.eval_interval 0"
+            f"--data.split {split!r} leaves no documents to validate on: raise its second share, name "
+            "--data.valid_blend or set --training.eval_interval 0"
         )
 
 
 def _documents(config: Config) -> Iterator[Problem]:
-    """Check what keeps documents apart."""
+    """Check the options that keep documents apart."""
     mask, positions, context = "data.reset_attention_mask", "data.reset_position_ids", "parallel.context_parallel_size"
     size = config.parallel.context_parallel_size
     if config.data.reset_attention_mask and size > 1:
         yield Problem(
-            f"--{mask} with --{context} {size}: a rank holds pieces of a sequence, and documents are kept apart in "
-            "whole sequences only; turn one of them off"
+            f"--{mask} with --{context} {size}: ranks hold pieces of a sequence, but documents can be kept apart only "
+            "in whole sequences; turn one of them off"
         )
     if config.data.reset_position_ids and not config.data.reset_attention_mask:
         yield Problem(
-            f"--{positions} without --{mask}: rotary embeddings know distances alone, so nothing would change; turn "
-            "that on too, or leave this out"
+            f"--{positions} without --{mask}: rotary embeddings depend only on distances, so nothing would change; "
+            "turn both on, or neither"
         )

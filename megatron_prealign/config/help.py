@@ -11,7 +11,7 @@ from megatron_prealign.config.root import Config
 _DESCRIPTION = """Pretrain a multilingual language model in two stages: align_init, then pretrain.
 
 Values come from the defaults, then model.preset, then each --config file, then the options below;
-later ones win. A value of None means what the option's line says; write none."""
+later ones win. The option's line says what None means; write it as none."""
 
 _EPILOG = """examples:
   python pretrain_prealign.py --config run.yaml --dry-run
@@ -19,7 +19,7 @@ _EPILOG = """examples:
       --model.preset 1b --parallel.tensor_model_parallel_size 2 --training.run_path runs/1b
   ... --alignment.lexicon_paths en-de.tsv en-zh.tsv --data.blend '[{prefix: data/en_text_document, language: en}]'
 
-A file has one mapping a section:
+A file has one mapping per section:
   model:
     preset: tiny
   training:
@@ -29,7 +29,7 @@ exit codes of each process (torchrun returns 1 for all but 0; <run_path>/exit.js
   0   finished
   1   a crash; the traceback says why
   2   the configuration, data or a checkpoint was refused; nothing was trained
-  3   training can't go on: start it again only after looking into it
+  3   training can't continue; find the cause before you restart it
   130 stopped by Ctrl+C; nothing was saved
   75  saved and stopped on SIGTERM, SIGUSR1 or training.exit_duration_minutes: start the same command again
 """
@@ -37,10 +37,10 @@ exit codes of each process (torchrun returns 1 for all but 0; <run_path>/exit.js
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Options(Config):
-    """The configuration and the options that are not part of it."""
+    """The configuration and the command line's own options."""
 
     config: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ()
-    """YAML file of sections; repeat it to overlay files, the last one wins."""
+    """YAML file of sections; may be repeated, the last file wins."""
 
     dry_run: Annotated[bool, tyro.conf.arg(name="dry-run", metavar="", help_behavior_hint="")] = False
     """Check the configuration, print what differs from the defaults and the arithmetic, and stop."""
@@ -65,7 +65,7 @@ def print_help(prog: str = "pretrain_prealign.py") -> None:
 
 
 def _blend_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """Show the list of datasets as one YAML value; tyro has no form for a list of mappings."""
+    """Show a list of datasets as one YAML value; tyro can't show a list of mappings."""
     kinds: dict[object, type] = {tuple[BlendEntry, ...]: BlendEntry, tuple[ValidEntry, ...]: ValidEntry}
     entry = kinds.get(info.type)
     if entry is None:
@@ -81,6 +81,6 @@ def _blend_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.
 
 
 def _first_type(hint: Any) -> str:
-    """Return the name of a type, of a union that of its first."""
+    """Return the name of a type, or of the first type of a union."""
     name: str = next(iter(get_args(hint)), hint).__name__
     return name

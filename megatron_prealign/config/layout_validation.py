@@ -1,4 +1,4 @@
-"""Checks of what goes with which layout, precision and batch size, beyond even splits."""
+"""Checks of parallelism, precision, recomputation and batch sizes, beyond even splits."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def check_layout(config: Config) -> Iterator[Problem]:
 
 
 def check_rampup_batches(config: Config, data_parallel_size: int) -> Iterator[Problem]:
-    """Yield what keeps the batch sizes of the ramp-up from splitting over the ranks."""
+    """Yield why the batch sizes of the ramp-up do not split over the ranks."""
     training, parallel = config.training, config.parallel
     if training.rampup_batch_size is None:
         return
@@ -39,16 +39,16 @@ def _context_parallel(config: Config) -> Iterator[Problem]:
     name, size = "parallel.context_parallel_size", parallel.context_parallel_size
     if size <= 1:
         return
-    # Each rank takes a piece from the front and one from the back, so that all attend to equally much.
+    # Each rank takes a piece from the front and one from the back, which balances the causal attention.
     pieces = 2 * size * (parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1)
     if pieces > 0 and config.data.seq_length % pieces:
         yield Problem(
             f"--data.seq_length {config.data.seq_length} is not divisible by {pieces}, the pieces that --{name} {size} "
-            "cuts a sequence into (two a rank, and tensor ranks under sequence parallelism): change one"
+            "cuts a sequence into (two per rank, times tensor ranks under sequence parallelism): change one"
         )
     if reads_items(config):
         yield Problem(
-            f"--{name} {size} splits sequences, and words are too short to be split: train and measure the alignment "
+            f"--{name} {size} splits sequences, but words are too short to be split: train and measure the alignment "
             "with 1 (checkpoints load at any layout), or leave out --alignment.maintain_interval and the lexicons",
             ("training.stage", "alignment.lexicon_paths"),
         )
@@ -59,19 +59,17 @@ def _overlap(config: Config) -> Iterator[Problem]:
     params = "parallel.overlap_param_gather"
     if parallel.overlap_grad_reduce and config.training.stage == "align_init" and config.alignment.lm_weight == 0:
         yield Problem(
-            f"--{grads} waits for a gradient of every parameter, which --alignment.lm_weight 0 does not give: leave it "
-            "out"
+            f"--{grads} waits for a gradient of every parameter, but --alignment.lm_weight 0 gives some none: "
+            "turn it off"
         )
     if parallel.ddp_bucket_size is not None and parallel.overlap_grad_reduce is False:
-        yield Problem(
-            f"--parallel.ddp_bucket_size cuts gradients for --{grads}, which is off: leave it out, or turn that on"
-        )
+        yield Problem(f"--parallel.ddp_bucket_size needs --{grads}, which is off: turn that on, or leave this out")
     if parallel.overlap_param_gather and not parallel.use_distributed_optimizer:
         yield Problem(f"--{params} needs --parallel.use_distributed_optimizer: turn that on, or leave this out")
     if parallel.overlap_param_gather and reads_items(config):
         yield Problem(
-            f"--{params} lets layers wait for their own parameters, but word vectors are taken from those of the "
-            "output layer, too: leave it out where words are read",
+            f"--{params} gathers a layer's parameters when the layer runs, but word vectors use the output layer's "
+            "before that: turn it off in runs that align or measure words",
             ("training.stage", "alignment.maintain_interval", "alignment.lexicon_paths"),
         )
     if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:
@@ -90,8 +88,8 @@ def _fp8(config: Config) -> Iterator[Problem]:
             )
     if training.precision != "bf16":
         yield Problem(
-            f"--training.fp8 {training.fp8} computes beside bf16, but --training.precision is {training.precision}: "
-            "set precision to bf16, or fp8 to none"
+            f"--training.fp8 {training.fp8} needs --training.precision bf16, but that is {training.precision}: set "
+            "precision to bf16, or fp8 to none"
         )
     tensor = config.parallel.tensor_model_parallel_size
     for name, width in (("hidden_size", model.hidden_size), ("ffn_hidden_size", model.ffn_hidden_size)):
@@ -108,33 +106,30 @@ def _recompute(config: Config) -> Iterator[Problem]:
     parallel, kind = config.parallel, config.training.recompute
     if count > 1 and kind != "full":
         yield Problem(
-            f"--{name} {count} goes with --training.recompute full, but that is {kind}: set it to full, or this to 1"
+            f"--{name} {count} needs --training.recompute full, but that is {kind}: set it to full, or this to 1"
         )
     chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
     num_layers = config.model.num_layers // max(chunks, 1)
     if count > 1 and num_layers % count:
         yield Problem(
-            f"--{name} {count} does not divide the {num_layers} layers of a pipeline chunk: take a divisor",
+            f"--{name} {count} does not divide the {num_layers} layers of a pipeline chunk: use a divisor",
             ("model.num_layers", "parallel.pipeline_model_parallel_size"),
         )
 
 
 def _rampup(config: Config) -> Iterator[Problem]:
-    name, rampup, full = (
-        "training.rampup_batch_size",
-        config.training.rampup_batch_size,
-        config.training.global_batch_size,
-    )
+    name, rampup = "training.rampup_batch_size", config.training.rampup_batch_size
     if rampup is None:
         return
+    full = config.training.global_batch_size
     start, increment, samples = rampup
     if min(start, increment) < 1 or samples < 0:
         yield Problem(
-            f"--{name} {start} {increment} {samples} must be first size, increment (both at least 1) and samples (at "
-            "least 0)"
+            f"--{name} {start} {increment} {samples} must be a first size and an increment of at least 1, and "
+            "samples of at least 0"
         )
     elif start > full or (full - start) % increment:
         yield Problem(
-            f"--{name} does not lead from {start} to --training.global_batch_size {full} in steps of {increment}: "
+            f"--{name} does not reach --training.global_batch_size {full} from {start} in steps of {increment}: "
             "change one of them"
         )

@@ -23,20 +23,20 @@ from megatron_prealign.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class LoadedConfig:
-    """A checked configuration and what else the command line asked for."""
+    """A checked configuration, and the other options of the command line."""
 
     config: Config
     """The whole configuration, preset resolved."""
 
     dry_run: bool
-    """Print the arithmetic and stop."""
+    """Whether to print the arithmetic and stop."""
 
     places: Mapping[str, str]
     """Where each field that is not a default was given, by "section.field"."""
 
 
 def load_config(argv: Sequence[str], *, world_size: int | None = None) -> LoadedConfig:
-    """Read the configuration a command line asks for and check it.
+    """Read and check the configuration of a command line.
 
     Args:
         argv: Command line without the program: `--config FILE`, `--section.field VALUE`, `--dry-run`, `--help`.
@@ -64,7 +64,7 @@ def load_config(argv: Sequence[str], *, world_size: int | None = None) -> Loaded
 
 
 def load_resolved(path: str | Path) -> Config:
-    """Read the config.yaml of a run or checkpoint; its files need not exist any more.
+    """Read the config.yaml of a run or checkpoint; the files it names need not exist any more.
 
     Raises:
         ConfigError: The file can't be read, or holds unknown keys or wrong types.
@@ -89,7 +89,7 @@ def dump_config(config: Config) -> str:
 
 @dataclasses.dataclass
 class _Resolved:
-    """A configuration with bad entries left at their defaults, and what was bad."""
+    """A configuration with bad entries left at their defaults, and their problems."""
 
     config: Config
     problems: list[str]
@@ -135,7 +135,7 @@ def _resolve(sources: Iterable[Source]) -> _Resolved:
 
 
 def _with_preset(given: dict[str, Given]) -> tuple[dict[str, Given], list[str]]:
-    """Put the values of model.preset below those given beside it."""
+    """Add the values of model.preset for fields that are not given."""
     entry = given.get("model.preset")
     if entry is None or is_none(entry.value):
         return given, []
@@ -143,13 +143,13 @@ def _with_preset(given: dict[str, Given]) -> tuple[dict[str, Given], list[str]]:
     preset = PRESETS.get(name)
     if preset is None:
         hint = f"; choose from {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}"
-        return given, [f"{entry.place(())}: model.preset: there is no preset {shown(entry.value)}{hint}"]
+        return given, [f"{entry.place(())}: model.preset: unknown preset {shown(entry.value)}{hint}"]
     place = f"preset {entry.value}"
     return {f"model.{name}": given_at(value, place) for name, value in preset.values.items()} | given, []
 
 
 def _build(values: Mapping[str, object]) -> Config:
-    """Make the frozen sections of converted values; the rest stays at its default."""
+    """Build the configuration from converted values; other fields keep their defaults."""
     sections = {}
     for section in dataclasses.fields(Config):
         prefix = f"{section.name}."
@@ -159,7 +159,7 @@ def _build(values: Mapping[str, object]) -> Config:
 
 
 def _cross_field(resolved: _Resolved, world_size: int | None) -> list[str]:
-    """Return contradictions between fields, except those that a field already reported bad may have caused."""
+    """Return contradictions between fields, without those that may follow from a field already reported."""
     found = []
     for problem in check(resolved.config, world_size=world_size):
         if resolved.bad_fields.isdisjoint(problem.fields):
@@ -209,7 +209,7 @@ def _parse_token(token: str, place: str, problems: list[str]) -> object:
 
 
 def _unknown_problems(unknown: Mapping[str, Given]) -> Iterable[tuple[str, list[str]]]:
-    """Yield (problem, fields probably meant) for every unknown key; an unknown section is named once."""
+    """Yield (problem, fields probably meant) for every unknown key, and once for an unknown section."""
     sections = list(typing.get_type_hints(Config))
     seen_sections = set()
     for name, entry in unknown.items():
@@ -233,5 +233,5 @@ def _unknown_problems(unknown: Mapping[str, Given]) -> Iterable[tuple[str, list[
 
 
 def _is_sequence(hint: object) -> bool:
-    """Tell whether a field takes several values."""
+    """Return whether a field takes several values."""
     return any(typing.get_origin(kind) in (tuple, list) for kind in (hint, *typing.get_args(hint)))

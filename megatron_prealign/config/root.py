@@ -1,4 +1,4 @@
-"""The whole configuration, one dataclass per section; here parallel, checkpoint and logging."""
+"""The whole configuration, one dataclass per section, and the sections parallel, checkpoint and logging."""
 
 from dataclasses import dataclass, field
 from typing import Annotated

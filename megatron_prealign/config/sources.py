@@ -20,13 +20,13 @@ class Given:
 
 
 def given_at(value: object, place: str) -> Given:
-    """Make a value whose parts have no places of their own."""
+    """Return a value that has one place for all its parts."""
     return Given(value, lambda _: place)
 
 
 @dataclass
 class Source:
-    """The fields one source gives, by "section.field", and what was wrong with the source itself."""
+    """The fields that a file or command line gives, by "section.field", and the problems of reading it."""
 
     fields: dict[str, Given] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Entry:
-    """One mapping of a list, and where it begins."""
+    """One mapping of a list, and its place."""
 
     place: str
     fields: dict[str, Given]
@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass
 class CommandLine:
-    """A command line taken apart; `overrides` maps "section.field" to its value tokens, in order."""
+    """A parsed command line; `overrides` are ("section.field", value tokens) in order."""
 
     config_paths: list[str] = field(default_factory=list)
     overrides: list[tuple[str, list[str]]] = field(default_factory=list)
@@ -53,7 +53,7 @@ class CommandLine:
 
 
 def split_command_line(argv: Sequence[str]) -> CommandLine:
-    """Take a command line apart; tokens belong to the option before them."""
+    """Parse a command line; tokens belong to the option before them."""
     line = CommandLine()
     for option, values in _options(argv, line.problems):
         # Both spellings: Megatron writes --num-layers, YAML and Python num_layers.
@@ -83,7 +83,8 @@ def _options(argv: Sequence[str], problems: list[str]) -> list[tuple[str, list[s
         elif found:
             found[-1][1].append(token)
         else:
-            problems.append(f"command line: {token!r} belongs to no option; write --config FILE or --section.field X")
+            forms = "--config FILE or --section.field VALUE"
+            problems.append(f"command line: {token!r} belongs to no option; write {forms}")
     return found
 
 
@@ -101,7 +102,7 @@ def read_yaml(path: str | Path) -> Source:
 
 
 def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
-    """Read a file that is a list of mappings; return them, and every problem of the file itself."""
+    """Read a file with a list of mappings; return them, and every problem of the file itself."""
     entries: list[Entry] = []
     problems: list[str] = []
 
@@ -124,14 +125,14 @@ def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
 
 
 def repeated_keys(path: str | Path) -> list[str]:
-    """Return the keys that a YAML file gives twice in one mapping, with their lines; or why it can't be read."""
+    """Return a problem for each key that occurs twice in one mapping of a YAML file, or why it can't be read."""
     problems: list[str] = []
     problem = _read_root(path, lambda loader, root: problems.extend(_repeated_keys(str(path), root)))
     return [problem] if problem else problems
 
 
 def _read_root(path: str | Path, read: Callable[[yaml.SafeLoader, yaml.Node], None]) -> str | None:
-    """Hand loader and root node of a file that is not empty to `read`; return why the file can't be read, if so."""
+    """Call `read` with the loader and the root node unless the file is empty; return why it can't be read, if so."""
     try:
         loader = yaml.SafeLoader(Path(path).read_text(encoding="utf-8"))
         try:
@@ -170,7 +171,7 @@ def _read_sections(path: str, loader: yaml.SafeLoader, root: yaml.Node, source: 
 
 
 def _construct(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """Return the value of a node, as 2024-99-99 or !!bool foo have none."""
+    """Return the value of a node; some, such as 2024-99-99, have none, for which PyYAML raises many types."""
     try:
         return loader.construct_object(node, deep=True)
     except (ValueError, KeyError, IndexError, AttributeError, OverflowError) as error:
@@ -185,7 +186,7 @@ def _items(loader: yaml.SafeLoader, node: yaml.MappingNode) -> Iterator[tuple[st
 
 
 def _node_place(path: str, node: yaml.Node) -> Callable[[Location], str]:
-    """Return the function that finds file and line of a location inside the value at `node`."""
+    """Return a function from a location inside the value of `node` to its file and line."""
 
     def place(location: Location) -> str:
         found = node
@@ -211,7 +212,7 @@ def _child(node: yaml.Node, step: int | str) -> yaml.Node | None:
 
 
 def _repeated_keys(path: str, root: yaml.Node) -> Iterator[str]:
-    """Name keys written twice in one mapping: YAML would silently keep the last."""
+    """Yield a problem for each key that occurs twice in one mapping, of which YAML would silently keep the last."""
     nodes, visited = [root], set[int]()
     while nodes:
         node = nodes.pop()
@@ -236,7 +237,7 @@ def _line(node: yaml.Node) -> int:
 
 
 def mapping_source(values: Mapping[str, object], name: str) -> Source:
-    """Make a source of a nested dictionary {section: {field: value}}; `name` is its place."""
+    """Make a source from a nested dictionary {section: {field: value}}; `name` is its place."""
     source = Source()
     for section, fields in values.items():
         if isinstance(fields, Mapping):

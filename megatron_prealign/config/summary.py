@@ -1,4 +1,4 @@
-"""What a run will do, in numbers: shown by --dry-run and at the start of training."""
+"""The arithmetic of a run, shown by --dry-run and at the start of training."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def differences(config: Config, standard: Config | None = None) -> list[tuple[st
 
 
 def describe_changes(config: Config, before: Config) -> list[str]:
-    """Return a line for each field that is not as it was."""
+    """Return a line for each field that changed."""
     return [f"{name} = {_show(value)}  (was {_show(old)})" for name, value, old in differences(config, before)]
 
 
@@ -43,8 +43,8 @@ def describe(
         world_size: Number of ranks; a multiple of the model-parallel size.
         vocab_size: Vocabulary of the tokenizer in tokens, where known; model.vocab_size wins over it.
         word_tokens: Expected tokens of a word microbatch, where the lexicon is known.
-        sentence_tokens: The same of a sentence microbatch.
-        done: Steps done before, and the sequences that they took: batches may have been of another size.
+        sentence_tokens: The same for a sentence microbatch.
+        done: Steps already done and their sequences, which earlier settings may have batched differently.
     """
     lines = ["Different from the defaults:"]
     lines.extend(f"  {name} = {_show(value)}  (default {_show(usual)})" for name, value, usual in differences(config))
@@ -75,7 +75,7 @@ def _model_facts(config: Config, vocab_size: int | None) -> list[tuple[str, str]
         return [("model", shape), ("parameters", f"{_count(count_non_embedding_parameters(model))} without embeddings")]
     rows = dataclasses.replace(model, vocab_size=vocab_size).padded_vocab_size
     parameters = (
-        f"{_count(count_parameters(model, vocab_size))} in all, "
+        f"{_count(count_parameters(model, vocab_size))} in total, "
         f"{_count(count_non_embedding_parameters(model))} without embeddings"
     )
     vocabulary = f"{vocab_size:,} tokens{source}, padded to {rows:,} rows"
@@ -92,28 +92,28 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
         f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline {context}"
         f"x {data_parallel} data = {world_size}"
     )
-    microbatches = f"{num_microbatches} of {training.micro_batch_size} sequences a data-parallel rank"
-    return [("ranks", ranks), ("microbatches a step", microbatches)]
+    microbatches = f"{num_microbatches} of {training.micro_batch_size} sequences per data-parallel rank"
+    return [("ranks", ranks), ("microbatches per step", microbatches)]
 
 
 def _step_facts(config: Config, item_tokens: dict[str, float | None], done: tuple[int, int]) -> list[tuple[str, str]]:
-    """Describe what a step and the run consume."""
+    """Describe the tokens, steps and groups of the run."""
     training = config.training
     tokens = training.global_batch_size * config.data.seq_length
-    all_tokens = _count(count_samples(training, *done) * config.data.seq_length)
-    facts = [("tokens a step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})")]
+    text_tokens = _count(count_samples(training, *done) * config.data.seq_length)
+    facts = [("tokens per step", f"{tokens:,} ({training.global_batch_size} sequences x {config.data.seq_length})")]
     if training.rampup_batch_size is not None:
         start, increment, samples = training.rampup_batch_size
         facts.append(("batch size ramp-up", f"from {start} by {increment} over {samples:,} sequences"))
     facts.append(("steps", f"{training.train_steps:,} of stage {training.stage}"))
     kinds = [kind for kind, aligns in (("word", aligns_words), ("sentence", aligns_sentences)) if aligns(config)]
     items = [_item_facts(config, kind, item_tokens[kind]) for kind in kinds]
-    tokens_in_all = ", and ".join([all_tokens, *(tokens for tokens, _ in items)])
-    return [*facts, ("tokens in all", tokens_in_all), *(groups for _, groups in items)]
+    all_tokens = ", and ".join([text_tokens, *(tokens for tokens, _ in items)])
+    return [*facts, ("total tokens", all_tokens), *(groups for _, groups in items)]
 
 
 def _item_facts(config: Config, kind: str, mean_tokens: float | None) -> tuple[str, tuple[str, str]]:
-    """Say the tokens of words or sentences in the whole run, and how many groups of them a step takes."""
+    """Describe the tokens of words or sentences in the whole run, and their groups per step."""
     alignment, training = config.alignment, config.training
     count: int = getattr(alignment, f"num_{kind}_microbatches")
     size: int = getattr(alignment, f"{kind}_batch_size")
@@ -125,7 +125,7 @@ def _item_facts(config: Config, kind: str, mean_tokens: float | None) -> tuple[s
     name = "lexicon entries" if kind == "word" else "groups of sentences"
     each = "a word and its translations" if kind == "word" else "a sentence in all its languages"
     groups = f"{size * count:,} ({count} {kind} microbatches x {size}), each {each}"
-    return tokens, (f"{name} a step" if interval == 1 else f"{name} every {interval} steps", groups)
+    return tokens, (f"{name} per step" if interval == 1 else f"{name} every {interval} steps", groups)
 
 
 def _count(number: int) -> str:

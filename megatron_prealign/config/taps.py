@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from megatron_prealign.errors import ConfigError
 
 _LARGEST_WEIGHT = 1e6
-"""Beyond it the smaller weights would vanish in their sum."""
+"""With larger ones, the smaller weights would vanish in the sum."""
 EMBEDDING, OUTPUT_EMBEDDING = "embedding", "output_embedding"
 
 

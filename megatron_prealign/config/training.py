@@ -73,11 +73,11 @@ class GuardsConfig:
     """Consecutive skipped steps after which the run stops with exit code 3."""
 
     loss_spike: Literal["ignore", "skip", "rewind"] = "ignore"
-    """A step whose language-modelling loss spikes is applied; skipped; or skipped, and weights and optimizer return to
-    the newest checkpoint while data and learning rate continue."""
+    """What happens to a step whose language-modelling loss spikes: ignore = it is applied; skip = it is skipped;
+    rewind = it is skipped, weights and optimizer return to the newest checkpoint, data and learning rate continue."""
 
     spike_window: Annotated[int, Range(2, note=" (one loss has no deviation)")] = 128
-    """Number of applied steps that the next loss is compared with; before that many, no loss is a spike."""
+    """Number of applied steps that a loss is compared with; until there are that many, no loss is a spike."""
 
     spike_deviations: Annotated[float, ABOVE_0] = 6.0
     """Standard deviations above their mean at which a loss is a spike."""

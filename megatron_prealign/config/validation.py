@@ -1,4 +1,4 @@
-"""Checks across fields: everything that can be known before data is opened or a process group exists."""
+"""Checks across fields: everything that can be checked before data is opened or a process group exists."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,17 +18,17 @@ from megatron_prealign.config.root import Config
 
 
 def find_problems(config: Config, *, world_size: int | None = None) -> list[str]:
-    """List what makes a configuration impossible to run, each with the options concerned and the fix.
+    """List every problem of a configuration, each with the options concerned and the fix.
 
     Args:
         config: Whole configuration, preset resolved.
-        world_size: Number of ranks; without it, what depends on data parallelism is not checked.
+        world_size: Number of ranks; without it, data parallelism is not checked.
     """
     return [problem.message for problem in check(config, world_size=world_size)]
 
 
 def check(config: Config, *, world_size: int | None = None) -> list[Problem]:
-    """Do what `find_problems` does, and name the fields each problem follows from."""
+    """Return the problems of `find_problems` with the fields that cause them."""
     problems = [problem for find in _CHECKS for problem in find(config)]
     problems.extend(_world(config, world_size))
     problems.extend(_logging(config, world_size))
@@ -64,7 +64,7 @@ def _ranges(config: Config) -> Iterator[Problem]:
 
 
 def _divides(divisor: int, number: int) -> bool:
-    """Tell whether `number` is divisible; a divisor below 1 counts as one, because the range check reports it."""
+    """Return whether `number` is divisible; also for a divisor below 1, which the range check reports."""
     return divisor < 1 or number % divisor == 0
 
 
@@ -87,17 +87,17 @@ def _model(config: Config) -> Iterator[Problem]:
     if not model.traits.shares_keys and model.num_query_groups not in (None, model.num_attention_heads):
         yield Problem(
             f"--model.num_query_groups {model.num_query_groups} with --model.architecture {model.architecture}: "
-            f"{model.traits.title} has no grouped-query attention; set it to none, or take the llama architecture"
+            f"{model.traits.title} has no grouped-query attention; set it to none, or use the llama architecture"
         )
     if not model.traits.sets_head_size and model.kv_channels is not None:
         yield Problem(
             f"--model.kv_channels {model.kv_channels} with --model.architecture {model.architecture}: "
-            f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or take qwen3"
+            f"{model.traits.title}'s heads are hidden_size / num_attention_heads wide; set it to none, or use qwen3"
         )
     if not model.traits.rotates_part and model.rotary_percent != 1:
         yield Problem(
             f"--model.rotary_percent {model.rotary_percent} with --model.architecture {model.architecture}: "
-            f"{model.traits.title} rotates whole heads; set it to 1, or take gpt_neox"
+            f"{model.traits.title} rotates whole heads; set it to 1, or use gpt_neox"
         )
     head_size = model.kv_channels or model.hidden_size // max(model.num_attention_heads, 1)
     rotated = int(head_size * min(model.rotary_percent, 1.0))
@@ -120,7 +120,7 @@ def _split_over_ranks(config: Config) -> Iterator[Problem]:
     equal = "each rank holds an equal share; lower the parallel size"
     for name in ("model.num_attention_heads", "model.ffn_hidden_size"):
         yield from _indivisible(config, name, tensor, equal)
-    # Ranks that outnumber the groups share one.
+    # If there are more ranks than groups, several ranks share one.
     if not _divides(model.num_query_groups or 1, parallel.tensor_model_parallel_size):
         yield from _indivisible(config, "model.num_query_groups", tensor, equal)
     divisor = model.make_vocab_size_divisible_by
@@ -128,8 +128,8 @@ def _split_over_ranks(config: Config) -> Iterator[Problem]:
     if not _divides(parallel.tensor_model_parallel_size, rows):
         yield Problem(
             f"the vocabulary padded to a multiple of {divisor} does not split over "
-            f"--{tensor} {parallel.tensor_model_parallel_size}: make "
-            "--model.make_vocab_size_divisible_by a multiple of it",
+            f"--{tensor} {parallel.tensor_model_parallel_size}: set --model.make_vocab_size_divisible_by to a multiple "
+            "of it",
             ("model.vocab_size",),
         )
     virtual = parallel.virtual_pipeline_model_parallel_size
@@ -183,7 +183,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
     decay_steps = schedule.lr_decay_steps or config.training.train_steps
     if schedule.lr_warmup_steps >= decay_steps:
         yield Problem(
-            f"--schedule.lr_warmup_steps {schedule.lr_warmup_steps} leaves nothing of --{last} {decay_steps}: "
+            f"--schedule.lr_warmup_steps {schedule.lr_warmup_steps} leaves no step of --{last} {decay_steps}: "
             "shorten the warm-up"
         )
     elif (schedule.lr_wsd_decay_steps or 0) > decay_steps - schedule.lr_warmup_steps:
@@ -195,7 +195,7 @@ def _schedule(config: Config) -> Iterator[Problem]:
 
 
 def _batches(config: Config) -> Iterator[Problem]:
-    """Check batch sizes that hold whatever the world size."""
+    """Check batch sizes, as far as they do not depend on the world size."""
     yield from _indivisible(
         config, "training.global_batch_size", "training.micro_batch_size", "a step is a whole number of microbatches"
     )
@@ -234,20 +234,21 @@ def _world(config: Config, world_size: int | None) -> Iterator[Problem]:
             yield Problem(
                 f"--training.global_batch_size {training.global_batch_size} is not divisible by {per_pass} = "
                 f"--training.micro_batch_size {training.micro_batch_size} x {data_parallel} data-parallel ranks: "
-                f"take a multiple of {per_pass}",
-                (*axes,),
+                f"use a multiple of {per_pass}",
+                axes,
             )
         elif parallel.virtual_pipeline_model_parallel_size and num_microbatches % parallel.pipeline_model_parallel_size:
             yield Problem(
-                f"an interleaved pipeline of {parallel.pipeline_model_parallel_size} ranks needs a multiple of that "
-                f"many microbatches, got {num_microbatches}: raise --training.global_batch_size",
+                f"an interleaved pipeline of {parallel.pipeline_model_parallel_size} ranks needs a multiple of "
+                f"{parallel.pipeline_model_parallel_size} microbatches, got {num_microbatches}: change "
+                "--training.global_batch_size",
                 ("training.micro_batch_size", *axes),
             )
     yield from check_rampup_batches(config, data_parallel)
 
 
 def _run(config: Config) -> Iterator[Problem]:
-    """Check where the run writes and what it starts from."""
+    """Check the run folder and the starting point."""
     init_from = config.checkpoint.init_from
     if not config.training.run_path:
         yield Problem("--training.run_path is not given: name the folder of this run")
@@ -255,14 +256,14 @@ def _run(config: Config) -> Iterator[Problem]:
         yield Problem(f"--training.run_path {config.training.run_path} is a file: name a folder")
     if config.checkpoint.init_optimizer and init_from is None:
         yield Problem(
-            "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or "
-            "leave init_optimizer out"
+            "--checkpoint.init_optimizer loads the optimizer of --checkpoint.init_from, which is not given: give it, "
+            "or leave init_optimizer out"
         )
-    # A run that has a checkpoint of its own continues from it, wherever the one that it started from is now.
+    # A run with its own checkpoint continues from that; its starting point may have been moved.
     if init_from is not None and not (_has_checkpoint(init_from) or _has_checkpoint(config.training.run_path)):
         yield Problem(
-            f"--checkpoint.init_from {init_from} holds no checkpoint, so the run would start from nothing: name a run "
-            "folder or a checkpoint in it, or none to start from fresh weights"
+            f"--checkpoint.init_from {init_from} holds no checkpoint: name a run folder or a checkpoint in it, or "
+            "leave it out to start from fresh weights"
         )
 
 
@@ -271,13 +272,13 @@ def _has_checkpoint(path: str) -> bool:
 
 
 def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:
-    """Check what is recorded, and of which steps and ranks."""
+    """Check the trackers and the profiler."""
     logging, train_steps = config.logging, config.training.train_steps
     for name, needed in (("wandb_name", "wandb_project"), ("mlflow_tracking_uri", "mlflow_experiment")):
         if getattr(logging, name) is not None and getattr(logging, needed) is None:
             yield Problem(
-                f"--logging.{name} {getattr(logging, name)} without --logging.{needed}: nothing would be sent; name "
-                "one, or leave it out"
+                f"--logging.{name} {getattr(logging, name)} without --logging.{needed}: nothing would be sent; give "
+                "both or neither"
             )
     steps = logging.profile_steps
     if steps and not (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= train_steps):
@@ -288,7 +289,7 @@ def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:
     absent = [rank for rank in logging.profile_ranks if rank < 0 or (world_size is not None and rank >= world_size)]
     if steps and absent:
         ranks = "at least 0" if world_size is None else f"from 0 to {world_size - 1}"
-        yield Problem(f"--logging.profile_ranks {absent}: no such rank, they are {ranks}")
+        yield Problem(f"--logging.profile_ranks {absent}: no such rank; ranks are {ranks}")
     if logging.profile_nvtx and (not steps or config.training.device == "cpu"):
         yield Problem(
             "--logging.profile_nvtx marks the steps of --logging.profile_steps on cuda: give those steps and a GPU, "
@@ -298,7 +299,7 @@ def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:
 
 
 _CHECKPOINT_MARKS = ("checkpoints", "state.json")
-"""What a run folder and a single checkpoint hold."""
+"""Names in a run folder and in a single checkpoint."""
 
 _CHECKS: tuple[Callable[[Config], Iterator[Problem]], ...] = (
     _ranges,

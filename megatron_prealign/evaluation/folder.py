@@ -1,11 +1,13 @@
-"""A Hugging Face folder opened for evaluation: its model, and the tokenizer as training reads it."""
+"""A Hugging Face folder opened for evaluation: its model, and the tokenizer as training reads it.
+
+torch and transformers take seconds to import; a mistake on the command line is reported before that.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import CheckpointError, DataError
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -17,22 +19,33 @@ class ModelFolder:
     path: Path
     model: Any
     tokenizer: Tokenizer
-    device: torch.device
-
-    @property
-    def name(self) -> str:
-        """Return the folder's own name."""
-        return self.path.name
+    device: str
+    """cpu or cuda."""
 
     @property
     def window(self) -> int:
-        """Return the tokens that the model was trained on at once, else those it is declared for."""
+        """Sequence length of the training in tokens; the model's longest where the folder does not say."""
         trained = getattr(self.model.config, "training_seq_length", None)
         return int(trained or self.model.config.max_position_embeddings)
 
+    @property
+    def document_start(self) -> list[int]:
+        """Tokens before a document: the end-of-document token, as in training; empty if the tokenizer has none."""
+        return [] if self.tokenizer.eod_id is None else [self.tokenizer.eod_id]
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output embedding is the input embedding."""
+        return self.model.get_output_embeddings().weight is self.model.get_input_embeddings().weight
+
+    @property
+    def taps(self) -> list[str]:
+        """Names of the model's taps, in order."""
+        return tap_names(int(self.model.config.num_hidden_layers), tied=self.is_tied)
+
 
 def check_folder(path: Path) -> None:
-    """Refuse what is not a Hugging Face folder, without loading it.
+    """Refuse a path that is not a Hugging Face folder, without loading it.
 
     Raises:
         CheckpointError: there is no such folder, or it lacks config.json or weights.
@@ -50,39 +63,34 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     """Load a folder in fp32.
 
     Raises:
-        CheckpointError: no Hugging Face folder, a damaged one, or its weights and tokenizer don't belong together.
+        CheckpointError: not a Hugging Face folder, damaged, or its weights and tokenizer don't belong together.
         DataError: no usable tokenizer, or no such device.
     """
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
-        raise DataError("--device cuda: torch sees no GPU here; take --device cpu")
+        raise DataError("--device cuda: torch finds no GPU; use --device cpu")
     check_folder(path)
     tokenizer = load_tokenizer(path)
-    # transformers takes seconds to import, which a wrong path should not cost.
     from transformers import AutoModelForCausalLM
 
     try:
         result: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:
-        # Any of its dozens of checks, and safetensors' own.
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: transformers can't load it: {reason}") from error
+    except Exception as error:  # transformers and safetensors raise many types
+        raise CheckpointError(f"{path}: transformers can't load it: {' '.join(str(error).split())}") from error
     model, info = result
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise CheckpointError(f"{path}: weights are missing: {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
-    unexpected = sorted(info["unexpected_keys"])
-    if unexpected:
-        raise CheckpointError(
-            f"{path}: config.json knows nothing of these weights: {', '.join(unexpected[:5])}"
-            f"{' ...' * (len(unexpected) > 5)}"
-        )
     damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
-    if damaged:
-        raise CheckpointError(f"{path}: weights hold NaN or infinity: {', '.join(damaged[:5])}")
+    for what, names in (
+        ("weights are missing", sorted(info["missing_keys"])),
+        ("config.json does not describe these weights", sorted(info["unexpected_keys"])),
+        ("weights hold NaN or infinity", damaged),
+    ):
+        if names:
+            raise CheckpointError(f"{path}: {what}: {', '.join(names[:5])}{' ...' * (len(names) > 5)}")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocabulary {rows}: "
             "they don't belong together"
         )
-    return ModelFolder(path.resolve(), model.eval().to(device), tokenizer, torch.device(device))
+    return ModelFolder(path.resolve(), model.eval().to(device), tokenizer, device)

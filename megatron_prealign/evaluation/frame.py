@@ -1,30 +1,28 @@
 """What an evaluation is: options, a check of its inputs, and a function from a model to numbers."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import BeforeValidator
+from rich.table import Table
 
 from megatron_prealign.errors import PrealignError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from megatron_prealign.evaluation.folder import ModelFolder
+from megatron_prealign.evaluation.folder import ModelFolder
 
 Results = dict[str, Any]
-"""What JSON can hold; names to numbers, lists of numbers by tap, or further names."""
+"""JSON values: names to numbers, lists of numbers by tap, or further names."""
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 """Type of an option that is a file, a folder or a glob, or a list of them."""
 
 
 class Progress(Protocol):
-    """Told what is done and what there is in all, of one part of an evaluation."""
+    """Called with the steps done and the number of steps of one part of an evaluation."""
 
     def __call__(self, done: int, total: int, part: str = "") -> None:
-        """Show it; `part` names for example a language."""
+        """Show the progress; `part` is, for example, a language."""
 
 
 OptionsT = TypeVar("OptionsT")
@@ -35,17 +33,17 @@ class Evaluation(Generic[OptionsT]):
     """One file of `megatron_prealign/evaluation/kinds/`; its name is the file's."""
 
     options: type[OptionsT]
-    """Frozen dataclass with a string below each field, which the list of evaluations shows."""
+    """Frozen dataclass with a string below each field, which --list shows."""
     check: Callable[[OptionsT], Iterable[str]]
     """Every problem of the inputs with its fix; called before a model is loaded."""
-    run: Callable[["ModelFolder", OptionsT, Progress], Results]
-    """Measure; raises PrealignError for what only the model and its tokenizer can tell."""
-    tables: Callable[[str, Results], Iterable["Table"]] | None = None
-    """Tables of the results for the terminal, from the task's name and its results; none = a line a number."""
+    run: Callable[[ModelFolder, OptionsT, Progress], Results]
+    """Measure; raises PrealignError for problems that only the model and its tokenizer reveal."""
+    tables: Callable[[str, Results], Iterable[Table]] | None = None
+    """Tables for the terminal, from the task's name and its results; `None` = one line per number."""
 
 
 def problems_of(read: Callable[[], object]) -> list[str]:
-    """Return what is wrong with what a function reads, for use in a check."""
+    """Return the problems that a function raises, for use in a check."""
     try:
         read()
     except PrealignError as error:
@@ -53,10 +51,27 @@ def problems_of(read: Callable[[], object]) -> list[str]:
     return []
 
 
-def plain_table(name: str, results: Mapping[str, Any]) -> "Table":
-    """Return a table with a row for every number, named by its keys."""
-    from rich.table import Table  # deferred: checks draw nothing
+def finite_exp(value: float) -> float | None:
+    """Return e^value; `None` if it is NaN or too large for a float, because JSON can't hold it."""
+    try:
+        result = math.exp(value)
+    except OverflowError:
+        return None
+    return result if math.isfinite(result) else None
 
+
+def cell(value: float | None, form: str = ".3f") -> str:
+    """Format a number for a table; "-" where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def as_title(name: str) -> str:
+    """Return a task's name as the title of a table."""
+    return name.replace("_", " ").capitalize()
+
+
+def plain_table(name: str, results: Mapping[str, Any]) -> Table:
+    """Return a table with one row per number, named by its keys."""
     table = Table("", "value", title=name)
     for keys, value in _leaves(results):
         table.add_row(" ".join(keys), value)
@@ -75,19 +90,17 @@ def _leaves(results: Mapping[str, Any], keys: tuple[str, ...] = ()) -> Iterator[
 
 def best_taps_table(
     title: str, pairs: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str], count: str
-) -> "Table":
-    """Return a table with a row a pair of languages, each score at the tap where it is highest.
+) -> Table:
+    """Return a table with one row per pair of languages, each score at the tap where it is highest.
 
     Args:
-        title: of the table.
+        title: title of the table.
         pairs: scores by pair, lists by tap.
         columns: headings by score.
-        count: which number of a pair is shown first.
+        count: name of the number in the first column.
     """
-    from rich.table import Table
-
     table = Table("pair", "number", *columns.values(), title=f"{title}: each score at its best tap")
     for pair, row in pairs.items():
         best = [max((value for value in row[name] if value is not None), default=None) for name in columns]
-        table.add_row(pair, f"{row[count]:,}", *("-" if value is None else f"{value:.3f}" for value in best))
+        table.add_row(pair, f"{row[count]:,}", *map(cell, best))
     return table

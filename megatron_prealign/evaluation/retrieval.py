@@ -18,12 +18,12 @@ from torch.nn.functional import normalize
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
-from megatron_prealign.evaluation.vectors import word_vectors
+from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 from megatron_prealign.text.tokenizer import Tokenizer
 
 _TIE = 1e-6
-"""Cosines closer than this are equal: the order of a sum depends on where a word stands in the batch."""
+"""Cosines closer than this are equal: the order of a sum depends on a word's position in the batch."""
 _ROWS_AT_ONCE = 4096
 _CSLS_NEIGHBOURS = 10
 
@@ -37,15 +37,15 @@ class RetrievalScores:
     mean_cosine: float
     """Mean cosine of the vectors of a pair."""
     anisotropy: float | None
-    """Mean cosine of a source and a target word that are no pair; none where every two words are one."""
+    """Mean cosine of a source and a target word that are not a pair; `None` if all words are pairs."""
 
     @property
     def p_at_1(self) -> float:
-        """Share of source words that hit, in [0, 1]."""
+        """Share of source words with a hit, in [0, 1]."""
         return float(self.hits.double().mean())
 
     def to_json(self, known: Tensor | None = None) -> dict[str, float | None]:
-        """Return the scores by name; those of known and of new source words apart where `known` [T] bool tells."""
+        """Return the scores by name; with `known` [T] bool, known and new source words are also scored separately."""
         values = {"p_at_1": self.p_at_1, "mean_cosine": self.mean_cosine, "anisotropy": self.anisotropy}
         if known is None:
             return values
@@ -67,7 +67,7 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
     for cosines, is_pair in _blocks(unit_sources, unit_targets, links):
         hits.append(_hits(cosines, is_pair))
         pair_sum += float(cosines[is_pair].double().sum())
-    # The mean over all pairs of words needs no sampling: it is the dot product of the summed vectors.
+    # The mean over all pairs of words needs no sampling: it follows from the dot product of the summed vectors.
     all_sum = float(unit_sources.double().sum(dim=0) @ unit_targets.double().sum(dim=0))
     num_others = len(sources) * len(targets) - len(links)
     return RetrievalScores(
@@ -78,10 +78,10 @@ def retrieval_scores(sources: Tensor, targets: Tensor, links: Tensor) -> Retriev
 
 
 def csls_p_at_1(sources: Tensor, targets: Tensor, links: Tensor) -> float:
-    """Return the share of sources that hit by CSLS instead of the cosine; the arguments are those above.
+    """Return the share of sources with a hit by CSLS instead of the cosine; arguments as for `retrieval_scores`.
 
-    CSLS (Conneau et al., 2018) takes from twice the cosine the mean cosine of each word to its 10 nearest words on the
-    other side, so that targets that are near to everything (hubs) don't win. The source's own mean ranks nothing.
+    CSLS (Conneau et al., 2018) subtracts from twice the cosine each word's mean cosine to its 10 nearest words on the
+    other side, so that targets close to everything (hubs) don't win. The source's own mean does not change the ranking.
     """
     unit_sources, unit_targets = normalize(sources.float(), dim=-1), normalize(targets.float(), dim=-1)
     num_neighbours = min(_CSLS_NEIGHBOURS, len(sources))
@@ -96,7 +96,7 @@ def csls_p_at_1(sources: Tensor, targets: Tensor, links: Tensor) -> float:
 
 
 def _blocks(unit_sources: Tensor, unit_targets: Tensor, links: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield for some sources at a time their cosines with all targets and which of them are pairs: [rows, U] each."""
+    """Yield blocks of sources: their cosines with all targets, and which of them are pairs, [rows, U] each."""
     for start in range(0, len(unit_sources), _ROWS_AT_ONCE):
         cosines = unit_sources[start : start + _ROWS_AT_ONCE] @ unit_targets.T
         inside = (links[:, 0] >= start) & (links[:, 0] < start + len(cosines))
@@ -106,7 +106,7 @@ def _blocks(unit_sources: Tensor, unit_targets: Tensor, links: Tensor) -> Iterat
 
 
 def _hits(scores: Tensor, is_pair: Tensor) -> Tensor:
-    """Tell in which rows a pair scores above all others: bool [rows]; a tie is a miss."""
+    """Return whether a pair of each row scores above all others: bool [rows]; a tie is a miss."""
     best_pair = scores.masked_fill(~is_pair, -torch.inf).amax(dim=1)
     best_other = scores.masked_fill(is_pair, -torch.inf).amax(dim=1)
     return best_pair > best_other + _TIE
@@ -124,7 +124,7 @@ class WordPairs:
     """Pairs left out because the tokenizer can't write one of the words."""
 
     def known(self, token_ids: AbstractSet[int]) -> Tensor:
-        """Tell of which source words all tokens, and all tokens of their translations, are in a set: [T] bool."""
+        """Return whether all tokens of each source word and of its translations are in a set: [T] bool."""
         targets = torch.tensor([token_ids >= set(word) for word in self.targets])
         known = torch.tensor([token_ids >= set(word) for word in self.sources])
         unknown_links = self.links[~targets[self.links[:, 1]], 0]
@@ -135,8 +135,8 @@ class WordPairs:
 def select_pairs(lexicon: Lexicon, language: str, tokenizer: Tokenizer, max_pairs: int, seed: int) -> WordPairs:
     """Collect the word pairs of one target language, at most `max_pairs` drawn by `seed`.
 
-    The draw does not depend on the order of the lexicon. Among the words drawn, all translations that the lexicon
-    knows count, those of pairs that were not drawn too.
+    The draw does not depend on the order of the lexicon. Among the words drawn, every pair of the lexicon counts, also
+    those that were not drawn.
 
     Raises:
         DataError: no pair is left.
@@ -176,7 +176,7 @@ def _encode(words: set[str], language: str, tokenizer: Tokenizer) -> dict[str, l
 
 
 def token_ids_of(lexicon: Lexicon, tokenizer: Tokenizer) -> frozenset[int]:
-    """Return the tokens of all words of a lexicon, in whatever language."""
+    """Return the tokens of all words of a lexicon, in all languages."""
     words = {lexicon.source_language: {entry.word for entry in lexicon.entries}}
     for entry in lexicon.entries:
         for translation in entry.translations:
@@ -188,7 +188,7 @@ def token_ids_of(lexicon: Lexicon, tokenizer: Tokenizer) -> frozenset[int]:
 def summarise(
     pairs: WordPairs, scores: Sequence[dict[str, float | None]], known: Tensor | None = None
 ) -> dict[str, Any]:
-    """Join the scores of all taps, in order, with the counts of what was measured."""
+    """Combine the scores of all taps, in order, with the counts of words and pairs."""
     counts: dict[str, Any] = {
         "num_pairs": len(pairs.links),
         "num_source_words": len(pairs.sources),
@@ -214,16 +214,16 @@ def measure_retrieval(
     Args:
         folder: model and tokenizer.
         lexicon: trained or held-out pairs.
-        max_pairs: pairs of a language, at most; more are drawn from by `seed`.
-        seed: of the draw.
-        known_tokens: tokens met in training; source words whose own and whose translations' tokens are all among
-            them are scored apart from the rest.
-        progress: told the languages done.
+        max_pairs: most pairs of a language; of more, `seed` draws.
+        seed: seed of the draw.
+        known_tokens: tokens seen in training; source words whose tokens and translations' tokens are all among them
+            are scored separately.
+        progress: called with the languages done and their number.
 
     Returns:
         By "source-target": num_pairs, num_source_words, num_target_words, num_dropped_pairs, and lists by tap of
         p_at_1, mean_cosine, anisotropy (see `RetrievalScores`) and csls_p_at_1; with `known_tokens` also
-        num_known_source_words and lists of p_at_1_known and p_at_1_new, none where there is no such word.
+        num_known_source_words and lists of p_at_1_known and p_at_1_new, `None` if there is no such word.
 
     Raises:
         DataError: a language without a pair that the tokenizer can write.
@@ -231,7 +231,7 @@ def measure_retrieval(
     results: dict[str, dict[str, Any]] = {}
     for done, language in enumerate(lexicon.languages, start=1):
         pairs = select_pairs(lexicon, language, folder.tokenizer, max_pairs, seed)
-        vectors = word_vectors(folder, [*pairs.sources, *pairs.targets])
+        vectors = sequence_vectors(folder, [*pairs.sources, *pairs.targets])
         num_sources = len(pairs.sources)
         known = None if known_tokens is None else pairs.known(known_tokens)
         scores = []

@@ -1,7 +1,6 @@
-"""Runs tasks one after the other and keeps what is finished: a killed evaluation goes on where it was.
+"""Run tasks one after the other and save finished ones, so that a killed evaluation can be resumed.
 
-Until all tasks are done, their results lie in `<output>.partial`, written anew after each; then that file takes the
-output's name.
+Until all tasks are done, results are in `<output>.partial`, rewritten after each task; at the end it is renamed.
 """
 
 import hashlib
@@ -20,13 +19,12 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.frame import Progress
 from megatron_prealign.evaluation.task_list import Task
-from megatron_prealign.evaluation.vectors import model_tap_names
 from megatron_prealign.files import can_be_made, write_atomically
 
 ShowProgress = Callable[[str], AbstractContextManager[Progress]]
-"""From a task's name to what shows its progress."""
+"""Returns the progress display of a task, from the task's name."""
 Summarise = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""From what the output holds so far to what else it is to hold."""
+"""Returns further entries of the output, from its content so far."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +41,20 @@ class Session:
 
     @property
     def partial(self) -> Path:
-        """Return where the results of finished tasks lie until all are."""
+        """Return the file of finished tasks while others are missing."""
         return self.output.with_name(self.output.name + ".partial")
 
     @cached_property
     def folder(self) -> ModelFolder:
-        """Return the opened folder; it is loaded when a task first needs it."""
+        """Return the opened folder; it is loaded when the first task needs it."""
         return open_folder(self.model_path, self.device)
 
     def output_problems(self, *, resume: bool, overwrite: bool) -> list[str]:
         """Return why the results can't be written."""
         if self.output.is_dir() or not can_be_made(self.output):
-            return [f"{self.output}: can't be written: name a file in a folder that is there and can be written to"]
+            return [f"{self.output}: can't be written: name a file in a writable folder"]
         if resume and overwrite:
-            return ["--resume and --overwrite: the one keeps what is there, the other replaces it"]
+            return ["--resume keeps existing results, --overwrite replaces them: give one of them"]
         if resume or overwrite:
             return []
         if self.output.exists():
@@ -64,25 +62,26 @@ class Session:
                 f"{self.output} exists: name another file, or pass --overwrite to replace it, --resume to add to it"
             ]
         if self.partial.exists():
-            return [f"{self.partial} holds finished tasks: pass --resume to go on, or --overwrite to begin anew"]
+            return [f"{self.partial} holds finished tasks: pass --resume to continue, or --overwrite to start over"]
         return []
 
     def run(self, tasks: Iterable[Task], summarise: Summarise, *, resume: bool) -> dict[str, Any]:
         """Run tasks, write the output and return its content.
 
         Args:
-            tasks: sound ones, each with a name of its own.
-            summarise: what stands in the output beside model, taps, tasks and versions.
-            resume: keep what the output or its partial file holds, but for these tasks with other options.
+            tasks: checked tasks with unique names.
+            summarise: adds entries to model, taps, tasks and versions.
+            resume: keep the results in the output or its partial file, except tasks whose options changed.
 
         Raises:
-            PrealignError: a task can't be done with this model, or the results to go on from are of another one.
+            PrealignError: a task is impossible with this model, or the existing results are of another model.
         """
         model = {"model": self.model_path.resolve().name, "model_sha256": hash_folder(self.model_path)}
         earlier = self._earlier(model) if resume else {}
-        facts = {name: earlier[name] for name in ("taps", "window")} if earlier else self._facts()
+        described = earlier or {"taps": self.folder.taps, "window": self.folder.window}
         self.output.parent.mkdir(parents=True, exist_ok=True)
         entries: dict[str, Any] = dict(earlier.get("tasks", {}))
+        facts = {name: described[name] for name in ("taps", "window")}
         results = model | facts | {"tasks": entries, "versions": _versions()}
         for task in tasks:
             identity = {"evaluation": task.kind, "options": task.options_as_json()}
@@ -91,7 +90,9 @@ class Session:
                 try:
                     _write(self.partial, results)
                 except (TypeError, ValueError) as error:
-                    raise DataError(f"{task.name}: {task.kind} returned what JSON can't hold ({error})") from None
+                    raise DataError(
+                        f"{task.name}: {task.kind} returned a value that JSON can't hold ({error})"
+                    ) from None
         results |= summarise(results)
         _write(self.partial, results)
         self.partial.replace(self.output)
@@ -104,11 +105,8 @@ class Session:
             results = task.evaluation.run(folder, task.options, progress)
         return {"seconds": round(time.monotonic() - started, 2), "results": results}
 
-    def _facts(self) -> dict[str, Any]:
-        return {"taps": model_tap_names(self.folder.model), "window": self.folder.window}
-
     def _earlier(self, model: Mapping[str, str]) -> dict[str, Any]:
-        """Return the results to go on from, those of the partial file first; empty where there are none."""
+        """Return the existing results, of the partial file if there is one; empty if there are none."""
         path = self.partial if self.partial.exists() else self.output
         if not path.exists():
             return {}
@@ -117,9 +115,11 @@ class Session:
             is_same = earlier["model_sha256"] == model["model_sha256"]
             _ = earlier["taps"], earlier["window"], [entry["results"] for entry in earlier["tasks"].values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not results to go on from ({error!r}); pass --overwrite to begin anew") from None
+            raise DataError(
+                f"{path}: not results of an evaluation ({error!r}); pass --overwrite to start over"
+            ) from None
         if not is_same:
-            raise DataError(f"{path}: results of another model than {model['model']}; pass --overwrite to begin anew")
+            raise DataError(f"{path}: results of another model than {model['model']}; pass --overwrite to start over")
         return earlier
 
 

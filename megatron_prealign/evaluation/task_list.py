@@ -1,4 +1,4 @@
-"""The evaluations by name, and tasks: an evaluation each with its options, from the command line or lists in YAML.
+"""The evaluations by name, and tasks: evaluations with their options, from the command line or a list in YAML.
 
 Each evaluation is a file of `megatron_prealign/evaluation/kinds/`.
 """
@@ -34,7 +34,7 @@ def find_evaluation(name: str) -> Evaluation[Any]:
     """Return an evaluation of `evaluation_names`."""
     evaluation = getattr(_module(name), "EVALUATION", None)
     if not isinstance(evaluation, Evaluation):
-        raise ConfigError(f"{_file(name)}: defines no EVALUATION, an instance of frame.Evaluation")
+        raise ConfigError(f"{_file(name)}: no EVALUATION is defined; set it to an instance of frame.Evaluation")
     return evaluation
 
 
@@ -44,20 +44,20 @@ def option_types(evaluation: Evaluation[Any]) -> dict[str, object]:
 
 
 def summary(name: str) -> str:
-    """Return the line that says what an evaluation measures: the first of its file."""
+    """Return what an evaluation measures: the first line of its file."""
     text = _module(name).__doc__
     if not text:
-        raise ConfigError(f"{_file(name)}: begins without the string that says what it measures")
+        raise ConfigError(f"{_file(name)}: has no docstring; begin the file with one that says what it measures")
     return text.splitlines()[0]
 
 
 def describe_options(name: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (option, default, meaning) of an evaluation; the default is "needed" where there is none."""
+    """Yield (option, default, meaning) of an evaluation; the default of a required option is "required"."""
     options = find_evaluation(name).options
     meanings = _field_strings(options)
     for field in fields(options):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
-        shown = "needed" if default is MISSING else "none" if default is None else repr(default)
+        shown = "required" if default is MISSING else "none" if default is None else repr(default)
         yield field.name, shown, meanings.get(field.name, "")
 
 
@@ -73,7 +73,7 @@ def _file(name: str) -> Path:
 
 
 def _field_strings(options: type) -> dict[str, str]:
-    """Return the string below each field of a dataclass; Python itself does not keep them."""
+    """Return the string below each field of a dataclass, which Python does not keep."""
     (definition,) = ast.parse(inspect.getsource(options)).body
     assert isinstance(definition, ast.ClassDef)
     return {
@@ -89,17 +89,17 @@ class Task:
     """One evaluation to run."""
 
     name: str
-    """Unique among the tasks of a run; results are found by it."""
+    """Unique within a run; the key of its results."""
     kind: str
     """Name of the evaluation."""
     options: Any
     """An instance of the evaluation's options."""
     place: str = ""
-    """Where it was asked for; empty on the command line, whose problems name their option themselves."""
+    """File and line; empty for the command line, whose messages name the option."""
 
     @property
     def evaluation(self) -> Evaluation[Any]:
-        """Return what runs it."""
+        """Return the evaluation."""
         return find_evaluation(self.kind)
 
     def options_as_json(self) -> dict[str, Any]:
@@ -114,40 +114,40 @@ class Task:
 
 
 def read_tasks(path: str, problems: list[str]) -> list[Task]:
-    """Read a list of tasks; what is wrong with the file goes to `problems`.
+    """Read a list of tasks; unknown evaluations and options and wrong types are added to `problems`.
 
     Args:
-        path: YAML, a list of mappings: `evaluation`, its options, and `name` where it is not to be the evaluation's.
-        problems: takes unknown evaluations and options, wrong types, and tasks that share a name.
+        path: YAML list of mappings: `evaluation`, its options, and optionally `name`.
+        problems: the list to add to.
     """
     entries, found = read_entries(path)
     problems += found
     if not entries and not found:
-        problems.append(f"{path}: names no task; write a list of mappings, each like `- evaluation: NAME`")
+        problems.append(f"{path}: no task; write a list of mappings, each like `- evaluation: NAME`")
     return [task for task in (make_task(entry, problems) for entry in entries) if task is not None]
 
 
 def make_task(entry: Entry, problems: list[str]) -> Task | None:
-    """Make the task that a mapping describes; None, with the reasons in `problems`, where it describes none."""
+    """Make the task that a mapping describes, or return `None` after adding the reasons to `problems`."""
     given = dict(entry.fields)
     kind_entry, name_entry = given.pop("evaluation", None), given.pop("name", None)
     if kind_entry is None:
-        problems.append(f"{entry.place}: no evaluation is named; write `evaluation: NAME`, known are {_known()}")
+        problems.append(f"{entry.place}: no evaluation is named; write `evaluation: NAME` with one of {_known()}")
         return None
     kind = str(kind_entry.value)
     if kind not in evaluation_names():
         hint = did_you_mean(kind, evaluation_names())
-        problems.append(f"{kind_entry.place(())}: there is no evaluation {kind!r}{hint}; known are {_known()}")
+        problems.append(f"{kind_entry.place(())}: unknown evaluation {kind!r}{hint}; known are {_known()}")
         return None
     name = kind if name_entry is None else str(name_entry.value)
     if name_entry is not None and not _NAME.fullmatch(name):
-        problems.append(f"{name_entry.place(())}: name {name!r}: write letters, digits, _, . and -")
+        problems.append(f"{name_entry.place(())}: name {name!r}: use only letters, digits, _, . and -")
     options = _make_options(kind, given, entry.place, problems)
     return None if options is None else Task(name, kind, options, entry.place)
 
 
 def _make_options(kind: str, given: dict[str, Given], place: str, problems: list[str]) -> Any:
-    """Convert what is given to an evaluation's options; bad values stay at their defaults, None where there is none."""
+    """Return an evaluation's options, bad values left at their defaults; `None` if a required one is missing or bad."""
     evaluation = find_evaluation(kind)
     types = option_types(evaluation)
     values: dict[str, object] = {}
@@ -161,18 +161,18 @@ def _make_options(kind: str, given: dict[str, Given], place: str, problems: list
         if not wrong:
             values[name] = value
     needed = {field.name for field in fields(evaluation.options) if field.default is field.default_factory is MISSING}
-    problems += [f"{place}: {kind} needs {name}; give it" for name in types if name in needed - given.keys()]
+    problems += [f"{place}: {kind} needs the option {name}" for name in types if name in needed - given.keys()]
     return evaluation.options(**values) if needed <= values.keys() else None
 
 
 def check_tasks(tasks: Sequence[Task]) -> list[str]:
-    """Return everything wrong with tasks that are to run together: shared names, and problems of their inputs."""
+    """Return every problem of the tasks of one run: names used twice, and problems of their inputs."""
     found = []
     for name, count in Counter(task.name for task in tasks).items():
         if count > 1:
             places = ", ".join(task.place or "the command line" for task in tasks if task.name == name)
-            found.append(f"{count} tasks are called {name} ({places}): give each a `name` of its own")
-    # Tasks often read the same files.
+            found.append(f"{count} tasks have the name {name} ({places}): give each its own `name`")
+    # Several tasks often read the same files.
     return [*found, *dict.fromkeys(problem for task in tasks for problem in task.problems())]
 
 

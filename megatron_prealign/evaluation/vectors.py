@@ -1,36 +1,25 @@
 """Vectors of words and sentences at every tap of a Hugging Face model.
 
-The taps are the embedding output, the outputs of layers 1 .. L-1, that of layer L after the final norm, and the
-output-embedding rows of the own tokens where they are not the input embedding's.
+The taps are the embedding output, the outputs of layers 1 .. L-1, the output of layer L after the final norm, and the
+rows of the output embedding for the sequence's own tokens if it is untied.
 
 Shape legend: N sequences, B sequences of a batch, S positions, H hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from megatron_prealign.config.taps import tap_names
 from megatron_prealign.evaluation.folder import ModelFolder
 
 Pooling = Literal["mean", "weighted"]
-"""mean: all tokens count alike; weighted: token number i counts i times, as later ones have seen more of the text."""
+"""mean: all tokens count alike; weighted: token number i counts i times, because later tokens have seen more text."""
 
 _MAX_BATCH = 256
 # Padded tokens of a batch: their hidden states of all layers are held at once, 1 GiB for 32 layers of 4096.
 _MAX_BATCH_TOKENS = 2048
-
-
-def model_tap_names(model: Any) -> list[str]:
-    """Name the taps of a Hugging Face model."""
-    return tap_names(int(model.config.num_hidden_layers), tied=_is_tied(model))
-
-
-def word_vectors(folder: ModelFolder, words: Sequence[Sequence[int]]) -> Tensor:
-    """Return the vectors of words at every tap, the mean over their tokens: [taps, N, H] fp32 on the CPU."""
-    return sequence_vectors(folder, words)
 
 
 @torch.inference_mode()
@@ -42,32 +31,39 @@ def sequence_vectors(
     Args:
         folder: model.
         sequences: token ids, none of them empty.
-        pooling: how the tokens of a sequence count.
-        prefix: tokens that stand before each and count nothing.
+        pooling: weights of a sequence's tokens; stage 1 takes the mean over a word's.
+        prefix: tokens before each sequence, which are not pooled.
 
     Returns:
         [taps, N, H] fp32 on the CPU.
     """
     model = folder.model
-    vectors = torch.empty(len(model_tap_names(model)), len(sequences), int(model.config.hidden_size))
-    for chosen in _batches([len(sequence) + len(prefix) for sequence in sequences]):
+    vectors = torch.empty(len(folder.taps), len(sequences), int(model.config.hidden_size))
+    lengths = [len(sequence) + len(prefix) for sequence in sequences]
+    for chosen in batches_by_length(lengths, _MAX_BATCH_TOKENS, _MAX_BATCH):
         ids, weights = _pad([sequences[index] for index in chosen], pooling, prefix)
         ids, weights = ids.to(folder.device), weights.to(folder.device)
-        # Padding stands behind each sequence, where causal attention never looks.
+        # Padding follows each sequence, where causal attention never looks.
         output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False)
         taps = [*output.hidden_states[:-1], output.last_hidden_state]
-        if not _is_tied(model):
+        if not folder.is_tied:
             taps.append(model.get_output_embeddings().weight[ids])
         for tap, states in enumerate(taps):
             vectors[tap, chosen] = (states.float() * weights.unsqueeze(-1)).sum(dim=1).cpu()
     return vectors
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the numbers of sequences in batches, by rising length."""
+def batches_by_length(lengths: Sequence[int], max_tokens: int, max_size: int | None = None) -> Iterator[list[int]]:
+    """Yield the indices of sequences in batches, by rising length.
+
+    Args:
+        lengths: tokens of each sequence.
+        max_tokens: most tokens of a batch, padding included; a longer sequence is a batch of its own.
+        max_size: most sequences of a batch; `None` = no limit.
+    """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if batch and (len(batch) == _MAX_BATCH or (len(batch) + 1) * lengths[index] > _MAX_BATCH_TOKENS):
+        if batch and (len(batch) == max_size or (len(batch) + 1) * lengths[index] > max_tokens):
             yield batch
             batch = []
         batch.append(index)
@@ -86,8 +82,3 @@ def _pad(sequences: Sequence[Sequence[int]], pooling: Pooling, prefix: Sequence[
         own = torch.arange(1.0, len(sequence) + 1) if pooling == "weighted" else torch.ones(len(sequence))
         weights[row, len(prefix) : stop] = own / own.sum()
     return ids, weights
-
-
-def _is_tied(model: Any) -> bool:
-    """Tell whether the output embedding is the input embedding."""
-    return model.get_output_embeddings().weight is model.get_input_embeddings().weight

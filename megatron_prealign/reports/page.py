@@ -1,4 +1,4 @@
-"""Pages of reports: one HTML file without external resources, readable in light and dark."""
+"""Pages of reports: one HTML file without external resources, readable in light and dark mode."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ summary { cursor: pointer; } .scroll { overflow-x: auto; }
 
 
 def html_page(title: str, lead: str, parts: Sequence[str]) -> str:
-    """Return a page: its title, a paragraph under it, and parts that are HTML already."""
+    """Return a page with a title, a paragraph below it, and parts in HTML."""
     head = (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -32,7 +32,7 @@ def html_page(title: str, lead: str, parts: Sequence[str]) -> str:
 
 
 def html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column heads its rows."""
+    """Return a table whose first column contains the row headers."""
     head = "".join(f"<th scope='col'>{html.escape(heading)}</th>" for heading in headings)
     body = "".join(
         f"<tr><th scope='row'>{html.escape(cells[0])}</th>"
@@ -50,7 +50,7 @@ def html_figure(svg: str, alternative: str, caption: str) -> str:
 
 
 def html_folded(contents: Mapping[str, str]) -> str:
-    """Return texts that are shown on a click, each under its heading."""
+    """Return collapsed texts, each under its heading."""
     return "".join(
         f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
         for name, text in contents.items()

@@ -1,4 +1,4 @@
-"""Drawing that reports share: rows of panels as SVG text.
+"""Plots of reports: rows of panels as SVG text.
 
 Text and axes take the colour of the page around them (`currentColor`), so the plots read on light and dark
 backgrounds; lines differ in style and marker as well as in colour.
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# All colours have a contrast of at least 3 to 1 against white and against near-black.
+# Every colour has a contrast of at least 3 to 1 against white and near-black.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#d9730d", "linestyle": "--", "marker": "s"},
     {"color": "#3b82f6", "linestyle": "-", "marker": "o"},
@@ -24,9 +24,9 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#808080", "linestyle": (0, (1, 1)), "marker": "X"},
     {"color": "#57830d", "linestyle": (0, (7, 2, 1, 2)), "marker": "*"},
 )
-# From the first layer to the last; each colour in between has that contrast too.
+# From the first layer to the last; the colours in between have that contrast too.
 LAYER_COLORS = ("#3b82f6", "#a855f7", "#db2777", "#d9730d")
-# Stands for `currentColor`, which matplotlib does not know; a colour nobody would choose.
+# Placeholder for `currentColor`, which matplotlib does not support.
 PAGE_COLOR = "#010203"
 PANEL_INCHES = (4.6, 3.3)
 REM_PER_INCH = 6.2
@@ -57,9 +57,9 @@ def draw_panels(names: Sequence[str], draw: Callable[["Axes", str], None], num_c
     """Draw panels in rows, with one legend below for all of them, and return the SVG.
 
     Args:
-        names: what `draw` is told of each panel.
-        draw: draws a panel on its axes.
-        num_columns: panels in a row, at most.
+        names: of the panels, passed to `draw`.
+        draw: draws one panel on its axes.
+        num_columns: most panels per row.
     """
     import matplotlib
 
@@ -82,7 +82,7 @@ def draw_panels(names: Sequence[str], draw: Callable[["Axes", str], None], num_c
 
 
 def _add_legend(figure: "Figure", entries: Mapping[str, Any]) -> None:
-    """Explain the lines below all panels, in as many columns as there is room for."""
+    """Add a legend below all panels, with as many columns as fit."""
     for columns in range(len(entries), 0, -1):
         legend = figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
@@ -91,7 +91,7 @@ def _add_legend(figure: "Figure", entries: Mapping[str, Any]) -> None:
 
 
 def layer_colors(count: int) -> list[str]:
-    """Return colours that run from the first of `count` lines to the last."""
+    """Return `count` colours of a gradient, from the first line to the last."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
 
     scale = LinearSegmentedColormap.from_list("layers", LAYER_COLORS)
@@ -99,12 +99,12 @@ def layer_colors(count: int) -> list[str]:
 
 
 def _to_svg(figure: "Figure") -> str:
-    """Return a figure as an SVG element that scales with the page and has no date in it."""
+    """Return a figure as an SVG element that scales with the page; without a date, so that equal plots are equal."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     element = buffer.getvalue()[buffer.getvalue().index("<svg") :]
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
-    # Wide figures shrink with the page, narrow ones keep the size of their letters.
+    # Wide figures shrink with the page, narrow ones keep their font size.
     width = f"{REM_PER_INCH * figure.get_figwidth():.1f}rem"
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 width="100%" style="max-width: {width}"', element, count=1)
     return re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL).replace(PAGE_COLOR, "currentColor")

@@ -1,4 +1,4 @@
-"""Records of a run: what metrics.jsonl says, checked line by line, and curves out of it."""
+"""Records of a run: metrics.jsonl, checked line by line, and the curves in it."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,15 @@ KINDS = ("train", "valid")
 LANGUAGE_NAMES = {"en": "English", "clone": "English-Clone"}
 
 PAIR_SETS = {"trained": "trained words", "held_out": "held-out words"}
-"""Word sets of an evaluation, in the order they are shown, with their names."""
+"""Word sets of an evaluation in display order, with their names."""
 
 
 def read_records(path: Path, problems: list[str]) -> list[Record]:
-    """Read metrics.jsonl as it stands, but for a last line that is not whole yet.
-
-    What is wrong with it is added to problems as path:line.
-    """
+    """Read metrics.jsonl, except a last line that is still being written; add problems as path:line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         problems.append(f"{path}: {reason}; name the folder of a run that has written records")
         return []
     lines = text[: text.rfind("\n") + 1].splitlines()
@@ -36,7 +33,7 @@ def read_records(path: Path, problems: list[str]) -> list[Record]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            problems.append(f"{path}:{number}: no JSON ({error.msg}); remove the line, or restore the file")
+            problems.append(f"{path}:{number}: not JSON ({error.msg}); remove the line, or restore the file")
             continue
         if fault := _fault(record):
             problems.append(f"{path}:{number}: {fault}; remove the line, or restore the file")
@@ -46,28 +43,28 @@ def read_records(path: Path, problems: list[str]) -> list[Record]:
 
 
 def _fault(record: Any) -> str | None:
-    """Return why a line is no record; none where it is one."""
+    """Return why a line is not a record; `None` if it is one."""
     if not isinstance(record, Mapping):
-        return "no JSON object"
+        return "not a JSON object"
     if record.get("kind") not in KINDS:
         return f"its kind is {record.get('kind')!r}, not {' or '.join(KINDS)}"
     if not isinstance(record.get("stage"), str):
-        return "it names no stage"
+        return "it has no stage"
     counts = {name: record.get(name) for name in ("step", "tokens")}
     wrong = [name for name, value in counts.items() if not isinstance(value, int) or value < 0]
-    return f"no whole number under {' and '.join(wrong)}" if wrong else None
+    return f"not a whole number of at least 0: {' and '.join(wrong)}" if wrong else None
 
 
 def series(
     records: Iterable[Record], kind: str, *names: str | int, axis: str = "step"
 ) -> tuple[list[int], list[float]]:
-    """Return one measure over a run: where on the axis it was taken, and its values.
+    """Return one measure over a run: its positions on the axis, and its values.
 
     Args:
         records: records of the run, in order.
         kind: "train" or "valid".
         names: keys of the measure from the outside in, for example "loss", "en"; a number for an element of a list.
-            Where they lead to a list, its mean counts.
+            If they lead to a list, its mean is taken.
         axis: "step" or "tokens".
     """
     found = [
@@ -79,7 +76,7 @@ def series(
 
 
 def value_at(record: Record, *names: str | int) -> float | None:
-    """Return a number of a record, or the mean of a list of numbers; none where there is none."""
+    """Return a number of a record, or the mean of a list of numbers; `None` if there is none."""
     value: Any = record
     for name in names:
         if isinstance(value, Mapping):

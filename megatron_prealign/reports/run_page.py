@@ -36,8 +36,8 @@ OPTIMIZER = (
     Measure("parameter norm", "train", ("parameter_norm",), ".4g"),
 )
 SPEED = (
-    Measure("tokens a second", "train", ("tokens_per_second",), ",.0f", from_zero=True),
-    Measure("TFLOP/s a rank", "train", ("teraflops_per_rank",), ".3g", from_zero=True),
+    Measure("tokens per second", "train", ("tokens_per_second",), ",.0f", from_zero=True),
+    Measure("TFLOP/s per rank", "train", ("teraflops_per_rank",), ".3g", from_zero=True),
     Measure("MFU", "train", ("mfu",), ".1%", from_zero=True),
     Measure("share of time waiting for data", "train", ("data_wait_share",), ".2%", from_zero=True),
     Measure("seconds of validations and checkpoints", "train", ("pause_seconds",), ".2f", from_zero=True),
@@ -46,14 +46,14 @@ SPEED = (
 
 
 def read_runs(paths: Sequence[Path]) -> list[TrainingRun]:
-    """Read run folders; each is called by its own name, or by its path where two have the same name.
+    """Read run folders; a run is called by its folder's name, or by its path if two names are equal.
 
     Raises:
-        DataError: everything wrong with any of them: no folder, no records, lines that are none, no configuration.
+        DataError: lists every problem: missing folders, records or configurations, and lines that are not records.
     """
     problems: list[str] = []
     if len(paths) > MAX_RUNS:
-        problems.append(f"{len(paths)} runs: at most {MAX_RUNS} can be told apart; name fewer")
+        problems.append(f"{len(paths)} runs: at most {MAX_RUNS} fit into one plot; name fewer")
     for path in sorted({path for path in paths if paths.count(path) > 1}):
         problems.append(f"{path}: named twice; name each run once")
     names = [path.resolve().name for path in paths]
@@ -101,20 +101,24 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     ]
     parts = [_last_values(runs, [*LOSSES, *by_language, *POSITIONS, *validation, *retrieval, *OPTIMIZER, *SPEED])]
     parts += _measure_section(
-        runs, "Training loss", (*LOSSES, *by_language), "Means over the steps since the record before, in nats."
+        runs, "Training loss", (*LOSSES, *by_language), "Means over the steps since the previous record, in nats."
     )
     parts += _losses_by_position(runs)
     for heading, measures, caption in (
         ("Validation loss", validation, "On the held-out part of each language's data, in nats a token."),
         ("Word retrieval, mean over taps", retrieval, _RETRIEVAL_CAPTION),
         ("Optimizer", OPTIMIZER, "At the step of each record."),
-        ("Speed and memory", SPEED, "Since the record before; FLOP/s are those that the model needs."),
+        (
+            "Speed and memory",
+            SPEED,
+            "Since the previous record; FLOP/s are counted without recomputation.",
+        ),
     ):
         parts += _measure_section(runs, heading, measures, caption)
     parts += _tap_losses(runs)
     for run in runs:
         parts += _retrieval_by_tap(run)
-    parts += ["<h2>How it was run</h2>", html_folded({f"{run.name}: config.yaml": run.config for run in runs})]
+    parts += ["<h2>Configuration</h2>", html_folded({f"{run.name}: config.yaml": run.config for run in runs})]
     title = f"Training run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} training runs"
     return html_page(title, lead, parts)
 
@@ -127,7 +131,7 @@ def _by_language(runs: Sequence[TrainingRun], kind: str, name: str, title: str) 
 
 
 _RETRIEVAL_CAPTION = (
-    "How often the nearest word of the other language is a translation, among all target words that are measured."
+    "Share of words whose nearest word in the other language, among all measured target words, is a translation."
 )
 
 
@@ -155,11 +159,11 @@ def _last_values(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> st
 def _losses_by_position(runs: Sequence[TrainingRun]) -> Iterator[str]:
     measured = [run for run in runs if POSITIONS[1].last(run) is not None]
     if measured:
-        yield "<h2>Switched against ordinary positions</h2>"
+        yield "<h2>Switched and ordinary positions</h2>"
         yield html_figure(
             plot_by_run(measured, POSITIONS, "training loss"),
             "Training loss at switched and at ordinary positions over steps, a panel for each run.",
-            "At a switched position the input goes on with a translation; predicted is the original word. In nats.",
+            "At a switched position the input continues with a translation; the label is the original word. In nats.",
         )
 
 
@@ -170,7 +174,7 @@ def _tap_losses(runs: Sequence[TrainingRun]) -> Iterator[str]:
         yield html_figure(
             plot_tap_losses(measured),
             "Alignment loss of each tap over steps, a panel for each run.",
-            "From the embedding output (dashed) over the layers to the output embedding (dotted).",
+            "From the embedding output (dashed) through the layers to the output embedding (dotted).",
         )
 
 
@@ -188,7 +192,7 @@ def _retrieval_by_tap(run: TrainingRun) -> Iterator[str]:
         yield f"<h2>{html.escape(title)}</h2>"
         yield html_figure(
             plot_retrieval_by_tap(run, word_set, pair),
-            f"{title}: scores by tap over steps. The numbers of step {last['step']} are in the table below the plot.",
+            f"{title}: scores by tap over steps. The table below the plot has the numbers of step {last['step']}.",
             _describe_words(scores),
         )
         yield f"<details><summary>Step {last['step']:,} in numbers</summary>"
@@ -196,9 +200,9 @@ def _retrieval_by_tap(run: TrainingRun) -> Iterator[str]:
 
 
 def _describe_words(scores: Record) -> str:
-    """Say what was measured."""
+    """Describe the words of a measurement."""
     counts = f"{scores['num_source_words']:,} source words among {scores['num_target_words']:,} target words"
     known = scores.get("num_known_source_words")
     rule = "all tokens, translations included, occur in trained words (known tokens)"
     apart = "" if known is None else f"; of {known:,} {rule}"
-    return f"{counts}{apart}. Anisotropy: mean cosine of a source and a target word that are no pair."
+    return f"{counts}{apart}. Anisotropy: mean cosine of a source and a target word that are not a pair."

@@ -11,11 +11,11 @@ from megatron_prealign.reports.records import Record, series, value_at
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# A run alone is a solid line.
+# A single run is a solid line.
 RUN_STYLES = (STYLES[1], STYLES[0], *STYLES[2:])
 MAX_RUNS = len(RUN_STYLES)
 MAX_TAPS_NAMED = 8
-"""More taps than that are drawn, but not each is in the legend."""
+"""Further taps are drawn too, but the legend does not name each."""
 
 SCORES = {
     "p_at_1": "P@1",
@@ -24,7 +24,7 @@ SCORES = {
     "mean_cosine": "mean cosine of pairs",
     "anisotropy": "anisotropy",
 }
-"""Scores of word retrieval in the order they are shown, with their names."""
+"""Scores of word retrieval in display order, with their names."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class TrainingRun:
     """One run folder."""
 
     name: str
-    """How the run is called in plots and tables."""
+    """Name of the run in plots and tables."""
     records: tuple[Record, ...]
-    """Records that count, in order."""
+    """Records, in order."""
     taps: tuple[str, ...]
     """Taps of the model, in order."""
     config: str
@@ -59,17 +59,17 @@ class Measure:
     title: str
     """Heading of its panel."""
     kind: str
-    """Kind of the records that hold it: train or valid."""
+    """Kind of its records: train or valid."""
     names: tuple[str, ...]
-    """Keys that lead to it; a list stands for its mean."""
+    """Keys that lead to it; of a list, the mean is taken."""
     format: str = ".3f"
-    """How its values are written."""
+    """Format of its values."""
     logarithmic: bool = False
     """Whether its axis is logarithmic."""
     from_zero: bool = False
     """Whether its axis begins at 0."""
     unit: float = 1.0
-    """What one of its records' numbers is divided by."""
+    """Divisor of the numbers in its records."""
 
     def curve(self, run: TrainingRun) -> tuple[list[int], list[float]]:
         """Return its steps and values in a run."""
@@ -77,13 +77,13 @@ class Measure:
         return steps, [value / self.unit for value in values]
 
     def last(self, run: TrainingRun) -> float | None:
-        """Return its last value in a run; none where the run never measured it."""
+        """Return its last value in a run; `None` if the run never measured it."""
         values = self.curve(run)[1]
         return values[-1] if values else None
 
 
 def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> str:
-    """Plot measures over steps, a panel each with a line for each run, and return the SVG."""
+    """Plot measures over steps, one panel each, one line per run; return the SVG."""
     by_title = {measure.title: measure for measure in measures}
 
     def draw(axes: "Axes", title: str) -> None:
@@ -91,7 +91,7 @@ def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> s
         for run, style in zip(runs, RUN_STYLES, strict=False):
             steps, values = measure.curve(run)
             if steps:
-                # Training records are many: markers would hide their line.
+                # There are many training records: markers would hide the line.
                 marker = style["marker"] if measure.kind == "valid" else None
                 axes.plot(steps, values, **{**style, "marker": marker}, label=run.name, linewidth=1.6, markersize=4)
         axes.set(title=title, xlabel="step", yscale="log" if measure.logarithmic else "linear")
@@ -102,7 +102,7 @@ def plot_measures(runs: Sequence[TrainingRun], measures: Sequence[Measure]) -> s
 
 
 def plot_tap_losses(runs: Sequence[TrainingRun]) -> str:
-    """Plot the alignment loss of each tap over steps, a panel for each run, and return the SVG."""
+    """Plot the alignment loss of each tap over steps, one panel per run; return the SVG."""
     by_name = {run.name: run for run in runs}
 
     def draw(axes: "Axes", name: str) -> None:
@@ -115,7 +115,7 @@ def plot_tap_losses(runs: Sequence[TrainingRun]) -> str:
 
 
 def plot_by_run(runs: Sequence[TrainingRun], measures: Sequence[Measure], label: str) -> str:
-    """Plot measures of one kind against each other over steps, a panel for each run, and return the SVG."""
+    """Plot measures of one kind over steps, one panel per run; return the SVG."""
     by_name = {run.name: run for run in runs}
 
     def draw(axes: "Axes", name: str) -> None:
@@ -127,7 +127,7 @@ def plot_by_run(runs: Sequence[TrainingRun], measures: Sequence[Measure], label:
 
 
 def plot_retrieval_by_tap(run: TrainingRun, word_set: str, pair: str) -> str:
-    """Plot the scores of one word set and language pair over steps, a panel each with a line a tap; return the SVG."""
+    """Plot each score of a word set and language pair over steps, one panel each, one line per tap; return the SVG."""
     names = {title: name for name, title in SCORES.items() if has_score(run, word_set, pair, name)}
 
     def draw(axes: "Axes", title: str) -> None:
@@ -142,14 +142,14 @@ def plot_retrieval_by_tap(run: TrainingRun, word_set: str, pair: str) -> str:
 
 
 def has_score(run: TrainingRun, word_set: str, pair: str, score: str) -> bool:
-    """Tell whether a run has measured a score of a word set."""
+    """Return whether a run has measured a score of a word set."""
     return any(value_at(record, "retrieval", word_set, pair, score) is not None for record in run.records)
 
 
 def _draw_taps(
     axes: "Axes", taps: Sequence[str], curves: Mapping[str, tuple[list[int], list[float]]], marker: str | None = None
 ) -> None:
-    """Draw a curve for each tap; embeddings differ from layers in line style too."""
+    """Draw a curve for each tap; embeddings also differ in line style."""
     every = -(-len(taps) // MAX_TAPS_NAMED)
     dashes = {EMBEDDING: "--", OUTPUT_EMBEDDING: ":"}
     for index, (tap, color) in enumerate(zip(taps, layer_colors(len(taps)), strict=True)):

@@ -123,7 +123,7 @@ def test_languages_that_are_none_are_refused(
 def test_a_lexicon_of_another_source_language_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "en-de.tsv").write_text("Ufer\tbank\ten\nhier\there\ten\n", encoding="utf-8")
     assert main(arguments(folder, *corpus(GOOD)(folder))) == 0
-    assert "the lexicon has only 0 of the corpus's" in capsys.readouterr().err
+    assert "the lexicon covers only 0 of the corpus's" in capsys.readouterr().err
     assert main(arguments(folder, *corpus(GOOD)(folder), "--codeswitch-ratio", "0", "--overwrite")) == 0
     assert "--codeswitch-ratio is 0, so nothing was switched" in capsys.readouterr().err
 

@@ -180,7 +180,11 @@ def test_documents_are_shown(
     assert rows[-2][2] == "'<|endoftext|>'" and rows[-1][2] == "(nothing)"
     assert inspect_dataset.main([*arguments, "--documents", "5"]) == 2
     assert inspect_dataset.main([*arguments, "--random", "9"]) == 2
-    assert "no document 5" in (error := capsys.readouterr().err) and "--random is 9" in error
+    assert (
+        "no document 5" in (error := capsys.readouterr().err)
+        and "--random must be from 0 to" in error
+        and "got 9" in error
+    )
 
 
 def test_the_counts_of_a_bake_are_shown_again(prefix: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +194,7 @@ def test_the_counts_of_a_bake_are_shown_again(prefix: Path, capsys: pytest.Captu
     assert ["tokens", f"{counts['tokens']:,}"] in rows
     assert ["words switched", f"{counts['switched']:,}  ({counts['switched'] / counts['words']:.2%})"] in rows
     assert inspect_dataset.main([str(prefix)]) == 2
-    assert "--tokenizer-model is missing" in capsys.readouterr().err
+    assert "--tokenizer-model is required" in capsys.readouterr().err
 
 
 def test_pages_escape_the_text(prefix: Path, bpe_folder: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_one_error_lists_all_problems_of_all_sources(tmp_path: Path) -> None:
         f"{path}:3: model.num_layers should be a valid integer, got 'abc'",
         f"{path}:9: unknown key data.blend[0].wieght; did you mean weight?",
         f"{path}:11: data.blend[1].weight should be a valid number, got 'x'",
-        f"{path}:12: data.blend[2].prefix is missing; give it",
+        f"{path}:12: data.blend[2].prefix is missing; add it",
         "command line: --training.stage: training.stage should be 'align_init' or 'pretrain', got 'pretrian'; "
         "did you mean pretrain?",
     ]
@@ -149,7 +149,7 @@ def test_one_error_lists_all_problems_of_all_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["run.yaml"], "command line: 'run.yaml' belongs to no option; write --config FILE or --section.field X"),
+        (["run.yaml"], "command line: 'run.yaml' belongs to no option; write --config FILE or --section.field VALUE"),
         (["--config"], "command line: --config needs a YAML file; write --config FILE"),
         (["--dry-run", "yes"], "command line: --dry-run takes no value, got 'yes'; leave it out"),
         (["--training.seed"], "command line: --training.seed needs a value; write --training.seed VALUE"),
@@ -160,10 +160,10 @@ def test_one_error_lists_all_problems_of_all_sources(tmp_path: Path) -> None:
         (["--foo.bar=1"], "command line: --foo.bar: unknown section foo; sections are model, data, parallel,"),
         (
             ["--model.preset=1bb"],
-            "command line: --model.preset: model.preset: there is no preset '1bb'; choose from tiny, 150m, 400m, 1b, "
+            "command line: --model.preset: model.preset: unknown preset '1bb'; choose from tiny, 150m, 400m, 1b, "
             "llama-150m, llama-400m, llama-1b, llama-8b; did you mean 1b?",
         ),
-        (["--model.preset=x"], "there is no preset 'x'; choose from tiny, 150m, 400m, 1b, llama-150m,"),
+        (["--model.preset=x"], "unknown preset 'x'; choose from tiny, 150m, 400m, 1b, llama-150m,"),
         (["--optimizer.lr=nan"], "command line: --optimizer.lr: optimizer.lr should be a finite number, got 'nan'"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such file; check the path"),
         (["--config", "."], ".: can't be read: "),
@@ -193,7 +193,7 @@ def test_command_line_problems(argv: list[str], expected: str, complete: list[st
         (
             "alignment:\n  source_language: no\n",
             ":2: alignment.source_language: must not be a boolean, got False; YAML reads no, yes, on and off as "
-            "booleans: put text into quotes",
+            "booleans: quote text",
         ),
     ],
 )

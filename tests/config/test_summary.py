@@ -33,13 +33,13 @@ def test_arithmetic_of_a_parallel_run() -> None:
     )
     assert facts(config, 64) == {
         "model": "gpt_neox, 24 layers x 2048, 16 heads in 16 groups, FFN 8192",
-        "parameters": "1.41 B (1,414,647,808) in all, 1.21 B (1,208,602,624) without embeddings",
+        "parameters": "1.41 B (1,414,647,808) in total, 1.21 B (1,208,602,624) without embeddings",
         "vocabulary": "50,277 tokens, assumed for preset 1b, padded to 50,304 rows",
         "ranks": "2 tensor x 4 pipeline x 8 data = 64",
-        "microbatches a step": "8 of 4 sequences a data-parallel rank",
-        "tokens a step": "262,144 (256 sequences x 1024)",
+        "microbatches per step": "8 of 4 sequences per data-parallel rank",
+        "tokens per step": "262,144 (256 sequences x 1024)",
         "steps": "20,000 of stage pretrain",
-        "tokens in all": "5.24 B (5,242,880,000)",
+        "total tokens": "5.24 B (5,242,880,000)",
     }
 
 
@@ -58,9 +58,9 @@ def test_words_of_align_init_are_counted() -> None:
         {"training": {"stage": "align_init"}, "alignment": {"word_batch_size": 64, "num_word_microbatches": 3}}
     )
     found = facts(config, 1)
-    assert found["lexicon entries a step"] == "192 (3 word microbatches x 64), each a word and its translations"
-    assert found["tokens in all"] == "2.05 M (2,048,000), and those of the words"
-    assert facts(config, 1, word_tokens=250.5)["tokens in all"] == "2.05 M (2,048,000), and about 751,500 of words"
+    assert found["lexicon entries per step"] == "192 (3 word microbatches x 64), each a word and its translations"
+    assert found["total tokens"] == "2.05 M (2,048,000), and those of the words"
+    assert facts(config, 1, word_tokens=250.5)["total tokens"] == "2.05 M (2,048,000), and about 751,500 of words"
 
 
 def test_words_of_stage_2_are_counted_in_the_steps_that_have_them() -> None:
@@ -69,6 +69,6 @@ def test_words_of_stage_2_are_counted_in_the_steps_that_have_them() -> None:
     found = facts(config, 1, word_tokens=250.4)
     assert found["lexicon entries every 300 steps"] == "64 (1 word microbatches x 64), each a word and its translations"
     # In the steps 1, 301, 601 and 901 of 1,000.
-    assert found["tokens in all"] == "2.05 M (2,048,000), and about 1,002 of words"
+    assert found["total tokens"] == "2.05 M (2,048,000), and about 1,002 of words"
     without = facts(config_from_dict({"alignment": {**alignment, "maintain_weight": 0}}), 1)
-    assert without["tokens in all"] == "2.05 M (2,048,000)"
+    assert without["total tokens"] == "2.05 M (2,048,000)"

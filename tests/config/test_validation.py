@@ -68,11 +68,11 @@ ROWS = [
     Row({TENSOR: 4, "model.ffn_hidden_size": 510}, f"--model.ffn_hidden_size 510 is not divisible by --{TENSOR} 4:"),
     Row(
         {TENSOR: 2, "model.make_vocab_size_divisible_by": 5},
-        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: make",
+        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: set",
     ),
     Row(
         {TENSOR: 2, "model.make_vocab_size_divisible_by": 5, "model.vocab_size": 21},
-        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: make",
+        f"the vocabulary padded to a multiple of 5 does not split over --{TENSOR} 2: set",
     ),
     Row(
         {CONTEXT: 2, "data.seq_length": 102},
@@ -82,7 +82,7 @@ ROWS = [
         {CONTEXT: 2, TENSOR: 2, "parallel.sequence_parallel": True, "data.seq_length": 100},
         f"--data.seq_length 100 is not divisible by 8, the pieces that --{CONTEXT} 2 cuts a sequence into",
     ),
-    Row({**ALIGN, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, and words are too short to be split: train and"),
+    Row({**ALIGN, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, but words are too short to be split: train and"),
     Row(
         {CONTEXT: 2, TENSOR: 2},
         "the world size 6 is not divisible by 4 = 2 tensor x 1 pipeline x 2 context parallel ranks: start a multiple",
@@ -90,26 +90,26 @@ ROWS = [
     ),
     Row(
         {**ALIGN, "alignment.lm_weight": 0, OVERLAP_GRADS: True},
-        f"--{OVERLAP_GRADS} waits for a gradient of every parameter, which --alignment.lm_weight 0 does not give: ",
+        f"--{OVERLAP_GRADS} waits for a gradient of every parameter, but --alignment.lm_weight 0 gives some none",
     ),
     Row(
         {"parallel.ddp_bucket_size": 9, OVERLAP_GRADS: False},
-        f"--parallel.ddp_bucket_size cuts gradients for --{OVERLAP_GRADS}",
+        f"--parallel.ddp_bucket_size needs --{OVERLAP_GRADS}, which is off",
     ),
     Row({OVERLAP_PARAMS: True}, f"--{OVERLAP_PARAMS} needs --{SHARDED}: turn that on, or leave this out"),
-    Row({**ALIGN, OVERLAP_PARAMS: True, SHARDED: True}, f"--{OVERLAP_PARAMS} lets layers wait for their own param"),
+    Row({**ALIGN, OVERLAP_PARAMS: True, SHARDED: True}, f"--{OVERLAP_PARAMS} gathers a layer's parameters when"),
     Row(
         {OVERLAP_PARAMS: True, SHARDED: True, OVERLAP_GRADS: False},
         f"--{OVERLAP_PARAMS} needs --{OVERLAP_GRADS}: turn both on or off",
     ),
     Row({**FP8, "training.device": "cpu"}, "--training.fp8 hybrid needs Transformer Engine layers on a GPU, but"),
     Row({**FP8, "model.transformer_impl": "local"}, "--training.fp8 hybrid needs Transformer Engine layers on a GPU,"),
-    Row({"training.fp8": "e4m3"}, "--training.fp8 e4m3 computes beside bf16, but --training.precision is fp32: set"),
+    Row({"training.fp8": "e4m3"}, "--training.fp8 e4m3 needs --training.precision bf16, but that is fp32: set"),
     Row({**FP8, "model.ffn_hidden_size": 504}, "--training.fp8 hybrid needs --model.ffn_hidden_size to be a multiple"),
-    Row({RECOMPUTED: 2}, f"--{RECOMPUTED} 2 goes with --training.recompute full, but that is none: set it to full, or"),
+    Row({RECOMPUTED: 2}, f"--{RECOMPUTED} 2 needs --training.recompute full, but that is none: set it to full, or"),
     Row({RECOMPUTED: 3, "training.recompute": "full"}, f"--{RECOMPUTED} 3 does not divide the 4 layers of a pipeline"),
-    Row({RAMPUP: [0, 8, 100]}, f"--{RAMPUP} 0 8 100 must be first size, increment (both at least 1) and samples (at"),
-    Row({RAMPUP: [16, 8, 100]}, f"--{RAMPUP} does not lead from 16 to --training.global_batch_size 8 in steps of 8:"),
+    Row({RAMPUP: [0, 8, 100]}, f"--{RAMPUP} 0 8 100 must be a first size and an increment of at least 1, and"),
+    Row({RAMPUP: [16, 8, 100]}, f"--{RAMPUP} does not reach --training.global_batch_size 8 from 16 in steps of 8:"),
     Row(
         {RAMPUP: [8, 8, 100], "training.global_batch_size": 32},
         f"--{RAMPUP} starts at 8 and grows by 8, which must be multiples of 16 = --training.micro_batch_size 8 x 2",
@@ -122,7 +122,7 @@ ROWS = [
     ),
     Row(
         {"checkpoint.init_optimizer": True},
-        "--checkpoint.init_optimizer takes the optimizer of --checkpoint.init_from, which is not given: name it or",
+        "--checkpoint.init_optimizer loads the optimizer of --checkpoint.init_from, which is not given: give it,",
     ),
     Row({VIRTUAL: 2}, f"--{VIRTUAL} 2 needs --{PIPELINE} of at least 2: set it to none"),
     Row({PIPELINE: 3}, "--model.num_layers 4 does not split into 3 equal chunks (pipeline ranks x virtual chunks):"),
@@ -160,26 +160,26 @@ ROWS = [
         {**SENTENCES, **INTERLEAVED},
         f"--alignment.num_sentence_microbatches 1 is not divisible by --{PIPELINE} 2: interleaved",
     ),
-    Row({**SENTENCES, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, and words are too short to be split: train and"),
+    Row({**SENTENCES, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, but words are too short to be split: train and"),
     Row(
         {"alignment.maintain_interval": 5},
         "--alignment.maintain_interval 5 needs --alignment.lexicon_paths: name at least one lexicon",
     ),
     Row(
         {**KEPT, "training.train_steps": 4, "schedule.lr_warmup_steps": 0},
-        "--alignment.maintain_interval 5 is longer than --training.train_steps 4: words would be aligned in the first",
+        "--alignment.maintain_interval 5 is longer than --training.train_steps 4: only the first step would",
     ),
     Row(
         {**KEPT, **INTERLEAVED}, f"--alignment.num_word_microbatches 1 is not divisible by --{PIPELINE} 2: interleaved"
     ),
-    Row({**KEPT, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, and words are too short to be split: train and"),
+    Row({**KEPT, CONTEXT: 2}, f"--{CONTEXT} 2 splits sequences, but words are too short to be split: train and"),
     Row(
         {**ALIGN, "alignment.held_out_lexicon_paths": ["gone.tsv"]},
         "--alignment.held_out_lexicon_paths gone.tsv: no such file: check the path",
     ),
     Row(
         {**ALIGN, "alignment.patience": 3},
-        "--alignment.patience 3 waits for held-out retrieval, but --alignment.held_out_lexicon_paths names no",
+        "--alignment.patience 3 needs held-out retrieval, but --alignment.held_out_lexicon_paths names no",
     ),
     Row(
         {
@@ -188,7 +188,7 @@ ROWS = [
             "alignment.held_out_lexicon_paths": ["en-de.tsv"],
             "training.eval_interval": 0,
         },
-        "--alignment.patience 3 needs --alignment.eval_word_pairs and --training.eval_interval above 0: retrieval",
+        "--alignment.patience 3 needs --alignment.eval_word_pairs and --training.eval_interval above 0: validations",
     ),
     Row(
         {**ALIGN, "alignment.taps": "embeding"},
@@ -202,11 +202,11 @@ ROWS = [
     Row({"optimizer.min_lr": 1.0}, "--optimizer.min_lr 1.0 is above --optimizer.lr 0.0003: the rate must not rise at"),
     Row(
         {"schedule.lr_warmup_steps": 1000},
-        "--schedule.lr_warmup_steps 1000 leaves nothing of --training.train_steps 1000: shorten the warm-up",
+        "--schedule.lr_warmup_steps 1000 leaves no step of --training.train_steps 1000: shorten the warm-up",
     ),
     Row(
         {"schedule.lr_warmup_steps": 100, "schedule.lr_decay_steps": 100},
-        "--schedule.lr_warmup_steps 100 leaves nothing of --schedule.lr_decay_steps 100: shorten the warm-up",
+        "--schedule.lr_warmup_steps 100 leaves no step of --schedule.lr_decay_steps 100: shorten the warm-up",
     ),
     Row(
         {"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 601},
@@ -232,7 +232,7 @@ ROWS = [
     ),
     Row(
         {**INTERLEAVED, "training.global_batch_size": 24},
-        "an interleaved pipeline of 2 ranks needs a multiple of that many microbatches, got 3: raise",
+        "an interleaved pipeline of 2 ranks needs a multiple of 2 microbatches, got 3: change",
         world_size=2,
     ),
     Row({"data.tokenizer_path": ""}, "--data.tokenizer_path is not given: train one with prealign-train-tokenizer, or"),
@@ -244,7 +244,7 @@ ROWS = [
     ),
     Row(
         {"data.codeswitch": "online", "data.codeswitch_lexicon_paths": ["absent.tsv"]},
-        "--data.codeswitch_lexicon_paths: absent.tsv: no such file",
+        "--data.codeswitch_lexicon_paths absent.tsv: no such file: check the path",
     ),
     Row(
         {**ONLINE, "data.codeswitch_ratios": [0.1, 1.5]},
@@ -252,31 +252,29 @@ ROWS = [
     ),
     Row(
         {**ONLINE, "data.codeswitch_language": "zh"},
-        "--data.codeswitch_language zh: no dataset of --data.blend is of this language",
+        "--data.codeswitch_language zh: no dataset in --data.blend has this language: name one",
     ),
     Row({"data.blend": [ENGLISH, {"prefix": "zh"}]}, "--data.blend[1]: zh lacks .bin, .idx, .json: bake it with"),
     Row({"data.blend": [{"prefix": "bare_text_document"}]}, "--data.blend[0]: bare_text_document lacks .json: bake it"),
-    Row(
-        {"data.blend": [{**ENGLISH, "weight": 0}]}, "--data.blend[0].weight must be above 0, got 0.0: leave the dataset"
-    ),
-    Row({"data.blend": [{**ENGLISH, "tokens": -5}]}, "--data.blend[0].tokens must be above 0, got -5: leave the"),
-    Row({"data.blend": [{**ENGLISH, "max_epochs": 0}]}, "--data.blend[0].max_epochs must be above 0, got 0.0: leave"),
+    Row({"data.blend": [{**ENGLISH, "weight": 0}]}, "--data.blend[0].weight must be above 0, got 0.0: change it, or"),
+    Row({"data.blend": [{**ENGLISH, "tokens": -5}]}, "--data.blend[0].tokens must be above 0, got -5: change it"),
+    Row({"data.blend": [{**ENGLISH, "max_epochs": 0}]}, "--data.blend[0].max_epochs must be above 0, got 0.0: change"),
     Row({"data.blend": [{"prefix": "zh_*"}]}, "--data.blend[0]: no dataset matches zh_*: check the path, which ends"),
     Row({"data.valid_blend": [{"prefix": ["en_*", "zh"]}]}, "--data.valid_blend[0]: zh lacks .bin, .idx, .json: bake"),
     Row(
         {CONTEXT: 2, "data.reset_attention_mask": True},
-        f"--data.reset_attention_mask with --{CONTEXT} 2: a rank holds pieces of a sequence, and documents are kept",
+        f"--data.reset_attention_mask with --{CONTEXT} 2: ranks hold pieces of a sequence, but documents can",
     ),
     Row({"data.reset_position_ids": True}, "--data.reset_position_ids without --data.reset_attention_mask: rotary"),
     Row({"data.split": "9,1"}, "--data.split '9,1' must be three shares, the first above 0, like 969,30,1 for train,"),
     Row({"data.split": "a,b,c"}, "--data.split 'a,b,c' must be three shares, the first above 0, like 969,30,1"),
     Row({"data.split": "0,1,1"}, "--data.split '0,1,1' must be three shares, the first above 0, like 969,30,1"),
     Row({"data.split": "1,nan,1"}, "--data.split '1,nan,1' must be three shares, the first above 0, like 969,30,1"),
-    Row({"data.split": "1,0,0"}, "--data.split '1,0,0' leaves nothing to validate on: raise its second share, name"),
+    Row({"data.split": "1,0,0"}, "--data.split '1,0,0' leaves no documents to validate on: raise its second"),
     Row({"training.run_path": ""}, "--training.run_path is not given: name the folder of this run"),
     Row({"training.run_path": "en-de.tsv"}, "--training.run_path en-de.tsv is a file: name a folder"),
-    Row({"checkpoint.init_from": "gone"}, "--checkpoint.init_from gone holds no checkpoint, so the run would start"),
-    Row({"checkpoint.init_from": "empty"}, "--checkpoint.init_from empty holds no checkpoint, so the run would start"),
+    Row({"checkpoint.init_from": "gone"}, "--checkpoint.init_from gone holds no checkpoint: name a run folder or a"),
+    Row({"checkpoint.init_from": "empty"}, "--checkpoint.init_from empty holds no checkpoint: name a run folder or a"),
     Row({"training.stage": "align_init"}, "--training.stage align_init needs --alignment.lexicon_paths: name at least"),
     Row(
         {**ALIGN, "alignment.lexicon_paths": ["en-de.tsv", "gone.tsv"]},
@@ -288,7 +286,7 @@ ROWS = [
     ),
     Row(
         {**ALIGN, "alignment.lm_weight": 0, "guards.loss_spike": "skip"},
-        "--guards.loss_spike skip watches the language-modelling loss, but --alignment.lm_weight is 0: raise it",
+        "--guards.loss_spike skip monitors the language-modelling loss, but --alignment.lm_weight is 0: raise it",
     ),
     Row({"logging.wandb_name": "mine"}, "--logging.wandb_name mine without --logging.wandb_project: nothing would be"),
     Row({"logging.mlflow_tracking_uri": "file:runs"}, "--logging.mlflow_tracking_uri file:runs without --logging.mlf"),
@@ -296,7 +294,7 @@ ROWS = [
     Row({"logging.profile_steps": [5]}, "--logging.profile_steps [5] must be the first and the last step of the trace"),
     Row(
         {"logging.profile_steps": [1, 2], "logging.profile_ranks": [0, 1]},
-        "--logging.profile_ranks [1]: no such rank, they are from 0 to 0",
+        "--logging.profile_ranks [1]: no such rank; ranks are from 0 to 0",
         world_size=1,
     ),
     Row({"logging.profile_nvtx": True}, "--logging.profile_nvtx marks the steps of --logging.profile_steps on cuda: g"),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from megatron_prealign.evaluation.completions import CompletionScores, completion_windows, score_completions
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
+from megatron_prealign.evaluation.scoring import CompletionScores, completion_windows, score_completions
 from tests.evaluation.folders import make_folder
 
 
@@ -39,6 +39,6 @@ def test_what_a_token_joins_to_the_prompt_is_scored_for_all(folder: ModelFolder)
     # "obje" + "ct" is one token or another cut than the prompt alone; the other completion keeps the prompt's.
     alone, joined = tokenizer.encode("the obje"), tokenizer.encode("the object")
     shared = next(index for index, pair in enumerate(zip(alone, joined, strict=False)) if pair[0] != pair[1])
-    windows = completion_windows(tokenizer, "the obje", ["ct", " ct"])
+    windows = completion_windows(folder, "the obje", ["ct", " ct"])
     assert [len(one.tokens) - one.num_scored for one in windows] == [1 + shared] * 2
     assert windows[0].tokens == [0, *joined]

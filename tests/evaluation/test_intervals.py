@@ -2,7 +2,8 @@
 
 import pytest
 
-from megatron_prealign.evaluation.intervals import bootstrap_interval, wilson_interval
+from megatron_prealign.evaluation.kinds.knowledge import wilson_interval
+from megatron_prealign.evaluation.kinds.zero_shot_transfer import bootstrap_interval
 
 
 @pytest.mark.parametrize(

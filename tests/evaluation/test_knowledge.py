@@ -7,9 +7,8 @@ import pytest
 
 from examples.paper.make_knowledge import main as make_knowledge
 from megatron_prealign.evaluation.folder import open_folder
-from megatron_prealign.evaluation.intervals import wilson_interval
 from megatron_prealign.evaluation.kinds import knowledge
-from megatron_prealign.evaluation.knowledge import Question, choose_centred, summarise
+from megatron_prealign.evaluation.kinds.knowledge import Question, choose_centred, summarise, wilson_interval
 from tests.evaluation.folders import make_folder
 
 SPEC = str(Path(__file__).resolve().parents[2] / "examples/paper/knowledge/spec.yaml")
@@ -95,10 +94,10 @@ def test_everything_wrong_with_questions_is_told_at_once(tmp_path: Path) -> None
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     told = knowledge.check(knowledge.Options(questions=(str(path), str(tmp_path / "none.jsonl"))))
     expected = [
-        ":2: no question (answer: Field required)",
+        ":2: not a question (answer: Field required)",
         ":3: its answer is 2",
-        ":4: its choices must be two or more",
-        ":5: its choices must be two or more",
+        ":4: it needs two or more choices",
+        ":5: it needs two or more choices",
         ":6: its prompt is empty",
         ":7: no text under the key 'prompt'",
         "none.jsonl: no such input file",

@@ -124,7 +124,7 @@ def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) ->
     assert EVALUATION.check(options) == ["include_path gone: no such folder"]
     options = replace(options, include_path=(str(tmp_path / "task"),))
     assert EVALUATION.check(options) == ["lm-eval has no task 'local_xkopa'; did you mean local_xcopa?"]
-    with pytest.raises(DataError, match=r"the data of xnli_de can't be had \(.+\); run it where the hub is reachable"):
+    with pytest.raises(DataError, match=r"the data of xnli_de can't be downloaded \(.+\); run it where the hub is"):
         EVALUATION.run(
             open_folder(tmp_path / "exported"), Options(tasks=("xnli_de",)), lambda done, total, part="": None
         )

@@ -8,7 +8,8 @@ import torch
 
 from megatron_prealign.errors import CheckpointError, DataError
 from megatron_prealign.evaluation.folder import open_folder
-from megatron_prealign.evaluation.perplexity import Perplexity, document_windows, measure_perplexity
+from megatron_prealign.evaluation.kinds.perplexity import Perplexity, measure_perplexity
+from megatron_prealign.evaluation.scoring import document_windows
 from tests.evaluation.folders import PROSE, make_folder
 
 

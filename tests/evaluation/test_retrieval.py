@@ -15,7 +15,7 @@ from megatron_prealign.evaluation.retrieval import (
     retrieval_scores,
     select_pairs,
 )
-from megatron_prealign.evaluation.vectors import model_tap_names, word_vectors
+from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.lexicon import Lexicon, Translation
 from tests.evaluation.folders import make_folder
 
@@ -111,9 +111,9 @@ def test_word_vectors_are_means_over_own_subwords_at_every_tap(model_type: str, 
     folder = open_folder(make_folder(tmp_path / "model", model_type=model_type, tied=tied))
     draw = random.Random(0)
     words = [[draw.randrange(1, 700) for _ in range(size)] for size in (3, 1, 7, 1, 2, 12)] * 50
-    found = word_vectors(folder, words)
+    found = sequence_vectors(folder, words)
     names = ["embedding", "layer_1", "layer_2"] + ([] if tied else ["output_embedding"])
-    assert model_tap_names(folder.model) == names
+    assert folder.taps == names
     assert found.shape == (len(names), 300, 32)
 
     base = folder.model.base_model

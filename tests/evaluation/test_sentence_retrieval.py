@@ -7,9 +7,8 @@ import torch
 from torch.nn.functional import normalize
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.aligned import aligned_scores, counterparts
 from megatron_prealign.evaluation.folder import open_folder
-from megatron_prealign.evaluation.kinds.sentence_retrieval import EVALUATION, Options
+from megatron_prealign.evaluation.kinds.sentence_retrieval import EVALUATION, Options, aligned_scores, counterparts
 from megatron_prealign.evaluation.vectors import sequence_vectors
 from megatron_prealign.pairs.sentences import read_aligned
 from tests.evaluation.folders import PROSE, make_folder
@@ -114,7 +113,9 @@ def test_what_is_wrong_with_files_and_languages_is_told(tmp_path: Path) -> None:
     ):
         assert expected in shown
     rows = [{"en": "a", "de": "b"}, {"en": "c", "de": "d", "fr": "e"}]
-    with pytest.raises(DataError, match="fr, it: fewer than 2 texts beside one in en; the files have en, de, fr"):
+    with pytest.raises(
+        DataError, match="fr, it: fewer than 2 texts with a counterpart in en; the files have en, de, fr"
+    ):
         counterparts(rows, "en", ("de", "fr", "it"))
     with pytest.raises(DataError, match="de, en, fr: fewer than 2 texts beside one in xx; the files have en, de, fr"):
         counterparts(rows, "xx", ("de", "en", "fr"))

@@ -72,7 +72,7 @@ def test_finished_tasks_are_not_repeated(tmp_path: Path, tasks: list[Task]) -> N
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out.json.partial"]
     session = Session(tmp_path / "model", "cpu", tmp_path / "out.json", killed)
     (problem,) = session.output_problems(resume=False, overwrite=False)
-    assert "out.json.partial holds finished tasks: pass --resume to go on, or --overwrite" in problem
+    assert "out.json.partial holds finished tasks: pass --resume to continue, or --overwrite" in problem
     assert session.output_problems(resume=True, overwrite=False) == []
 
     resumed = Evaluated()
@@ -106,16 +106,16 @@ def test_results_of_another_model_are_refused(tmp_path: Path, tasks: list[Task])
     make_folder(tmp_path / "model")
     run(tmp_path, tasks[:1], Evaluated())
     make_folder(tmp_path / "model", initializer_range=0.2)
-    with pytest.raises(DataError, match="results of another model than model; pass --overwrite to begin anew"):
+    with pytest.raises(DataError, match="results of another model than model; pass --overwrite to start over"):
         run(tmp_path, tasks, Evaluated())
     sha256 = json.loads((tmp_path / "out.json").read_text())["model_sha256"]
     make_folder(tmp_path / "model")
     for damaged in ({}, {"tasks": []}, {"tasks": {"first": "done"}}, {"tasks": {"first": {}}, "taps": [], "window": 1}):
         (tmp_path / "out.json.partial").write_text(json.dumps({"model_sha256": sha256} | damaged))
-        with pytest.raises(DataError, match=r"out\.json\.partial: not results to go on from"):
+        with pytest.raises(DataError, match=r"out\.json\.partial: not results of an evaluation"):
             run(tmp_path, tasks, Evaluated())
     (tmp_path / "out.json.partial").write_text("{")
-    with pytest.raises(DataError, match=r"out\.json\.partial: not results to go on from"):
+    with pytest.raises(DataError, match=r"out\.json\.partial: not results of an evaluation"):
         run(tmp_path, tasks, Evaluated())
     assert run(tmp_path, tasks[:1], Evaluated(), resume=False)["number"] == 1
 
@@ -134,5 +134,5 @@ def test_weights_that_the_configuration_does_not_know_are_refused(tmp_path: Path
     make_folder(tmp_path / "model")
     config = json.loads((tmp_path / "model/config.json").read_text())
     (tmp_path / "model/config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    with pytest.raises(CheckpointError, match=r"config\.json knows nothing of these weights: model\.layers\.1\."):
+    with pytest.raises(CheckpointError, match=r"config\.json does not describe these weights: model\.layers\.1\."):
         open_folder(tmp_path / "model")

@@ -53,17 +53,17 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     tasks, problems = read(tmp_path / "tasks.yaml", text)
     path = tmp_path / "tasks.yaml"
     known = ", ".join(evaluation_names())
-    assert f"{path}:2: there is no evaluation 'perplexty'; did you mean perplexity?; known are {known}" in problems
+    assert f"{path}:2: unknown evaluation 'perplexty'; did you mean perplexity?; known are {known}" in problems
     for expected in (
         ":4: perplexity has no option text; did you mean texts?",
-        ":3: perplexity needs texts; give it",
+        ":3: perplexity needs the option texts",
         ":6: lexicons[0] should be a valid string, got 1",
         ":7: max_pairs should be greater than 0, got 0",
         ":8: word_retrieval has no option seeds; did you mean seed?",
         ":9: seed: must not be a boolean, got True",
-        f":10: no evaluation is named; write `evaluation: NAME`, known are {known}",
+        f":10: no evaluation is named; write `evaluation: NAME` with one of {known}",
         ":11: a list of mappings is expected, each like `- name: value`",
-        ":12: name 'a b': write letters, digits, _, . and -",
+        ":12: name 'a b': use only letters, digits, _, . and -",
         ":12: texts is given twice (first on line 12); keep one of them",
     ):
         assert f"{path}{expected}" in problems, expected
@@ -73,7 +73,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 
 def test_files_that_are_no_list(tmp_path: Path) -> None:
     for text, expected in (
-        ("", "tasks.yaml: names no task; write a list of mappings"),
+        ("", "tasks.yaml: no task; write a list of mappings"),
         ("evaluation: perplexity\n", "tasks.yaml:1: a list of mappings is expected"),
         ("- [\n", "tasks.yaml:2: not valid YAML"),
     ):
@@ -96,7 +96,7 @@ def test_shared_names_and_missing_inputs(tmp_path: Path) -> None:
     assert problems == []
     path = tmp_path / "tasks.yaml"
     assert check_tasks(tasks) == [
-        f"2 tasks are called perplexity ({path}:2, {path}:3): give each a `name` of its own",
+        f"2 tasks have the name perplexity ({path}:2, {path}:3): give each its own `name`",
         f"{path}:2: perplexity: gone.jsonl: no such input file",
         f"{path}:3: perplexity: texts names no language; write a language and its file",
         f"{path}:4: empty: texts names no file of en; give one, or leave the language out",
@@ -110,6 +110,5 @@ def test_every_evaluation_says_what_it_and_its_options_mean() -> None:
         options = list(describe_options(name))
         assert all(meaning for _, _, meaning in options), name
         assert find_evaluation(name).options.__dataclass_params__.frozen, name
-    assert ("max_pairs", "2000", "Word pairs of a language pair, at most; of more so many are drawn.") in list(
-        describe_options("word_retrieval")
-    )
+    meaning = "Most word pairs per language pair; if there are more, they are drawn at random."
+    assert ("max_pairs", "2000", meaning) in list(describe_options("word_retrieval"))

@@ -10,9 +10,18 @@ import torch
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
-from megatron_prealign.evaluation.kinds.word_loss import EVALUATION, Options, frequency_bands, read_counts
-from megatron_prealign.evaluation.perplexity import ScoredDocument, score_documents
-from megatron_prealign.evaluation.word_loss import WordFinder, count_words, group_losses, word_losses
+from megatron_prealign.evaluation.kinds.word_loss import (
+    EVALUATION,
+    Options,
+    WordFinder,
+    WordLosses,
+    count_words,
+    frequency_bands,
+    group_losses,
+    read_counts,
+    word_losses,
+)
+from megatron_prealign.evaluation.scoring import ScoredDocument, score_documents
 from megatron_prealign.text.tokenizer import Tokenizer
 from tests.evaluation.folders import PROSE, make_folder
 
@@ -70,8 +79,6 @@ def test_in_scripts_without_spaces_each_token_is_a_word(folder: ModelFolder) -> 
 
 
 def test_hand_computed_groups() -> None:
-    from megatron_prealign.evaluation.word_loss import WordLosses
-
     found = WordLosses(["a", "b", "a", "c"], np.array([1.0, 2.0, 3.0, 5.0]), np.array([1, 2, 1, 4]))
     groups = group_losses(found, lambda word: "vowel" if word == "a" else "consonant", ("vowel", "consonant", "digit"))
     assert groups == {
@@ -159,10 +166,10 @@ def test_what_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     problems = list(EVALUATION.check(wrong))
     for expected in (
         "gone.txt: no such input file",
-        "the lexicons have no word of fr, it, only of en, de: give other languages a task of their own",
-        "frequencies has nothing for fr: add it, or give fr a task of its own",
-        "frequencies has nothing for it: add it, or give it a task of its own",
+        "the lexicons have no word in fr, it, only in en, de: give other languages a task of their own",
+        "frequencies does not name fr: add it, or give fr a task of its own",
+        "frequencies does not name it: add it, or give it a task of its own",
         f"{tmp_path / 'bad.tsv'}:1: write a word, a tab and its frequency",
-        "band_edges is [10, 5]: write numbers that rise",
+        "band_edges is [10, 5]: write ascending numbers, each once",
     ):
         assert expected in problems, expected

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.classification.fine_tuning import collate, encode_examples
-from megatron_prealign.evaluation.classification.labelled import HUB_TASKS, Example, fetch_task, to_examples
+from megatron_prealign.evaluation.fine_tuning import collate, encode_examples
 from megatron_prealign.evaluation.folder import ModelFolder, open_folder
 from megatron_prealign.evaluation.kinds import zero_shot_transfer
+from megatron_prealign.evaluation.labelled import HUB_TASKS, Example, fetch_task, to_examples
 from tests.evaluation.folders import make_folder
 
 WORDS = {"code": "class method object module function", "numbers": "integer float sum value digit"}
@@ -123,13 +123,13 @@ def test_everything_wrong_with_a_task_is_told_at_once(tmp_path: Path) -> None:
         assert any(problem in line for line in told), problem
     assert "give either train and test, or task" in zero_shot_transfer.check(zero_shot_transfer.Options())[0]
     told = zero_shot_transfer.check(zero_shot_transfer.Options(train=(same,), seeds=(1, 1)))
-    assert told == ["seeds: name at least one, each once", "train and test belong together"]
+    assert told == ["seeds: give at least one, each once", "train and test belong together: give both"]
 
 
 def test_tasks_of_the_hub_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="known are xnli, paws-x"):
         fetch_task("mnli", "en", ())
-    with pytest.raises(DataError, match="not in ja; it is in ar, bg"):
+    with pytest.raises(DataError, match="not available in ja; choose from ar, bg"):
         fetch_task("xnli", "en", ("ja",))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match="task paws-x: "):

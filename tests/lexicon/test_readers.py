@@ -135,7 +135,7 @@ def test_all_problems_are_told_and_many_are_counted(tmp_path: Path) -> None:
     assert len(problems) == 21
     assert "b.tsv:1: the weight" in problems[0]
     assert "a.tsv:1:" in problems[1]
-    assert problems[-1] == "and 12 more (32 problems in all)"
+    assert problems[-1] == "and 12 more (32 problems in total)"
 
 
 @pytest.mark.parametrize(

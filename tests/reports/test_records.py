@@ -25,18 +25,18 @@ def test_every_line_that_is_no_record_is_named(tmp_path: Path) -> None:
     problems: list[str] = []
     assert read_records(path, problems) == [train(1)]
     assert [problem.split(";")[0].removeprefix(f"{path}:") for problem in problems] == [
-        "2: no JSON (Unterminated string starting at)",
-        "3: no JSON (Expecting value)",
-        "4: no JSON object",
+        "2: not JSON (Unterminated string starting at)",
+        "3: not JSON (Expecting value)",
+        "4: not a JSON object",
         "5: its kind is 'test', not train or valid",
-        "6: no whole number under step and tokens",
-        "7: it names no stage",
-        "8: no JSON object",
+        "6: not a whole number of at least 0: step and tokens",
+        "7: it has no stage",
+        "8: not a JSON object",
     ]
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "No such file"), (b"", ": empty"), (b"\xff\xfe", "no UTF-8 text")]
+    ("content", "reason"), [(None, "No such file"), (b"", ": empty"), (b"\xff\xfe", "not UTF-8 text")]
 )
 def test_a_file_without_records_is_a_problem(tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "metrics.jsonl"

@@ -117,11 +117,11 @@ def test_model_and_output_are_needed_and_mistakes_in_tasks_are_told_with_those_o
     shown = capsys.readouterr().err
     for problem in (
         "5 problems:",
-        "tasks.yaml:1: there is no evaluation 'perplexty'; did you mean perplexity?; known are ",
+        "tasks.yaml:1: unknown evaluation 'perplexty'; did you mean perplexity?; known are ",
         "tasks.yaml:2: word_retrieval needs lexicons; give it",
         "gone.jsonl: no such input file",
-        "--model is missing",
-        "--output is missing",
+        "--model is required",
+        "--output is required",
     ):
         assert problem in shown, problem
 

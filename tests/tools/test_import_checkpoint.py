@@ -194,7 +194,7 @@ def test_a_multiple_without_measure_is_refused(
 ) -> None:
     for multiple in (0, 10**30):
         assert import_folder(folder, tmp_path / "out", "--make-vocab-size-divisible-by", str(multiple)) == 2
-        assert "it must be in [1, 1048576]" in capsys.readouterr().err
+        assert "must be in [1, 1048576]" in capsys.readouterr().err
 
 
 def test_every_problem_is_listed_at_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
         "validation loss, switched positions, English",
         "parameter norm",
         "share of time waiting for data",
-        "TFLOP/s a rank",
+        "TFLOP/s per rank",
     ):
         assert f"<th scope='row'>{measure}</th>" in text, measure
     memory = [read_runs([runs / name])[0].records[-2]["memory_bytes"] / 2**30 for name in ("align_init", "pretrain")]
@@ -140,7 +140,7 @@ def test_everything_wrong_is_told_at_once_and_nothing_is_written(
     assert shown.startswith("error: ")
     for problem in (
         "nowhere: no such folder",
-        "broken/metrics.jsonl:1: no JSON",
+        "broken/metrics.jsonl:1: not JSON",
         "broken/config.yaml: ",
         "without/metrics.jsonl: No such file",
         "without: named twice",

@@ -51,7 +51,7 @@ def test_errors_have_code_2_and_leave_nothing(
     error = capsys.readouterr().err
     assert error.startswith("error: 2 problems:") and "absent" in error and "[0, 1]" in error
     assert main([]) == 2
-    assert "--input is missing" in capsys.readouterr().err
+    assert "--input is required" in capsys.readouterr().err
     assert main([*arguments, "--json-key", "text"]) == 2
     assert "corpus.jsonl:1: no key 'text' (there are 'content')" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []

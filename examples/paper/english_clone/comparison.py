@@ -72,7 +72,7 @@ def read_run(method: str, seed: int, metrics_paths: Sequence[Path], evaluation_p
 
 
 def join_stages(stages: Iterable[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Join the records that count of consecutive stages: "tokens" goes on where the stage before ended."""
+    """Join the valid records of consecutive stages; "tokens" continues from the previous stage."""
     joined: list[dict[str, Any]] = []
     seen = 0
     for records in stages:

@@ -90,7 +90,7 @@ def _end_of_first_stage(run: Run) -> int:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says beside tables and plots."""
+    """Text of a page."""
 
     title: str
     """Heading."""
@@ -118,7 +118,7 @@ def render_page(page: Page, rows: Sequence[Row], runs: Sequence[Run]) -> str:
     Args:
         page: title, names and notes.
         rows: the comparison.
-        runs: all runs behind it, whose curves are plotted.
+        runs: the runs whose curves are plotted.
     """
     methods = (page.baseline, page.method)
     losses = html_figure(

@@ -202,12 +202,12 @@ def read_docstrings(roots: Mapping[str, Path], workers: int) -> Iterator[Documen
 
 
 def draw(text: str, purpose: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but a document's text and what it is for."""
+    """Return a number in [0, 1) that depends only on a document's text and the purpose."""
     return int.from_bytes(hashlib.sha256(f"{purpose}:{text}".encode()).digest()[:8], "big") / 2**64
 
 
 def assign_split(text: str, clone_ratio: float, valid_ratio: float) -> str:
-    """Deal a document to a split, whatever its place and the other documents."""
+    """Assign a document to a split, independently of its position and the other documents."""
     share = draw(text, "split")
     if share < valid_ratio:
         return "valid"

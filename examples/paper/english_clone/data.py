@@ -21,7 +21,7 @@ class CloneData:
     max_words: int
     """Most frequent words of the text in the lexicons."""
     held_out_ratio: float
-    """Share of the words that is held out, [0, 1)."""
+    """Share of the words to hold out, in [0, 1)."""
     bible_wheel: Path | None = None
     """Wheel of bible-alignments, to run without network."""
 
@@ -92,7 +92,7 @@ class CloneData:
         return make_step(name, command, outputs, self.corpus_step)
 
     def bake_step(self, name: str, text: Path, options: Sequence[object] = (), *before: Step) -> Step:
-        """Bakes a text, whatever steps made it."""
+        """Bake a text of any steps."""
         command: list[object] = ["tools/preprocess_codeswitch.py", "--input", text, "--json-key", "text"]
         command += ["--append-eod", "--tokenizer-model", self.tokenizer]
         command += ["--output-prefix", self.folder / name, *options]

@@ -1,7 +1,7 @@
 """The whole experiment: English and English-Clone, joint training against PreAlign, in about ten minutes on 2 cores.
 
 Every step is one of the public command lines; each is printed as it runs and can be typed by hand. Finished steps
-are reused, so an interrupted experiment goes on where it stopped.
+are reused, so an interrupted experiment continues where it stopped.
 
     python examples/paper/english_clone/run.py                 # one seed
     python examples/paper/english_clone/run.py --seeds 3       # mean and deviation over three

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from examples.paper.knowledge.spec import Entity, KnowledgeSpec
-from megatron_prealign.evaluation.knowledge import Question
+from megatron_prealign.evaluation.kinds.knowledge import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def design_problems(spec: KnowledgeSpec, design: Design) -> list[str]:
 
 
 def make_facts(spec: KnowledgeSpec, design: Design) -> list[Fact]:
-    """Draw facts; each has a subject of its own in its relation. `design_problems` must have found none."""
+    """Draw facts; each has its own subject within a relation. `design_problems` must have found none."""
     facts = []
     for name, relation in spec.relations.items():
         kind, subject_kind = spec.types[relation.object], spec.types[relation.subject]

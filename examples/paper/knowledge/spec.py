@@ -70,12 +70,12 @@ class EntityType:
 
 @dataclass(frozen=True)
 class Relation:
-    """What a subject has to do with an object."""
+    """A relation between a subject and an object."""
 
     subject: str
     """Type of the subject."""
     object: str
-    """Type of the object, which is asked for."""
+    """Type of the object, which is the answer."""
     templates: dict[str, list[str]]
     """Sentences by language, each with {subject} before {object}."""
 
@@ -87,7 +87,7 @@ class Wording:
     prompt: str
     """Everything before the object, without the space that precedes it."""
     completion: str
-    """The object with what follows it, behind a space where the language has one."""
+    """The object and the rest of the sentence, after a space if the language uses spaces."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _with_normal_languages(spec: KnowledgeSpec) -> KnowledgeSpec:
 
 
 def spec_problems(spec: KnowledgeSpec) -> list[str]:
-    """Return everything that keeps a specification from being used."""
+    """Return every problem of a specification."""
     if not spec.relations:
         return ["there is no relation; write at least one"]
     languages = sorted({language for relation in spec.relations.values() for language in relation.templates})
@@ -187,13 +187,13 @@ def spec_problems(spec: KnowledgeSpec) -> list[str]:
         for role in ("subject", "object"):
             if (named := getattr(relation, role)) not in spec.types:
                 problems.append(
-                    f"relations.{name}.{role}: there is no type {named}; known are {', '.join(sorted(spec.types))}"
+                    f"relations.{name}.{role}: unknown type {named}; known are {', '.join(sorted(spec.types))}"
                 )
         problems += _missing(f"relations.{name}.templates", relation.templates, languages)
         for language, templates in relation.templates.items():
             problems += [
-                f"relations.{name}.templates.{language}: {template!r} must hold {SUBJECT} once and, behind it, "
-                f"{OBJECT} once: what stands before the object is the question"
+                f"relations.{name}.templates.{language}: {template!r} must contain {SUBJECT} once and, after it, "
+                f"{OBJECT} once: the text before the object is the question"
                 for template in templates
                 if not _is_template(template)
             ]
@@ -215,19 +215,19 @@ def _type_problems(name: str, kind: EntityType, languages: Sequence[str]) -> Ite
     yield from _missing(place, kind.names, languages)
     shapes = {language: tuple(map(len, lists)) for language, lists in kind.names.items()}
     if len(set(shapes.values())) > 1:
-        told = ", ".join(f"{language} {'x'.join(map(str, shape))}" for language, shape in shapes.items())
-        yield f"{place}: the lists differ in length ({told}); the same place must be the same entity in every language"
+        shown = ", ".join(f"{language} {'x'.join(map(str, shape))}" for language, shape in shapes.items())
+        yield f"{place}: the lists differ in length ({shown}); a position must be the same entity in every language"
     for language, lists in kind.names.items():
         for parts in lists:
             if repeated := [part for part, count in Counter(parts).items() if count > 1]:
-                yield f"{place}.{language}: {', '.join(repeated)} stand there twice; every name must be another entity"
+                yield f"{place}.{language}: {', '.join(repeated)} occur twice; every name must be a different entity"
 
 
 def _missing(
     place: str, by_language: Mapping[str, list[object]] | Mapping[str, object], languages: Sequence[str]
 ) -> list[str]:
     missing = [language for language in languages if not by_language.get(language)]
-    return [f"{place}: nothing in {', '.join(missing)}, which others have"] if missing else []
+    return [f"{place}: nothing in {', '.join(missing)}, which others have; add it"] if missing else []
 
 
 def _english(spec: KnowledgeSpec) -> Iterator[str]:

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from megatron_prealign.config.conversion import did_you_mean
 from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results
-
-if TYPE_CHECKING:
-    from megatron_prealign.evaluation.folder import ModelFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,20 +23,20 @@ class Options:
     """Names, groups or patterns: xnli, xcopa_zh, xstorycloze_*, pawsx, or those of local task files."""
 
     include_path: Paths = ()
-    """Folders of local task files; one can name Python functions, which are run."""
+    """Folders of local task files; a task file can name Python functions, which are executed."""
 
     num_fewshot: NonNegativeInt | None = None
-    """Examples before each question; none = what the task says."""
+    """Examples before each question; none = the task's default."""
 
     limit: PositiveInt | None = None
-    """Documents of each task, at most; none = all."""
+    """Most documents per task; none = all."""
 
     batch_size: PositiveInt = 16
     """Requests at once."""
 
 
 def check(options: Options) -> list[str]:
-    """Return which tasks there are not; whether their data can be had shows when they are run."""
+    """Return which tasks do not exist; whether their data can be downloaded shows only when they run."""
     if importlib.util.find_spec("lm_eval") is None:
         return ["lm-eval is not installed; pip install 'megatron-prealign[eval]'"]
     problems = [f"include_path {path}: no such folder" for path in options.include_path if not Path(path).is_dir()]
@@ -47,12 +45,12 @@ def check(options: Options) -> list[str]:
     manager = _manager(options.include_path)
     for name in options.tasks:
         if not manager.match_tasks([name]):
-            hint = did_you_mean(name, manager.all_tasks) or "; lm-eval ls tasks lists its own"
+            hint = did_you_mean(name, manager.all_tasks) or "; `lm-eval ls tasks` lists them"
             problems.append(f"lm-eval has no task {name!r}{hint}")
     return problems
 
 
-def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
+def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
     """Return by task and group num_documents and the scores that lm-eval gives, like acc and acc_stderr."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -72,11 +70,11 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
             log_samples=False,
         )
     except OSError as error:
-        # What datasets and huggingface_hub raise without network, and for missing files.
+        # datasets and huggingface_hub raise it without network and for missing files.
         reason = " ".join(str(error).split())
         raise DataError(
-            f"the data of {', '.join(names)} can't be had ({reason}); run it where the hub is reachable, or give local "
-            "task files with include_path"
+            f"the data of {', '.join(names)} can't be downloaded ({reason}); run it where the hub is reachable, or "
+            "give local task files with include_path"
         ) from None
     progress(len(names), len(names))
     return {
@@ -86,7 +84,7 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 
 def _scores(values: dict[str, Any]) -> dict[str, float]:
-    """Return numbers by metric; lm-eval calls them `metric,filter`, the usual filter being none."""
+    """Return numbers by metric; lm-eval calls them `metric,filter`, usually without a filter."""
     return {
         name.removesuffix(",none"): float(value)
         for name, value in values.items()

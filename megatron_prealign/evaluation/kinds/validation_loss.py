@@ -1,29 +1,29 @@
-"""Validation loss of a training run, on the very samples that the run measures, by language."""
+"""Validation loss of a training run by language, on the samples that the run itself measures."""
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt
 
 from megatron_prealign.config import find_prefixes, load_resolved
 from megatron_prealign.errors import DataError
+from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.frame import Evaluation, Progress, Results, problems_of
 
 if TYPE_CHECKING:
     from megatron_prealign.dataset.sampler import SampleDataset
-    from megatron_prealign.evaluation.folder import ModelFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Whose samples."""
+    """Which run's samples."""
 
     config: str
     """config.yaml of the run; its baked datasets must still be where it says."""
 
     num_samples: PositiveInt | None = None
-    """Samples of a language, at most; none = as many as the run measures."""
+    """Most samples per language; none = as many as the run measures."""
 
 
 def check(options: Options) -> list[str]:
@@ -34,17 +34,18 @@ def check(options: Options) -> list[str]:
         return problems
     data = load_resolved(options.config).data
     if not data.blend:
-        return [f"{options.config}: names no dataset (data.blend)"]
+        return [f"{options.config}: data.blend names no dataset; give the config.yaml of a run"]
     if data.reset_attention_mask:
         return [
-            f"{options.config}: data.reset_attention_mask kept documents apart, but the folder sees whole sequences"
+            f"{options.config}: the run kept documents apart (data.reset_attention_mask), which a Hugging Face model "
+            "can't: measure a run without it"
         ]
     prefixes = [prefix for entry in (*data.blend, *data.valid_blend) for prefix in find_prefixes(entry.prefix)]
     return [problem for prefix in prefixes for problem in check_manifest(prefix)]
 
 
-def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
-    """Return by language loss and positions, where any is switched also switched_loss and ordinary_loss."""
+def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
+    """Return by language loss and positions, and switched_loss and ordinary_loss if any position is switched."""
     from megatron_prealign.dataset.baked import check_blend
     from megatron_prealign.dataset.blend import build_valid_datasets
 
@@ -66,8 +67,8 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
 
 
 def _measure(
-    folder: "ModelFolder", dataset: "SampleDataset", num_samples: int, batch_size: int, progress: Progress
-) -> dict[str, Any]:
+    folder: ModelFolder, dataset: "SampleDataset", num_samples: int, batch_size: int, progress: Progress
+) -> Results:
     """Return the mean losses over the first samples of a language."""
     import torch
     from torch.nn.functional import cross_entropy

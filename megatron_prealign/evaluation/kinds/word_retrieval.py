@@ -2,17 +2,22 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from pydantic import PositiveInt
+from rich.table import Table
 
-from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results, problems_of
+from megatron_prealign.evaluation.folder import ModelFolder
+from megatron_prealign.evaluation.frame import (
+    Evaluation,
+    Paths,
+    Progress,
+    Results,
+    as_title,
+    best_taps_table,
+    cell,
+    problems_of,
+)
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from megatron_prealign.evaluation.folder import ModelFolder
 
 _MAX_TABLES = 4
 
@@ -22,20 +27,20 @@ class Options:
     """Which words to measure."""
 
     lexicons: Paths
-    """Files of word pairs, in any format that lexicons have."""
+    """Files of word pairs, in any lexicon format."""
 
     known_lexicons: Paths = ()
-    """Files of pairs that the model was trained on: source words are scored apart by whether all tokens of theirs and
-    of their translations occur in them."""
+    """Files of pairs that the model was trained on: source words are scored separately by whether all tokens of the
+    word and of its translations occur in them."""
 
     source_language: str = "en"
     """Language of the source words."""
 
     target_language: str | None = None
-    """Language of translations in files that name none."""
+    """Language of the translations, for files that do not name it."""
 
     max_pairs: PositiveInt = 2000
-    """Word pairs of a language pair, at most; of more so many are drawn."""
+    """Most word pairs per language pair; if there are more, they are drawn at random."""
 
     seed: int = 0
     """Seed of the draw."""
@@ -49,10 +54,9 @@ def check(options: Options) -> list[str]:
     return found
 
 
-def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
+def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
     """Return taps, and pairs: by "source-target" counts and scores by tap, as `measure_retrieval` gives them."""
     from megatron_prealign.evaluation.retrieval import measure_retrieval, token_ids_of
-    from megatron_prealign.evaluation.vectors import model_tap_names
 
     known = None
     if options.known_lexicons:
@@ -65,38 +69,28 @@ def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
         known_tokens=known,
         progress=progress,
     )
-    return {"taps": model_tap_names(folder.model), "pairs": pairs}
+    return {"taps": folder.taps, "pairs": pairs}
 
 
-def tables(name: str, results: Results) -> "Iterator[Table]":
-    """Yield for each language pair a table with a row a tap; of many pairs one table with a row a pair."""
-    from megatron_prealign.evaluation.frame import best_taps_table
-
+def tables(name: str, results: Results) -> Iterator[Table]:
+    """Yield for each language pair a table with one row per tap; for many pairs, one table with one row per pair."""
     pairs = results["pairs"]
     columns = {"p_at_1": "P@1", "csls_p_at_1": "CSLS"}
     if any("num_known_source_words" in row for row in pairs.values()):
         columns |= {"p_at_1_known": "P@1 known", "p_at_1_new": "P@1 new"}
-    title = name.replace("_", " ").capitalize()
     if len(pairs) > _MAX_TABLES:
-        yield best_taps_table(title, pairs, columns, "num_pairs")
+        yield best_taps_table(as_title(name), pairs, columns, "num_pairs")
         return
     columns |= {"mean_cosine": "mean cosine", "anisotropy": "anisotropy"}
     for pair, row in pairs.items():
-        yield _table(f"{title}, {pair}", row, results["taps"], columns)
-
-
-def _table(title: str, row: dict[str, Any], taps: list[str], columns: dict[str, str]) -> "Table":
-    from rich.table import Table
-
-    title += f" ({row['num_pairs']:,} pairs)"
-    if "num_known_source_words" in row:
-        count = row["num_known_source_words"]
-        title += f"\nknown: all tokens, translations included, occur in trained words, {count:,} source words"
-    table = Table("tap", *columns.values(), title=title)
-    for index, tap in enumerate(taps):
-        scores = [row[key][index] for key in columns]
-        table.add_row(tap, *("-" if score is None else f"{score:.3f}" for score in scores))
-    return table
+        title = f"{as_title(name)}, {pair} ({row['num_pairs']:,} pairs)"
+        if "num_known_source_words" in row:
+            count = row["num_known_source_words"]
+            title += f"\nknown: all tokens, translations included, occur in trained words, {count:,} source words"
+        table = Table("tap", *columns.values(), title=title)
+        for index, tap in enumerate(results["taps"]):
+            table.add_row(tap, *(cell(row[key][index]) for key in columns))
+        yield table
 
 
 def _read(paths: Paths, options: Options) -> Lexicon:

@@ -21,7 +21,7 @@ from examples.paper.knowledge.facts import (
 )
 from examples.paper.knowledge.spec import KnowledgeSpec, Wording, read_spec
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.knowledge import Question
+from megatron_prealign.evaluation.kinds.knowledge import Question
 
 SHIPPED = Path(__file__).resolve().parents[3] / "examples/paper/knowledge/spec.yaml"
 SMALL = {
@@ -150,10 +150,10 @@ def test_everything_wrong_with_a_specification_is_told(tmp_path: Path) -> None:
         read_spec(write(tmp_path / "wrong.yaml", wrong))
     for problem in (
         "types.person.names: the lists differ in length (en 3x2, zh 2x2)",
-        "types.person.names.zh: 安 stand there twice",
+        "types.person.names.zh: 安 occur twice",
         "relations.likes.templates.en: '{object} is liked by {subject}.' must hold {subject} once",
         "which English-Clone uses itself",
-        "relations.owns.object: there is no type animal; known are color, person",
+        "relations.owns.object: unknown type animal; known are color, person",
         "relations.owns.templates: nothing in zh, which others have",
     ):
         assert problem in str(raised.value), problem

@@ -7,7 +7,7 @@ import pytest
 
 from examples.paper.make_knowledge import main
 from megatron_prealign.errors import Problems
-from megatron_prealign.evaluation.knowledge import read_questions
+from megatron_prealign.evaluation.kinds.knowledge import read_questions
 
 SPEC = str(Path(__file__).resolve().parents[3] / "examples/paper/knowledge/spec.yaml")
 

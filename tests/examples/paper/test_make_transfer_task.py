@@ -56,7 +56,7 @@ def test_everything_wrong_is_told_and_nothing_written(tmp_path: Path, capsys: py
     write(tmp_path / "train.jsonl", [document("law", "a", 50)])
     few = write(tmp_path / "test.jsonl", [document("law", "b", 50), document("letters", "b", 50)])
     assert main(["--train", train, "--test", few, "--words", "10", "--output", str(output)]) == 2
-    assert "there are of law 5 and 5; letters 0 and 5" in capsys.readouterr().err
+    assert "found: law 5 and 5; letters 0 and 5" in capsys.readouterr().err
     assert main([*arguments, "--words", "0", "--train-per-label", "0"]) == 2
     assert "--train-per-label is 0" in capsys.readouterr().err
     assert not output.exists()

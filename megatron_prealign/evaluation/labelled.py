@@ -1,4 +1,4 @@
-"""Labelled texts or pairs of texts, from files or the Hugging Face hub, and whether several languages make a task."""
+"""Labelled texts or pairs of texts, read from files or the Hugging Face hub, and checked as a transfer task."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from megatron_prealign.text.documents import Document, read_documents
 
 @dataclass(frozen=True)
 class Example:
-    """One text with its label, and the text that belongs to it where there are pairs."""
+    """A text, or a pair of texts, with its label."""
 
     text: str
     pair: str | None
     label: str
     place: str
-    """Where it comes from, for problems."""
+    """File and line, for messages."""
 
     @property
     def content(self) -> tuple[str, ...]:
-        """Return what tells it from others: its texts, whatever the spaces."""
+        """Return its texts with normalised spaces; equal ones are duplicates."""
         return tuple(" ".join(text.split()) for text in (self.text, self.pair) if text is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Names of what a line of JSON holds."""
+    """Keys of a line of JSON."""
 
     text: str = "text"
     pair: str | None = None
@@ -48,7 +48,7 @@ class TransferTask:
 
 
 def read_examples(paths: Iterable[str], keys: Keys, problems: Problems) -> list[Example]:
-    """Read examples from JSONL files; what is wrong with them goes to `problems`."""
+    """Read examples from JSONL files; add what is wrong with them to `problems`."""
     found = (_parse(document, keys, problems) for document in read_documents(paths, keys.text, problems))
     return [example for example in found if example is not None]
 
@@ -86,18 +86,22 @@ def read_task(source: str, train: Sequence[str], test: Mapping[str, Sequence[str
 
 
 def check_task(task: TransferTask) -> None:
-    """Refuse what is no task: few labels, labels in a test that training lacks, texts in both.
+    """Refuse a task with fewer than two labels, with test labels that training lacks, or with texts in both.
 
     Raises:
         DataError: everything wrong with it.
     """
     problems = Problems()
     if not task.test:
-        problems.add("no language to test in; name at least one with its files")
+        problems.add("no test language is given; name at least one with its files")
     if task.source not in task.test:
-        problems.add(f"no test in {task.source}, the language of training: without it nothing tells what was learnt")
+        problems.add(
+            f"no test in {task.source}, the language of training: add one, to compare the other languages with"
+        )
     if len(task.labels) < 2:
-        problems.add(f"the training data has {len(task.labels)} labels ({', '.join(task.labels)}); two are needed")
+        problems.add(
+            f"the training data has {len(task.labels)} labels ({', '.join(task.labels)}); at least two are needed"
+        )
     seen = {example.content: example.place for example in task.train}
     for language, examples in task.test.items():
         if not examples:
@@ -109,13 +113,15 @@ def check_task(task: TransferTask) -> None:
             )
         for example in examples:
             if (place := seen.get(example.content)) is not None:
-                problems.add(f"{example.place}: the same text as {place}, which is trained on; keep it in one of them")
+                problems.add(
+                    f"{example.place}: the same text as {place} in the training data; remove it from one of them"
+                )
     problems.raise_if_any()
 
 
 @dataclass(frozen=True)
 class HubTask:
-    """A data set with one configuration a language."""
+    """A data set of the hub with one configuration per language."""
 
     repository: str
     text: str
@@ -143,16 +149,16 @@ def fetch_task(name: str, source: str, languages: Sequence[str]) -> TransferTask
         DataError: no such task or language, the datasets library is missing, or no hub can be reached.
     """
     if (task := HUB_TASKS.get(name)) is None:
-        raise DataError(f"task {name}: there is none of this name; known are {', '.join(HUB_TASKS)}")
+        raise DataError(f"task {name}: no such task; known are {', '.join(HUB_TASKS)}")
     if unknown := [language for language in (source, *languages) if language not in task.languages]:
-        raise DataError(f"task {name}: not in {', '.join(unknown)}; it is in {', '.join(task.languages)}")
+        raise DataError(f"task {name}: not available in {', '.join(unknown)}; choose from {', '.join(task.languages)}")
     train = to_examples(task, _load(name, task, source, "train"), f"{name} {source} train")
     test = {
         language: to_examples(task, _load(name, task, language, "test"), f"{name} {language} test")
         for language in dict.fromkeys((source, *languages))
     }
     known = {example.content for example in train}
-    # PAWS-X repeats some pairs; a published test is scored as it is, the training goes without them.
+    # PAWS-X repeats some pairs; they are removed from training, so that the published test stays whole.
     tested = {example.content for examples in test.values() for example in examples} & known
     found = TransferTask(source, [example for example in train if example.content not in tested], test)
     check_task(found)
@@ -177,10 +183,10 @@ def _load(name: str, task: HubTask, language: str, split: str) -> Iterable[Mappi
     try:
         rows: Iterable[Mapping[str, Any]] = load_dataset(task.repository, language, split=split)
     except Exception as error:
-        # Any error of the network, of the hub, or of the files there.
+        # The network, the hub and its files raise many types.
         reason = " ".join(str(error).split())
         raise DataError(
-            f"task {name}: {task.repository} can't be read ({reason}); where no hub is reached, give files with "
+            f"task {name}: {task.repository} can't be read ({reason}); without access to the hub, give files with "
             "train and test instead"
         ) from error
     return rows

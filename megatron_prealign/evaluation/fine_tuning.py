@@ -20,14 +20,14 @@ from transformers import (
 )
 
 from megatron_prealign.errors import DataError
-from megatron_prealign.evaluation.classification.labelled import Example
 from megatron_prealign.evaluation.folder import ModelFolder
+from megatron_prealign.evaluation.labelled import Example
 from megatron_prealign.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """How to fine-tune."""
+    """Settings of one fine-tuning."""
 
     epochs: int
     batch_size: int
@@ -36,23 +36,21 @@ class Tuning:
 
 
 def separator_of(tokenizer: Tokenizer) -> int:
-    """Return the token that begins a text, parts the two of a pair and pads: one that no text is encoded to.
+    """Return the token that begins a text, separates the two texts of a pair, and pads; no text is encoded to it.
 
     Raises:
-        DataError: there is none.
+        DataError: the tokenizer has no special token.
     """
     found = tokenizer.eod_id if tokenizer.eod_id is not None else min(tokenizer.special_ids, default=None)
     if found is None:
-        raise DataError(
-            f"{tokenizer.path}: it has no special token; the classification needs one that no text is encoded to"
-        )
+        raise DataError(f"{tokenizer.path}: the tokenizer has no special token; classification needs one between texts")
     return found
 
 
 def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """Return the tokens of each example behind the separator, cut to `max_tokens`.
+    """Return the tokens of each example after the separator, cut to `max_tokens`.
 
-    Of a pair the first text gets what the second leaves, but at least half of the room.
+    In a pair, the first text gets the tokens that the second leaves free, but at least half of them.
     """
     separator = separator_of(tokenizer)
     firsts = tokenizer.encode_batch([example.text for example in examples])
@@ -68,21 +66,8 @@ def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], max_token
     return encoded
 
 
-class _Examples(torch.utils.data.Dataset[dict[str, Any]]):
-    """Tokens with the number of their label, as the Trainer takes them."""
-
-    def __init__(self, tokens: Sequence[Sequence[int]], labels: Sequence[int]) -> None:
-        self._items = [{"input_ids": ids, "labels": label} for ids, label in zip(tokens, labels, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._items[index]
-
-
 def collate(items: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
-    """Return input_ids [B, S] padded behind each example, attention_mask [B, S] and labels [B]; all int64."""
+    """Return input_ids [B, S] padded at the end, attention_mask [B, S] and labels [B]; all int64."""
     length = max(len(item["input_ids"]) for item in items)
     ids = torch.full((len(items), length), padding, dtype=torch.int64)
     mask = torch.zeros_like(ids)
@@ -92,8 +77,8 @@ def collate(items: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([item["labels"] for item in items])}
 
 
-class _Told(TrainerCallback):
-    """Tells the steps done."""
+class _ReportSteps(TrainerCallback):
+    """Report the steps done."""
 
     def __init__(self, progress: Callable[[int, int], None]) -> None:
         self._progress = progress
@@ -110,32 +95,34 @@ def fine_tune_and_test(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[bool]]:
-    """Fine-tune a copy of a folder's model with a new head, and tell which test examples it gets right.
+    """Fine-tune a copy of a folder's model with a new head; return whether it classifies each test example right.
 
     Args:
-        folder: model and tokenizer; left as they are.
-        train: examples to learn from.
-        test: examples by language, labels among those of training.
+        folder: model and tokenizer; not changed.
+        train: training examples.
+        test: test examples by language, with labels of the training.
         tuning: settings.
-        seed: of the head's weights and the order of examples.
-        progress: told the steps done.
+        seed: seed of the head's weights and the order of examples.
+        progress: called with the steps done and their number.
     """
     numbers = {label: number for number, label in enumerate(sorted({example.label for example in train}))}
     padding = separator_of(folder.tokenizer)
     set_seed(seed)
     model = _with_head(folder, numbers, padding)
 
-    def dataset(examples: Sequence[Example]) -> _Examples:
+    def dataset(examples: Sequence[Example]) -> Any:
         tokens = encode_examples(folder.tokenizer, examples, tuning.max_tokens)
-        return _Examples(tokens, [numbers[example.label] for example in examples])
+        return [
+            {"input_ids": ids, "labels": numbers[example.label]} for ids, example in zip(tokens, examples, strict=True)
+        ]
 
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(
             model=model,
-            args=_arguments(output, tuning, seed, folder.device),
+            args=_arguments(output, tuning, seed, is_cpu=folder.device == "cpu"),
             train_dataset=dataset(train),
             data_collator=lambda items: collate(items, padding),
-            callbacks=[_Told(progress)],
+            callbacks=[_ReportSteps(progress)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -143,7 +130,7 @@ def fine_tune_and_test(
 
 
 def _with_head(folder: ModelFolder, numbers: dict[str, int], padding: int) -> Any:
-    """Return a classifier with the body of a folder's model."""
+    """Return a classifier with the transformer layers of a folder's model."""
     names = {"label2id": numbers, "id2label": {number: label for label, number in numbers.items()}}
     config = type(folder.model.config).from_dict(folder.model.config.to_dict() | names | {"pad_token_id": padding})
     classes: Any = AutoModelForSequenceClassification
@@ -152,7 +139,7 @@ def _with_head(folder: ModelFolder, numbers: dict[str, int], padding: int) -> An
     return model
 
 
-def _arguments(output: str, tuning: Tuning, seed: int, device: torch.device) -> TrainingArguments:
+def _arguments(output: str, tuning: Tuning, seed: int, is_cpu: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=output,
         num_train_epochs=tuning.epochs,
@@ -161,8 +148,8 @@ def _arguments(output: str, tuning: Tuning, seed: int, device: torch.device) -> 
         learning_rate=tuning.learning_rate,
         warmup_steps=0.1,
         seed=seed,
-        use_cpu=device.type == "cpu",
-        dataloader_pin_memory=device.type != "cpu",
+        use_cpu=is_cpu,
+        dataloader_pin_memory=not is_cpu,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
@@ -171,7 +158,7 @@ def _arguments(output: str, tuning: Tuning, seed: int, device: torch.device) -> 
     )
 
 
-def _right(trainer: Trainer, dataset: _Examples) -> list[bool]:
+def _right(trainer: Trainer, dataset: Any) -> list[bool]:
     predicted: Any = trainer.predict(dataset)
     right: list[bool] = (predicted.predictions.argmax(axis=1) == predicted.label_ids).tolist()
     return right

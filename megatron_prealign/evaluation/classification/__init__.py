@@ -1,1 +1,0 @@
-"""Zero-shot cross-lingual transfer: labelled texts, and fine-tuning on them."""
