@@ -26,6 +26,5 @@ unshare --mount --pid --fork bash -c '
   root=$1; shift
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"
-  mount -t tmpfs tmpfs "$root/tmp"
   exec chroot "$root" make --directory /opt/megatron-prealign test CORE=0.19 TESTS="$*"
 ' - "$root" "$@"
