@@ -3,7 +3,7 @@
 import logging
 import warnings
 
-from megatron_prealign.optional_packages import check_before_megatron
+from megatron_prealign.core_import import watch_imports
 
 __version__ = "0.2.0"
 
@@ -21,4 +21,4 @@ for _message in (
     warnings.filterwarnings("ignore", message=_message)
 logging.getLogger("megatron.core.rerun_state_machine").setLevel(logging.ERROR)
 
-check_before_megatron()
+watch_imports()

@@ -8,14 +8,10 @@ This module can be removed when megatron-core handles every error of these impor
 
 import functools
 import importlib
-import importlib.abc
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any, cast
-
-from megatron_prealign.core_version import check_core_version
 
 USED: dict[str, tuple[str, ...]] = {
     "transformer_engine": (
@@ -84,21 +80,6 @@ def find_problems() -> dict[str, str]:
 def is_usable(package: str) -> bool:
     """Return whether a package of `USED` is installed and can be imported."""
     return package not in find_problems() and _is_installed(package)
-
-
-def check_before_megatron() -> None:
-    """Check megatron-core's version and call `find_problems` when any module first imports it."""
-    sys.meta_path.insert(0, _BeforeMegatron())
-
-
-class _BeforeMegatron(importlib.abc.MetaPathFinder):
-    """Finds nothing."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
-        """Check the version and the optional packages if megatron-core is about to be imported."""
-        if fullname == "megatron.core":
-            check_core_version(path or ())
-            find_problems()
 
 
 def _is_installed(package: str) -> bool:

@@ -1,6 +1,6 @@
 """Devices, process groups and the mesh of ranks: one interface to cuda with nccl and cpu with gloo."""
 
-import megatron_prealign.platform.megatron  # noqa: F401 - before any other import of megatron-core
+import megatron_prealign.platform.megatron  # noqa: F401 - silences what megatron-core says in vain
 from megatron_prealign.platform.device import Platform, select_platform
 from megatron_prealign.platform.distributed import (
     initialize_distributed,

@@ -15,6 +15,7 @@ def test_a_cpu_gets_kernels_that_run_there_whatever_is_installed(monkeypatch: py
     monkeypatch.setattr(optimizer, "Adam", "of Transformer Engine")
     monkeypatch.setattr(core_base, "get_grad_norm_fp32", "of megatron-core")
     monkeypatch.setattr(clip_grads, "multi_tensor_applier", "of Transformer Engine")
+    monkeypatch.setattr(clip_grads, "multi_tensor_scale_tensor_impl", "of Transformer Engine", raising=False)
     adamw.register(torch.device("cuda"))
     assert optimizer.Adam == clip_grads.multi_tensor_applier == "of Transformer Engine"
     adamw.register(torch.device("cpu"))
@@ -22,6 +23,7 @@ def test_a_cpu_gets_kernels_that_run_there_whatever_is_installed(monkeypatch: py
     norms.register(torch.device("cpu"))
     assert core_base.get_grad_norm_fp32.func is norms._global_norm
     assert clip_grads.multi_tensor_applier is utils.local_multi_tensor_applier
+    assert clip_grads.multi_tensor_scale_tensor_impl is None
 
 
 def _optimizer() -> adamw.GroupStepAdamW:

@@ -121,13 +121,16 @@ def test_hand_over_takes_the_optimizer_only_if_told(make_values: MakeValues, tmp
     assert starts[True]["updates"] == {3}
 
 
-def test_a_continued_run_takes_up_a_changed_rate(make_values: MakeValues, tmp_path: Path) -> None:
-    constant = {"lr_decay_style": "constant"}
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_continued_run_takes_up_a_changed_rate(sharded: bool, make_values: MakeValues, tmp_path: Path) -> None:
+    constant, parallel = {"lr_decay_style": "constant"}, {SHARDED: sharded}
     run = tmp_path / "run"
-    begun = make_values("pretrain", run, training={"train_steps": 2}, schedule=constant)
-    run_distributed(train_and_save_all, 1, [begun])
-    start = run_distributed(_start, 1, make_values("pretrain", run, optimizer={"lr": 5e-4}, schedule=constant))[0]
-    assert (start["step"], start["rate"]) == (2, 5e-4)
+    begun = make_values("pretrain", run, training={"train_steps": 2}, schedule=constant, parallel=parallel)
+    run_distributed(train_and_save_all, 2, [begun])
+    # From 0.18 on megatron-core finds the group that it loads by its rates too, in each kind of optimizer.
+    changed = make_values("pretrain", run, optimizer={"lr": 5e-4}, schedule=constant, parallel=parallel)
+    start = run_distributed(_start, 2, changed)[0]
+    assert (start["step"], start["rate"], start["updates"]) == (2, 5e-4, {2})
 
 
 def test_another_kind_of_optimizer_is_refused_before_a_rank_starts(make_values: MakeValues, tmp_path: Path) -> None:

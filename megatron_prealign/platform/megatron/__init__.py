@@ -1,13 +1,6 @@
-"""All that is private of megatron-core: its internals that are called, replaced or subclassed, and its versions.
-
-Importing this package imports megatron-core without W&B, which its inference engine imports wherever that is installed.
-That import takes a third of a second, and leaves two temporary folders for each process that is killed. A run that is
-tracked by W&B imports it by itself. Can go when megatron-core imports it where it is used.
-"""
+"""All that is private of megatron-core: its internals that are called, replaced or subclassed, and its versions."""
 
 import logging
-import sys
-from typing import Any, cast
 
 # What megatron-core says at each start and a user can't act on, by module. Each can go with what it is about.
 _UNINFORMATIVE = {
@@ -23,10 +16,3 @@ def _is_informative(record: logging.LogRecord) -> bool:
 
 for _name in _UNINFORMATIVE:
     logging.getLogger(_name).addFilter(_is_informative)
-
-if "wandb" not in sys.modules:
-    cast("dict[str, Any]", sys.modules)["wandb"] = None  # makes the import fail
-    try:
-        import megatron.core  # noqa: F401
-    finally:
-        del sys.modules["wandb"]
