@@ -14,18 +14,13 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.filesize import decimal
 
-from megatron_prealign.checkpoint.manifest import (
-    MANIFEST,
-    all_problems,
-    hash_problems,
-    head_problems,
-    quick_problems,
-)
+from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, hash_problems, quick_problems
 from megatron_prealign.config import Config
 from megatron_prealign.config.counts import count_parameters
 from megatron_prealign.errors import CheckpointError
@@ -69,7 +64,7 @@ def check_for(verify: bool) -> Check:
             f"{path / name}: missing" for name in ("metadata.json", STATE, CONFIG) if not (path / name).is_file()
         ]
     # Only rank 0 asks for the size of every shard: thousands of ranks would overload the file system.
-    return quick_problems if is_first() else head_problems
+    return partial(quick_problems, with_shards=is_first())
 
 
 def all_checkpoints(run_path: str | Path) -> list[Path]:

@@ -6,7 +6,7 @@ It detects damage, not tampering: whoever can write a checkpoint can write its m
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,24 +94,15 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
     return entries
 
 
-def quick_problems(checkpoint: Path) -> list[str]:
-    """Return problems of the manifest, all sizes and the hashes of small files; quick."""
-    return _quick_problems(checkpoint, lambda name: True)
-
-
-def head_problems(checkpoint: Path) -> list[str]:
-    """Return the problems that `quick_problems` finds, except those of shards, whose number grows with the ranks."""
-    return _quick_problems(checkpoint, lambda name: not name.endswith(_SHARD_SUFFIX))
-
-
-def _quick_problems(checkpoint: Path, is_chosen: Callable[[str], bool]) -> list[str]:
+def quick_problems(checkpoint: Path, *, with_shards: bool = True) -> list[str]:
+    """Return problems of the manifest, all sizes and the hashes of small files; shards only if asked for."""
     try:
         expected = read_manifest(checkpoint)
     except CheckpointError as error:
         return error.problems
     problems = []
     for name, file in expected.items():
-        if not is_chosen(name):
+        if name.endswith(_SHARD_SUFFIX) and not with_shards:
             continue
         size = _size(checkpoint / name)
         if size is None:

@@ -1,8 +1,7 @@
-"""What a file of torch.save says, without running any of it.
+"""Read a file of torch.save without running code in it.
 
-A pickle names classes and functions and has them called. Here nothing that it names is imported: a stand-in takes its
-place, which does nothing and keeps the state that it is given. So plain values come out as they are, an object as its
-attributes, and code that somebody put there is never found.
+A pickle names classes and functions to call. Here none of them is imported: a stand-in replaces each, does nothing and
+keeps the state that it gets. Plain values are read as they are, an object as its attributes, and code is never found.
 """
 
 import pickle
@@ -16,7 +15,7 @@ _CONTENT = "data.pkl"
 
 
 class Opaque:
-    """Stands for an object of a class that was not imported, or for the result of a call that was not made."""
+    """Replaces an object of a class that was not imported, or the result of a call that was not made."""
 
     attributes: dict[str, Any]
 
@@ -27,7 +26,7 @@ class Opaque:
         return made
 
     def __call__(self, *_: Any, **__: Any) -> "Opaque":
-        """Stand for the result of another call: a method is looked up by one, and called by a second."""
+        """Replace the result of another call: one call looks up a method, a second calls it."""
         return Opaque()
 
     def __setstate__(self, state: Any) -> None:
@@ -53,14 +52,14 @@ class _Reader(pickle.Unpickler):
 
 
 def read_plain(source: Path | IO[bytes], path: Path) -> Any:
-    """Return the content of a file written by torch.save; of tensors and other objects only what stands for them.
+    """Return the content of a file written by torch.save, with stand-ins for tensors and other objects.
 
     Args:
         source: file, or path to one.
         path: what an error names.
 
     Raises:
-        CheckpointError: it is missing, or no such file.
+        CheckpointError: it is missing, or not such a file.
     """
     try:
         with zipfile.ZipFile(source) as archive:

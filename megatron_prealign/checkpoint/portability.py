@@ -26,8 +26,8 @@ ASPECTS = {
     "device": "cpu or cuda",
     "layers": "local layers or Transformer Engine's",
     "AdamW": "this package's AdamW, Transformer Engine's or apex's",
-    "optimizer": "what the optimizer keeps: plain in fp32, plain in bf16 or fp16, or distributed",
-    "precision": "fp32, bf16 or fp16, where the kind of optimizer stays",
+    "optimizer": "kind of optimizer by the state it keeps: plain in fp32, plain in bf16 or fp16, or distributed",
+    "precision": "fp32, bf16 or fp16, with the same kind of optimizer",
     "options": "learning rates, betas, eps, weight decay, micro batch and bucket sizes: this run's own apply",
     "versions": "of torch, megatron-core 0.16 and Transformer Engine up to 2.20",
 }

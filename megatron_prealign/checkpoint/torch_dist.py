@@ -125,7 +125,7 @@ class _BoxPlanner(LoadPlanner):
         return central_plan
 
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        raise AssertionError(f"{read_item.dest_index.fqn} is no tensor")
+        raise AssertionError(f"{read_item.dest_index.fqn} is not a tensor")
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         values, weight = self._places(read_item)

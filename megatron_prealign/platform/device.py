@@ -94,7 +94,7 @@ class Platform:
 
 
 def select_platform(device: Literal["auto", "cuda", "cpu"], local_rank: int = 0) -> Platform:
-    """Return the platform that `device` names; auto is cuda where a GPU is visible.
+    """Return the platform that `device` names; auto is cuda if a GPU is visible.
 
     Raises:
         ConfigError: cuda was asked for and no GPU, or not enough GPUs, are visible.

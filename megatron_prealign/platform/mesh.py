@@ -82,11 +82,11 @@ class Mesh:
         )
 
     def holds_start(self, chunk: int) -> bool:
-        """Tell whether this rank's model chunk of this number begins the model, with the embedding."""
+        """Return whether this rank's model chunk begins the model, with the embedding."""
         return self.pipeline.rank == 0 and chunk == 0
 
     def holds_end(self, chunk: int) -> bool:
-        """Tell whether this rank's model chunk of this number ends the model, with the output layer."""
+        """Return whether this rank's model chunk ends the model, with the output layer."""
         return self.pipeline.rank == self.pipeline.size - 1 and chunk == (self.virtual_pipeline_size or 1) - 1
 
     def copies(self, parameter: Parameter) -> dict[str, Axis]:

@@ -57,7 +57,7 @@ def start_ranks(
     """Start `function(*args)` on `world_size` ranks, as `run_distributed` does, and return at once.
 
     Returns:
-        The processes, and where each rank's outcome can be read; the caller ends both.
+        The processes, and a connection per rank with its outcome; the caller closes both.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))

@@ -25,7 +25,7 @@ class Validator:
         """Return the mean losses per predicted position by language, in nats; collective.
 
         Returns:
-            loss, and where there are switched positions switched_loss and ordinary_loss.
+            loss; switched_loss and ordinary_loss too if there are switched positions.
         """
         training, languages = self._plan.config.training, self._plan.config.data.languages
         for chunk in chunks:

@@ -39,7 +39,7 @@ def model_card(config: Config, dtype: str, results: Mapping[str, Any] | None) ->
     Args:
         config: the checkpoint's config; its datasets need not exist any more.
         dtype: of the written weights.
-        results: as `read_results` returns them; none where nothing was measured.
+        results: as `read_results` returns them; None if nothing was measured.
     """
     model, languages = config.model, sorted({entry.language for entry in config.data.blend})
     numbers = "Nothing was measured on this folder when it was written."

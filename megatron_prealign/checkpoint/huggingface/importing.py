@@ -35,16 +35,16 @@ def import_folder(
     Args:
         source: folder with config.json, safetensors and a tokenizer.
         output: checkpoint to make; `checkpoint.init_from` takes it.
-        tokenizer_path: tokenizer to train with; none = the folder's own.
-        growth: how rows for ids that the model does not know are made; none where there are none.
+        tokenizer_path: tokenizer to train with; None = the folder's own.
+        growth: how to make rows for ids that the model does not know; None = there must be no such ids.
         make_vocab_size_divisible_by: multiple to which the embedding rows are padded; a multiple of every
             tensor-parallel size that will be used.
         verify: compare logits of the checkpoint with the folder's, for the ids that both know.
         overwrite: replace an existing output.
 
     Raises:
-        CheckpointError: the folder can't be continued here, or the self-check failed; every reason is listed, and
-            nothing is left behind.
+        CheckpointError: the model is not supported, or the self-check failed; every reason is listed, and no output
+            remains.
         DataError: no usable tokenizer, or an output that can't be written.
     """
     inputs = [source, *([tokenizer_path] if tokenizer_path else []), *(growth.lexicon_paths if growth else [])]

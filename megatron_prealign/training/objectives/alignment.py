@@ -13,7 +13,7 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch
-from megatron_prealign.config import AlignmentConfig, Config
+from megatron_prealign.config import Config
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
 from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import DataError
@@ -143,41 +143,32 @@ def read_lexicons(config: Config) -> dict[str, Lexicon]:
     """Read those of the lexicons "trained" and "held_out" that the run needs.
 
     Raises:
-        DataError: a lexicon can't be read, or does not fit the other.
+        DataError: a lexicon can't be read or translates into its own language, or all held-out words are trained on.
     """
     alignment = config.alignment
     if not has_alignment_loss(config) and not measures_retrieval(config):
         return {}
-    lexicons: dict[str, Lexicon] = {}
-    for name, paths in (("trained", alignment.lexicon_paths), ("held_out", alignment.held_out_lexicon_paths)):
-        if paths:
-            lexicons[name] = read_lexicon(
-                paths, source_language=alignment.source_language, target_language=alignment.target_language
-            )
-    _check_lexicons(lexicons, alignment)
-    return lexicons
-
-
-def _check_lexicons(lexicons: dict[str, Lexicon], alignment: AlignmentConfig) -> None:
-    """Refuse lexicons that translate into their own language, and held-out words that are all trained on."""
-    problems = []
-    paths_of = {"trained": alignment.lexicon_paths, "held_out": alignment.held_out_lexicon_paths}
-    for name, lexicon in lexicons.items():
-        if lexicon.source_language in lexicon.languages:
-            problems.append(
-                f"{', '.join(paths_of[name])}: translations into {lexicon.source_language}, which is "
-                "alignment.source_language; correct the languages of the file, or alignment.source_language and "
-                "alignment.target_language"
-            )
-    if len(lexicons) == 2:
-        trained, held_out = ({entry.word for entry in lexicon.entries} for lexicon in lexicons.values())
-        if held_out <= trained:
-            problems.append(
-                f"{', '.join(alignment.held_out_lexicon_paths)}: every word is trained on too; keep some apart, with "
-                "tools/build_lexicon.py --held-out-ratio"
-            )
+    paths = {"trained": alignment.lexicon_paths, "held_out": alignment.held_out_lexicon_paths}
+    lexicons = {
+        name: read_lexicon(files, source_language=alignment.source_language, target_language=alignment.target_language)
+        for name, files in paths.items()
+        if files
+    }
+    problems = [
+        f"{', '.join(paths[name])}: translations into {lexicon.source_language}, which is alignment.source_language; "
+        "correct the languages of the file, or alignment.source_language and alignment.target_language"
+        for name, lexicon in lexicons.items()
+        if lexicon.source_language in lexicon.languages
+    ]
+    words = [{entry.word for entry in lexicon.entries} for lexicon in lexicons.values()]
+    if len(words) == 2 and words[1] <= words[0]:
+        problems.append(
+            f"{', '.join(paths['held_out'])}: every word is trained on too; keep some apart, with "
+            "tools/build_lexicon.py --held-out-ratio"
+        )
     if problems:
         raise DataError(problems)
+    return lexicons
 
 
 def to_microbatch(

@@ -117,7 +117,7 @@ class Stage:
             objective.drop_step()
 
     def take_metrics(self) -> dict[str, Any]:
-        """Return the metrics of all objectives since the last call, equal on all ranks; a collective."""
+        """Return the metrics of all objectives since the last call, equal on all ranks; collective."""
         return {
             name: value for objective, _ in reversed(self.parts) for name, value in objective.take_metrics().items()
         }
