@@ -59,8 +59,8 @@ def _overlap(config: Config) -> Iterator[Problem]:
     params = "parallel.overlap_param_gather"
     if parallel.overlap_grad_reduce and config.training.stage == "align_init" and config.alignment.lm_weight == 0:
         yield Problem(
-            f"--{grads} waits for a gradient of every parameter, but --alignment.lm_weight 0 gives some none: "
-            "turn it off"
+            f"--{grads} waits for a gradient of every parameter, but with --alignment.lm_weight 0 some "
+            "have none: turn it off"
         )
     if parallel.ddp_bucket_size is not None and parallel.overlap_grad_reduce is False:
         yield Problem(f"--parallel.ddp_bucket_size needs --{grads}, which is off: turn that on, or leave this out")

@@ -90,7 +90,7 @@ ROWS = [
     ),
     Row(
         {**ALIGN, "alignment.lm_weight": 0, OVERLAP_GRADS: True},
-        f"--{OVERLAP_GRADS} waits for a gradient of every parameter, but --alignment.lm_weight 0 gives some none",
+        f"--{OVERLAP_GRADS} waits for a gradient of every parameter, but with --alignment.lm_weight 0 some",
     ),
     Row(
         {"parallel.ddp_bucket_size": 9, OVERLAP_GRADS: False},

@@ -117,7 +117,9 @@ def test_what_is_wrong_with_files_and_languages_is_told(tmp_path: Path) -> None:
         DataError, match="fr, it: fewer than 2 texts with a counterpart in en; the files have en, de, fr"
     ):
         counterparts(rows, "en", ("de", "fr", "it"))
-    with pytest.raises(DataError, match="de, en, fr: fewer than 2 texts beside one in xx; the files have en, de, fr"):
+    with pytest.raises(
+        DataError, match="de, en, fr: fewer than 2 texts with a counterpart in xx; the files have en, de, fr"
+    ):
         counterparts(rows, "xx", ("de", "en", "fr"))
     with pytest.raises(DataError, match="the files have no language but en"):
         counterparts([{"en": "a"}], "en", ())

@@ -169,7 +169,9 @@ def test_what_can_be_known_before_reading_is_told_at_once(
     monkeypatch.setattr("tools.build_lexicon.build_lexicon", None)  # the long work
     assert _run(muse, "--max-length", "-1", "--max-translations", "0", "--min-languages", "0") == 2
     error = capsys.readouterr().err
-    assert all(f"--{option} is" in error for option in ("max-length", "max-translations", "min-languages"))
+    assert all(
+        f"--{option} must be at least 1" in error for option in ("max-length", "max-translations", "min-languages")
+    )
     assert _run(muse, "--corpus", str(tmp_path / "absent.jsonl")) == 2
     assert "absent.jsonl: no such input file" in capsys.readouterr().err
     arguments = ["dictionaries", "--input", f"de={muse}", "--output", str(muse), "--overwrite"]

@@ -118,7 +118,7 @@ def test_model_and_output_are_needed_and_mistakes_in_tasks_are_told_with_those_o
     for problem in (
         "5 problems:",
         "tasks.yaml:1: unknown evaluation 'perplexty'; did you mean perplexity?; known are ",
-        "tasks.yaml:2: word_retrieval needs lexicons; give it",
+        "tasks.yaml:2: word_retrieval needs the option lexicons",
         "gone.jsonl: no such input file",
         "--model is required",
         "--output is required",

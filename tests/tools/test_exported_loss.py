@@ -85,4 +85,4 @@ def test_wrong_configurations_are_refused_before_the_model_is_loaded(tmp_path: P
     assert "gone" in problem
     (tmp_path / "config.yaml").write_text("model:\n  num_layers: 4\n")
     (problem,) = EVALUATION.check(Options(config=str(tmp_path / "config.yaml")))
-    assert problem.endswith("names no dataset (data.blend)")
+    assert "data.blend names no dataset;" in problem
