@@ -7,6 +7,7 @@ Legend: ``I`` items of a global microbatch, ``G`` groups of it, ``R`` rows of pa
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import stream_keys
-from megatron_prealign.text.ragged import spread
+from megatron_prealign.text.ragged import Ragged, spread
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -82,28 +83,25 @@ class ItemBatches(ABC):
 
     def __init__(
         self,
-        token_offsets: Ints,
-        token_ids: Ints,
+        tokens: Ragged,
         num_groups: int,
+        max_items: int,
         *,
         seed: int,
         batch_size: int,
-        max_items: int,
         row_length: int,
     ) -> None:
-        """Keep the tokens of all items.
+        """Set the shape of the microbatches.
 
         Args:
-            token_offsets: int64 [items + 1].
-            token_ids: int64, the tokens of item i at token_offsets[i] : token_offsets[i + 1].
+            tokens: token ids of each item.
             num_groups: groups of an epoch, at least `batch_size`.
-            seed: of the order of groups and of what is drawn of them.
+            max_items: most items of a group, including those added to it.
+            seed: seed of the order of groups and of the draws from them.
             batch_size: groups of one global microbatch.
-            max_items: items that a group has at most, what comes with it included.
             row_length: positions of a row of packed items, at least the longest item.
         """
-        self._token_offsets = token_offsets
-        self._token_ids = token_ids
+        self._tokens = tokens
         self._num_groups = num_groups
         self._seed = seed
         self._batch_size = batch_size
@@ -164,17 +162,16 @@ class ItemBatches(ABC):
         num_items = -(-self._batch_size * self._max_items // size) * size
         padding = (0, num_items - len(item_ids))
         excluded_pairs = self._excluded_pairs(item_ids, group_ids)
-        lengths = np.diff(self._token_offsets)[item_ids]
         start, stop = rank * num_items // size, (rank + 1) * num_items // size
-        _, values = gather(self._token_offsets, item_ids[start:stop])
+        token_ids, lengths = self._tokens.take(item_ids[start:stop])
         return ItemBatch(
-            packed=pack_items(lengths[start:stop], self._token_ids[values], self._row_length),
+            packed=pack_items(lengths, token_ids, self._row_length),
             start=start,
             stop=stop,
             group_ids=np.pad(group_ids, padding, constant_values=PADDING),
             item_ids=np.pad(item_ids, padding, constant_values=PADDING),
             excluded_pairs=excluded_pairs,
-            num_tokens=int(lengths.sum()),
+            num_tokens=int(self._tokens.lengths[item_ids].sum()),
         )
 
     def _groups(self, index: int) -> tuple[Ints, Keys]:
@@ -261,21 +258,22 @@ def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
     return packed
 
 
-def gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Return for all values of the CSR rows the position in `rows` and the index of the value, both int64."""
-    return expand(offsets[rows], offsets[rows + 1])
-
-
-def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
-    lengths = stops - starts
-    return np.repeat(np.arange(len(starts)), lengths), spread(starts, lengths)
-
-
 def matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:
     """Return all (q, k) with queries[q] == keys[k], without comparing each with each."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.searchsorted(ordered, queries, side="left")
-    owners, positions = expand(starts, np.searchsorted(ordered, queries, side="right"))
-    return owners, order[positions]
+    counts = np.searchsorted(ordered, queries, side="right") - starts
+    return np.repeat(np.arange(len(queries)), counts), order[spread(starts, counts)]
+
+
+def number_equals(texts: Sequence[str]) -> Ints:
+    """Return a number for each text, equal for equal texts: int64 [len(texts)]."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
+
+
+def mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, float]:
+    """Return the mean length of each language's items, in order of first appearance."""
+    names = np.array(languages)
+    return {name: float(lengths[names == name].mean()) for name in dict.fromkeys(languages)}

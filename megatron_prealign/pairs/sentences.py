@@ -13,8 +13,9 @@ import numpy as np
 
 from megatron_prealign.errors import DataError, Problems
 from megatron_prealign.lexicon.reading import numbered_lines, read_bytes
-from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, gather, matches
+from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, matches, mean_by_language, number_equals
 from megatron_prealign.text.languages import normalize_language
+from megatron_prealign.text.ragged import Ragged, spread
 from megatron_prealign.text.tokenizer import Tokenizer
 
 Row = Mapping[str, str]
@@ -108,18 +109,16 @@ class SentenceReport:
 
 @dataclass(frozen=True, eq=False)
 class SentenceTable:
-    """Groups of sentences as arrays; lists of varying length are offsets and values (CSR)."""
+    """Groups of sentences as arrays."""
 
     languages: tuple[str, ...]
-    """The language of each sentence [N]."""
-    token_offsets: Ints
-    """int64 [N + 1]"""
-    token_ids: Ints
-    """int64, the tokens of sentence s at token_offsets[s] : token_offsets[s + 1]"""
+    """The language of each sentence: [N]."""
+    tokens: Ragged
+    """Token ids of each sentence: int32, N rows."""
     surface_ids: Ints
-    """int64 [N], equal for equal texts"""
+    """Equal for equal texts: int64 [N]."""
     group_offsets: Ints
-    """int64 [G + 1], the sentences of group g are group_offsets[g] .. group_offsets[g + 1] - 1"""
+    """Where the sentences of each group begin and end: int64 [G + 1]."""
     report: SentenceReport
 
     @classmethod
@@ -151,24 +150,21 @@ class SentenceTable:
                 f"alignment.max_sentence_tokens {max_sentence_tokens} tokens each: check the files, or raise it"
             )
         sentences = [sentence for group in groups for sentence in group]
-        lengths = np.array([len(encoded[text]) for _, text in sentences], dtype=np.int64)
-        surfaces: dict[str, int] = {}
-        languages = tuple(language for language, _ in sentences)
-        names = np.array(languages)
+        tokens = Ragged.of_rows([encoded[text] for _, text in sentences])
+        languages, kept_texts = zip(*sentences, strict=True)
         report = SentenceReport(
             num_groups=len(groups),
             num_dropped_groups=len(rows) - len(groups),
             num_long=sum(text in long for text in texts),
             num_unknown=sum(text in unknown for text in texts),
             num_copies=sum(map(len, rows)) - len(texts),
-            mean_tokens={name: float(lengths[names == name].mean()) for name in sorted(set(languages))},
+            mean_tokens=dict(sorted(mean_by_language(languages, tokens.lengths).items())),
         )
         return cls(
             languages=languages,
-            token_offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            token_ids=np.array([token for _, text in sentences for token in encoded[text]], dtype=np.int64),
-            surface_ids=np.array([surfaces.setdefault(text, len(surfaces)) for _, text in sentences], dtype=np.int64),
-            group_offsets=np.concatenate([[0], np.cumsum([len(group) for group in groups])]),
+            tokens=tokens,
+            surface_ids=number_equals(kept_texts),
+            group_offsets=np.cumsum([0, *map(len, groups)]),
             report=report,
         )
 
@@ -197,27 +193,22 @@ class SentenceBatches(ItemBatches):
                 f"alignment.sentence_paths: {num_groups} usable groups of sentences, fewer than "
                 f"alignment.sentence_batch_size {sentence_batch_size}; lower it or give more sentences"
             )
+        max_items = int(np.diff(table.group_offsets).max())
         super().__init__(
-            table.token_offsets,
-            table.token_ids,
-            num_groups,
-            seed=seed,
-            batch_size=sentence_batch_size,
-            max_items=int(np.diff(table.group_offsets).max()),
-            row_length=row_length,
+            table.tokens, num_groups, max_items, seed=seed, batch_size=sentence_batch_size, row_length=row_length
         )
         self._table = table
 
     @property
     def fingerprint(self) -> str:
         """Of the tokens and groups, SHA-256."""
-        arrays = (self._table.group_offsets, self._table.token_offsets, self._table.token_ids)
+        arrays = (self._table.group_offsets, self._table.tokens.offsets, self._table.tokens.values)
         return hashlib.sha256(b"".join(array.astype("<i8").tobytes() for array in arrays)).hexdigest()
 
     @property
     def mean_tokens(self) -> float:
         """Expected tokens of a microbatch, over whole epochs."""
-        return self._batch_size * len(self._table.token_ids) / self._num_groups
+        return self._batch_size * len(self._table.tokens.values) / self._num_groups
 
     def describe(self) -> str:
         """Return what became of the sentences under the tokenizer."""
@@ -225,9 +216,10 @@ class SentenceBatches(ItemBatches):
 
     def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
         """Return the sentences of each group, and their group ids; nothing is drawn."""
-        owners, sentences = gather(self._table.group_offsets, groups)
+        sizes = self._table.group_offsets[groups + 1] - self._table.group_offsets[groups]
         # A group that ends one epoch and begins the next is one group.
-        return sentences, np.unique(groups, return_inverse=True)[1][owners]
+        numbers = np.unique(groups, return_inverse=True)[1]
+        return spread(self._table.group_offsets[groups], sizes), np.repeat(numbers, sizes)
 
     def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
         """Return all pairs of two groups that share a text: their other sentences then mean the same, too."""

@@ -22,7 +22,7 @@ _GAP = re.compile(r" (?<=\S )(?=\S)")
 # Tokens kept; a chunk has about two, and costs some 150 bytes beside them.
 _MAX_TOKENS = 1 << 19
 _GROUP = 32
-_NO_ROWS = Ragged.of(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
+_NO_ROWS = Ragged.of_rows([])
 
 
 class Encoder(ABC):
@@ -42,9 +42,8 @@ class ReferenceEncoder(Encoder):
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Return ids and lengths, as `Encoder.encode` says."""
-        encoded = self._tokenizer.encode_batch(texts)
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
+        rows = Ragged.of_rows(self._tokenizer.encode_batch(texts))
+        return rows.values, rows.lengths
 
 
 class _Numbers(dict[str, int]):
@@ -195,6 +194,5 @@ def limit_threads(num_threads: int) -> None:
 
 
 def _extended(rows: Ragged, more: Sequence[Sequence[int]]) -> Ragged:
-    lengths = np.fromiter(map(len, more), np.int64, len(more))
-    values = np.fromiter(chain.from_iterable(more), np.int32, int(lengths.sum()))
-    return Ragged.of(np.concatenate((rows.values, values)), np.concatenate((rows.lengths, lengths)))
+    added = Ragged.of_rows(more)
+    return Ragged.of(np.concatenate((rows.values, added.values)), np.concatenate((rows.lengths, added.lengths)))
