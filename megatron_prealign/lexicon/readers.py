@@ -5,23 +5,28 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
-from megatron_prealign.lexicon.glosses import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_ding, parse_edict
+from megatron_prealign.lexicon.glosses import (
+    CEDICT_LINE,
+    EDICT_LINE,
+    is_dictd,
+    parse_cedict,
+    parse_ding,
+    parse_edict,
+    read_dictd,
+)
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
 from megatron_prealign.lexicon.reading import (
+    Columns,
     Languages,
     LineError,
     Pair,
+    header_columns,
     is_language,
     numbered_lines,
-    read_bytes,
-)
-from megatron_prealign.lexicon.tables import (
-    Columns,
-    header_columns,
     parse_jsonl,
     parse_muse,
     parse_row,
+    read_bytes,
     read_clean_columns,
     split_row,
 )

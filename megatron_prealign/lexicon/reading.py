@@ -1,11 +1,14 @@
-"""What all readers of dictionaries share: lines with their numbers, checked word pairs, bad lines told one by one."""
+"""Lines of dictionaries as checked word pairs, and formats that are tables: TSV, CSV, MUSE, JSONL of PreAlign."""
 
+import csv
+import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from megatron_prealign.errors import Problems
@@ -14,10 +17,12 @@ from megatron_prealign.text.files import open_corpus, reading_errors
 from megatron_prealign.text.languages import normalize_language
 
 Pair = tuple[str, Translation]
+Columns = tuple[str, ...]
 
 _LANGUAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Cc: control characters; Cs: halves of surrogate pairs; Zl, Zp: line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_NO_SEPARATORS = bytes(set(range(256)) - set(b"\t\n"))
 
 
 class LineError(Exception):
@@ -119,3 +124,141 @@ def _word(text: str, role: str) -> str:
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character == "\ufffd":
             raise LineError(f"the {role} {word!a} holds U+{ord(character):04X}; remove the character")
     return word
+
+
+def split_row(line: str, separator: str) -> list[str]:
+    r"""Return the fields of a row; quotes mean something in CSV alone.
+
+    Raises:
+        LineError: a quoted field does not end in its line.
+    """
+    if separator == "\t":
+        return line.split("\t")
+    try:
+        (fields,) = csv.reader([line], delimiter=separator, strict=True)
+    except (csv.Error, ValueError) as error:
+        raise LineError(f"not a row of CSV ({error})") from None
+    return fields
+
+
+def header_columns(fields: list[str]) -> Columns | None:
+    """Return the column names when the row is a header."""
+    columns = tuple(field.strip().lower() for field in fields)
+    return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
+
+
+def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages) -> Pair:
+    """Return the pair of `source, translation[, language[, weight]]`.
+
+    Args:
+        fields: of one row.
+        places: of the columns in a row, by their names.
+        languages: of the lexicon.
+
+    Raises:
+        LineError: too few or too many columns, or a field that can't be right.
+    """
+    num_fields = len(fields)
+    if not 2 <= num_fields <= len(places):
+        raise LineError(f"{num_fields} columns, expected {' '.join(places)} (at least the first two)")
+    if max(places["source"], places["translation"]) >= num_fields:
+        raise LineError("the row ends before its source and translation columns")
+    language, weight = _field(fields, places.get("language")), _field(fields, places.get("weight"))
+    try:
+        number = float(weight) if weight else 1.0
+    except ValueError:
+        raise LineError(f"the weight {weight!r} is not a number") from None
+    source, translation = fields[places["source"]], fields[places["translation"]]
+    return make_pair(source, translation, language or languages.single_target(), number)
+
+
+def _field(fields: list[str], place: int | None) -> str:
+    return fields[place].strip() if place is not None and place < len(fields) else ""
+
+
+def read_clean_columns(text: str, columns: Columns, languages: Languages) -> list[Pair] | None:
+    """Return the pairs of tab-separated rows as `parse_row` does, column by column: three times as fast.
+
+    Args:
+        text: the rows, without a header.
+        columns: names of the columns, in their order.
+        languages: of the lexicon.
+
+    Returns:
+        None where a row has a flaw, or something to be normalised.
+    """
+    rows = text.removesuffix("\n")
+    width = rows.partition("\n")[0].count("\t") + 1
+    flat = rows.replace("\n", "\t").split("\t")
+    num_rows = len(flat) // width
+    separators = f"{rows}\n".encode().translate(None, _NO_SEPARATORS)
+    if separators != (b"\t" * (width - 1) + b"\n") * num_rows or width > len(columns) or not all(flat):
+        return None
+    given = {name: flat[place::width] for place, name in enumerate(columns[:width])}
+    try:
+        tags = {tag: language_tag(tag) for tag in set(given.get("language") or [languages.single_target()])}
+        weights = list(map(float, given.get("weight") or ["1"] * num_rows))
+    except (ValueError, LineError):
+        return None
+    if not {"source", "translation"} <= given.keys():
+        return None
+    sources, translations = given["source"], given["translation"]
+    words = "\n".join(chain(sources, translations))
+    is_clean = (
+        words.replace("\n", "").isprintable()
+        and "\ufffd" not in words
+        and not any(edge in f"\n{words}\n" for edge in ("\n ", " \n"))
+        and unicodedata.is_normalized("NFC", words)
+        and min(weights) > 0
+        and math.isfinite(sum(weights))
+    )
+    if not is_clean:
+        return None
+    tagged = map(tags.__getitem__, given.get("language") or [*tags] * num_rows)
+    return list(zip(sources, map(Translation, translations, tagged, weights), strict=True))
+
+
+def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
+    """Yield the pair of `source translation`, separated by a tab or by spaces.
+
+    Raises:
+        LineError: the line has not two columns.
+    """
+    fields = line.strip().split("\t") if "\t" in line else line.split()
+    if len(fields) != 2:
+        raise LineError(f"{len(fields)} columns, expected a source word and a translation")
+    yield make_pair(fields[0], fields[1], languages.single_target())
+
+
+def parse_jsonl(line: str, languages: Languages) -> Iterator[Pair]:
+    """Yield the pairs of `{"words": "bank $ 银行 $ banque"}` or `{"src_text": ..., "tgt_text": ...}`.
+
+    Raises:
+        LineError: the line is not JSON, or has neither form.
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LineError(f"not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise LineError(f"a JSON object was expected, not {type(record).__name__}")
+    words, source_text, target_text = (record.get(key) for key in ("words", "src_text", "tgt_text"))
+    if isinstance(words, str):
+        source, *translations = words.split("$")
+        if not translations:
+            raise LineError('"words" needs a source word and a translation, separated by $')
+        for translation, language in zip(translations, _spread(languages.targets, len(translations)), strict=True):
+            yield make_pair(source, translation, language)
+    elif isinstance(source_text, str) and isinstance(target_text, str):
+        yield make_pair(source_text, target_text, languages.single_target())
+    else:
+        raise LineError('neither a text "words" nor texts "src_text" and "tgt_text"')
+
+
+def _spread(targets: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Return a language for each translation of a line; a single one holds for all."""
+    if len(targets) == 1:
+        return targets * count
+    if len(targets) != count:
+        raise LineError(f"{count} translations for {len(targets)} target languages ({','.join(targets)})")
+    return targets
