@@ -40,7 +40,8 @@ def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: i
     Args:
         vocab_size: final number of ids.
         special_tokens: special tokens asked for.
-        num_own: ids that the kind of tokenizer needs for itself besides the 256 bytes.
+        num_own: ids that this kind of tokenizer needs for itself besides the 256 bytes.
+
     """
     problems: list[str] = []
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
@@ -71,9 +72,10 @@ def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, fl
 
 
 def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed: int) -> Iterator[str]:
-    """Yield every document `rate` times on average: the whole part always, once more with the rest as probability.
+    """Yield every document `rate` times on average: the integer part always, once more with the rest as probability.
 
-    The draw of a document is a hash of (seed, language, its number), so the sample depends on nothing else.
+    The draw of a document is a hash of (seed, language, number), so the sample depends on nothing else.
+
     """
     for language, texts in corpora.items():
         whole, rest = divmod(rates[language], 1.0)
