@@ -1,4 +1,4 @@
-"""Filters for dirty dictionaries, each with a count of what it dropped."""
+"""Filters for dirty dictionaries, each counting what it dropped."""
 
 import unicodedata
 from collections import Counter
@@ -22,12 +22,12 @@ class Dropped:
     """What one filter dropped."""
 
     count: int = 0
-    """Word pairs."""
+    """Number of word pairs."""
     examples: list[str] = field(default_factory=list)
     """The first of them, as `word → translation`."""
 
     def add(self, word: str, translation: Translation) -> None:
-        """Count a pair, and keep it when it is among the first."""
+        """Count a pair, and keep it as an example if it is among the first."""
         self.count += 1
         if len(self.examples) < _NUM_EXAMPLES:
             self.examples.append(f"{word} → {translation.word}")
@@ -45,20 +45,20 @@ def filter_lexicon(
 ) -> tuple[Lexicon, dict[str, Dropped]]:
     """Drop word pairs that are unlikely to be translations.
 
-    A pair is counted under the first filter that drops it, in the order of the arguments. The order of the words
-    that stay is unchanged.
+    A pair counts for the first filter that drops it, in the order of the arguments. The order of the remaining words is
+    unchanged.
 
     Args:
         lexicon: what to clean.
-        identity: drop pairs whose two words are equal when case-folded.
-        script: drop pairs with a letter that is not of the script of its language (unknown languages pass).
+        identity: drop pairs of equal words, ignoring case.
+        script: drop pairs with a letter outside the script of its language (unknown languages pass).
         non_letters: drop pairs with digits, punctuation or symbols; hyphens and apostrophes inside words pass.
         one_letter: drop pairs with a word of one letter, except where single characters are words (zh, ja, ko, th).
         max_length: drop pairs with a word of more characters, which is an explanation; None for any length.
         multi_word: drop pairs with a space in either word.
 
     Returns:
-        The cleaned lexicon, and what each filter that was on dropped.
+        The cleaned lexicon, and what each active filter dropped.
 
     Raises:
         ConfigError: `max_length` is below 1.
@@ -87,11 +87,7 @@ def filter_lexicon(
 
 
 def keep_heaviest(lexicon: Lexicon, max_translations: int) -> tuple[Lexicon, Dropped]:
-    """Keep the heaviest translations of each word in each language, in their order; first come among equals.
-
-    Raises:
-        ConfigError: `max_translations` is below 1.
-    """
+    """Keep the heaviest translations of each word in each language, in their order; the first among equals."""
     if max_translations < 1:
         raise ConfigError(f"max_translations is {max_translations}; keep at least 1, or leave it out to keep all")
     dropped = Dropped()
@@ -124,7 +120,7 @@ def _has_non_letters(word: str, language: str, translation: Translation) -> bool
 
 
 def _is_lettered(word: str) -> bool:
-    """Tell whether a word is letters, combining marks and spaces, with joiners only between them."""
+    """Return whether a word is letters, combining marks and spaces, with joiners only between them."""
     if word[0] in _JOINERS or word[-1] in _JOINERS:
         return False
     return all(unicodedata.category(c)[0] in "LM" or c == " " or c in _JOINERS for c in word)

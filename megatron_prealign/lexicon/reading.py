@@ -5,7 +5,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -26,40 +26,32 @@ _NO_SEPARATORS = bytes(set(range(256)) - set(b"\t\n"))
 
 
 class LineError(Exception):
-    """What is wrong with one line; the caller knows where it is."""
+    """What is wrong with one line; the caller knows its place."""
 
 
 @dataclass(frozen=True)
 class Languages:
-    """The languages of one file's words, as the caller names them."""
+    """The languages of the two sides of a file, given by the caller."""
 
     source: str
     """Language of the lexicon's source words."""
 
     targets: tuple[str, ...]
-    """Languages of translations where the file names none: one, or one for each translation of a line."""
+    """Languages of translations if the file names none: one, or one for each translation of a line."""
 
     def single_target(self) -> str:
-        """Return the one default language.
-
-        Raises:
-            LineError: there is none, or more than one.
-        """
+        """Return the one default language, or raise a LineError."""
         if len(self.targets) != 1:
             given = ",".join(self.targets) or "none"
             raise LineError(
-                f"no language in the line, and the target language must be one for all such lines (given: {given})"
+                f"the line names no language, and not exactly one target language is given (given: {given})"
             )
         return self.targets[0]
 
 
 @lru_cache(maxsize=1024)
 def language_tag(language: str) -> str:
-    """Return a language tag normalised.
-
-    Raises:
-        LineError: it is none.
-    """
+    """Return a language tag normalised, or raise a LineError."""
     tag = normalize_language(language)
     if not is_language(tag):
         raise LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
@@ -67,15 +59,15 @@ def language_tag(language: str) -> str:
 
 
 def is_language(tag: str) -> bool:
-    """Tell whether a normalised tag has the form of one: `de`, `zh-hans`."""
+    """Return whether a normalised tag is well-formed: `de`, `zh-hans`."""
     return _LANGUAGE.fullmatch(tag) is not None
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content, unpacked where its name ends in .gz, .dz or .zst.
+    """Return a file's content, decompressed if its name ends in .gz, .dz or .zst.
 
     Raises:
-        OSError: It can't be read; damaged compression included.
+        OSError: It can't be read, or is damaged.
     """
     try:
         with open_corpus(path) as stream:
@@ -87,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def numbered_lines(path: Path, data: bytes, problems: Problems, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Yield (line number, text) of the lines that hold something; undecodable ones go to `problems`."""
+    """Yield (line number, text) of the non-blank lines; undecodable ones go to `problems`."""
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
             line = raw.decode(encoding).rstrip("\r")
@@ -99,12 +91,23 @@ def numbered_lines(path: Path, data: bytes, problems: Problems, encoding: str = 
             yield number, line
 
 
-def make_pair(source: str, translation: str, language: str, weight: float = 1.0) -> Pair:
-    """Check and normalise one word pair.
+def parse_lines(
+    path: Path,
+    lines: Iterable[tuple[int, str]],
+    parse: Callable[[str, Languages], Iterable[Pair]],
+    languages: Languages,
+    problems: Problems,
+) -> Iterator[Pair]:
+    """Yield the pairs of numbered lines: all pairs of a line, or none of one with a LineError, which is a problem."""
+    for number, line in lines:
+        try:
+            yield from tuple(parse(line, languages))
+        except LineError as error:
+            problems.add(f"{path}:{number}: {error}")
 
-    Raises:
-        LineError: the language, the weight or a word can't be right.
-    """
+
+def make_pair(source: str, translation: str, language: str, weight: float = 1.0) -> Pair:
+    """Check and normalise one word pair; raise a LineError for an impossible language, weight or word."""
     tag = language_tag(language)
     if not (math.isfinite(weight) and weight > 0):
         raise LineError(f"the weight is {weight}; weights are positive and finite")
@@ -118,7 +121,7 @@ def _word(text: str, role: str) -> str:
         word = unicodedata.normalize("NFC", word)
     if not word:
         raise LineError(f"the {role} is empty")
-    if word.isprintable() and "\ufffd" not in word:  # quick; the characters below are not printable
+    if word.isprintable() and "\ufffd" not in word:  # fast; the characters below are not printable
         return word
     for character in word:
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character == "\ufffd":
@@ -127,11 +130,7 @@ def _word(text: str, role: str) -> str:
 
 
 def split_row(line: str, separator: str) -> list[str]:
-    r"""Return the fields of a row; quotes mean something in CSV alone.
-
-    Raises:
-        LineError: a quoted field does not end in its line.
-    """
+    """Return the fields of a row, or raise a LineError; quotes have a meaning in CSV alone."""
     if separator == "\t":
         return line.split("\t")
     try:
@@ -142,21 +141,18 @@ def split_row(line: str, separator: str) -> list[str]:
 
 
 def header_columns(fields: list[str]) -> Columns | None:
-    """Return the column names when the row is a header."""
+    """Return the column names if the row is a header."""
     columns = tuple(field.strip().lower() for field in fields)
     return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
 
 
 def parse_row(fields: list[str], places: Mapping[str, int], languages: Languages) -> Pair:
-    """Return the pair of `source, translation[, language[, weight]]`.
+    """Return the pair of `source, translation[, language[, weight]]`, or raise a LineError.
 
     Args:
         fields: of one row.
-        places: of the columns in a row, by their names.
+        places: the column of each name.
         languages: of the lexicon.
-
-    Raises:
-        LineError: too few or too many columns, or a field that can't be right.
     """
     num_fields = len(fields)
     if not 2 <= num_fields <= len(places):
@@ -177,15 +173,10 @@ def _field(fields: list[str], place: int | None) -> str:
 
 
 def read_clean_columns(text: str, columns: Columns, languages: Languages) -> list[Pair] | None:
-    """Return the pairs of tab-separated rows as `parse_row` does, column by column: three times as fast.
-
-    Args:
-        text: the rows, without a header.
-        columns: names of the columns, in their order.
-        languages: of the lexicon.
+    """Return the pairs of tab-separated rows without a header, like `parse_row`, but three times as fast.
 
     Returns:
-        None where a row has a flaw, or something to be normalised.
+        None if a row has a flaw, or something to normalise.
     """
     rows = text.removesuffix("\n")
     width = rows.partition("\n")[0].count("\t") + 1
@@ -219,11 +210,7 @@ def read_clean_columns(text: str, columns: Columns, languages: Languages) -> lis
 
 
 def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
-    """Yield the pair of `source translation`, separated by a tab or by spaces.
-
-    Raises:
-        LineError: the line has not two columns.
-    """
+    """Yield the pair of `source translation`, separated by a tab or spaces."""
     fields = line.strip().split("\t") if "\t" in line else line.split()
     if len(fields) != 2:
         raise LineError(f"{len(fields)} columns, expected a source word and a translation")
@@ -231,11 +218,7 @@ def parse_muse(line: str, languages: Languages) -> Iterator[Pair]:
 
 
 def parse_jsonl(line: str, languages: Languages) -> Iterator[Pair]:
-    """Yield the pairs of `{"words": "bank $ 银行 $ banque"}` or `{"src_text": ..., "tgt_text": ...}`.
-
-    Raises:
-        LineError: the line is not JSON, or has neither form.
-    """
+    """Yield the pairs of `{"words": "bank $ 银行 $ banque"}` or `{"src_text": ..., "tgt_text": ...}`."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -256,7 +239,7 @@ def parse_jsonl(line: str, languages: Languages) -> Iterator[Pair]:
 
 
 def _spread(targets: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Return a language for each translation of a line; a single one holds for all."""
+    """Return a language for each translation of a line; a single one applies to all."""
     if len(targets) == 1:
         return targets * count
     if len(targets) != count:

@@ -171,7 +171,7 @@ class ItemBatches(ABC):
             group_ids=np.pad(group_ids, padding, constant_values=PADDING),
             item_ids=np.pad(item_ids, padding, constant_values=PADDING),
             excluded_pairs=excluded_pairs,
-            num_tokens=int(self._tokens.lengths[item_ids].sum()),
+            num_tokens=int(self._tokens.lengths_of(item_ids).sum()),
         )
 
     def _groups(self, index: int) -> tuple[Ints, Keys]:

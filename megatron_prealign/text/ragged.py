@@ -42,9 +42,13 @@ class Ragged:
         """Length of each row."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the length of some rows."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return the values of some rows back to back, and the length of each."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        lengths = self.lengths_of(rows)
         return self.values[spread(self.offsets[rows], lengths)], lengths
 
     def cut(self, max_length: int) -> Self:
