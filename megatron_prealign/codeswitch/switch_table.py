@@ -51,7 +51,7 @@ class WeightedChoice:
 
 @dataclass(frozen=True)
 class Phrases:
-    """Sizes of source forms of several atoms, and where none can begin: a Bloom filter of the first tokens of two atoms."""
+    """Source forms of several atoms: a Bloom filter on the first tokens of two atoms excludes where none can begin."""
 
     sizes: NDArray[np.int64]
     """Numbers of atoms that occur, from 2, rising."""

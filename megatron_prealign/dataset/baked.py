@@ -1,4 +1,4 @@
-"""The baked datasets of a mix: their training splits, known by their content."""
+"""The baked datasets of a mix: their training splits, identified by content."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,31 +21,28 @@ from megatron_prealign.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class BakedDataset:
-    """The training split of one baked dataset.
-
-    Attributes:
-        key: the beginning of the hash of its content, by which a checkpoint knows it wherever it lies.
-        prefix: where it lies.
-        language: of its entry.
-        num_tokens: in one epoch.
-    """
+    """The training split of one baked dataset."""
 
     key: str
+    """The beginning of the hash of its content, by which checkpoints identify it at any path."""
     prefix: str
+    """Its path without `.bin`."""
     language: str
+    """Language of its entry."""
     num_tokens: int
+    """Tokens of one epoch."""
 
 
 def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
-    """Return every problem that keeps the datasets from being trained and validated on with this tokenizer.
+    """Return every problem of training and validating on the datasets with this tokenizer.
 
     Reads manifests, and on the first rank of a host hashes .idx files; needs no process group.
     """
-    problems: list[str] = [] if data.blend else ["data.blend: no dataset given; name at least one baked prefix"]
+    problems: list[str] = [] if data.blend else ["data.blend: no dataset given; give at least one baked prefix"]
     if data.reset_attention_mask and tokenizer.eod_id is None:
         return [
             *problems,
-            f"data.reset_attention_mask: {data.tokenizer_path} has no end-of-document token; leave it out",
+            f"data.reset_attention_mask: {data.tokenizer_path} has no end-of-document token; set it to false",
         ]
     named: dict[str, str] = {}
     for field, entries in (("data.blend", data.blend), ("data.valid_blend", data.valid_blend)):
@@ -54,14 +51,14 @@ def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
             if not found:
                 key = read_manifest(prefix).content_hash
                 if key in named:
-                    found = [f"{field}: {prefix} is named twice, or holds the same as {named[key]}; name it once"]
+                    found = [f"{field}: {prefix} is named twice, or has the same content as {named[key]}; name it once"]
                 named[key] = prefix
             problems.extend(found)
     return problems
 
 
 def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:
-    """Return the datasets of each entry of the blend; their manifests have been checked."""
+    """Return the datasets of each entry of the blend, whose manifests were checked."""
     return [
         [_read_dataset(prefix, entry.language, data.split) for prefix in find_prefixes(entry.prefix)]
         for entry in data.blend
@@ -69,22 +66,16 @@ def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:
 
 
 def open_indexed(prefix: str) -> IndexedDataset:
-    """Open the token sequences of a dataset.
-
-    Raises:
-        DataError: Its index is damaged.
-    """
+    """Open the token sequences of a dataset; a damaged index is a DataError."""
     try:
         return IndexedDataset(prefix)
     except Exception as error:
-        # megatron-core only asserts what it relies on, and numpy maps what the index claims.
-        raise DataError(
-            f"{prefix}.idx: no index of a dataset ({str(error) or 'it contradicts itself'}); bake it again"
-        ) from None
+        # megatron-core only asserts its assumptions, and numpy maps what the index claims.
+        raise DataError(f"{prefix}.idx: not a dataset index ({str(error) or 'inconsistent'}); bake it again") from None
 
 
 def _read_dataset(prefix: str, language: str, split: str) -> BakedDataset:
-    # Held while its lengths are read: megatron-core unmaps the file when the reader goes, views or not.
+    # Keep the reader while its lengths are read: megatron-core unmaps the file with it, in spite of views.
     indexed = open_indexed(prefix)
     start, stop = split_range(len(indexed), split, Split.train)
     num_tokens = int(np.sum(indexed.sequence_lengths[start:stop], dtype=np.int64))
@@ -92,7 +83,7 @@ def _read_dataset(prefix: str, language: str, split: str) -> BakedDataset:
 
 
 def split_range(num_sequences: int, split: str, part: Split) -> tuple[int, int]:
-    """Return the first sequence of a part of a dataset, and the one behind its last; megatron-core's rounding."""
+    """Return the first sequence of a part of a dataset, and the one after its last, rounded like megatron-core."""
     borders = convert_split_vector_to_split_matrix(parse_and_normalize_split(split))[part.value] or (0.0, 0.0)
     start, stop = (round(border * float(num_sequences)) for border in borders)
     return start, stop
@@ -109,7 +100,7 @@ def split_problem(prefix: str, split: str, part: Split, sequence_length: int) ->
 
 
 def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Sequence[str]:
-    # Once a host: thousands of ranks would read the same files.
+    # Once per host: thousands of ranks would read the same files.
     problems = check_manifest(prefix, with_hashes=is_first_of_host())
     if problems:
         return problems
@@ -127,6 +118,6 @@ def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Seque
     if data.reset_attention_mask and content.get("eod_id") != tokenizer.eod_id:
         problems.append(
             f"{prefix}: baked without --append-eod, so data.reset_attention_mask finds no end of a document; bake "
-            "again, or leave it out"
+            "it with --append-eod, or set reset_attention_mask to false"
         )
     return problems

@@ -45,7 +45,7 @@ class WrittenFile:
 
 
 class _HashedFile:
-    """A file that is written once, from front to back, and hashed on the way."""
+    """A file written sequentially, and hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
         self._stream: IO[bytes] = path.open("wb")
@@ -53,7 +53,6 @@ class _HashedFile:
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
         self._stream.write(data)
         self._digest.update(data)
         self._size += len(data)
@@ -66,26 +65,24 @@ class _HashedFile:
         return WrittenFile(self._size, self._digest.hexdigest())
 
     def abandon(self) -> None:
-        """Close without any promise."""
         self._stream.close()
 
 
 class IndexedWriter:
     """Write one indexed dataset; memory does not grow with the number of documents.
 
-    Lengths and document ends wait in unnamed files beside the index until it is written.
-
-    The two paths are written to directly: the caller names temporary ones and renames them when all is done.
+    Lengths and document ends are in unnamed files next to the index until it is written. The two paths are written
+    directly: the caller passes temporary ones and renames them at the end.
     """
 
     def __init__(self, bin_path: str | Path, idx_path: str | Path, dtype: DTypeLike, max_id: int | None = None) -> None:
         """Create the `.bin` file.
 
         Args:
-            bin_path: Where the tokens go.
-            idx_path: Where the index goes, at `close`.
-            dtype: Type of a stored token; one that the format has a code for.
-            max_id: Largest id allowed; None for the largest that `dtype` holds.
+            bin_path: Path of the tokens.
+            idx_path: Path of the index, written by `close`.
+            dtype: Type of a stored token; the format must have a code for it.
+            max_id: Largest allowed id; None for the largest of `dtype`.
         """
         self._idx_path = Path(idx_path)
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -123,10 +120,7 @@ class IndexedWriter:
         self._append(tokens, sequence_lengths, sequences_per_document)
 
     def append(self, prefix: str | Path) -> None:
-        """Append all documents of a dataset on disk.
-
-        Args:
-            prefix: The dataset's path without `.bin`.
+        """Append all documents of the dataset at a prefix.
 
         Raises:
             DataError: If its files are damaged or its tokens have another type.
@@ -156,13 +150,12 @@ class IndexedWriter:
         return self._bin.close(), index.close()
 
     def __enter__(self) -> Self:
-        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the file after an error; files are the caller's to remove."""
+        """Close the files; the caller removes them after an error."""
         self._bin.abandon()
         self._lengths.close()
         self._document_ends.close()
@@ -188,13 +181,10 @@ def _chunks(spool: IO[bytes]) -> Iterator[bytes]:
 
 
 class IndexedReader:
-    """Read an indexed dataset after checking that its two files fit each other, which megatron-core's does not."""
+    """Read an indexed dataset after checking that its two files match, which megatron-core does not do."""
 
     def __init__(self, prefix: str | Path) -> None:
-        """Map the files.
-
-        Args:
-            prefix: The dataset's path without `.bin`.
+        """Map the files of the dataset at a prefix.
 
         Raises:
             DataError: If a file is missing, or header, sizes, pointers or document ends are wrong.
@@ -245,11 +235,9 @@ class IndexedReader:
             raise DataError(f"{path}: the document ends do not rise from 0 to the {num_sequences} sequences")
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
         return len(self.lengths)
 
     def __getitem__(self, sequence: int) -> NDArray[Any]:
-        """Return the tokens of one sequence."""
         start = int(self.pointers[sequence]) // self.dtype.itemsize
         return self.tokens[start : start + int(self.lengths[sequence])]
 

@@ -30,7 +30,7 @@ from megatron_prealign.errors import DataError, TrainingError
 
 @dataclass
 class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
-    """megatron-core's dataset configuration and how switched words become labels."""
+    """megatron-core's dataset configuration, and how switched words become labels."""
 
     label_mode: LabelMode = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
@@ -45,10 +45,10 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
 
     It differs from its base in three ways:
 
-    * the sample order is a function of (seed, epoch) for each epoch alone, so a longer run begins with
-      the samples of a shorter one; the first epoch is the base class's order for one epoch,
+    * the sample order of each epoch is a function of (seed, epoch) alone, so a longer run begins with the samples of a
+      shorter one; the first epoch is the base class's order for one epoch,
     * the index cache is keyed by the manifest's content hash, so a re-bake is never served stale,
-    * loss masks are made fresh for every sample (the base hands out its cached tensor once).
+    * loss masks are new for every sample (the base returns its cached tensor once).
     """
 
     config: CodeSwitchDatasetConfig
@@ -64,7 +64,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         index_split: Split,
         config: CodeSwitchDatasetConfig,
     ) -> None:
-        """Open the switch records beside the tokens, then build or load the sample index.
+        """Open the switch records next to the tokens, then build or load the sample index.
 
         Args:
             indexed_dataset: token sequences of the bake.
@@ -75,7 +75,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             config: sequence length, seed, cache, label mode.
 
         Raises:
-            DataError: if the manifest is missing or the split holds no full sample.
+            DataError: if the manifest is missing or the split has no full sample.
         """
         manifest = read_manifest(dataset_path)
         self._content_hash = manifest.content_hash
@@ -88,12 +88,12 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         """Return one sample.
 
         Args:
-            idx: position in the sample order; None = a sample that counts nothing (padding of a batch).
+            idx: position in the sample order; None = a sample of loss mask 0 (padding of a batch).
 
         Returns:
             tokens, labels and position_ids: int64 [S]; loss_mask: float32 [S]. Ignored labels are 0 with mask 0.
-            loss_group: int16 [S], which loss a position is reported under: twice the number of the language, plus 1
-            where the label is a switch's original word.
+            loss_group: int16 [S], the group of a position in the reported losses: twice the number of the language,
+            plus 1 if the label is a switch's original word.
 
         Raises:
             TrainingError: if there is an id that the tokenizer does not have.
@@ -115,16 +115,16 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         }
 
     def _check_ids(self, ids: NDArray[Any]) -> None:
-        """Refuse ids that would read past the embedding, which a GPU reports long after and without their place."""
+        """Refuse ids outside the embedding, which a GPU reports late and without their place."""
         lowest, highest, size = int(ids.min(initial=0)), int(ids.max(initial=0)), self.config.tokenizer.vocab_size
         if lowest < 0 or highest >= size:
             raise TrainingError(
-                f"{self.dataset_path}: holds the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 to "
-                f"{size - 1}: damaged after its bake, see tools/verify_dataset.py; bake it again"
+                f"{self.dataset_path}: contains the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 "
+                f"to {size - 1}: damaged after its bake; check it with tools/verify_dataset.py and bake it again"
             )
 
     def _positions(self, inputs: NDArray[Any]) -> torch.Tensor:
-        """Return the positions of input tokens [S]: int64 [S], counted in each document if they are reset."""
+        """Return the positions of input tokens: int64 [S], restarting in each document if so configured."""
         if not self.config.reset_position_ids:
             return self._position_ids.clone()
         positions = np.arange(len(inputs))
@@ -133,11 +133,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return torch.from_numpy(positions - np.maximum.accumulate(begins))
 
     def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-        """Return the token and the unshifted label stream of a sample, and where labels are a switch's original word.
-
-        Returns:
-            int64, int64 and bool, each [S + 1].
-        """
+        """Return tokens, unshifted labels, and where these are a switch's original word: int64, int64, bool [S + 1]."""
         tokens, labels, is_original = [], [], np.zeros(self.config.sequence_length + 1, dtype=np.bool_)
         done = 0
         for sequence, start, length in self._pieces(idx):
@@ -150,7 +146,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return np.concatenate(tokens), np.concatenate(labels), is_original
 
     def _pieces(self, idx: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (sequence, first token, number of tokens) of the documents that a sample is cut from."""
+        """Yield (sequence, first token, number of tokens) of the documents of a sample."""
         row = int(self.shuffle_index[idx])
         (first, start), (last, stop) = self.sample_index[row].tolist(), self.sample_index[row + 1].tolist()
         for position in range(first, last + 1):
@@ -200,12 +196,16 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return self._take_arrays(self.config.cache.get(name, description, self.index_names, self._build_arrays))
 
     def _order_identifiers(self) -> dict[str, Any]:
-        """Return what the order of samples depends on besides the content, the sequences, their length and the seed."""
+        """Return other dependencies of the order besides content, sequences, their length and the seed."""
         return {"num_epochs": self._num_epochs()}
 
     def _build_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Return what is cached."""
-        return self._build_indices(self._num_epochs())
+        """Return what is cached: document_index int32 [epochs * documents], sample_index, shuffle_index."""
+        num_epochs = self._num_epochs()
+        ends = self._get_num_tokens_per_epoch() * np.arange(1, num_epochs + 1)
+        documents = [self.indices.astype(np.int32)] * num_epochs
+        length, seed = self.config.sequence_length, self.config.random_seed
+        return order_samples(self.dataset.sequence_lengths, documents, ends, length, seed)
 
     def _take_arrays(self, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the (document, sample, shuffle) indices out of what was cached."""
@@ -223,15 +223,6 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             return 1
         return max(1, int(-(-(self.num_samples * sequence_length + 1) // num_tokens)))
 
-    def _build_indices(self, num_epochs: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return document_index int32 [epochs * documents], sample_index [samples + 1, 2], shuffle_index [samples]."""
-        num_tokens = self._get_num_tokens_per_epoch()
-        ends = num_tokens * np.arange(1, num_epochs + 1)
-        documents = [self.indices.astype(np.int32)] * num_epochs
-        return order_samples(
-            self.dataset.sequence_lengths, documents, ends, self.config.sequence_length, self.config.random_seed
-        )
-
 
 def order_samples(
     lengths: NDArray[np.int32], documents: Sequence[NDArray[np.int32]], ends: NDArray[np.int64], length: int, seed: int
@@ -240,7 +231,7 @@ def order_samples(
 
     Args:
         lengths: int32, tokens of each sequence.
-        documents: for each epoch its sequences, as positions in `lengths`.
+        documents: the sequences of each epoch, as positions in `lengths`.
         ends: int64 [epochs], tokens up to the end of each epoch.
         length: tokens of a sample.
         seed: seed of the order.
@@ -261,9 +252,9 @@ def order_samples(
 
 
 def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_length: int) -> str:
-    """Return the message for a split that is too small to cut one sample from."""
+    """Return the message for a split that is too small for one sample."""
     return (
-        f"{prefix}: the {split.name} split holds no full sample: {len(lengths)} documents with {lengths.sum()} tokens, "
+        f"{prefix}: the {split.name} split has no full sample: {len(lengths)} documents with {lengths.sum()} tokens, "
         f"a sample needs {sequence_length + 1}; raise this split's share in data.split or give more data"
     )
 

@@ -114,7 +114,7 @@ def _macro_language(tag: str) -> str:
 def _identifier():  # type: ignore[no-untyped-def]
     """Load py3langid, which takes a second."""
     try:
-        import langcodes  # noqa: F401 - needed as well, and better missed here than half-way
+        import langcodes  # noqa: F401 - also needed; fail early
         import py3langid
     except ImportError:
         raise ConfigError(

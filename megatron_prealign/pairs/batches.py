@@ -1,7 +1,7 @@
-"""Batches of items to align: which items, their groups, and what must not be a negative, packed into rows.
+"""Batches of items to align: the items, their groups, and what must not be a negative, packed into rows.
 
-An item is tokens that the model reads alone; items of one group are translations of each other. Words and sentences
-are items.
+An item is a run of tokens that the model reads alone; items of one group are translations of each other. Words and
+sentences are items.
 
 Legend: ``I`` items of a global microbatch, ``G`` groups of it, ``R`` rows of packed items, ``S`` positions of a row.
 """
@@ -25,7 +25,7 @@ PADDING = -1
 
 @dataclass(frozen=True, eq=False)
 class PackedItems:
-    """Items one after the other in rows of equal length; attention must not look from one into another."""
+    """Items one after another in rows of equal length; attention must not cross from one item into another."""
 
     token_ids: Ints
     """int64 [R, S], 0 at positions without an item"""
@@ -46,7 +46,7 @@ class PackedItems:
 
 @dataclass(frozen=True, eq=False)
 class ItemBatch:
-    """One microbatch: the items of a data-parallel rank, and what concerns the items of all ranks."""
+    """One microbatch: the items of a data-parallel rank, and properties of the items of all ranks."""
 
     packed: PackedItems
     """This rank's items; item_index counts from `start`"""
@@ -55,11 +55,11 @@ class ItemBatch:
     stop: int
     """One past this rank's last item."""
     group_ids: Ints
-    """int64 [I], equal for an item and its translations; -1 for padding items, which come last"""
+    """int64 [I], equal for an item and its translations; -1 for padding items, which are last"""
     item_ids: Ints
     """int64 [I], number of the item in its table; -1 for padding items"""
     excluded_pairs: Ints
-    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but of one meaning, so no negatives"""
+    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but of possibly equal meaning, so no negatives"""
     num_tokens: int
     """Tokens of all items of the global microbatch, padding left out."""
 
@@ -72,14 +72,14 @@ class ItemBatch:
 class ItemBatches(ABC):
     """Microbatches addressed by a counter: microbatch m is a function of (items, seed, m).
 
-    An epoch takes every group once, in an order of its own. A microbatch may reach from one epoch into the next, so
-    all are full.
+    An epoch contains every group once, in its own order. A microbatch may extend from one epoch into the next, so all
+    are full.
     """
 
     kind: ClassVar[str]
-    """What an item is: part of the names of its options, counters and metrics."""
+    """Name of the items in options, counters and metrics."""
     option: ClassVar[str]
-    """The option that names the files of its items."""
+    """The option with the files of the items."""
 
     def __init__(
         self,
@@ -121,14 +121,14 @@ class ItemBatches(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Return in one line what a person should know before training on the items."""
+        """Return in one line what to know before training on the items."""
 
     @abstractmethod
     def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
         """Return the items of a microbatch and their group ids, both int64 [I].
 
         Args:
-            groups: int64 [G], the groups drawn; one that ends an epoch and begins the next is there twice.
+            groups: int64 [G], the drawn groups; one that ends an epoch and begins the next occurs twice.
             keys: uint64 [G], a generator key for each.
         """
 
@@ -137,9 +137,9 @@ class ItemBatches(ABC):
         """Return ordered pairs of items of different groups that may mean the same, int64 [E, 2], sorted."""
 
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[ItemBatch]:
-        """Return consecutive microbatches with as many rows each: the schedule wants equal shapes.
+        """Return consecutive microbatches with equal numbers of rows: the schedule needs equal shapes.
 
-        The ranks of the data-parallel axis may have other numbers of rows; they exchange item vectors alone.
+        The ranks of the data-parallel axis may have other numbers of rows; they exchange only item vectors.
 
         Args:
             first: counter of the first microbatch since the start of training, over all epochs.
@@ -148,7 +148,7 @@ class ItemBatches(ABC):
             size: size of the data-parallel axis; the number of items is padded to a multiple of it.
         """
         found = [self._batch(index, rank, size) for index in range(first, first + count)]
-        # Where groups lack languages the last ranks may have padding alone; the model still needs a row to run on.
+        # If groups lack languages, the last ranks may have only padding; the model still needs a row.
         num_rows = max(1, *(len(batch.packed.token_ids) for batch in found))
         return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
@@ -192,21 +192,18 @@ class ItemBatches(ABC):
 
 
 def place_items(lengths: Ints, row_length: int) -> tuple[Ints, Ints, int]:
-    """Choose row and first column of each item; the longest item that fits comes first.
+    """Return row and first column of each item, both int64 [I], and the number of rows; longest items first.
 
-    Items of a length are alike, so a filling is found once and repeated as often as the items suffice: the
-    cost grows with the number of lengths, not of items.
+    Items of one length are interchangeable, so a filling is found once and repeated as often as possible: the cost
+    grows with the number of lengths, not of items.
 
     Args:
         lengths: int64 [I], each from 1 to `row_length`.
         row_length: positions of a row.
-
-    Returns:
-        Row and first column of each item, both int64 [I], and the number of rows.
     """
     order = np.argsort(-lengths, kind="stable")
     left = np.bincount(lengths, minlength=1)
-    # Items of a length stand together in `order`; the next unplaced one of each length.
+    # Items of a length are consecutive in `order`; the next unplaced one of each length.
     following = len(lengths) - np.cumsum(left)
     rows, columns = np.empty_like(lengths), np.empty_like(lengths)
     num_rows = 0
@@ -237,11 +234,11 @@ def _fill_row(left: Ints, row_length: int) -> list[tuple[int, int]]:
 
 
 def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
-    """Pack items into as few rows as longest-first finds.
+    """Pack items into rows, longest first.
 
     Args:
         lengths: int64 [I], each from 1 to `row_length`.
-        token_ids: int64, the tokens of all items, one item after the other.
+        token_ids: integers, the tokens of all items, one item after another.
         row_length: positions of a row.
     """
     rows, columns, num_rows = place_items(lengths, row_length)

@@ -1,4 +1,4 @@
-"""Sentences as items to align: texts that say the same in several languages.
+"""Sentences as items to align: texts of equal meaning in several languages.
 
 Legend: ``N`` sentences, ``G`` groups; a group is the sentences of one row of the files.
 """
@@ -19,14 +19,14 @@ from megatron_prealign.text.ragged import Ragged, spread
 from megatron_prealign.text.tokenizer import Tokenizer
 
 Row = Mapping[str, str]
-"""One text by language; languages that lack it are left out."""
+"""One text by language; missing languages are left out."""
 
 
 def read_aligned(paths: Sequence[str]) -> list[Row]:
     """Read aligned texts.
 
-    A JSONL file has an object of texts by language on each line, any other file is TSV with languages in its first
-    line; empty cells and values that are no text are missing translations. Either may be packed as .gz.
+    A JSONL file has an object of texts by language on each line; any other file is TSV with languages in its first
+    line. Empty cells and values that are not text are missing translations. Either may be compressed.
 
     Raises:
         DataError: every line that can't be read, and files without any text.
@@ -43,7 +43,9 @@ def read_aligned(paths: Sequence[str]) -> list[Row]:
         is_json = ".jsonl" in path.suffixes
         found = [_object(path, *line, problems) for line in lines] if is_json else _table(path, lines, problems)
         if not any(found):
-            problems.add(f"{path}: holds no text; write a line of languages and lines of texts, or objects of both")
+            problems.add(
+                f"{path}: contains no text; write a line of languages and lines of texts, or objects of both"
+            )
         rows += [row for row in found if row]
     problems.raise_if_any()
     return rows
@@ -56,7 +58,7 @@ def _object(path: Path, number: int, line: str, problems: Problems) -> Row:
         problems.add(f"{path}:{number}: not JSON ({error})")
         return {}
     if not isinstance(record, dict):
-        problems.add(f"{path}:{number}: an object of texts by language is expected")
+        problems.add(f"{path}:{number}: expected an object of texts by language")
         return {}
     return {normalize_language(name): text for name, text in record.items() if isinstance(text, str) and text.strip()}
 
@@ -67,9 +69,7 @@ def _table(path: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> 
     for number, line in lines[1:]:
         cells = line.split("\t")
         if len(cells) != len(languages):
-            problems.add(
-                f"{path}:{number}: {len(cells)} cells under {len(languages)} languages; write a tab between two"
-            )
+            problems.add(f"{path}:{number}: {len(cells)} cells for {len(languages)} languages; separate cells by tabs")
             continue
         rows.append({name: text for name, text in zip(languages, cells, strict=True) if text.strip()})
     return rows
@@ -77,23 +77,23 @@ def _table(path: Path, lines: Sequence[tuple[int, str]], problems: Problems) -> 
 
 @dataclass(frozen=True)
 class SentenceReport:
-    """What became of the rows of aligned texts under a tokenizer."""
+    """What a tokenizer made of aligned texts."""
 
     num_groups: int
-    """Rows that can be drawn: sentences in two languages or more."""
+    """Usable rows: sentences in two languages or more."""
     num_dropped_groups: int
-    """Rows left out, which have fewer."""
+    """Rows with fewer, left out."""
     num_long: int
-    """Sentences over the limit of tokens, left out: a cut one no longer says what its translations say."""
+    """Sentences over the limit of tokens, left out: a cut one differs in meaning from its translations."""
     num_unknown: int
     """Sentences without tokens or with unknown ones, left out."""
     num_copies: int
     """Sentences equal to another language's in the same row, left out as untranslated."""
     mean_tokens: dict[str, float]
-    """Tokens a sentence by language, of those that can be drawn."""
+    """Mean tokens of the usable sentences, by language."""
 
     def describe(self) -> str:
-        """Return in one line what a person should know before training on them."""
+        """Return in one line what to know before training on them."""
         lengths = ", ".join(f"{language} {mean:.1f}" for language, mean in self.mean_tokens.items())
         parts = [f"Sentences: {self.num_groups:,} groups, tokens a sentence {lengths}"]
         if self.num_long:
@@ -123,7 +123,7 @@ class SentenceTable:
 
     @classmethod
     def build(cls, rows: Sequence[Row], tokenizer: Tokenizer, max_sentence_tokens: int) -> "SentenceTable":
-        """Tokenize every sentence by itself, without special tokens, and lay the groups out as arrays.
+        """Tokenize every sentence alone, without special tokens, and lay the groups out as arrays.
 
         Args:
             rows: aligned texts.
@@ -133,7 +133,7 @@ class SentenceTable:
         Raises:
             DataError: if no group is left.
         """
-        # A language's untranslated copy of another's text would be a positive of cosine 1 that teaches nothing.
+        # An untranslated copy would be a positive of cosine 1 without any information.
         distinct = [{text: language for language, text in reversed([*row.items()])} for row in rows]
         texts = [text for row in distinct for text in row]
         encoded = dict(zip(texts, tokenizer.encode_batch(texts), strict=True))
@@ -147,7 +147,7 @@ class SentenceTable:
         if not groups:
             raise DataError(
                 f"alignment.sentence_paths: none of {len(rows):,} rows has sentences in two languages of at most "
-                f"alignment.max_sentence_tokens {max_sentence_tokens} tokens each: check the files, or raise it"
+                f"alignment.max_sentence_tokens {max_sentence_tokens} tokens each: check the files, or raise the limit"
             )
         sentences = [sentence for group in groups for sentence in group]
         tokens = Ragged.of_rows([encoded[text] for _, text in sentences])
@@ -176,7 +176,7 @@ class SentenceBatches(ItemBatches):
     option = "alignment.sentence_paths"
 
     def __init__(self, table: SentenceTable, seed: int, sentence_batch_size: int, *, row_length: int) -> None:
-        """Keep the table.
+        """Check that the table fills a microbatch.
 
         Args:
             table: groups of sentences as arrays.
@@ -211,7 +211,7 @@ class SentenceBatches(ItemBatches):
         return self._batch_size * len(self._table.tokens.values) / self._num_groups
 
     def describe(self) -> str:
-        """Return what became of the sentences under the tokenizer."""
+        """Return what the tokenizer made of the sentences."""
         return self._table.report.describe()
 
     def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
@@ -222,7 +222,7 @@ class SentenceBatches(ItemBatches):
         return spread(self._table.group_offsets[groups], sizes), np.repeat(numbers, sizes)
 
     def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
-        """Return all pairs of two groups that share a text: their other sentences then mean the same, too."""
+        """Return all pairs of two groups that share a text, whose other sentences then have equal meaning too."""
         surfaces = self._table.surface_ids[item_ids]
         shared = group_ids[np.stack(matches(surfaces, surfaces), axis=1)]
         shared = np.unique(shared[shared[:, 0] != shared[:, 1]], axis=0)

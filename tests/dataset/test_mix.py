@@ -90,7 +90,7 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
     )
     asked = request(BlendEntry(prefix="en"), BlendEntry(prefix="sw", tokens=1_000))
     assert problem(asked, 400, {"sw": 120, "en": 280}).startswith(
-        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise them"
+        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise this number"
     )
 
 
