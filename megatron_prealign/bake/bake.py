@@ -68,7 +68,6 @@ def bake(
         DataError: Every problem of the options at once, before anything is written; or a bad line of the corpus, a
             corpus without text, a dead worker. Then nothing is under the final names, and the finished pieces remain in
             the work folder for `resume`.
-
     """
     started = time.time()
     materials = _prepare(options, log)

@@ -46,7 +46,6 @@ def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
 
     Raises:
         DataError: The problems that tasks reported, or that pieces are unfinished without one because a task died.
-
     """
     import ray
 
@@ -75,7 +74,6 @@ def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finis
         num_tasks: Tasks of the array, one core each.
         settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task; others are passed to sbatch.
         finish: What the last job runs.
-
     """
     _forget_problems(job)
     own = {"partition", "time", "memory_gb", "venv"}

@@ -40,7 +40,6 @@ class LocalWorkers:
     """Worker processes of this machine; they begin to encode while the lexicon is still being compiled.
 
     Workers in excess of the pieces become threads of the tokenizer. A single worker is this process.
-
     """
 
     def __init__(self, num_workers: int, num_pieces: int, tokenizer: Tokenizer) -> None:
@@ -99,7 +98,6 @@ class LocalWorkers:
 
         Raises:
             DataError: If a piece can't be baked, or a worker dies; the other workers have ended by then.
-
         """
         numbers = job.unfinished()
         try:

@@ -53,7 +53,6 @@ class DatasetInspector:
 
         Raises:
             DataError: If it can't be read, or was baked with another tokenizer or lexicon.
-
         """
         manifest = read_manifest(prefix)
         problems = []
@@ -155,7 +154,6 @@ def inspect_document(prefix: str | Path, document: int, tokenizer: Tokenizer, le
     """Return the text of a document, numbered from 0, with switched words as `[original→translation]`.
 
     Arguments and errors are those of `DatasetInspector`.
-
     """
     sequences = DatasetInspector(prefix, tokenizer, lexicon).pieces(document)
     return "\n".join(

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from megatron_prealign import __version__
 from megatron_prealign.codeswitch.codeswitch import SwitchCounts
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.codeswitch.word_forms import WordEncoder
@@ -96,7 +97,6 @@ class Job:
 
         Raises:
             DataError: If the existing folder has another input or other options.
-
         """
         job = cls(folder, settings, tuple(pieces))
         if resume and (folder / "job.json").is_file():
@@ -151,7 +151,7 @@ class Job:
         del settings["on_error"]  # finished pieces had no unusable line, or were asked to skip them
         modified = {path: path.stat().st_mtime_ns for path in {piece.path for piece in self.pieces}}
         pieces = [[str(piece.path), piece.start, piece.stop, piece.size, modified[piece.path]] for piece in self.pieces]
-        return {"settings": settings, "pieces": pieces, "table": _version_of_shards()}
+        return {"settings": settings, "pieces": pieces, "table": [__version__, np.__version__.partition(".")[0]]}
 
     def _write(self, overwrite: bool) -> None:
         more = {"on_error": self.settings.on_error, "overwrite": overwrite}
@@ -177,14 +177,12 @@ class ShardMerger:
     """Appends shards to one dataset in the order of the input, while later pieces are still being baked.
 
     The data files have a temporary prefix; those of a killed run are written again.
-
     """
 
     def __init__(self, job: Job, staged: Path, vocab_size: int) -> None:
         """Create the files with the prefix `staged`.
 
         Shards that are finished already are appended together with the first one that is added.
-
         """
         self._job = job
         self.staged = staged
@@ -251,9 +249,3 @@ def _read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or not {"settings", "pieces", "overwrite"} <= description.keys():
         raise DataError(f"{path}: not the description of a bake; start again with --overwrite")
     return description
-
-
-def _version_of_shards() -> list[str]:
-    from megatron_prealign import __version__
-
-    return [__version__, np.__version__.partition(".")[0]]

@@ -49,7 +49,6 @@ def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings,
 
     Raises:
         DataError: If it has another input or other settings, or `check_manifest` finds damage.
-
     """
     if problems := check_manifest(prefix):
         raise DataError([*problems, "pass --overwrite to bake it again"])

@@ -35,7 +35,6 @@ def merge_datasets(
     Raises:
         DataError: Every reason why they can't be merged, before anything is written: damage; another tokenizer, type,
             end-of-document token or lexicon; an output that exists or is one of the inputs.
-
     """
     problems = _output_problems(prefixes, output, overwrite)
     for prefix in prefixes:

@@ -91,7 +91,6 @@ def table_options(options: BakeOptions) -> TableOptions:
 
     Raises:
         DataError: If the stop list can't be read, or there are no word frequencies of the source language.
-
     """
     excluded: set[str] = set()
     if options.stop_words_path is not None:

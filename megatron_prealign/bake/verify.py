@@ -21,7 +21,6 @@ def verify(prefix: str | Path, tokenizer: Tokenizer | None = None) -> list[str]:
     """Return everything that is wrong with the dataset at a prefix; empty if it is sound.
 
     With a `tokenizer` the dataset must have been baked with it; without one the manifest's vocabulary size is trusted.
-
     """
     try:
         content = read_manifest(prefix).content

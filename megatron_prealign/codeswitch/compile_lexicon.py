@@ -1,6 +1,6 @@
 """Compilation of a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -73,7 +73,9 @@ def compile_lexicon(
     options = options or TableOptions()
     encode = WordEncoder(tokenizer, encoder)
     is_spaced = uses_spaces(lexicon.source_language)
-    words_of_letters, numbers = _usable_sources(lexicon, options.excluded_words, is_spaced)
+    language = lexicon.source_language
+    of_letters = [i for i, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
+    numbers = [i for i in of_letters if lexicon.entries[i].word.casefold() not in options.excluded_words]
     entries = [lexicon.entries[number] for number in numbers]
     pairs = [translation for entry in entries for translation in entry.translations]
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
@@ -89,20 +91,21 @@ def compile_lexicon(
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
     usable, num_languages = np.unique(owners[begins], return_counts=True)
-    cases = _cases([entries[owner].word for owner in usable], lexicon.source_language, options.case_transfer)
     vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
     entry_numbers = np.array(numbers, dtype=np.int32)[usable]
-    keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
+    words = [entries[owner].word for owner in usable]
+    forms = _encode_forms(encode, words, has_dotted_i(language), options.case_transfer)
+    keys = _source_keys(forms, entry_numbers, vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
-    words = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
+    targets = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
     return SwitchTable(
         vocabulary=vocabulary,
         is_spaced=is_spaced,
         languages=lexicon.languages,
         num_entries=num_entries,
         skipped={
-            "source not of letters": len(lexicon) - len(words_of_letters),
-            "source excluded": len(words_of_letters) - len(entries),
+            "source not of letters": len(lexicon) - len(of_letters),
+            "source excluded": len(of_letters) - len(entries),
             "source not encodable": len(usable) - num_entries,
             "translation not encodable": len(pairs) - int(is_usable.sum()),
         },
@@ -110,7 +113,7 @@ def compile_lexicon(
         by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
         by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
         pair_languages=languages,
-        targets=TargetForms(words, encode),
+        targets=TargetForms(targets, encode),
     )
 
 
@@ -145,19 +148,6 @@ def _rank_pairs(
     return order[ranks < max_translations], groups[ranks < max_translations]
 
 
-def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[list[str]]:
-    """Return the words as written and, with case transfer, Capitalised and in CAPITALS by the language's rules."""
-    dotted = has_dotted_i(language)
-    return [[in_case(word, case, dotted) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
-
-
-def _usable_sources(lexicon: Lexicon, excluded: Collection[str], is_spaced: bool) -> tuple[list[int], list[int]]:
-    """Return the numbers of the entries that consist of letters, and of those that are not excluded either."""
-    language = lexicon.source_language
-    of_letters = [number for number, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
-    return of_letters, [number for number in of_letters if lexicon.entries[number].word.casefold() not in excluded]
-
-
 def _is_source(word: str, language: str, is_spaced: bool) -> bool:
     if is_spaced:
         return word.isalpha() or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
@@ -165,9 +155,10 @@ def _is_source(word: str, language: str, is_spaced: bool) -> bool:
     return is_letters(word) and script_fits(word, language)
 
 
-def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
+def _encode_forms(encode: WordEncoder, words: Sequence[str], dotted_i: bool, case_transfer: bool) -> Ragged:
     """Return the ids of all words in the first form, then in the second and so on; empty if one can't be encoded."""
-    blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
+    cases = [[in_case(word, case, dotted_i) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
+    blocks = [encode(cased, spaced) for cased in cases for spaced in (False, True)]
     lengths = np.concatenate([block.lengths for block in blocks])
     return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
 

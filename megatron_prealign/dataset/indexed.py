@@ -48,24 +48,21 @@ class _HashedFile:
     """A file written sequentially, and hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
-        self._stream: IO[bytes] = path.open("wb")
+        self.stream: IO[bytes] = path.open("wb")
         self._digest = hashlib.sha256()
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        self._stream.write(data)
+        self.stream.write(data)
         self._digest.update(data)
         self._size += len(data)
 
     def close(self) -> WrittenFile:
         """Make the content durable and describe it."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
         return WrittenFile(self._size, self._digest.hexdigest())
-
-    def abandon(self) -> None:
-        self._stream.close()
 
 
 class IndexedWriter:
@@ -117,7 +114,10 @@ class IndexedWriter:
                 raise DataError(
                     f"token id {wrong} is outside 0..{self._max_id}; the tokenizer does not fit the dataset"
                 )
-        self._append(tokens, sequence_lengths, sequences_per_document)
+        stored = np.ascontiguousarray(tokens, dtype=self.dtype)
+        self._bin.write(stored.data.cast("B") if len(stored) else b"")
+        self.num_tokens += len(stored)
+        self._append_index(sequence_lengths, np.cumsum(sequences_per_document, dtype=np.int64))
 
     def append(self, prefix: str | Path) -> None:
         """Append all documents of the dataset at a prefix.
@@ -156,15 +156,9 @@ class IndexedWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the files; the caller removes them after an error."""
-        self._bin.abandon()
+        self._bin.stream.close()
         self._lengths.close()
         self._document_ends.close()
-
-    def _append(self, tokens: NDArray[Any], lengths: NDArray[Any], sequences_per_document: NDArray[Any]) -> None:
-        stored = np.ascontiguousarray(tokens, dtype=self.dtype)
-        self._bin.write(stored.data.cast("B") if len(stored) else b"")
-        self._append_index(lengths, np.cumsum(sequences_per_document, dtype=np.int64))
-        self.num_tokens += len(stored)
 
     def _append_index(self, lengths: NDArray[Any], document_ends: NDArray[Any]) -> None:
         self._lengths.write(lengths.astype("<i4", copy=False).tobytes())

@@ -156,17 +156,15 @@ class StepLoader(Iterator[list[Batch]]):
         return [self._read_microbatch(row) for row in indices]
 
     def _read_microbatch(self, row: NDArray[np.int64]) -> Batch:
-        return {**self._collate([self._sample(index) for index in row.tolist()]), "sample": torch.from_numpy(row)}
+        samples = [self._sample(index) for index in row.tolist()]
+        batch = {key: torch.stack([sample[key] for sample in samples]) for key in _KEYS}
+        return {**batch, "sample": torch.from_numpy(row)}
 
     def _sample(self, index: int) -> dict[str, Any]:
         if index < len(self._dataset):
             return self._dataset[index]
         sample = self._dataset[0]
         return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
-
-    @staticmethod
-    def _collate(samples: list[dict[str, Any]]) -> Batch:
-        return {key: torch.stack([sample[key] for sample in samples]) for key in _KEYS}
 
 
 class ReaderProcesses:

@@ -105,10 +105,14 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     if options.max_translations is not None:
         lexicon, dropped["max_translations"] = keep_heaviest(lexicon, options.max_translations)
     if options.min_languages > 1:
-        lexicon, dropped["min_languages"] = _multilingual(lexicon, options.min_languages)
+        lexicon, dropped["min_languages"] = _keep(
+            lexicon, lambda entry: len({t.language for t in entry.translations}) >= options.min_languages
+        )
     kept, held_out = lexicon.split(options.held_out_ratio, options.seed)
     if held_out.entries:
-        kept, dropped["held_out_words"] = _without_words_of(kept, held_out)
+        # Entries of several words with a held-out word would show it in training.
+        words = {entry.word.casefold() for entry in held_out.entries}
+        kept, dropped["held_out_words"] = _keep(kept, lambda entry: words.isdisjoint(entry.word.casefold().split()))
     if not kept.entries:
         raise DataError("no word is left for training; lower --held-out-ratio or --min-languages")
     report["dropped"] = {name: {"pairs": found.count, "examples": found.examples} for name, found in dropped.items()}
@@ -203,16 +207,6 @@ def _keep(lexicon: Lexicon, is_kept: Callable[[LexiconEntry], bool]) -> tuple[Le
         for translation in () if is_kept(entry) else entry.translations:
             dropped.add(entry.word, translation)
     return Lexicon(lexicon.source_language, tuple(filter(is_kept, lexicon.entries))), dropped
-
-
-def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Dropped]:
-    return _keep(lexicon, lambda entry: len({t.language for t in entry.translations}) >= min_languages)
-
-
-def _without_words_of(lexicon: Lexicon, held_out: Lexicon) -> tuple[Lexicon, Dropped]:
-    """Drop entries of several words with a held-out word: training would show it."""
-    words = {entry.word.casefold() for entry in held_out.entries}
-    return _keep(lexicon, lambda entry: words.isdisjoint(entry.word.casefold().split()))
 
 
 def _coverage(options: BuildOptions, lexicon: Lexicon) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def filter_lexicon(
     if max_length is not None:
         checks["max_length"] = lambda word, _, translation: max(len(word), len(translation.word)) > max_length
     if multi_word:
-        checks["multi_word"] = _has_several_words
+        checks["multi_word"] = lambda word, _, translation: len(word.split()) > 1 or len(translation.word.split()) > 1
     dropped = {name: Dropped() for name in checks}
     kept: list[tuple[str, Translation]] = []
     for word, translation in lexicon.pairs():
@@ -107,27 +107,11 @@ def keep_heaviest(lexicon: Lexicon, max_translations: int) -> tuple[Lexicon, Dro
     return Lexicon.from_pairs(lexicon.source_language, kept), dropped
 
 
-def _is_identity(word: str, language: str, translation: Translation) -> bool:
-    return word.casefold() == translation.word.casefold()
-
-
-def _has_wrong_script(word: str, language: str, translation: Translation) -> bool:
-    return not (script_fits(word, language) and script_fits(translation.word, translation.language))
-
-
-def _has_non_letters(word: str, language: str, translation: Translation) -> bool:
-    return not (_is_lettered(word) and _is_lettered(translation.word))
-
-
 def _is_lettered(word: str) -> bool:
     """Return whether a word is letters, combining marks and spaces, with joiners only between them."""
     if word[0] in _JOINERS or word[-1] in _JOINERS:
         return False
     return all(unicodedata.category(c)[0] in "LM" or c == " " or c in _JOINERS for c in word)
-
-
-def _has_one_letter_word(word: str, language: str, translation: Translation) -> bool:
-    return _is_one_letter(word, language) or _is_one_letter(translation.word, translation.language)
 
 
 def _is_one_letter(word: str, language: str) -> bool:
@@ -136,13 +120,9 @@ def _is_one_letter(word: str, language: str) -> bool:
     return length <= 1 and not one_letter_is_a_word(language)
 
 
-def _has_several_words(word: str, language: str, translation: Translation) -> bool:
-    return len(word.split()) > 1 or len(translation.word.split()) > 1
-
-
 _CHECKS: dict[str, _Check] = {
-    "identity": _is_identity,
-    "script": _has_wrong_script,
-    "non_letters": _has_non_letters,
-    "one_letter": _has_one_letter_word,
+    "identity": lambda word, _, t: word.casefold() == t.word.casefold(),
+    "script": lambda word, language, t: not (script_fits(word, language) and script_fits(t.word, t.language)),
+    "non_letters": lambda word, _, t: not (_is_lettered(word) and _is_lettered(t.word)),
+    "one_letter": lambda word, language, t: _is_one_letter(word, language) or _is_one_letter(t.word, t.language),
 }

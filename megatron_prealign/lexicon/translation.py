@@ -100,7 +100,9 @@ def translate_words(
             _append(stream, {"translator": translator.identity()})
         for _ in range(_ROUNDS):
             missing = [word for word in words if not any(answers.get(word, {}).values())]
-            for found in _ask_all(list(_batches(missing, translator.batch_size)), ask, limiter, translator):
+            size = translator.batch_size
+            batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+            for found in _ask_all(batches, ask, limiter, translator):
                 _append(stream, {"answers": found})
                 answers |= found
                 result.num_requests += 1
@@ -148,11 +150,6 @@ def _append(stream: Any, record: Mapping[str, Any]) -> None:
     os.fsync(stream.fileno())
 
 
-def _batches(words: Sequence[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(words), size):
-        yield list(words[start : start + size])
-
-
 class _Limiter:
     """Limits the rate at which requests begin, across threads."""
 
@@ -177,7 +174,13 @@ def _ask_all(
 
     def answer(batch: list[str]) -> Answers:
         limiter.wait()
-        return parse_answer(ask(_prompt(batch, translator)), batch, translator.languages)
+        prompt = _PROMPT.format(
+            source=translator.source_language,
+            targets=", ".join(translator.languages),
+            count=translator.max_translations,
+            words="\n".join(batch),
+        )
+        return parse_answer(ask(prompt), batch, translator.languages)
 
     with ThreadPoolExecutor(translator.num_concurrent) as pool:
         futures = [pool.submit(answer, batch) for batch in batches]
@@ -187,15 +190,6 @@ def _ask_all(
         finally:
             for future in futures:
                 future.cancel()
-
-
-def _prompt(batch: list[str], translator: Translator) -> str:
-    return _PROMPT.format(
-        source=translator.source_language,
-        targets=", ".join(translator.languages),
-        count=translator.max_translations,
-        words="\n".join(batch),
-    )
 
 
 def parse_answer(text: str, batch: Sequence[str], languages: Sequence[str]) -> Answers:

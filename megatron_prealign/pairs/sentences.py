@@ -43,9 +43,7 @@ def read_aligned(paths: Sequence[str]) -> list[Row]:
         is_json = ".jsonl" in path.suffixes
         found = [_object(path, *line, problems) for line in lines] if is_json else _table(path, lines, problems)
         if not any(found):
-            problems.add(
-                f"{path}: contains no text; write a line of languages and lines of texts, or objects of both"
-            )
+            problems.add(f"{path}: contains no text; write a line of languages and lines of texts, or objects of both")
         rows += [row for row in found if row]
     problems.raise_if_any()
     return rows

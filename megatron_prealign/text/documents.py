@@ -72,7 +72,6 @@ def read_texts(piece: Piece, json_key: str, batch_bytes: int = BATCH_BYTES) -> I
 
     Raises:
         DataError: If the file can't be read, or a compressed one is damaged.
-
     """
     batch, size = TextBatch(), 0
     for number, num_bytes, record in _records(piece, json_key, [json_key]):
@@ -109,7 +108,6 @@ def read_documents(paths: Iterable[str | Path], json_key: str, problems: Problem
     """Yield the documents of files, folders and globs, holding one line at a time.
 
     Unreadable lines go to `problems` with file and line, as do files without a document.
-
     """
     files, wrong, _ = find_files(list(paths))
     for problem in wrong:
@@ -144,7 +142,6 @@ def read_languages(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[st
 
     Raises:
         DataError: Files that can't be read, lines without text, and languages without any.
-
     """
     problems = Problems()
     texts: dict[str, list[str]] = {}
@@ -176,7 +173,6 @@ def _records(
         piece: What to read.
         json_key: Key of the text.
         columns: Columns to read of a parquet file; None for all.
-
     """
     is_parquet = piece.path.suffix.lower() == PARQUET_SUFFIX
     try:

@@ -62,7 +62,6 @@ class ChunkedEncoder(Encoder):
     """The same library, asked once for each distinct chunk between spaces; for tokenizers with `splits_at_spaces`.
 
     Words repeat in running text, and looking a chunk up is much faster than encoding it. Memory is bounded.
-
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -83,25 +82,19 @@ class ChunkedEncoder(Encoder):
         numbers = np.empty(len(is_first), dtype=np.int64)
         lookup = map(self._numbers.__getitem__, chain.from_iterable(chunks))
         numbers[~is_first] = np.fromiter(lookup, np.int64, len(numbers) - len(heads))
-        self._learn()
+        self._rows = _extended(self._rows, self._encode_chunks(self._numbers.unseen))
+        self._numbers.unseen.clear()
         numbers[is_first] = len(self._numbers) + np.arange(len(heads))
         ids, lengths = _extended(self._rows, self._tokenizer.encode_batch(heads)).take(numbers)
         if len(self._rows.values) > _MAX_TOKENS:
             self._numbers, self._rows = _Numbers(), _NO_ROWS
         return ids, np.add.reduceat(lengths, firsts) if len(firsts) else lengths
 
-    def _learn(self) -> None:
-        """Encode the chunks that the last texts added."""
-        unseen = self._numbers.unseen
-        self._rows = _extended(self._rows, self._encode_chunks(unseen))
-        unseen.clear()
-
     def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
         """Return the ids of each chunk, including the space in front of it.
 
         Many short texts cost the library more than few long ones: groups of chunks are encoded, and their ids separated
         at the tokens that begin with a space, if there are as many.
-
         """
         groups = [chunks[start : start + _GROUP] for start in range(0, len(chunks), _GROUP)]
         rows: list[list[int]] = []
@@ -126,7 +119,6 @@ class GigatokenEncoder(Encoder):
         Raises:
             ImportError: If gigatoken is not installed.
             Exception: Whatever gigatoken raises for an unsupported tokenizer.
-
         """
         import gigatoken  # deferred: it is optional
 

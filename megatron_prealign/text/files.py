@@ -46,7 +46,6 @@ def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list
     """Return the files that names refer to, what is wrong with the names, and what was skipped.
 
     Folders are searched recursively; the files of a folder or glob are in natural order (2 before 10).
-
     """
     paths: list[Path] = []
     problems: list[str] = []
@@ -79,7 +78,6 @@ def expand_inputs(names: Sequence[str | Path], json_key: str) -> tuple[list[Path
     Args:
         names: Files, folders and globs, in the order they are to be baked.
         json_key: The column that parquet files must have.
-
     """
     paths, problems, notes = find_files(names)
     if not names:
@@ -93,7 +91,6 @@ def cut_into_pieces(paths: Sequence[Path]) -> list[Piece]:
 
     Raises:
         DataError: If a parquet file can't be read.
-
     """
     sizes = [path.stat().st_size for path in paths]
     piece_bytes = max(_MIN_PIECE_BYTES, sum(sizes) // _NUM_PIECES_OF_LARGE_INPUT)
@@ -124,7 +121,6 @@ def open_corpus(path: Path) -> IO[bytes]:
 
     Raises:
         OSError: If it can't be opened; reading raises `reading_errors` if it is damaged.
-
     """
     suffix = path.suffix.lower()
     if suffix in (".gz", ".dz"):

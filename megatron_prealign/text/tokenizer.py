@@ -71,7 +71,6 @@ class Tokenizer(ABC):
             word: The word, without surrounding spaces.
             spaced: True for the form after a space, which is part of it; False for the form without one, as at the
                 start of a line, after a bracket, or in scripts without spaces.
-
         """
         return self.encode_words([word], spaced)[0]
 
@@ -85,7 +84,7 @@ class Tokenizer(ABC):
             encoded = self.encode_batch([anchor + space + words[i] for i in missing])
             for i, ids in zip(missing, encoded, strict=True):
                 rest = ids[len(prefix) :]
-                if rest and ids[: len(prefix)] == prefix and self._has_space(rest[0]) == spaced:
+                if rest and ids[: len(prefix)] == prefix and self.token_bytes[rest[0]].startswith(b" ") == spaced:
                     results[i] = rest
             missing = [i for i in missing if results[i] is None]
             if not missing:
@@ -99,9 +98,6 @@ class Tokenizer(ABC):
         drop = not spaced and bool(ids) and self.token_bytes[ids[0]] == b" "
         return ids[1:] if drop else ids
 
-    def _has_space(self, token_id: int) -> bool:
-        return self.token_bytes[token_id][:1] == b" "
-
 
 class HuggingFaceTokenizer(Tokenizer):
     """A byte-level BPE or SentencePiece-like `tokenizer.json`."""
@@ -111,7 +107,6 @@ class HuggingFaceTokenizer(Tokenizer):
 
         Raises:
             DataError: If it is not a usable tokenizer.
-
         """
         self.path = path
         try:
@@ -282,7 +277,6 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
     Raises:
         DataError: If there is no tokenizer, or not a usable one.
-
     """
     path = Path(path)
     if path.is_dir():

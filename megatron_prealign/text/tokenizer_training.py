@@ -41,7 +41,6 @@ def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: i
         vocab_size: final number of ids.
         special_tokens: special tokens asked for.
         num_own: ids that this kind of tokenizer needs for itself besides the 256 bytes.
-
     """
     problems: list[str] = []
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
@@ -75,7 +74,6 @@ def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed:
     """Yield every document `rate` times on average: the integer part always, once more with the rest as probability.
 
     The draw of a document is a hash of (seed, language, number), so the sample depends on nothing else.
-
     """
     for language, texts in corpora.items():
         whole, rest = divmod(rates[language], 1.0)
