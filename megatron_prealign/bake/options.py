@@ -115,7 +115,7 @@ def option_problems(options: BakeOptions) -> list[str]:
     problems = language_problems("--source-language", options.source_language)
     problems += language_problems("--target-language", options.target_language)
     if not 0.0 <= options.codeswitch_ratio <= 1.0:
-        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
+        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must be in [0, 1]")
     if options.codeswitch_ratio > 0 and not options.lexicon_paths:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
     if not options.json_key or "/" in options.json_key:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable, WeightedChoice
+from megatron_prealign.codeswitch.draws import WeightedChoice
+from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable
 from megatron_prealign.codeswitch.token_classes import Token, classify_vocabulary, is_letters
 from megatron_prealign.codeswitch.word_forms import (
     NUM_CASES,

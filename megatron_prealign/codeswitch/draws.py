@@ -6,8 +6,9 @@ SplitMix64 (Steele, Lea, Flood 2014), a bijection that flips each output bit wit
 flipped input bit. There is no state, so the draws do not depend on order, shards or restarts.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,3 +78,30 @@ def draw(keys: NDArray[np.uint64], word_indices: NDArray[np.int64], counter: Cou
     # 53 bits: the precision of a double.
     uniform: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return uniform
+
+
+@dataclass(frozen=True)
+class WeightedChoice:
+    """A weighted choice among the consecutive items of each group."""
+
+    cumulative: NDArray[np.float64]
+    """The group's number plus the cumulative share up to and including each item: [items], rising."""
+    offsets: NDArray[np.int64]
+    """Where the items of each group begin and end: [groups + 1]."""
+
+    @classmethod
+    def of(cls, weights: NDArray[np.float64], lengths: NDArray[np.int64]) -> Self:
+        """Take the positive weights of all items, in any unit, and the number of items of each group, at least 1."""
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        starts, numbers = offsets[:-1], np.arange(len(lengths))
+        sums = np.add.reduceat(weights, starts) if len(lengths) else weights
+        running = np.concatenate(([0.0], np.cumsum(weights / np.repeat(sums, lengths))))
+        cumulative = np.repeat(numbers - running[starts], lengths) + running[1:]
+        cumulative[offsets[1:] - 1] = numbers + 1  # exact in spite of rounding
+        return cls(cumulative, offsets)
+
+    def choose(self, groups: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return an item of each group, drawn by a number in [0, 1)."""
+        items = np.searchsorted(self.cumulative, groups + uniform, side="right")
+        # A draw close to 1 may round up to the next group.
+        return np.minimum(items, self.offsets[groups + 1] - 1)

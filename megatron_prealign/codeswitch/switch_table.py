@@ -14,39 +14,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch.draws import WeightedChoice
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
 
 _MULTIPLIERS = (np.uint32(0x9E3779B1), np.uint32(0x85EBCA77))
 _PLACES_PER_PAIR = 16
-
-
-@dataclass(frozen=True)
-class WeightedChoice:
-    """A weighted choice among the consecutive items of each group."""
-
-    cumulative: NDArray[np.float64]
-    """The group's number plus the cumulative share up to and including each item: [items], rising."""
-    offsets: NDArray[np.int64]
-    """Where the items of each group begin and end: [groups + 1]."""
-
-    @classmethod
-    def of(cls, weights: NDArray[np.float64], lengths: NDArray[np.int64]) -> Self:
-        """Take the positive weights of all items, in any unit, and the number of items of each group, at least 1."""
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        starts, numbers = offsets[:-1], np.arange(len(lengths))
-        sums = np.add.reduceat(weights, starts) if len(lengths) else weights
-        running = np.concatenate(([0.0], np.cumsum(weights / np.repeat(sums, lengths))))
-        cumulative = np.repeat(numbers - running[starts], lengths) + running[1:]
-        cumulative[offsets[1:] - 1] = numbers + 1  # exact in spite of rounding
-        return cls(cumulative, offsets)
-
-    def choose(self, groups: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return an item of each group, drawn by a number in [0, 1)."""
-        items = np.searchsorted(self.cumulative, groups + uniform, side="right")
-        # A draw close to 1 may round up to the next group.
-        return np.minimum(items, self.offsets[groups + 1] - 1)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
     label_mode: LabelMode = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
     language_numbers: Mapping[str, int] = field(default_factory=dict)
-    """Number of the language of each prefix; 0 where it is not named."""
+    """Number of the language of each prefix; 0 if not named."""
     cache: IndexCache = field(default_factory=IndexCache)
     """Where the sample index is kept."""
 

@@ -143,7 +143,7 @@ def is_dictd(path: Path) -> bool:
 
 
 def read_dictd(path: Path, languages: Languages, problems: Problems) -> Iterator[Pair]:
-    """Yield the word pairs of a dictd dictionary as FreeDict makes them: a `.index` beside a `.dict` or `.dict.dz`.
+    """Yield the word pairs of a dictd dictionary as FreeDict makes them: a `.index` with a `.dict` or `.dict.dz`.
 
     A line of the index is `headword TAB offset TAB length`, both numbers in base 64. An article is a line with the
     headword and its pronunciation, then the translations: at the margin, one numbered line per sense, perhaps with a
@@ -173,7 +173,7 @@ def _dictd_file(path: Path, problems: Problems) -> bytes | None:
     try:
         return read_bytes(path)
     except OSError as error:
-        problems.add(f"{path}: can't be read ({error}); a dictd dictionary is an .index beside a .dict or .dict.dz")
+        problems.add(f"{path}: can't be read ({error}); a dictd dictionary is an .index with a .dict or .dict.dz")
         return None
 
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from megatron_prealign.codeswitch.draws import Counter, draw
-from megatron_prealign.codeswitch.switch_table import WeightedChoice
-from megatron_prealign.codeswitch.word_forms import WordEncoder
+from megatron_prealign.codeswitch.draws import Counter, WeightedChoice, draw
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, matches, mean_by_language, number_equals
@@ -263,13 +261,14 @@ def _no_entry(lexicon: Lexicon, dropped: Sequence[str]) -> str:
 
 
 def _encode(forms: Sequence[_Form], tokenizer: Tokenizer) -> Ragged:
-    """Return the token ids of each form, without any where the tokenizer can't write it without unknown tokens."""
-    encode = WordEncoder(tokenizer)
-    is_spaced = np.array([uses_spaces(language) for language, _ in forms], dtype=bool)
-    sides = [np.flatnonzero(is_spaced == spaced) for spaced in (False, True)]
-    rows = [encode([forms[number][1] for number in side], bool(spaced)) for spaced, side in enumerate(sides)]
-    both = Ragged.of(np.concatenate([r.values for r in rows]), np.concatenate([r.lengths for r in rows]))
-    return Ragged.of(*both.take(np.argsort(np.concatenate(sides))))
+    """Return the token ids of each form, none for those that the tokenizer can't write without unknown tokens."""
+    rows: list[list[int]] = [[]] * len(forms)
+    for spaced in (False, True):
+        chosen = [number for number, (language, _) in enumerate(forms) if uses_spaces(language) == spaced]
+        encoded = tokenizer.encode_words([forms[number][1] for number in chosen], spaced)
+        for number, ids in zip(chosen, encoded, strict=True):
+            rows[number] = ids if tokenizer.special_ids.isdisjoint(ids) else []
+    return Ragged.of_rows(rows)
 
 
 def _lay_out(lexicon: Lexicon, numbers: dict[_Form, int]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Document:
-    """One document and where it is."""
+    """One document and its place."""
 
     path: Path
     line: int

@@ -26,9 +26,9 @@ SENTENCEPIECE_OWN_IDS = 1
 """SentencePiece needs an `<unk>`."""
 
 _NUM_BYTES = 256
-# SentencePiece leaves out longer lines without a word; no line of real text comes near.
+# SentencePiece silently skips longer lines; no line of real text is near this length.
 _MAX_SENTENCE_BYTES = 1 << 20
-# Settings of tokenizer_config.json that belong to the class a tokenizer came from.
+# Settings of tokenizer_config.json that belong to the original class of a tokenizer.
 _CLASS_SETTINGS = frozenset(
     ("added_tokens_decoder", "auto_map", "backend", "is_local", "tokenizer_file", "vocab_file", "merges_file")
 )
@@ -94,7 +94,7 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
 
     Raises:
         ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
-        DataError: the text has too few repeating pieces for so many ids.
+        DataError: the text has too few repeating pieces for this many ids.
     """
     if problems := settings_problems(vocab_size, special_tokens):
         raise ConfigError(problems)
@@ -112,7 +112,7 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
     tokenizer.train_from_iterator(texts, trainer)
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
-        raise DataError(f"the text is enough for {reached} ids only; lower --vocab-size to {reached} or give more text")
+        raise DataError(f"the text is enough for only {reached} ids; lower --vocab-size to {reached} or give more text")
     return tokenizer
 
 
@@ -126,7 +126,7 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: S
 
     Raises:
         ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
-        DataError: the text has too few repeating pieces for so many ids.
+        DataError: the text has too few repeating pieces for this many ids.
     """
     if problems := settings_problems(vocab_size, special_tokens, SENTENCEPIECE_OWN_IDS):
         raise ConfigError(problems)

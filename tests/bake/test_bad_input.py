@@ -128,7 +128,9 @@ def test_a_lexicon_of_another_source_language_is_told(folder: Path, capsys: pyte
     assert "--codeswitch-ratio is 0, so nothing was switched" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not what a bake")])
+@pytest.mark.parametrize(
+    ("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not the description")]
+)
 def test_a_damaged_work_folder_is_refused(
     folder: Path, left: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
