@@ -85,15 +85,9 @@ class Job:
         resume: bool,
         overwrite: bool,
     ) -> Self:
-        """Fill a work folder, or continue with an existing one.
+        """Fill a work folder, or continue an existing one if `resume`.
 
-        Args:
-            folder: Where.
-            settings: What the shards depend on.
-            pieces: The input.
-            table: The compiled lexicon.
-            resume: Whether to continue.
-            overwrite: Whether the bake may replace a dataset; remembered for a bake that continues.
+        `overwrite`, whether the bake may replace a dataset, is remembered for a bake that continues.
 
         Raises:
             DataError: If the existing folder has another input or other options.

@@ -121,14 +121,7 @@ class PieceEncoder:
         is_parallel: bool = False,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Load the encoder.
-
-        Args:
-            settings: How to encode.
-            tokenizer: The tokenizer of the settings.
-            is_parallel: Whether the tokenizer may use threads.
-            is_stopped: Called at every batch; True stops the piece.
-        """
+        """Load the encoder; it may use threads if `is_parallel`, and `is_stopped` is asked at every batch."""
         self.settings = settings
         self.tokenizer = tokenizer
         self.encoder = make_encoder(tokenizer, settings.backend, is_parallel)
@@ -185,11 +178,7 @@ class PieceBaker:
         self._table = job.table(WordEncoder(encoder.tokenizer, encoder.encoder))
 
     def __call__(self, number: int, ahead: Path | None = None) -> int:
-        """Bake a piece unless its shard exists; return the piece's number.
-
-        Args:
-            number: Which piece.
-            ahead: The file of `PieceEncoder.encode_ahead`, if there is one.
+        """Bake a piece unless its shard exists, from the file of `encode_ahead` if any; return the piece's number.
 
         Raises:
             DataError: If the file can't be read, or a line is unusable and the job does not skip those.

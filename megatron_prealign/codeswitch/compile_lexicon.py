@@ -63,13 +63,7 @@ def compile_lexicon(
     """Compile a lexicon for a tokenizer.
 
     An entry is skipped if it has other characters than letters, or more than 5 words; a translation if the tokenizer
-    can't write it.
-
-    Args:
-        lexicon: Source words with translations.
-        tokenizer: The tokenizer of the text.
-        options: How the lexicon is used; None for the defaults.
-        encoder: A faster one that gives the tokenizer's ids; None for its own library.
+    can't write it. `encoder` is a faster one that gives the tokenizer's ids.
     """
     options = options or TableOptions()
     encode = WordEncoder(tokenizer, encoder)

@@ -121,9 +121,7 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
             if num_tokens <= length:
                 raise DataError(no_full_sample(self.dataset_path, self.index_split, lengths[-1][self.indices], length))
             if (epoch + 1) * num_sequences >= 2**31:
-                raise DataError(
-                    f"{self.dataset_path}: {epoch + 1} epochs exceed 2**31 sequences; merge its documents into fewer, or train for fewer epochs"
-                )
+                raise DataError(f"{self.dataset_path}: {epoch + 1} epochs exceed 2**31 sequences; train for fewer")
             documents.append((self.indices + epoch * num_sequences).astype(np.int32))
             total += num_tokens
             ends.append(total)

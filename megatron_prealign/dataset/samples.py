@@ -66,13 +66,8 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
     ) -> None:
         """Open the switch records next to the tokens, then build or load the sample index.
 
-        Args:
-            indexed_dataset: token sequences of the bake.
-            dataset_path: the bake's prefix.
-            indexed_indices: int32, the sequences of this split.
-            num_samples: samples that will be drawn; None = one epoch.
-            index_split: which split this is.
-            config: sequence length, seed, cache, label mode.
+        Arguments are those of the base class: `indexed_indices` are the sequences of the split, and without
+        `num_samples` there is one epoch.
 
         Raises:
             DataError: if the manifest is missing or the split has no full sample.

@@ -112,10 +112,7 @@ class Coverage:
 def count_corpus_words(texts: Iterable[str], language: str, known: frozenset[str] = frozenset()) -> Counter[str]:
     """Count words, case-folded.
 
-    Args:
-        texts: documents.
-        language: of the texts. Without spaces between words, runs of letters are cut by the longest match.
-        known: case-folded words for the longest match.
+    In languages without spaces, runs of letters are cut by the longest match with `known`, case-folded words.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -139,12 +136,9 @@ def _longest_matches(run: str, known: frozenset[str], longest: int) -> Iterable[
 
 
 def measure_coverage(lexicon: Lexicon, texts: Iterable[str], num_missed: int = 50) -> Coverage:
-    """Measure which words of texts a lexicon has.
+    """Measure which words of texts a lexicon has; the source words are looked up case-folded.
 
-    Args:
-        lexicon: its source words are looked up, case-folded.
-        texts: documents in the source language.
-        num_missed: how many missed words to list.
+    The `num_missed` most frequent missing words are listed.
     """
     languages: dict[str, set[str]] = {}
     for entry in lexicon.entries:

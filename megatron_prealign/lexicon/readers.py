@@ -103,12 +103,7 @@ def read_pairs(
 ) -> list[Pair]:
     """Read one dictionary; everything wrong goes to `problems` as `path:line: problem`, and bad lines give no pair.
 
-    Args:
-        path: the dictionary.
-        languages: of the lexicon. CC-CEDICT and EDICT are reversed automatically if English is the source.
-        problems: receives every bad line.
-        file_format: `auto` decides by the name, then by the first line.
-        reverse: swap the file's pairs.
+    Arguments are those of `read_lexicon`; CC-CEDICT and EDICT are reversed automatically if English is the source.
     """
     if is_dictd(path) and file_format in ("auto", "dictd"):
         return _read(path, languages, reverse, problems, lambda given: read_dictd(path, given, problems))

@@ -79,13 +79,10 @@ class Translated:
 def translate_words(
     words: Sequence[str], translator: Translator, journal: Path, on_progress: Callable[[int], None] = lambda _: None
 ) -> Translated:
-    """Translate words, continuing a journal.
+    """Translate words, most important first and without repeats, continuing a journal.
 
-    Args:
-        words: without repeats, most important first.
-        translator: server, model and limits; the key comes from the environment variable OPENAI_API_KEY.
-        journal: JSON lines; created if it does not exist.
-        on_progress: called with the number of words answered.
+    The key comes from the environment variable OPENAI_API_KEY. `on_progress` is called with the number of words
+    answered.
 
     Raises:
         ConfigError: the openai package is not installed.

@@ -174,13 +174,7 @@ class SentenceBatches(ItemBatches):
     option = "alignment.sentence_paths"
 
     def __init__(self, table: SentenceTable, seed: int, sentence_batch_size: int, *, row_length: int) -> None:
-        """Check that the table fills a microbatch.
-
-        Args:
-            table: groups of sentences as arrays.
-            seed: seed of the order of groups.
-            sentence_batch_size: groups of one global microbatch.
-            row_length: positions of a row of packed sentences, at least the longest sentence.
+        """Check that the table fills a microbatch; arguments as for the base class.
 
         Raises:
             DataError: if the table has fewer groups than one microbatch.

@@ -170,14 +170,9 @@ class WordBatches(ItemBatches):
     def __init__(
         self, table: WordTable, seed: int, word_batch_size: int, *, row_length: int, num_hard_negatives: int = 0
     ) -> None:
-        """Check that the table fills a microbatch.
+        """Check that the table fills a microbatch; further arguments as for the base class.
 
-        Args:
-            table: the lexicon as arrays.
-            seed: seed of the order of entries and of the translations drawn.
-            word_batch_size: entries of one global microbatch.
-            row_length: positions of a row of packed words, at least the longest word.
-            num_hard_negatives: source words added for each entry, those spelt most like its own.
+        `num_hard_negatives` source words are added for each entry, those spelt most like its own.
 
         Raises:
             DataError: if the table has fewer entries than one microbatch, or too few for the hard negatives.

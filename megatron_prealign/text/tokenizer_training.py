@@ -1,6 +1,6 @@
-"""Trains a tokenizer over several languages, byte-level BPE or SentencePiece.
+"""Training of a tokenizer on several languages, byte-level BPE or SentencePiece.
 
-Languages are balanced by temperature: language i gives a share p_i ∝ n_i ** temperature of the training bytes, n_i
+Languages are balanced by temperature: language i has a share p_i ∝ n_i ** temperature of the training bytes, n_i
 being the size of its corpus. 1 keeps the natural shares, 0 makes all equal.
 """
 
@@ -37,10 +37,7 @@ _CLASS_SETTINGS = frozenset(
 def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: int = 0) -> list[str]:
     """Return what is wrong with the settings of a tokenizer to be trained.
 
-    Args:
-        vocab_size: final number of ids.
-        special_tokens: special tokens asked for.
-        num_own: ids that this kind of tokenizer needs for itself besides the 256 bytes.
+    `num_own` ids are needed by the kind of tokenizer itself, besides the 256 bytes and the special tokens.
     """
     problems: list[str] = []
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
@@ -59,9 +56,6 @@ def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, fl
     Args:
         sizes: bytes of each language, all positive.
         temperature: exponent in [0, 1] of p_i ∝ n_i ** temperature.
-
-    Raises:
-        ConfigError: the temperature is outside [0, 1].
     """
     if not 0.0 <= temperature <= 1.0:
         raise ConfigError(f"temperature is {temperature}; give a number in [0, 1] (1 keeps the corpora's shares)")
@@ -85,12 +79,7 @@ def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed:
 
 
 def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
-    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned.
-
-    Args:
-        texts: training documents.
-        vocab_size: final number of ids, the 256 bytes and the special tokens included.
-        special_tokens: they get the first ids, in order.
+    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned; special tokens get the first ids.
 
     Raises:
         ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
@@ -117,16 +106,10 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
 
 
 def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> bytes:
-    """Train a SentencePiece BPE model with byte fallback that leaves text as it is.
+    """Return the `.model` file of a SentencePiece BPE model with byte fallback that leaves text unchanged.
 
-    The first special token is the end-of-document token (eos); id 0 is `<unk>`, which bytes make unreachable.
-
-    Returns:
-        The content of the `.model` file.
-
-    Raises:
-        ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
-        DataError: the text has too few repeating pieces for this many ids.
+    The first special token is the end-of-document token (eos); id 0 is `<unk>`, which bytes make unreachable. Errors
+    are those of `train_byte_level_bpe`.
     """
     if problems := settings_problems(vocab_size, special_tokens, SENTENCEPIECE_OWN_IDS):
         raise ConfigError(problems)
@@ -160,15 +143,10 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: S
 
 
 def write_tokenizer_folder(folder: Path, tokenizer_json: str, settings: Mapping[str, object]) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json` so that transformers 4 and 5 take the former as it is.
+    """Write `tokenizer.json` and `tokenizer_config.json` so that transformers 4 and 5 use the former unchanged.
 
     Named classes such as GPT2Tokenizer would build their own pre-tokenizer over the vocabulary, and cleaning up
-    spaces would make decoding inexact.
-
-    Args:
-        folder: where the two files go.
-        tokenizer_json: content of `tokenizer.json`.
-        settings: further entries of `tokenizer_config.json`, such as `eos_token`.
+    spaces would make decoding inexact. `settings` are further entries of `tokenizer_config.json`, such as `eos_token`.
     """
     kept = {name: value for name, value in settings.items() if name not in _CLASS_SETTINGS}
     config = {**kept, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
