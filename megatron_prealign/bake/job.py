@@ -162,7 +162,7 @@ class Job:
             changed.append("the version of this code")
         if changed:
             raise DataError(
-                f"--resume: {self.folder} was begun with other settings ({', '.join(changed)} changed); use the "
+                f"--resume: {self.folder} was started with other settings ({', '.join(changed)} changed); use the "
                 "original settings, or start again with --overwrite"
             )
 

@@ -137,7 +137,7 @@ class PieceEncoder:
         """
         settings = self.settings
         if self.tokenizer.fingerprint != settings.tokenizer_fingerprint:
-            raise DataError(f"{self.tokenizer.path}: changed since the bake began; start again with --overwrite")
+            raise DataError(f"{self.tokenizer.path}: changed since the bake started; start again with --overwrite")
         for batch in read_texts(piece, settings.json_key):
             if self._is_stopped():
                 raise Stopped

@@ -210,7 +210,7 @@ class IndexedReader:
             )
         expected = _HEADER.size + 12 * num_sequences + 8 * num_ends
         if size != expected:
-            raise DataError(f"{path}: {size} bytes, its header announces {expected}")
+            raise DataError(f"{path}: {size} bytes, its header requires {expected}")
         self.dtype = DTYPE_OF_CODE[code]
         body = np.memmap(path, mode="r", offset=0)
         pointers_at = _HEADER.size + 4 * num_sequences

@@ -103,11 +103,11 @@ def read_manifest(prefix: str | Path) -> Manifest:
         manifest = Manifest(whole["content"], whole.get("provenance", {}))
         is_sound = whole["content_hash"] == manifest.content_hash
         if {*manifest.content["files"]} not in ({*DATA_SUFFIXES[:2]}, {*DATA_SUFFIXES}):
-            raise DataError(f"{path}: it names {', '.join(manifest.content['files']) or 'no files'}; bake it again")
+            raise DataError(f"{path}: it lists {', '.join(manifest.content['files']) or 'no files'}; bake it again")
     except (ValidationError, RecursionError, UnicodeError):
         raise DataError(f"{path}: not the manifest of a baked dataset; bake the dataset again") from None
     if not is_sound:
-        raise DataError(f"{path}: its content does not have the hash it names; it was edited or damaged")
+        raise DataError(f"{path}: its content does not have the hash that it states; it was edited or damaged")
     return manifest
 
 
@@ -127,7 +127,7 @@ def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]
             if path.exists():
                 problems.append(f"{path}: not in the manifest; delete this file of another bake")
         elif not path.is_file():
-            problems.append(f"{path}: missing; the manifest names it")
+            problems.append(f"{path}: missing, but in the manifest; bake it again")
         elif path.stat().st_size != files[suffix]["size"]:
             problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {files[suffix]['size']}")
         elif with_hashes and suffix.endswith(".idx") and file_hash(path) != files[suffix]["sha256"]:

@@ -125,7 +125,7 @@ def _word(text: str, role: str) -> str:
         return word
     for character in word:
         if unicodedata.category(character) in _FORBIDDEN_CATEGORIES or character == "\ufffd":
-            raise LineError(f"the {role} {word!a} holds U+{ord(character):04X}; remove the character")
+            raise LineError(f"the {role} {word!a} contains U+{ord(character):04X}; remove the character")
     return word
 
 
@@ -224,7 +224,7 @@ def parse_jsonl(line: str, languages: Languages) -> Iterator[Pair]:
     except (ValueError, RecursionError) as error:
         raise LineError(f"not JSON ({error})") from None
     if not isinstance(record, dict):
-        raise LineError(f"a JSON object was expected, not {type(record).__name__}")
+        raise LineError(f"expected a JSON object, not {type(record).__name__}")
     words, source_text, target_text = (record.get(key) for key in ("words", "src_text", "tgt_text"))
     if isinstance(words, str):
         source, *translations = words.split("$")

@@ -93,7 +93,7 @@ class SentenceReport:
     def describe(self) -> str:
         """Return in one line what to know before training on them."""
         lengths = ", ".join(f"{language} {mean:.1f}" for language, mean in self.mean_tokens.items())
-        parts = [f"Sentences: {self.num_groups:,} groups, tokens a sentence {lengths}"]
+        parts = [f"Sentences: {self.num_groups:,} groups, tokens per sentence {lengths}"]
         if self.num_long:
             parts.append(f"{self.num_long:,} longer than alignment.max_sentence_tokens, left out")
         if self.num_unknown:
@@ -101,7 +101,7 @@ class SentenceReport:
         if self.num_copies:
             parts.append(f"{self.num_copies:,} equal to the text in another language, left out")
         if self.num_dropped_groups:
-            parts.append(f"{self.num_dropped_groups:,} groups left out for want of a second language")
+            parts.append(f"{self.num_dropped_groups:,} groups without a second language, left out")
         return "; ".join(parts) + "."
 
 

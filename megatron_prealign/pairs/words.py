@@ -38,13 +38,13 @@ class WordReport:
     def describe(self) -> str:
         """Return in one line what to know before training on it."""
         fertility = ", ".join(f"{language} {mean:.2f}" for language, mean in self.mean_subwords.items())
-        parts = [f"Lexicon: {self.num_entries:,} entries, subwords a word {fertility}"]
+        parts = [f"Lexicon: {self.num_entries:,} entries, subwords per word {fertility}"]
         if self.truncated_words:
             parts.append(f"{_some(self.truncated_words)} longer than alignment.max_word_tokens, truncated")
         if self.dropped_words:
-            parts.append(f"{_some(self.dropped_words)} not in the tokenizer's reach, left out")
+            parts.append(f"{_some(self.dropped_words)} unknown to the tokenizer, left out")
         if self.num_dropped_entries:
-            parts.append(f"{self.num_dropped_entries:,} entries left out for want of a translation")
+            parts.append(f"{self.num_dropped_entries:,} entries without a translation, left out")
         return "; ".join(parts) + "."
 
 

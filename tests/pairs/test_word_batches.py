@@ -259,10 +259,10 @@ def test_report_counts_what_was_cut_and_dropped(tmp_path: Path) -> None:
     assert report.mean_subwords["de"] == sum(lengths[word] for word in ("Haus", "naiv", "Gesetz")) / 3
     assert table.tokens.lengths.max() == 5
     line = report.describe()
-    assert line.startswith("Lexicon: 2 entries, subwords a word en ")
-    assert "3 words ('naïve', 'Häuser', 'Straße') not in the tokenizer's reach, left out" in line
+    assert line.startswith("Lexicon: 2 entries, subwords per word en ")
+    assert "3 words ('naïve', 'Häuser', 'Straße') unknown to the tokenizer, left out" in line
     assert "1 word ('Gesetz') longer than alignment.max_word_tokens, truncated" in line
-    assert "2 entries left out for want of a translation" in line
+    assert "2 entries without a translation, left out" in line
     with pytest.raises(DataError, match=r"none of 1 entries .* no tokens for 2 words \('naïve', 'Straße'\)"):
         WordTable.build(Lexicon("en", (LexiconEntry("naïve", (Translation("Straße", "de"),)),)), tokenizer, 5)
 
