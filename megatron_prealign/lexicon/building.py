@@ -97,7 +97,7 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     if not options.skip_bad_lines:
         problems.raise_if_any()
     if not lexicon.entries:
-        raise DataError([*problems.shown, f"{_names(options)}: no word pair left"])
+        raise DataError([*problems.shown, f"{_names(options)}: no word pair is left"])
     report: dict[str, Any] = {"files": files, "read": _sizes(lexicon)}
     lexicon, dropped = filter_lexicon(lexicon, **options.filters)
     if options.rank:
@@ -114,7 +114,7 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
         words = {entry.word.casefold() for entry in held_out.entries}
         kept, dropped["held_out_words"] = _keep(kept, lambda entry: words.isdisjoint(entry.word.casefold().split()))
     if not kept.entries:
-        raise DataError("no word left for training; lower --held-out-ratio or --min-languages")
+        raise DataError("no word is left for training; lower --held-out-ratio or --min-languages")
     report["dropped"] = {name: {"pairs": found.count, "examples": found.examples} for name, found in dropped.items()}
     report |= {"kept": _sizes(kept), "held_out": _sizes(held_out)}
     report |= {"fingerprint": kept.fingerprint, "bad_lines": problems.count}

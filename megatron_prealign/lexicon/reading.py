@@ -43,9 +43,7 @@ class Languages:
         """Return the one default language, or raise a LineError."""
         if len(self.targets) != 1:
             given = ",".join(self.targets) or "none"
-            raise LineError(
-                f"the line names no language, and not exactly one target language is given (given: {given})"
-            )
+            raise LineError(f"the line names no language; give exactly one target language (given: {given})")
         return self.targets[0]
 
 

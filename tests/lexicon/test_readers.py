@@ -93,7 +93,7 @@ def test_files_are_merged_in_order(tmp_path: Path) -> None:
         ("a.tsv", b"\tBank\tde", None, "source word is empty"),
         ("a.tsv", b"bank\t \tde", None, "translation is empty"),
         ("a.tsv", b"bank\tBank", None, "the line names no language"),
-        ("a.tsv", b"bank\tBank", "de,fr", "target language must be one"),
+        ("a.tsv", b"bank\tBank", "de,fr", "exactly one target language"),
         ("a.tsv", b"bank\tBank\tde ch", None, "not a language tag"),
         ("a.tsv", b"bank\tBank\tde\theavy", None, "'heavy' is not a number"),
         ("a.tsv", b"bank\tBank\tde\t0", None, "weight is 0.0"),
