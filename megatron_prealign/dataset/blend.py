@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
-from megatron_prealign.dataset.baked import open_indexed, read_datasets, split_problem, split_range
 from megatron_prealign.dataset.index_cache import IndexCache
-from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out
+from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out, read_datasets
 from megatron_prealign.dataset.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch, baked_switches
 from megatron_prealign.dataset.sampler import SampleDataset
-from megatron_prealign.dataset.samples import CodeSwitchDataset
+from megatron_prealign.dataset.samples import CodeSwitchDataset, open_indexed, split_problem, split_range
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.text.tokenizer import Tokenizer

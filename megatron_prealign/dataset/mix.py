@@ -1,4 +1,4 @@
-"""The mix: the dataset of each sample of a run, by weight, token count and temperature, with limits.
+"""The mix: checked datasets, and which of them each sample is of, by weight, token count and temperature, with limits.
 
 A run's order of samples is a function of its datasets, its seed and the history of its mixes: each segment of the
 history deals its samples by its shares, and every dataset continues at its last position.
@@ -10,10 +10,28 @@ from typing import Any
 
 import numpy as np
 from megatron.core.datasets import helpers
+from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
-from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import BakedDataset
+from megatron_prealign.config.data import BlendEntry, DataConfig, find_prefixes
+from megatron_prealign.dataset.manifest import check_manifest, read_manifest
+from megatron_prealign.dataset.samples import open_indexed, split_range
+from megatron_prealign.ranks import is_first_of_host
+from megatron_prealign.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BakedDataset:
+    """The training split of one baked dataset."""
+
+    key: str
+    """The beginning of the hash of its content, by which checkpoints identify it at any path."""
+    prefix: str
+    """Its path without `.bin`."""
+    language: str
+    """Language of its entry."""
+    num_tokens: int
+    """Tokens of one epoch."""
 
 
 @dataclass(frozen=True)
@@ -202,3 +220,67 @@ def deal_out(shares: Sequence[float], num_samples: int) -> tuple[NDArray[Any], N
     which, number = np.zeros(num_samples, dtype=np.int16), np.zeros(num_samples, dtype=np.int64)
     helpers.build_blending_indices(which, number, np.array(shares), len(shares), num_samples, False)
     return which, number
+
+
+def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
+    """Return every problem of training and validating on the datasets with this tokenizer.
+
+    Reads manifests, and on the first rank of a host hashes .idx files; needs no process group.
+    """
+    problems: list[str] = [] if data.blend else ["data.blend: no dataset given; give at least one baked prefix"]
+    if data.reset_attention_mask and tokenizer.eod_id is None:
+        return [
+            *problems,
+            f"data.reset_attention_mask: {data.tokenizer_path} has no end-of-document token; set it to false",
+        ]
+    named: dict[str, str] = {}
+    for field, entries in (("data.blend", data.blend), ("data.valid_blend", data.valid_blend)):
+        for prefix in (prefix for entry in entries for prefix in find_prefixes(entry.prefix)):
+            found = _check_dataset(prefix, data, tokenizer)
+            if not found:
+                key = read_manifest(prefix).content_hash
+                if key in named:
+                    found = [f"{field}: {prefix} is named twice, or has the same content as {named[key]}; name it once"]
+                named[key] = prefix
+            problems.extend(found)
+    return problems
+
+
+def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Sequence[str]:
+    # Once per host: thousands of ranks would read the same files.
+    problems = check_manifest(prefix, with_hashes=is_first_of_host())
+    if problems:
+        return problems
+    content = read_manifest(prefix).content
+    if content["vocab_size"] != tokenizer.vocab_size:
+        problems.append(
+            f"{prefix}: baked with a vocabulary of {content['vocab_size']} tokens, but the tokenizer of this run has "
+            f"{tokenizer.vocab_size}; set data.tokenizer_path to the bake's tokenizer or bake again"
+        )
+    elif content["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        problems.append(
+            f"{prefix}: baked with another tokenizer (fingerprint {content['tokenizer_fingerprint'][:12]}, this run's "
+            f"is {tokenizer.fingerprint[:12]}); set data.tokenizer_path to the bake's tokenizer or bake again"
+        )
+    if data.reset_attention_mask and content.get("eod_id") != tokenizer.eod_id:
+        problems.append(
+            f"{prefix}: baked without --append-eod, so data.reset_attention_mask finds no end of a document; bake "
+            "it with --append-eod, or set reset_attention_mask to false"
+        )
+    return problems
+
+
+def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:
+    """Return the datasets of each entry of the blend, whose manifests were checked."""
+    return [
+        [_read_dataset(prefix, entry.language, data.split) for prefix in find_prefixes(entry.prefix)]
+        for entry in data.blend
+    ]
+
+
+def _read_dataset(prefix: str, language: str, split: str) -> BakedDataset:
+    # Keep the reader while its lengths are read: megatron-core unmaps the file with it, in spite of views.
+    indexed = open_indexed(prefix)
+    start, stop = split_range(len(indexed), split, Split.train)
+    num_tokens = int(np.sum(indexed.sequence_lengths[start:stop], dtype=np.int64))
+    return BakedDataset(read_manifest(prefix).content_hash[:16], prefix, language, num_tokens)

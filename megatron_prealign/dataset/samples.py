@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from megatron.core.datasets import helpers
+from megatron.core.datasets.blended_megatron_dataset_config import (
+    convert_split_vector_to_split_matrix,
+    parse_and_normalize_split,
+)
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
@@ -244,6 +248,32 @@ def order_samples(
     # One epoch of all tokens: the helper only multiplies the two.
     sample_index = helpers.build_sample_idx(lengths, document_index, length, 1, int(ends[-1]), True, True)
     return document_index, sample_index, shuffle_index
+
+
+def open_indexed(prefix: str) -> IndexedDataset:
+    """Open the token sequences of a dataset; a damaged index is a DataError."""
+    try:
+        return IndexedDataset(prefix)
+    except Exception as error:
+        # megatron-core only asserts its assumptions, and numpy maps what the index claims.
+        raise DataError(f"{prefix}.idx: not a dataset index ({str(error) or 'inconsistent'}); bake it again") from None
+
+
+def split_range(num_sequences: int, split: str, part: Split) -> tuple[int, int]:
+    """Return the first sequence of a part of a dataset, and the one after its last, rounded like megatron-core."""
+    borders = convert_split_vector_to_split_matrix(parse_and_normalize_split(split))[part.value] or (0.0, 0.0)
+    start, stop = (round(border * float(num_sequences)) for border in borders)
+    return start, stop
+
+
+def split_problem(prefix: str, split: str, part: Split, sequence_length: int) -> str | None:
+    """Return the message if a part of a dataset can't fill one sample."""
+    dataset = open_indexed(prefix)
+    start, stop = split_range(len(dataset), split, part)
+    lengths = dataset.sequence_lengths[start:stop]
+    if np.sum(lengths, dtype=np.int64) > sequence_length:
+        return None
+    return no_full_sample(prefix, part, lengths, sequence_length)
 
 
 def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_length: int) -> str:

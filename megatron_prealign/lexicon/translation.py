@@ -234,7 +234,7 @@ def _client(translator: Translator) -> Callable[[str], str]:
         raise ConfigError("the openai package is not installed; pip install 'megatron-prealign[data]'") from None
     client = openai.OpenAI(
         base_url=translator.endpoint,
-        api_key=os.environ.get(KEY_VARIABLE) or "none",  # own servers need none
+        api_key=os.environ.get(KEY_VARIABLE) or "none",  # self-hosted servers need none
         max_retries=translator.num_retries,
         timeout=translator.timeout,
     )

@@ -12,9 +12,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry
-from megatron_prealign.dataset.baked import check_blend, read_datasets
 from megatron_prealign.dataset.blend import build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
+from megatron_prealign.dataset.mix import check_blend, read_datasets
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.testing import run_distributed

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import BakedDataset
-from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out, spread_out
+from megatron_prealign.dataset.mix import BakedDataset, MixRequest, MixSegment, deal_out, spread_out
 
 SIZES = {"en": 80_000, "de": 20_000, "sw": 1_250}
 
