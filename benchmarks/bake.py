@@ -28,7 +28,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from benchmarks import samples
-from megatron_prealign.bake.encoding import encode_documents
+from megatron_prealign.bake.piece import encode_documents
 from megatron_prealign.codeswitch.codeswitch import codeswitch
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.lexicon import Lexicon, read_lexicon

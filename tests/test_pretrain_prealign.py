@@ -234,7 +234,7 @@ def test_a_validation_split_without_a_sample_is_refused_before_anything_is_made(
 ) -> None:
     values["data"]["split"] = "99999,0.0001,0"
     values["training"]["eval_interval"] = 2
-    assert "language en: " in (error := _refused(values, tmp_path, capsys)) and "holds no full sample" in error
+    assert "language en: " in (error := _refused(values, tmp_path, capsys)) and "has no full sample" in error
     assert not (tmp_path / "run").exists()
 
 
@@ -354,4 +354,4 @@ def test_indices_of_datasets_are_hashed_once_a_host(
     assert _main(values, tmp_path, "--dry-run") == 0
     index.write_bytes(bytes(content[:-1]) + b"\1")
     capsys.readouterr()
-    assert f"{index}: no index of a dataset (it contradicts itself)" in _refused(values, tmp_path, capsys)
+    assert f"{index}: not a dataset index (inconsistent)" in _refused(values, tmp_path, capsys)

@@ -2,8 +2,7 @@
 
 The input is cut into pieces, each piece is baked to a shard in a work folder, and the shards are appended in the order
 of the input. The data files and the manifest's content are a function of the input and the options alone, whatever the
-workers, executors and interruptions. Nothing appears under a final name before everything is written; the manifest
-comes last.
+workers, executors and interruptions. Nothing has its final name before everything is written; the manifest comes last.
 """
 
 import fcntl
@@ -18,9 +17,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from megatron_prealign.bake.encoding import EncodingSettings, SentenceSplitter, probe_of
 from megatron_prealign.bake.executors import LocalWorkers
-from megatron_prealign.bake.job import Job, JobSettings, ShardMerger
+from megatron_prealign.bake.job import EncodingSettings, Job, JobSettings, ShardMerger
 from megatron_prealign.bake.manifest import finished_manifest, make_manifest, publish
 from megatron_prealign.bake.options import (
     BakeOptions,
@@ -29,6 +27,7 @@ from megatron_prealign.bake.options import (
     special_token_problems,
     table_options,
 )
+from megatron_prealign.bake.piece import load_splitter
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.dataset.manifest import Manifest
@@ -48,7 +47,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class _Materials:
-    """What was loaded while the options were checked."""
+    """What checking the options loaded."""
 
     pieces: list[Piece]
     tokenizer: Tokenizer
@@ -62,17 +61,17 @@ def bake(
 
     Args:
         options: What to bake.
-        show_progress: Whether to show a bar on stderr.
-        log: Takes lines about what was decided on the way.
+        show_progress: Whether to show a progress bar on stderr.
+        log: Receives lines about decisions on the way.
 
     Raises:
         DataError: Every problem of the options at once, before anything is written; or a bad line of the corpus, a
-            corpus without text, a dead worker: then nothing is under the final names, and what is finished waits in
+            corpus without text, a dead worker. Then nothing is under the final names, and the finished pieces remain in
             the work folder for `resume`.
     """
     started = time.time()
     materials = _prepare(options, log)
-    # On Ray the cluster bakes, and a dataset that is there is only compared: no local workers.
+    # Ray has its own workers, and an existing dataset is only compared.
     num_workers = 1 if options.executor == "ray" or may_have_ended(options) else options.num_workers
     with LocalWorkers(num_workers, len(materials.pieces), materials.tokenizer) as workers:
         encoding = _encoding(options, materials, log)
@@ -83,14 +82,14 @@ def bake(
             settings = _settings(options, materials, encoding, lexicon)
             if may_have_ended(options):
                 manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
-                log(f"{options.dataset_prefix} is finished already")
+                log(f"{options.dataset_prefix} is already complete")
                 return manifest
             table = _compile(options, materials, encoding.backend, lexicon)
         options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
         with _locked(options.work_folder):
             shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
             job = _open_job(options, materials, settings, table)
-            del lexicon, table  # hundreds of megabytes, which the job's folder now holds for the workers
+            del lexicon, table  # hundreds of megabytes, now in the job's folder for the workers
             try:
                 staged = job.folder / options.dataset_prefix.name
                 with ShardMerger(job, staged, materials.tokenizer.vocab_size) as shards:
@@ -99,10 +98,10 @@ def bake(
             except BaseException as error:
                 left = len(job.unfinished())
                 if left == len(job.pieces) or (not left and isinstance(error, DataError)):
-                    shutil.rmtree(job.folder)  # nothing to go on with
+                    shutil.rmtree(job.folder)  # nothing to continue from
                 else:
                     finished = f"{len(job.pieces) - left} of {len(job.pieces)} pieces are finished"
-                    log(f"{finished}; --resume goes on from there")
+                    log(f"{finished}; continue with --resume")
                 raise
 
 
@@ -116,7 +115,7 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
         problems += special_token_problems(options, tokenizer)
     if options.sentence_language:
         with _collected(problems):
-            SentenceSplitter(options.sentence_language)
+            load_splitter(options.sentence_language)
     with _collected(problems):
         how = table_options(options)
     if problems or tokenizer is None:
@@ -150,7 +149,7 @@ def _read_lexicon(options: BakeOptions) -> Lexicon:
     if unknown:
         raise DataError(
             f"--language-weights {', '.join(unknown)}: {_join(options.lexicon_paths)} has no translations into that "
-            f"(there are {', '.join(lexicon.languages)})"
+            f"language; it has {', '.join(lexicon.languages)}"
         )
     return lexicon
 
@@ -165,12 +164,12 @@ def _collected(problems: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _locked(work_folder: Path) -> Iterator[None]:
-    """Keep another bake of this machine away from a work folder; the lock goes with its process."""
+    """Keep other bakes of this machine away from a work folder; the lock ends with the process."""
     with Path(f"{work_folder}.lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise DataError(f"{work_folder}: another bake is writing here; wait for it or stop it") from None
+            raise DataError(f"{work_folder}: another bake uses this folder; wait for it or stop it") from None
         try:
             yield
         finally:
@@ -190,14 +189,8 @@ def _settings(options: BakeOptions, materials: _Materials, encoding: EncodingSet
 
 
 def _open_job(options: BakeOptions, materials: _Materials, settings: JobSettings, table: SwitchTable) -> Job:
-    return Job.create(
-        options.work_folder,
-        settings,
-        materials.pieces,
-        table,
-        resume=options.resume,
-        overwrite=options.overwrite,
-    )
+    how = {"resume": options.resume, "overwrite": options.overwrite}
+    return Job.create(options.work_folder, settings, materials.pieces, table, **how)
 
 
 def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexicon: Lexicon) -> SwitchTable:
@@ -210,35 +203,29 @@ def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexi
 
 
 def _choose_backend(
-    options: BakeOptions,
-    pieces: Sequence[Piece],
-    tokenizer: Tokenizer,
-    log: Callable[[str], None],
+    options: BakeOptions, pieces: Sequence[Piece], tokenizer: Tokenizer, log: Callable[[str], None]
 ) -> Backend:
     if options.backend == "reference":
         return "reference"
-    # Pieces from everywhere in the corpus: languages often come one after the other.
+    # The beginnings of pieces from the whole corpus: languages often follow each other.
     step = max(1, len(pieces) // _PROBED_PIECES)
     num_bytes = _PROBE_BYTES // _PROBED_PIECES
-    probe = [
-        text
-        for piece in pieces[::step]
-        for text in probe_of((batch.texts for batch in read_texts(piece, options.json_key, num_bytes)), num_bytes)
-    ]
-    # All dictionaries together as much as the corpus: the reference library is slow, and there may be dozens.
+    beginnings = (next(read_texts(piece, options.json_key, num_bytes)) for piece in pieces[::step])
+    probe = [text for batch in beginnings for text in batch.texts]
+    # As many bytes of all dictionaries together: the reference library is slow, and there may be dozens.
     share = _PROBE_BYTES // max(1, len(options.lexicon_paths))
     reason = probe_gigatoken(tokenizer, [*probe, *(_beginning(path, share) for path in options.lexicon_paths)])
     if reason is None:
-        log(f"gigatoken encodes: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
+        log(f"encoding with gigatoken: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
         return "gigatoken"
     if options.backend == "gigatoken":
-        raise DataError(f"--backend gigatoken: {reason}; leave it out, or choose reference")
-    log(f"the tokenizer's own library encodes; the faster gigatoken can't, and nothing needs to be done: {reason}")
+        raise DataError(f"--backend gigatoken: {reason}; use auto or reference")
+    log(f"encoding with the tokenizer's own library; the faster gigatoken can't be used: {reason} (no action needed)")
     return "reference"
 
 
 def _beginning(path: Path, num_bytes: int) -> str:
-    """Return some text of a dictionary, whatever its format; nothing where it can't be read."""
+    """Return some text of a dictionary, whatever its format; empty if it can't be read."""
     try:
         return read_bytes(path)[:num_bytes].decode(errors="ignore")
     except OSError:
@@ -246,7 +233,7 @@ def _beginning(path: Path, num_bytes: int) -> str:
 
 
 class _Progress:
-    """Shows documents, MB/s, tokens/s and the time left: a bar on a terminal, a line now and then in a log."""
+    """Shows documents, MB/s, tokens/s and the remaining time: a bar on a terminal, occasional lines in a log."""
 
     def __init__(self, total_bytes: int, show: bool) -> None:
         self._console = Console(stderr=True)
@@ -260,7 +247,6 @@ class _Progress:
         self._task = self.bar.add_task("starting", total=total_bytes)
 
     def update(self, consumed: int, num_documents: int, num_tokens: int) -> None:
-        """Show bytes of input read, documents and tokens written."""
         now = time.monotonic()
         seconds = max(now - self._start, 1e-9)
         speed = (
@@ -313,14 +299,13 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
 
 
 class Finish:
-    """The last job of a bake on a cluster: it bakes what the tasks could not, and makes one dataset of the shards."""
+    """The last job of a bake on a cluster: bakes what the tasks could not, and merges the shards to one dataset."""
 
     def __init__(self, options: BakeOptions) -> None:
-        """Take what was asked for."""
         self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
-        """Run; the arguments are datatrove's."""
+        """Run with the arguments of a datatrove step."""
         bake(self._options, show_progress=False, log=print)
 
 
@@ -329,12 +314,12 @@ def _finish(options: BakeOptions, tokenizer: Tokenizer, job: Job, shards: ShardM
     files, counts = shards.close()
     if not counts["tokens"]:
         held = f"{counts['documents']} documents, all empty" if counts["documents"] else "no document"
-        raise DataError(f"{_join(options.input_paths)}: holds {held}; there is nothing to bake")
+        raise DataError(f"{_join(options.input_paths)}: contains {held}; give a corpus with text")
     manifest = make_manifest(options, tokenizer, job, files, counts, started)
     manifest.provenance["skipped_examples"] = shards.skipped_examples
     job.may_replace()
     publish(shards.staged, options.dataset_prefix, manifest)
-    # A folder that is half removed would look like a bake to go on with.
+    # A half-removed folder would look like an unfinished bake.
     os.replace(job.folder, _done_folder(job.folder))
     shutil.rmtree(_done_folder(job.folder))
     return manifest

@@ -1,8 +1,10 @@
-"""Bakes on Ray and Slurm through datatrove's executors, whose completion marks spare a second run finished tasks.
+"""Bakes on Ray and Slurm through datatrove's executors.
 
-Every task takes its share of the pieces of a work folder, which must lie on a file system that all nodes share.
+Every task bakes its share of the pieces of a work folder, which must be on a file system that all nodes share. The
+executors' completion marks spare a second run the finished tasks.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,6 @@ class BakeShare(PipelineStep):  # type: ignore[misc]
     name = "pieces to shards"
 
     def __init__(self, folder: Path) -> None:
-        """Take the work folder."""
         super().__init__()
         self._folder = folder
 
@@ -39,12 +40,12 @@ def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
     """Bake the unfinished pieces of a job on a Ray cluster and wait for them.
 
     Args:
-        job: Whose pieces; its folder is on a file system that all nodes share.
-        num_tasks: Tasks at a time, a core each.
-        settings: `address` of the cluster, else that of RAY_ADDRESS, else one of this machine; `memory_gb` of a task.
+        job: The job; its folder is on a file system that all nodes share.
+        num_tasks: Tasks at a time, one core each.
+        settings: `address` of the cluster (default: RAY_ADDRESS, or a cluster of this machine); `memory_gb` of a task.
 
     Raises:
-        DataError: What the tasks left as problems, or that pieces are unfinished without one: a task died.
+        DataError: The problems that tasks reported, or that pieces are unfinished without one because a task died.
     """
     import ray
 
@@ -66,16 +67,13 @@ def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
 
 
 def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finish: Callable[..., None]) -> str:
-    """Submit a job array that bakes the pieces, and a job behind it that makes one dataset of the shards.
+    """Submit a job array that bakes the pieces, and a job after it that merges the shards; return the id of the latter.
 
     Args:
-        job: Whose pieces; its folder is on a file system that all nodes share.
-        num_tasks: Tasks of the array, a core each.
-        settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task; the rest goes to sbatch.
+        job: The job; its folder is on a file system that all nodes share.
+        num_tasks: Tasks of the array, one core each.
+        settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task; others are passed to sbatch.
         finish: What the last job runs.
-
-    Returns:
-        The id of the last job.
     """
     _forget_problems(job)
     own = {"partition", "time", "memory_gb", "venv"}
@@ -107,14 +105,11 @@ def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finis
 
 
 def raise_problems(job: Job) -> None:
-    """Raise what tasks elsewhere left as problems, if a piece is unfinished.
-
-    Raises:
-        DataError: Their problems.
-    """
+    """Raise the problems that tasks on other machines reported as a DataError, if a piece is unfinished."""
     if not (unfinished := job.unfinished()):
         return
-    problems = [problem for number in range(len(job.pieces)) for problem in job.read_problems(number)]
+    paths = [path for number in range(len(job.pieces)) if (path := job.problems_path(number)).exists()]
+    problems = [problem for path in paths for problem in json.loads(path.read_text(encoding="utf-8"))]
     raise DataError(
         problems
         or f"{len(unfinished)} of {len(job.pieces)} pieces are unfinished: a task died (killed, or out of memory). Its "
@@ -128,7 +123,7 @@ def _forget_problems(job: Job) -> None:
 
 
 def _fresh_log_folder(job: Job, num_tasks: int) -> Path:
-    """Return a folder without marks: those of an earlier run may be of other shares, and shards are marked anyway."""
+    """Return a folder without completion marks: old ones may be of other shares, and shards are marked anyway."""
     logs = job.folder.absolute() / "logs"
     logs.mkdir(exist_ok=True)
     return logs / f"{num_tasks}-tasks-{len(list(logs.iterdir()))}"

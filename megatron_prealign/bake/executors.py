@@ -1,6 +1,6 @@
-"""Who bakes the pieces: processes of this machine, or tasks of a Slurm or Ray cluster.
+"""Worker processes of this machine.
 
-Local runs use `concurrent.futures`: datatrove's local executor waits for ever when a worker is killed.
+They use `concurrent.futures`: datatrove's local executor waits for ever when a worker is killed.
 """
 
 import gc
@@ -23,34 +23,27 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Self
 
-from megatron_prealign.bake.encoding import EncodingSettings, PieceEncoder
-from megatron_prealign.bake.job import Job
-from megatron_prealign.bake.piece import PieceBaker
+from megatron_prealign.bake.job import EncodingSettings, Job
+from megatron_prealign.bake.piece import PieceBaker, PieceEncoder
 from megatron_prealign.errors import DataError
 from megatron_prealign.text.encoders import limit_threads
 from megatron_prealign.text.files import Piece
 from megatron_prealign.text.tokenizer import Tokenizer
 
-# Text whose ids wait in files until the lexicon is compiled; they take about half as much.
+# Most text encoded before the lexicon is compiled; its ids take about half as much on disk.
 _BYTES_AHEAD = 256 << 20
-# While all wait for the lexicon, the process that compiles it goes first.
+# The process that compiles the lexicon has priority: all others wait for it.
 _NICENESS = 5
 
 
 class LocalWorkers:
-    """Processes of this machine that bake; they begin to encode while the lexicon is still being compiled.
+    """Worker processes of this machine; they begin to encode while the lexicon is still being compiled.
 
-    Workers that outnumber the pieces become threads of the tokenizer; with one process it is this one.
+    Workers in excess of the pieces become threads of the tokenizer. A single worker is this process.
     """
 
     def __init__(self, num_workers: int, num_pieces: int, tokenizer: Tokenizer) -> None:
-        """Start the processes.
-
-        Args:
-            num_workers: How many cores to use.
-            num_pieces: Pieces that may have to be baked.
-            tokenizer: Whose ids are wanted.
-        """
+        """Start `num_workers` processes, or as many as there are pieces."""
         num_processes = max(1, min(num_workers, num_pieces))
         self._num_threads = num_workers // num_processes
         self._tokenizer = tokenizer
@@ -61,9 +54,9 @@ class LocalWorkers:
         # spawn: a fork after the tokenizer's threads have started can deadlock.
         context = get_context("spawn")
         self._stop = context.Event()
-        # Made by the workers, who remove it when this process is killed.
+        # Created by the workers, which remove it when this process is killed.
         self._folder = Path(gettempdir(), f"prealign-bake-{secrets.token_hex(8)}")
-        # As an argument it would fill a pipe: each process's start would wait until the one before has read it.
+        # As an argument it would fill a pipe, and each process would start only when the one before has read it.
         tokenizers: Queue[Tokenizer] = context.Queue()
         tokenizers.cancel_join_thread()
         arguments = (self._stop, self._num_threads, self._folder, tokenizers)
@@ -71,15 +64,10 @@ class LocalWorkers:
         with _interrupts_held():
             for _ in range(num_processes):
                 tokenizers.put(tokenizer)
-                self._pool.submit(os.getpid)  # any task: the pool starts a process for each that finds none idle
+                self._pool.submit(os.getpid)  # any task: the pool starts a process when none is idle
 
     def encode_ahead(self, settings: EncodingSettings, pieces: Sequence[Piece]) -> None:
-        """Begin to encode the first pieces.
-
-        Args:
-            settings: How.
-            pieces: All that have to be baked.
-        """
+        """Begin to encode the first of the pieces that have to be baked."""
         if self._pool is None:
             return
         sizes = accumulate(piece.size for piece in pieces)
@@ -91,11 +79,10 @@ class LocalWorkers:
             ]
 
     def __enter__(self) -> Self:
-        """Return the workers."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the processes, and wait for that."""
+        """End the processes and wait for it."""
         if self._pool:
             self._stop.set()
             self._pool.shutdown(cancel_futures=True)
@@ -106,7 +93,7 @@ class LocalWorkers:
         """Bake the unfinished pieces of a job, and end the processes.
 
         Args:
-            job: Whose pieces.
+            job: The job.
             on_finished: Called with the number of each finished piece.
 
         Raises:
@@ -135,7 +122,7 @@ class LocalWorkers:
             ) from None
 
     def _take_ahead(self) -> dict[int, Path | None]:
-        """Return what is encoded already, by piece; what no worker has begun with is encoded when it is baked."""
+        """Return what is encoded already, by piece; pieces that no worker has begun are encoded when they are baked."""
         begun = {number: future for number, future in enumerate(self._ahead) if not future.cancel()}
         self._ahead = []
         return {number: future.result() for number, future in begun.items()}
@@ -143,7 +130,7 @@ class LocalWorkers:
 
 @contextmanager
 def _plain_tracebacks() -> Iterator[None]:
-    """Let errors of workers go without the text of the worker's own traceback."""
+    """Raise the errors of workers without the text of the worker's traceback."""
     try:
         yield
     except (DataError, OSError) as error:
@@ -153,7 +140,7 @@ def _plain_tracebacks() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Put an interrupt off: processes that start meanwhile never get one, it is the parent's to handle."""
+    """Postpone an interrupt, so that processes started meanwhile never get one: the parent handles it."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -173,11 +160,11 @@ def _start_worker(stop: Event, num_threads: int, folder: Path, tokenizers: "Queu
     is_parallel = num_threads > 1
     encoder = partial(PieceEncoder, tokenizer=tokenizers.get(), is_parallel=is_parallel, is_stopped=stop.is_set)
     _encoder = lru_cache(maxsize=1)(encoder)
-    gc.freeze()  # the modules stay: the collector need not look at them again and again
+    gc.freeze()  # the collector need not scan the modules again and again
 
 
 def _die_with_parent(folder: Path) -> None:
-    """End this process and what it wrote when its parent is gone: a pool's workers would wait for work for ever."""
+    """End this process and remove its files when the parent is gone: workers of a pool would wait for ever."""
     parent = parent_process()
     assert parent is not None  # this is a worker
     wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Looking at a baked dataset: its counts, and its documents with every switched word marked or input beside labels."""
+"""Inspection of a baked dataset: its counts, and its documents with switched words marked or input next to labels."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,24 +20,24 @@ _NUM_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a document: text as it was, or a word that was switched."""
+    """A part of a document: unchanged text, or a switched word."""
 
     text: str
-    """What the input holds."""
+    """The text of the input."""
     original: str | None = None
-    """The word that stood there; None where nothing was switched."""
+    """The word that was replaced; None for unchanged text."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One position: what goes in, and what must come out behind it."""
+    """One position: its input and the label that it must predict."""
 
     input: str
     """The token at this position."""
     label: str | None
-    """The token that this position must predict; None where it predicts nothing."""
+    """The token that this position must predict; None if it predicts nothing."""
     is_switched: bool
-    """Whether the label is another token than the next one of the input."""
+    """Whether the label differs from the next input token."""
 
 
 class DatasetInspector:
@@ -48,11 +48,11 @@ class DatasetInspector:
 
         Args:
             prefix: The dataset's path without `.bin`.
-            tokenizer: The one of the bake.
-            lexicon: The one of the bake, which knows the original words; without it their first subword is shown.
+            tokenizer: The tokenizer of the bake.
+            lexicon: The lexicon of the bake, for the original words; without it their first subword is shown.
 
         Raises:
-            DataError: If it can't be read, or tokenizer or lexicon are others than those of the bake.
+            DataError: If it can't be read, or was baked with another tokenizer or lexicon.
         """
         manifest = read_manifest(prefix)
         problems = []
@@ -92,15 +92,15 @@ class DatasetInspector:
 
     @contextmanager
     def _sound_data(self) -> Iterator[None]:
-        """Turn what ids and records outside their ranges lead to into an error; to look is not to verify all first."""
+        """Turn the exceptions of damaged ids and records into an error: inspecting does not verify everything first."""
         try:
             yield
         except (IndexError, ValueError) as error:
-            raise DataError(f"{self.prefix}: damaged ({error}); tools/verify_dataset.py says where") from None
+            raise DataError(f"{self.prefix}: damaged ({error}); tools/verify_dataset.py shows where") from None
 
     def _sequences(self, document: int) -> range:
         if not 0 <= document < self.num_documents:
-            raise DataError(f"{self.prefix}: no document {document}; there are {self.num_documents}, counted from 0")
+            raise DataError(f"{self.prefix}: no document {document}; it has {self.num_documents}, counted from 0")
         first, last = (int(end) for end in self._tokens.document_ends[document : document + 2])
         return range(first, last)
 
@@ -143,7 +143,7 @@ class DatasetInspector:
 
 
 def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Return what tokens spell, special ones by name; `decode` would drop spaces at the start of a piece."""
+    """Return the text of tokens, special ones by name; `decode` would drop spaces at the start of a piece."""
     data = b"".join(
         tokenizer.token_bytes[i] or (tokenizer.decode([i]) or f"<special token {i}>").encode("utf-8") for i in ids
     )
@@ -151,16 +151,9 @@ def spell(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
 
 
 def inspect_document(prefix: str | Path, document: int, tokenizer: Tokenizer, lexicon: Lexicon | None = None) -> str:
-    """Return the text of a document with switched words as `[original→translation]`.
+    """Return the text of a document, numbered from 0, with switched words as `[original→translation]`.
 
-    Args:
-        prefix: The dataset's path without `.bin`.
-        document: Its number, from 0.
-        tokenizer: The one of the bake.
-        lexicon: The one of the bake, which knows the original words; without it their first subword is shown.
-
-    Raises:
-        DataError: If there is no such document, or tokenizer or lexicon are others than those of the bake.
+    Arguments and errors are those of `DatasetInspector`.
     """
     sequences = DatasetInspector(prefix, tokenizer, lexicon).pieces(document)
     return "\n".join(
@@ -170,12 +163,7 @@ def inspect_document(prefix: str | Path, document: int, tokenizer: Tokenizer, le
 
 
 def statistics_table(prefix: str | Path, manifest: Manifest) -> Table:
-    """Return the counts of a dataset.
-
-    Args:
-        prefix: The dataset's path without `.bin`.
-        manifest: The dataset's.
-    """
+    """Return the counts of the dataset at a prefix as a table."""
     counts, provenance = manifest.content["counts"], manifest.provenance
     table = Table(title=str(prefix), show_header=False, title_justify="left")
     table.add_row("documents", f"{counts['documents']:,}")

@@ -4,7 +4,7 @@
     table/*.npy         the lexicon compiled for the tokenizer
     shards/000000.*     what the first piece became; its .json is written last and marks it finished
 
-A shard is a function of its piece and the settings, so it does not matter who bakes it, or how often.
+A shard is a function of its piece and the settings, so any worker may bake it, any number of times.
 """
 
 import json
@@ -19,7 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from megatron_prealign.bake.encoding import EncodingSettings
+from megatron_prealign import __version__
 from megatron_prealign.codeswitch.codeswitch import SwitchCounts
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.codeswitch.word_forms import WordEncoder
@@ -27,11 +27,25 @@ from megatron_prealign.dataset.indexed import IndexedWriter, WrittenFile, optima
 from megatron_prealign.dataset.manifest import DATA_SUFFIXES
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_text_file
+from megatron_prealign.text.encoders import Backend
 from megatron_prealign.text.files import Piece
 
 OnError = Literal["fail", "skip"]
 
 _MAX_EXAMPLES = 20
+
+
+@dataclass(frozen=True)
+class EncodingSettings:
+    """All that the ids of a text depend on."""
+
+    tokenizer_path: str
+    tokenizer_fingerprint: str
+    backend: Backend
+    json_key: str
+    bos_id: int | None
+    eod_id: int | None
+    sentence_language: str | None
 
 
 @dataclass(frozen=True)
@@ -43,12 +57,12 @@ class JobSettings(EncodingSettings):
     ratio: float
     seed: int
     table_options: dict[str, Any]
-    """What else the compiled lexicon depends on."""
+    """Other dependencies of the compiled lexicon."""
     on_error: OnError = "fail"
 
     @property
     def encoding(self) -> EncodingSettings:
-        """Return those of them that the ids depend on."""
+        """The settings that the ids depend on."""
         return EncodingSettings(**{field.name: getattr(self, field.name) for field in fields(EncodingSettings)})
 
 
@@ -71,18 +85,12 @@ class Job:
         resume: bool,
         overwrite: bool,
     ) -> Self:
-        """Fill a work folder, or go on with the one that is there.
+        """Fill a work folder, or continue an existing one if `resume`.
 
-        Args:
-            folder: Where.
-            settings: What the shards depend on.
-            pieces: The input.
-            table: The compiled lexicon.
-            resume: Whether to go on.
-            overwrite: Whether the bake may replace a dataset, to be remembered for one that goes on.
+        `overwrite`, whether the bake may replace a dataset, is remembered for a bake that continues.
 
         Raises:
-            DataError: If the one that is there is of another input or other options.
+            DataError: If the existing folder has another input or other options.
         """
         job = cls(folder, settings, tuple(pieces))
         if resume and (folder / "job.json").is_file():
@@ -96,7 +104,7 @@ class Job:
         return job
 
     def may_replace(self) -> None:
-        """Remember that what is under the final names from now on is this bake's, or may be replaced by it."""
+        """Record that what is under the final names from now on is this bake's, or may be replaced by it."""
         self._write(overwrite=True)
 
     @classmethod
@@ -107,7 +115,7 @@ class Job:
         return cls(folder, JobSettings(**description["settings"], on_error=description["on_error"]), pieces)
 
     def table(self, encode: WordEncoder) -> SwitchTable:
-        """Return the compiled lexicon; its arrays are mapped, so the workers of a machine share them."""
+        """Return the compiled lexicon; its arrays are memory-mapped, so the workers of a machine share them."""
         return SwitchTable.load(self.folder / "table", encode)
 
     def shard_prefix(self, number: int) -> Path:
@@ -115,11 +123,11 @@ class Job:
         return self.folder / "shards" / f"{number:06d}"
 
     def mark_path(self, number: int) -> Path:
-        """Return the file whose presence says that a piece is finished; it holds counts."""
+        """Return the file whose presence marks a finished piece; it holds the counts."""
         return Path(f"{self.shard_prefix(number)}.json")
 
     def unfinished(self) -> list[int]:
-        """Return the pieces that are still to be baked."""
+        """Return the pieces that are not baked yet."""
         finished = set(os.listdir(self.shard_prefix(0).parent))
         return [number for number in range(len(self.pieces)) if self.mark_path(number).name not in finished]
 
@@ -128,27 +136,16 @@ class Job:
         counts: dict[str, Any] = json.loads(self.mark_path(number).read_text(encoding="utf-8"))
         return counts
 
-    def report_problems(self, number: int, problems: Sequence[str]) -> None:
-        """Leave a message for whoever started the bake, for tasks that can't raise an error there."""
-        with atomic_text_file(self.problems_path(number), overwrite=True) as stream:
-            json.dump(list(problems), stream)
-
-    def read_problems(self, number: int) -> list[str]:
-        """Return what `report_problems` left."""
-        path = self.problems_path(number)
-        problems: list[str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        return problems
-
     def problems_path(self, number: int) -> Path:
-        """Return where `report_problems` writes."""
+        """Return the file for the problems of a piece, from tasks that can't raise an error where the bake began."""
         return Path(f"{self.shard_prefix(number)}.problems")
 
     def _description(self) -> dict[str, Any]:
         settings = asdict(self.settings)
-        del settings["on_error"]  # what is finished had nothing wrong with it, or was asked to skip
+        del settings["on_error"]  # finished pieces had no unusable line, or were asked to skip them
         modified = {path: path.stat().st_mtime_ns for path in {piece.path for piece in self.pieces}}
         pieces = [[str(piece.path), piece.start, piece.stop, piece.size, modified[piece.path]] for piece in self.pieces]
-        return {"settings": settings, "pieces": pieces, "table": _version_of_shards()}
+        return {"settings": settings, "pieces": pieces, "table": [__version__, np.__version__.partition(".")[0]]}
 
     def _write(self, overwrite: bool) -> None:
         more = {"on_error": self.settings.on_error, "overwrite": overwrite}
@@ -165,24 +162,21 @@ class Job:
             changed.append("the version of this code")
         if changed:
             raise DataError(
-                f"--resume: {self.folder} was begun with other settings ({', '.join(changed)} changed); give those it "
-                "was begun with, or start again with --overwrite"
+                f"--resume: {self.folder} was started with other settings ({', '.join(changed)} changed); use the "
+                "original settings, or start again with --overwrite"
             )
 
 
 class ShardMerger:
     """Appends shards to one dataset in the order of the input, while later pieces are still being baked.
 
-    The data files are under a temporary prefix; what a run that was killed left there is written again.
+    The data files have a temporary prefix; those of a killed run are written again.
     """
 
     def __init__(self, job: Job, staged: Path, vocab_size: int) -> None:
-        """Create the files.
+        """Create the files with the prefix `staged`.
 
-        Args:
-            job: Whose shards; those that are finished already are appended with the first one that is added.
-            staged: Prefix of the files.
-            vocab_size: Of the tokenizer.
+        Shards that are finished already are appended together with the first one that is added.
         """
         self._job = job
         self.staged = staged
@@ -200,22 +194,20 @@ class ShardMerger:
             self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
-        """Return the merger."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the files."""
         self._files.close()
 
     def add(self, number: int) -> None:
-        """Take a piece that is finished, and append all shards whose turn it is."""
+        """Take a finished piece, and append all shards whose turn it is."""
         self._ready.add(number)
         self._append_ready()
 
     def close(self) -> tuple[dict[str, WrittenFile], dict[str, Any]]:
-        """Append what is left, and write the indexes; return the files by suffix, and what they hold."""
+        """Append the remaining shards and write the indexes; return the files by suffix, and their counts."""
         self._ready.update(range(len(self._job.pieces)))
         self._append_ready()
         tokens, counts = self._tokens, self._counts
@@ -238,7 +230,7 @@ class ShardMerger:
 
 
 def may_overwrite(folder: Path) -> bool:
-    """Tell whether the bake that made a work folder was allowed to replace a dataset."""
+    """Return whether the bake that made a work folder was allowed to replace a dataset."""
     return (folder / "job.json").is_file() and bool(_read_description(folder)["overwrite"])
 
 
@@ -249,11 +241,5 @@ def _read_description(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged ({error}); start again with --overwrite") from None
     if not isinstance(description, dict) or not {"settings", "pieces", "overwrite"} <= description.keys():
-        raise DataError(f"{path}: not what a bake left; start again with --overwrite")
+        raise DataError(f"{path}: not the description of a bake; start again with --overwrite")
     return description
-
-
-def _version_of_shards() -> list[str]:
-    from megatron_prealign import __version__
-
-    return [__version__, np.__version__.partition(".")[0]]

@@ -1,4 +1,4 @@
-"""What the manifest of a bake says, whether a dataset is what a bake would give, and how one takes its name."""
+"""The manifest of a bake: its content, the comparison with an existing dataset, and publishing."""
 
 import json
 import os
@@ -38,26 +38,17 @@ def make_manifest(
     counts: dict[str, Any],
     started: float,
 ) -> Manifest:
-    """Return the manifest of a bake that has ended.
-
-    Args:
-        options: What was asked for.
-        tokenizer: Whose ids the dataset holds.
-        job: Settings and pieces.
-        written: The files by suffix.
-        counts: What they hold.
-        started: Seconds since the epoch.
-    """
+    """Return the manifest of a bake that started at `started`, in seconds since the epoch, and wrote these files."""
     files = {suffix: asdict(file) for suffix, file in written.items()}
     content = _description(tokenizer, job.settings) | {"files": files, "counts": counts}
     return Manifest(content, _provenance(options, job, started))
 
 
 def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings, pieces: Sequence[Piece]) -> Manifest:
-    """Return the manifest of a dataset that is what a bake would give: a job that was put back may have ended before.
+    """Return the manifest of an existing dataset that equals what a bake would give, such as that of a requeued job.
 
     Raises:
-        DataError: If it is of another input or other settings, or was damaged as far as `check_manifest` sees.
+        DataError: If it has another input or other settings, or `check_manifest` finds damage.
     """
     if problems := check_manifest(prefix):
         raise DataError([*problems, "pass --overwrite to bake it again"])
@@ -68,7 +59,7 @@ def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings,
         changed.append("the input files")
     if changed:
         raise DataError(
-            f"{prefix}: already there, and made with other settings ({', '.join(changed)} changed); choose another "
+            f"{prefix}: already exists, baked with other settings ({', '.join(changed)} changed); choose another "
             "--output-prefix or pass --overwrite"
         )
     return manifest
@@ -76,14 +67,14 @@ def finished_manifest(prefix: Path, tokenizer: Tokenizer, settings: JobSettings,
 
 @contextmanager
 def staging(prefix: Path) -> Iterator[Path]:
-    """Hand out a prefix in a temporary folder beside the final one, so that a rename stays in one file system."""
+    """Yield a prefix in a temporary folder next to the final one, so that renames stay in one file system."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{prefix.name}.", dir=prefix.parent) as folder:
         yield Path(folder, prefix.name)
 
 
 def publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
-    """Give the files their final names; at every moment a manifest that exists describes what lies beside it."""
+    """Give the files their final names; at every moment an existing manifest describes the files next to it."""
     manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
     sync(manifest_path(staged))
     manifest_path(prefix).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Several baked datasets as one, in their order, after checks that they belong together."""
+"""Merge of several baked datasets into one, in order, after checks that they match."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +15,9 @@ from megatron_prealign.dataset.indexed import IndexedReader, IndexedWriter, Writ
 from megatron_prealign.dataset.manifest import Manifest, existing_files, read_manifest
 from megatron_prealign.errors import DataError
 
-# What has to be the same for token ids, labels and ends of documents to mean the same.
+# What must be equal for token ids, labels and ends of documents to mean the same.
 _SHARED = ("tokenizer_fingerprint", "vocab_size", "dtype", "eod_id")
-# What has to be the same wherever words were switched: records name entries of a lexicon.
+# What must be equal if words were switched: records name entries of a lexicon.
 _OF_LEXICON = ("lexicon_fingerprint", "lexicon_entries")
 
 
@@ -33,8 +33,8 @@ def merge_datasets(
         command: The command line, for the provenance.
 
     Raises:
-        DataError: Every reason why they can't be merged, before anything is written: damage, another tokenizer,
-            type, end-of-document token or lexicon, an output that exists or is one of the inputs.
+        DataError: Every reason why they can't be merged, before anything is written: damage; another tokenizer, type,
+            end-of-document token or lexicon; an output that exists or is one of the inputs.
     """
     problems = _output_problems(prefixes, output, overwrite)
     for prefix in prefixes:
@@ -54,16 +54,16 @@ def merge_datasets(
 def _output_problems(prefixes: Sequence[str | Path], output: Path, overwrite: bool) -> list[str]:
     problems = []
     if len(prefixes) < 2:
-        problems.append(f"{len(prefixes)} datasets are given; to merge, name at least two")
+        problems.append(f"{len(prefixes)} datasets given; give at least two to merge")
     if output.resolve() in {Path(prefix).resolve() for prefix in prefixes}:
-        problems.append(f"{output}: is one of the datasets that are merged; choose another output")
+        problems.append(f"{output}: is one of the merged datasets; choose another output")
     elif not overwrite and (existing := existing_files(output)):
-        problems.append(f"{', '.join(map(str, existing))}: already there; choose another output or pass --overwrite")
+        problems.append(f"{', '.join(map(str, existing))}: already exists; choose another output or pass --overwrite")
     return problems
 
 
 def _difference_problems(prefixes: Sequence[str | Path], contents: Sequence[dict[str, Any]]) -> list[str]:
-    """Return what is different that must be the same, each time against the first dataset that has it."""
+    """Return what differs but must be equal, compared with the first dataset that has it."""
     problems = []
     for names, has in ((_SHARED, lambda content: True), (_OF_LEXICON, lambda content: content["lexicon_fingerprint"])):
         concerned = [(prefix, content) for prefix, content in zip(prefixes, contents, strict=True) if has(content)]
@@ -71,7 +71,7 @@ def _difference_problems(prefixes: Sequence[str | Path], contents: Sequence[dict
             first_prefix, first = concerned[0]
             problems += [
                 f"{prefix}: its {name.replace('_', ' ')} is {content.get(name)}, that of {first_prefix} is "
-                f"{first.get(name)}; bake both alike"
+                f"{first.get(name)}; bake both with the same one"
                 for name in names
                 if content.get(name) != first.get(name)
             ]
@@ -101,7 +101,7 @@ def _content(manifests: Sequence[Manifest], files: dict[str, WrittenFile]) -> di
     contents = [manifest.content for manifest in manifests]
     with_lexicon = next((content for content in contents if content["lexicon_fingerprint"]), contents[0])
     names = dict.fromkeys(name for content in contents for name in content)
-    # Null where the parts differ: each has its own value in its own manifest.
+    # Null where the parts differ: each part's value is in its own manifest.
     same = {
         name: contents[0].get(name) if all(content.get(name) == contents[0].get(name) for content in contents) else None
         for name in names
@@ -116,7 +116,7 @@ def _content(manifests: Sequence[Manifest], files: dict[str, WrittenFile]) -> di
 
 
 def _sum_counts(counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Add counts up, those by language one by one."""
+    """Add counts up, including those by language."""
     total: dict[str, Any] = {}
     for part in counts:
         for name, value in part.items():

@@ -1,4 +1,4 @@
-"""What to bake, and everything that can be wrong with it before anything is read."""
+"""The options of a bake, and everything that can be wrong with them before anything is read."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -38,39 +38,39 @@ class BakeOptions:
     target_language: str | None = None
     """Language of translations in dictionaries that do not name it."""
     codeswitch_ratio: float = 0.0
-    """Probability of a word that the lexicon covers to be switched, in [0, 1]."""
+    """Probability in [0, 1] that a word that the lexicon covers is switched."""
     case_transfer: bool = True
     """Also match Capitalised and CAPITALS words and give their translations that form."""
     max_translations: int | None = None
-    """How many translations of a word into one language can be drawn, those of the largest weights; None for all."""
+    """Most translations per word and language to draw from, those of the largest weights; None for all."""
     stop_words_path: Path | None = None
-    """Source words that are never switched, one a line; case does not matter."""
+    """Source words that are never switched, one per line; case does not matter."""
     max_rank: int = 0
-    """The most frequent words of the source language, by wordfreq, up to this rank are never switched either."""
+    """The source language's most frequent words, by wordfreq, up to this rank are never switched."""
     language_weights: dict[str, float] = field(default_factory=dict)
     """Relative chance of a target language to be drawn; 1 where not named."""
     seed: int = 1
     """Seed of all draws."""
     append_eod: bool = False
-    """End every document that is not empty with the tokenizer's end-of-document token."""
+    """End every non-empty document with the tokenizer's end-of-document token."""
     bos: BosMode = "auto"
-    """Begin documents with the tokenizer's begin-of-document token: if it does so by itself, always, never."""
+    """Begin documents with the tokenizer's begin-of-document token; auto: if the tokenizer adds it."""
     sentence_language: str | None = None
     """Make each sentence a sequence, found by Punkt's model of this name; None makes each document one."""
     backend: BackendChoice = "auto"
-    """Library that encodes; auto takes gigatoken where its ids equal the reference's on a probe of the corpus."""
+    """Encoder; auto: gigatoken if its ids equal the reference's on a probe of the corpus."""
     executor: ExecutorKind = "local"
-    """Who runs the tasks."""
+    """What runs the tasks."""
     num_workers: int = 1
     """Processes of this machine, or tasks of the cluster."""
     cluster: dict[str, str] = field(default_factory=dict)
     """Settings of the Slurm or Ray jobs, by name."""
     on_error: OnError = "fail"
-    """What to do about lines without a usable text: end the bake, or count them and leave them out."""
+    """For lines without a usable text: end the bake, or count and skip them."""
     overwrite: bool = False
-    """Replace an existing dataset, and what an unfinished bake left."""
+    """Replace an existing dataset and the work folder of an unfinished bake."""
     resume: bool = False
-    """Go on with what an unfinished bake left."""
+    """Continue an unfinished bake."""
     command: str = ""
     """The command line, for the manifest's provenance."""
 
@@ -82,7 +82,7 @@ class BakeOptions:
 
     @property
     def work_folder(self) -> Path:
-        """Where a bake keeps what is finished of it; beside the outputs, so that a rename stays in one file system."""
+        """Where a bake keeps its finished pieces; next to the outputs, so that renames stay in one file system."""
         return self.dataset_prefix.with_name(f".{self.dataset_prefix.name}.bake")
 
 
@@ -115,40 +115,40 @@ def option_problems(options: BakeOptions) -> list[str]:
     problems = language_problems("--source-language", options.source_language)
     problems += language_problems("--target-language", options.target_language)
     if not 0.0 <= options.codeswitch_ratio <= 1.0:
-        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must lie in [0, 1]")
+        problems.append(f"--codeswitch-ratio {options.codeswitch_ratio}: must be in [0, 1]")
     if options.codeswitch_ratio > 0 and not options.lexicon_paths:
         problems.append(f"--codeswitch-ratio {options.codeswitch_ratio} needs a --lexicon; give one, or the ratio 0")
     if not options.json_key or "/" in options.json_key:
-        problems.append(f"--json-key {options.json_key!r}: becomes part of file names, so it can't be empty or hold /")
+        problems.append(f"--json-key {options.json_key!r}: is part of file names, so it can't be empty or contain /")
     if options.max_translations is not None and options.max_translations < 1:
         problems.append(f"--max-translations {options.max_translations}: must be at least 1")
     if not all(weight > 0 for weight in options.language_weights.values()):
         problems.append(
-            f"--language-weights {options.language_weights}: must be above 0; leave a dictionary out instead"
+            f"--language-weights {options.language_weights}: must be above 0; leave out the dictionary instead"
         )
     if options.max_rank < 0:
         problems.append(f"--max-rank {options.max_rank}: must be at least 0")
     if options.cluster and options.executor == "local":
-        problems.append("--cluster: belongs to --executor slurm or ray")
+        problems.append("--cluster: needs --executor slurm or ray")
     if options.num_workers < 1:
         problems.append(f"--workers {options.num_workers}: must be at least 1")
     if options.resume and options.overwrite:
-        problems.append("--resume and --overwrite: the one goes on with what is there, the other starts again")
+        problems.append("--resume and --overwrite: the first continues a bake, the second starts again; pass one")
     return [*problems, *_executor_problems(options), *_output_problems(options)]
 
 
 def special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[str]:
-    """Return which tokens are wanted around documents that the tokenizer does not have."""
+    """Return which requested tokens around documents the tokenizer lacks."""
     problems = []
     if options.append_eod and tokenizer.eod_id is None:
         problems.append(
-            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name it as eos_token in a "
-            "tokenizer_config.json beside it, or leave out --append-eod"
+            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; set eos_token in a "
+            "tokenizer_config.json next to it, or leave out --append-eod"
         )
     if options.bos == "always" and tokenizer.bos_id is None:
         problems.append(
-            f"{tokenizer.path}: the tokenizer has no begin-of-document token; name it as bos_token in a "
-            "tokenizer_config.json beside it, or leave out --bos always"
+            f"{tokenizer.path}: the tokenizer has no begin-of-document token; set bos_token in a "
+            "tokenizer_config.json next to it, or leave out --bos always"
         )
     return problems
 
@@ -161,14 +161,14 @@ def _executor_problems(options: BakeOptions) -> list[str]:
         names = " and ".join(missing)
         problems.append(f"--executor {options.executor}: needs {names}; install megatron-prealign[cluster]")
     if options.executor == "slurm" and "partition" not in options.cluster:
-        problems.append("--executor slurm: name the partition with --cluster partition=NAME")
+        problems.append("--executor slurm: give the partition with --cluster partition=NAME")
     if options.executor == "slurm" and shutil.which("sbatch") is None:
-        problems.append("--executor slurm: no sbatch here; run this on a machine that submits jobs")
+        problems.append("--executor slurm: sbatch not found; run this on a machine that can submit jobs")
     return problems
 
 
 def may_have_ended(options: BakeOptions) -> bool:
-    """Tell whether --resume finds a dataset but no work folder: the bake may be complete already."""
+    """Return whether --resume finds a dataset but no work folder: the bake may be complete already."""
     return options.resume and not options.work_folder.exists() and manifest_path(options.dataset_prefix).exists()
 
 
@@ -179,16 +179,14 @@ def _output_problems(options: BakeOptions) -> list[str]:
     is_own = options.resume and may_overwrite(options.work_folder)
     if existing and not options.overwrite and not is_own and not may_have_ended(options):
         names = ", ".join(map(str, existing))
-        problems.append(f"{names}: already there; choose another --output-prefix or pass --overwrite")
+        problems.append(f"{names}: already exists; choose another --output-prefix or pass --overwrite")
     if options.work_folder.exists() and not (options.overwrite or options.resume):
-        problems.append(
-            f"{options.work_folder}: left by a bake that did not end; pass --resume to go on with it, or --overwrite"
-        )
+        problems.append(f"{options.work_folder}: left by an unfinished bake; pass --resume to continue, or --overwrite")
     if options.output_prefix.is_dir():
         problems.append(
-            f"--output-prefix {options.output_prefix}: is a folder; name what the files in it begin with, such as "
+            f"--output-prefix {options.output_prefix}: is a folder; give a prefix for the files in it, such as "
             f"{options.output_prefix / options.source_language}"
         )
     if not can_be_made(prefix):
-        problems.append(f"{prefix.parent}: can't be written to")
+        problems.append(f"{prefix.parent}: not writable; choose another --output-prefix")
     return problems

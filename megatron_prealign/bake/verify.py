@@ -1,4 +1,4 @@
-"""Proof or refutation of a baked dataset: every byte is read."""
+"""Verification of a baked dataset: every byte is read."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,11 +18,9 @@ _SEQUENCES_AT_ONCE = 1 << 18
 
 
 def verify(prefix: str | Path, tokenizer: Tokenizer | None = None) -> list[str]:
-    """Return everything that is wrong with a dataset; empty if it is sound.
+    """Return everything that is wrong with the dataset at a prefix; empty if it is sound.
 
-    Args:
-        prefix: The dataset's path without `.bin`.
-        tokenizer: The one it must have been baked with; None to trust the manifest's vocabulary size.
+    With a `tokenizer` the dataset must have been baked with it; without one the manifest's vocabulary size is trusted.
     """
     try:
         content = read_manifest(prefix).content
@@ -46,7 +44,7 @@ def verify(prefix: str | Path, tokenizer: Tokenizer | None = None) -> list[str]:
 
 
 def _hash_problems(prefix: str | Path, content: dict[str, Any]) -> list[str]:
-    # Those of .idx files are part of check_manifest already.
+    # check_manifest has checked those of .idx files.
     paths = {Path(f"{prefix}{suffix}"): entry for suffix, entry in content["files"].items() if suffix.endswith(".bin")}
     return [
         f"{path}: its content does not have the hash that the manifest names"

@@ -1,8 +1,8 @@
 """Input-only code-switching (PreAlign sec. 3.2) as whole-array operations on token ids, without any I/O.
 
 Every word that the lexicon covers is replaced by one of its translations with probability `ratio`, independently. All
-draws are addressed by (seed, epoch, document, word), so the outcome for a document depends on nothing around it, and
-the bake and a data loader that switches on the fly agree.
+draws are addressed by (seed, epoch, document, word), so the result for a document is independent of all others, and
+equal in the bake and in a data loader that switches online.
 """
 
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ from megatron_prealign.text.ragged import spread
 
 @dataclass
 class SwitchCounts:
-    """What a code-switch met and did; addable."""
+    """Counts of a code-switch; addable."""
 
     words: int = 0
-    """Runs of letters; tokens of letters where the language puts no spaces between words."""
+    """Runs of letters; tokens of letters in languages without spaces between words."""
     covered: int = 0
-    """Eligible words that the lexicon has; an entry of several words counts as one."""
+    """Eligible words in the lexicon; an entry of several words counts as one."""
     switched: int = 0
     """Words replaced."""
     switched_tokens: int = 0
-    """Tokens of the translations put in."""
+    """Tokens of the inserted translations."""
     replaced_tokens: int = 0
-    """Tokens of the words taken out."""
+    """Tokens of the replaced words."""
     by_language: dict[str, int] = field(default_factory=dict)
     """Words replaced, by language of the translation."""
 
@@ -49,7 +49,7 @@ class Switched:
     """Documents after the switch."""
 
     tokens: NDArray[Any]
-    """Documents back to back: [T], of the type that came in."""
+    """Documents back to back: [T], of the type of the input."""
     offsets: NDArray[np.int64]
     """Where each document begins and ends: [D + 1]."""
     records: NDArray[np.int32]
@@ -64,19 +64,18 @@ class Matches:
     """The words of some documents that may be switched, in order."""
 
     spans: Words
-    """Where they are: [N]. The index of a match is that of its first atom."""
+    """Their places: [N]. The index of a match is that of its first atom."""
     keys: NDArray[np.int64]
     """Source form of each: [N]."""
     num_atoms: int
-    """Words of the documents, covered or not; letter tokens where words are not spaced."""
+    """Atoms of the documents, covered or not."""
 
 
 def find_matches(table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.int64]) -> Matches:
     """Return the words that may be switched: the longest match, from left to right.
 
-    Where words are spaced, a match is one word, or several that follow each other with a space between. Where they are
-    not, it is a run of tokens: a word that no token boundary ends is not found. Words and tokens are the atoms of
-    matches.
+    In languages with spaces a match is one word, or consecutive words with a space between them. In others it is a run
+    of tokens: a word that does not end at a token boundary is not found. These words or tokens are called atoms.
 
     Args:
         table: The lexicon, compiled for the tokenizer of the ids.
@@ -104,19 +103,16 @@ def codeswitch(
     epoch: int = 0,
     keys: NDArray[np.uint64] | None = None,
 ) -> Switched:
-    """Switch words of documents.
+    """Switch words of documents; return them with their switch records.
 
     Args:
-        tokens: int [T], documents back to back, end-of-document tokens included; never changed.
+        tokens: int [T], documents back to back, including end-of-document tokens; never changed.
         offsets: int64 [D + 1], where each document begins and ends.
         table: The lexicon, compiled for the tokenizer of the ids.
-        ratio: Probability of a covered word to be switched, in [0, 1].
+        ratio: Probability in [0, 1] that a covered word is switched.
         seed: Any integer.
         epoch: 0 for a bake.
-        keys: uint64 [D] of `document_keys`; None to compute them here from `tokens`.
-
-    Returns:
-        The documents with their switch records.
+        keys: uint64 [D] of `document_keys`; None to compute them from `tokens`.
     """
     matches = find_matches(table, tokens, offsets)
     spans = matches.spans
@@ -158,7 +154,7 @@ def _splice(
     new_starts: NDArray[np.int64],
     new_lengths: NDArray[np.int64],
 ) -> NDArray[Any]:
-    """Return the tokens with the spans at `starts` taken out and the replacements put in at `new_starts`."""
+    """Return the tokens with the spans at `starts` removed and the replacements inserted at `new_starts`."""
     kept = np.ones(len(tokens), dtype=bool)
     kept[spread(starts, old_lengths)] = False
     result = np.empty(len(tokens) + len(replacement) - int(old_lengths.sum()), dtype=tokens.dtype)
@@ -173,7 +169,7 @@ def _splice(
 def _find_phrases(
     table: SwitchTable, tokens: NDArray[Any], atoms: Words
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield what the lexicon has of 2 atoms, of 3 and so on: first atom, number of atoms, key; int64 all."""
+    """Yield the lexicon's matches of 2 atoms, 3 atoms and so on: first atom, number of atoms, key; all int64."""
     if not len(table.phrases.sizes):
         return
     heads = tokens[atoms.starts]
@@ -190,10 +186,10 @@ def _find_phrases(
 
 
 def _longest_from_the_left(firsts: NDArray[np.int64], sizes: NDArray[np.int64], num_atoms: int) -> NDArray[np.int64]:
-    """Return, in order, which matches stay if at each atom the longest is taken and what it overlaps goes.
+    """Return, in order, which matches remain if at each atom the longest is taken and removes those it overlaps.
 
     Args:
-        firsts: int64 [N], first atom of each match; those of one atom stand in front, in order.
+        firsts: int64 [N], first atom of each match; matches of one atom come first, in order.
         sizes: int64 [N], atoms of each.
         num_atoms: Atoms of the text.
     """

@@ -1,6 +1,6 @@
-"""Compiling a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
+"""Compilation of a lexicon for one tokenizer: from words to the flat arrays of a switch table."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable, WeightedChoice
+from megatron_prealign.codeswitch.draws import WeightedChoice
+from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable
 from megatron_prealign.codeswitch.token_classes import Token, classify_vocabulary, is_letters
 from megatron_prealign.codeswitch.word_forms import (
     NUM_CASES,
@@ -25,9 +26,9 @@ from megatron_prealign.text.languages import script_fits
 from megatron_prealign.text.ragged import Ragged, paused_collector, same_spans
 from megatron_prealign.text.tokenizer import Tokenizer
 
-# Longer entries of a dictionary are explanations.
+# Longer entries are explanations.
 _MAX_WORDS = 5
-# Tokens of a word, where words are not spaced.
+# Tokens of a word, in languages without spaces.
 _MAX_ATOMS = 16
 
 
@@ -36,14 +37,13 @@ class TableOptions:
     """How a lexicon is used."""
 
     case_transfer: bool = True
-    """Also match Capitalised and CAPITALS forms of a source word, and give its translations that form; without it only
-    the form in the lexicon matches."""
+    """Also match Capitalised and CAPITALS forms of a source word, and give its translations that form."""
     max_translations: int | None = None
-    """How many translations of a word into one language can be drawn, those of the largest weights; None for all."""
+    """Most translations per word and language to draw from, those of the largest weights; None for all."""
     excluded_words: frozenset[str] = frozenset()
     """Source words that are never switched, case-folded."""
     language_weights: Mapping[str, float] = field(default_factory=dict)
-    """Relative chance of a language to be drawn among those that have a translation of a word; 1 where not named."""
+    """Relative probability of a language among those with a translation of a word; 1 if not named."""
 
     def describe(self) -> dict[str, Any]:
         """Return the options as plain values."""
@@ -62,18 +62,15 @@ def compile_lexicon(
 ) -> SwitchTable:
     """Compile a lexicon for a tokenizer.
 
-    An entry is skipped if it is not of letters, or of more than 5 words; a translation if the tokenizer can't write it.
-
-    Args:
-        lexicon: Source words with translations.
-        tokenizer: Whose ids the text has.
-        options: How the lexicon is used; None for the defaults.
-        encoder: A quicker one that gives the tokenizer's ids; None for its own library.
+    An entry is skipped if it has other characters than letters, or more than 5 words; a translation if the tokenizer
+    can't write it. `encoder` is a faster one that gives the tokenizer's ids.
     """
     options = options or TableOptions()
     encode = WordEncoder(tokenizer, encoder)
     is_spaced = uses_spaces(lexicon.source_language)
-    words_of_letters, numbers = _usable_sources(lexicon, options.excluded_words, is_spaced)
+    language = lexicon.source_language
+    of_letters = [i for i, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
+    numbers = [i for i in of_letters if lexicon.entries[i].word.casefold() not in options.excluded_words]
     entries = [lexicon.entries[number] for number in numbers]
     pairs = [translation for entry in entries for translation in entry.translations]
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
@@ -89,20 +86,21 @@ def compile_lexicon(
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
     usable, num_languages = np.unique(owners[begins], return_counts=True)
-    cases = _cases([entries[owner].word for owner in usable], lexicon.source_language, options.case_transfer)
     vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
     entry_numbers = np.array(numbers, dtype=np.int32)[usable]
-    keys = _source_keys(_encode_forms(encode, cases), entry_numbers, vocabulary, is_spaced)
+    words = [entries[owner].word for owner in usable]
+    forms = _encode_forms(encode, words, has_dotted_i(language), options.case_transfer)
+    keys = _source_keys(forms, entry_numbers, vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
-    words = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
+    targets = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
     return SwitchTable(
         vocabulary=vocabulary,
         is_spaced=is_spaced,
         languages=lexicon.languages,
         num_entries=num_entries,
         skipped={
-            "source not of letters": len(lexicon) - len(words_of_letters),
-            "source excluded": len(words_of_letters) - len(entries),
+            "source not of letters": len(lexicon) - len(of_letters),
+            "source excluded": len(of_letters) - len(entries),
             "source not encodable": len(usable) - num_entries,
             "translation not encodable": len(pairs) - int(is_usable.sum()),
         },
@@ -110,14 +108,14 @@ def compile_lexicon(
         by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
         by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
         pair_languages=languages,
-        targets=TargetForms(words, encode),
+        targets=TargetForms(targets, encode),
     )
 
 
 def _are_usable(
     tokenizer: Tokenizer, encode: WordEncoder, words: Sequence[str], is_spaced: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Tell which translations the tokenizer can write, in every place where they may stand: bool [words]."""
+    """Return which translations the tokenizer can write in all their forms: bool [words]."""
     if tokenizer.encodes_any_text:
         return np.ones(len(words), dtype=bool)
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
@@ -134,7 +132,7 @@ def _rank_pairs(
     is_usable: NDArray[np.bool_],
     max_translations: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the word pairs to keep by entry, language and falling weight, and the group of each: int64 [N] both."""
+    """Return the word pairs to keep by entry, language and falling weight, and the group of each: both int64 [N]."""
     order = np.lexsort((-weights, languages, owners))
     order = order[is_usable[order]]
     groups = owners[order] * (int(languages.max(initial=0)) + 1) + languages[order]
@@ -145,29 +143,17 @@ def _rank_pairs(
     return order[ranks < max_translations], groups[ranks < max_translations]
 
 
-def _cases(words: Sequence[str], language: str, case_transfer: bool) -> list[list[str]]:
-    """Return the words as written and, with case transfer, Capitalised and in CAPITALS by the language's rules."""
-    dotted = has_dotted_i(language)
-    return [[in_case(word, case, dotted) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
-
-
-def _usable_sources(lexicon: Lexicon, excluded: Collection[str], is_spaced: bool) -> tuple[list[int], list[int]]:
-    """Return the numbers of the entries that are of letters, and of those that are not excluded either."""
-    language = lexicon.source_language
-    of_letters = [number for number, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
-    return of_letters, [number for number in of_letters if lexicon.entries[number].word.casefold() not in excluded]
-
-
 def _is_source(word: str, language: str, is_spaced: bool) -> bool:
     if is_spaced:
         return word.isalpha() or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
-    # A foreign word among its letters would be found inside of longer ones.
+    # A foreign word would be found inside longer ones.
     return is_letters(word) and script_fits(word, language)
 
 
-def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged:
-    """Return the ids of all words in the first form, then in the second and so on; empty where one can't be encoded."""
-    blocks = [encode(words, spaced) for words in cases for spaced in (False, True)]
+def _encode_forms(encode: WordEncoder, words: Sequence[str], dotted_i: bool, case_transfer: bool) -> Ragged:
+    """Return the ids of all words in the first form, then in the second and so on; empty if one can't be encoded."""
+    cases = [[in_case(word, case, dotted_i) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
+    blocks = [encode(cased, spaced) for cased in cases for spaced in (False, True)]
     lengths = np.concatenate([block.lengths for block in blocks])
     return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
 
@@ -175,13 +161,13 @@ def _encode_forms(encode: WordEncoder, cases: Sequence[Sequence[str]]) -> Ragged
 def _source_keys(
     forms: Ragged, entries: NDArray[np.int32], vocabulary: NDArray[np.uint16], is_spaced: bool
 ) -> dict[str, Any]:
-    """Return the key fields of a SwitchTable; a form as written wins over one derived from another word."""
+    """Return the key fields of a SwitchTable; a form as written has precedence over one derived from another word."""
     values, starts, all_lengths = forms.values, forms.offsets, forms.lengths
     by_form = np.flatnonzero(all_lengths)
     hashes = hash_words(values, starts[by_form], all_lengths[by_form])
     order = np.argsort(hashes, kind="stable")
     rows, hashes = by_form[order], hashes[order]
-    # Of equal forms the first one stays; equal hashes alone prove nothing.
+    # The first of equal forms is kept; equal hashes alone prove nothing.
     runs = np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))
     heads = rows[np.repeat(runs, np.diff(runs, append=len(rows)))]
     is_equal = (rows != heads) & (all_lengths[rows] == all_lengths[heads])
@@ -190,7 +176,7 @@ def _source_keys(
     )
     rows, hashes = rows[~is_equal], hashes[~is_equal]
     keys = Ragged.of(*forms.take(rows))
-    # Four buckets a key: most hold none or one, so a look-up costs one or two comparisons.
+    # Four buckets per key: most hold at most one, so a look-up takes one or two comparisons.
     bits = max(2, (4 * len(rows)).bit_length())
     leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
     is_single = np.flatnonzero(keys.lengths == 1)
@@ -210,7 +196,7 @@ def _source_keys(
 
 
 def _phrases(keys: Ragged, vocabulary: NDArray[np.uint16], is_spaced: bool) -> Phrases:
-    """Return what is known of source forms of several words, or of several tokens where words are not spaced."""
+    """Return the phrases: source forms of several words, or of several tokens in languages without spaces."""
     rows = np.repeat(np.arange(len(keys)), keys.lengths)
     is_first = np.zeros(len(rows), dtype=bool)
     is_first[keys.offsets[:-1]] = True

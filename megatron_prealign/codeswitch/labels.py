@@ -1,7 +1,7 @@
 """The label rule of input-only code-switching (PreAlign sec. 3.2): from tokens and switch records to labels.
 
 A switch record is four integers: (start, length, label, lexicon entry). The tokens `start .. start+length-1` of its
-sequence stand for a word that was replaced, and `label` is the first subword of the original word.
+sequence replace a word, and `label` is the first subword of the original word.
 """
 
 from typing import Any, Literal
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = -100
-"""Label of a position that nothing is predicted for."""
+"""Label of a position without a prediction."""
 
 RECORD_INTS = 4
 """Integers of a switch record."""
@@ -24,8 +24,8 @@ def original_word_positions(records: NDArray[Any], num_tokens: int, offset: int 
 
     Args:
         records: int [N, 4], relative to the whole sequence.
-        num_tokens: length of the slice that begins at the sequence's token `offset`.
-        offset: tokens.
+        num_tokens: length of the slice of the sequence.
+        offset: first token of the slice.
     """
     starts = records[:, 0].astype(np.int64) - offset
     return starts[(starts >= 0) & (starts < num_tokens)]
@@ -34,20 +34,17 @@ def original_word_positions(records: NDArray[Any], num_tokens: int, offset: int 
 def apply_switch_records(
     tokens: NDArray[Any], records: NDArray[Any], mode: LabelMode, offset: int = 0
 ) -> NDArray[np.int64]:
-    """Return the unshifted labels: element j is what position j - 1 must predict.
+    """Return the unshifted labels, int64 [T]: element j is what position j - 1 must predict.
 
     They equal the tokens except in a switched word: its first position holds the original word's first subword, the
     others IGNORE. Slicing `tokens[:-1]`, `labels[1:]` and packing across documents work on them unchanged.
 
     Args:
-        tokens: int [T], the slice of a sequence that begins at its token `offset`.
+        tokens: int [T], a slice of a sequence.
         records: int [N, 4], sorted by start and not overlapping, relative to the whole sequence; those outside the
-            slice are skipped, those that straddle its ends are clipped.
+            slice are skipped, those that cross its ends are clipped.
         mode: "input-only" as above; "vanilla" returns the tokens; "no-predict" ignores the first position too.
-        offset: tokens.
-
-    Returns:
-        int64 [T].
+        offset: first token of the slice.
     """
     labels = tokens.astype(np.int64)
     if mode == "vanilla" or not len(records):
@@ -56,7 +53,7 @@ def apply_switch_records(
     stops = starts + records[:, 1]
     touched = slice(np.searchsorted(stops, 0, side="right"), np.searchsorted(starts, len(tokens), side="left"))
     starts, stops = starts[touched], stops[touched]
-    # +1 where a switched word begins and -1 behind it: the running sum is 1 inside.
+    # +1 where a switched word begins and -1 after its end: the running sum is 1 inside.
     edges = np.zeros(len(tokens) + 1, dtype=np.int64)
     np.add.at(edges, np.maximum(starts, 0), 1)
     np.add.at(edges, np.minimum(stops, len(tokens)), -1)

@@ -1,8 +1,8 @@
 """A lexicon compiled for one tokenizer: flat arrays that map token ids of source words to ids of translations.
 
-Each source word is entered as it appears behind a space and behind none; as written, capitalised, and in capitals. A
+Each source word is entered as it appears after a space and without one; as written, capitalised, and in capitals. A
 word matches only if its token ids are exactly those of an entered form, and its translations take the same form.
-The arrays pickle cheaply, so worker processes share one compilation.
+The arrays are cheap to share, so all workers use one compilation.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch.draws import WeightedChoice
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
@@ -23,47 +24,20 @@ _PLACES_PER_PAIR = 16
 
 
 @dataclass(frozen=True)
-class WeightedChoice:
-    """A weighted choice among the consecutive items of each group."""
-
-    cumulative: NDArray[np.float64]
-    """For each item its group's number plus the cumulative share up to and including it: [items], rising."""
-    offsets: NDArray[np.int64]
-    """Where the items of each group begin and end: [groups + 1]."""
-
-    @classmethod
-    def of(cls, weights: NDArray[np.float64], lengths: NDArray[np.int64]) -> Self:
-        """Take the positive weights of all items, in any unit, and the number of items of each group, at least 1."""
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        starts, numbers = offsets[:-1], np.arange(len(lengths))
-        sums = np.add.reduceat(weights, starts) if len(lengths) else weights
-        running = np.concatenate(([0.0], np.cumsum(weights / np.repeat(sums, lengths))))
-        cumulative = np.repeat(numbers - running[starts], lengths) + running[1:]
-        cumulative[offsets[1:] - 1] = numbers + 1  # exactly, whatever was rounded on the way
-        return cls(cumulative, offsets)
-
-    def choose(self, groups: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Return an item of each group, drawn by a number in [0, 1)."""
-        items = np.searchsorted(self.cumulative, groups + uniform, side="right")
-        # A draw next to 1 may round up to the next group.
-        return np.minimum(items, self.offsets[groups + 1] - 1)
-
-
-@dataclass(frozen=True)
 class Phrases:
-    """Source forms of several atoms: where none can begin, by a Bloom filter over the first tokens of two atoms."""
+    """Source forms of several atoms: a Bloom filter on the first tokens of two atoms excludes where none can begin."""
 
     sizes: NDArray[np.int64]
-    """The numbers of atoms that there are, from 2 on, rising."""
+    """Numbers of atoms that occur, from 2, rising."""
     places: NDArray[np.bool_]
-    """Whether some phrase begins with a pair of tokens that falls here: [a power of two]."""
+    """Whether the tokens of some phrase hash to this place: [a power of two]."""
 
     @classmethod
     def of(cls, sizes: NDArray[np.int64], firsts: NDArray[Any], seconds: NDArray[Any]) -> Self:
-        """Take the phrases.
+        """Build the filter.
 
         Args:
-            sizes: int64 [P], atoms of each, at least 2.
+            sizes: int64 [P], atoms of each phrase, at least 2.
             firsts: int [P], first token of the first atom.
             seconds: int [P], first token of the second atom.
         """
@@ -73,7 +47,7 @@ class Phrases:
         return phrases
 
     def may_begin(self, firsts: NDArray[Any], seconds: NDArray[Any]) -> NDArray[np.bool_]:
-        """Tell where a phrase may begin, by the first tokens of two atoms: bool [N]; False is sure."""
+        """Return whether a phrase may begin, by the first tokens of two atoms: bool [N]; False is certain."""
         found: NDArray[np.bool_] = self.places[self._places_of(firsts, seconds)]
         return found
 
@@ -85,7 +59,7 @@ class Phrases:
 
 @dataclass(frozen=True)
 class SwitchTable:
-    """Everything the code-switch needs to know of a tokenizer and a lexicon."""
+    """Everything that the code-switch needs to know of a tokenizer and a lexicon."""
 
     vocabulary: NDArray[np.uint16]
     """Classes of the tokens."""
@@ -96,7 +70,7 @@ class SwitchTable:
     num_entries: int
     """Entries of the lexicon that can match."""
     skipped: dict[str, int]
-    """Why other entries and pairs can't be used, and how many."""
+    """Why other entries and pairs can't be used, and their numbers."""
     key_hashes: NDArray[np.uint64]
     """Hash of the token ids of each source form: [keys], sorted."""
     key_tokens: Ragged
@@ -108,9 +82,9 @@ class SwitchTable:
     key_forms: NDArray[np.int8]
     """Which of the forms it is."""
     single_keys: NDArray[np.int32]
-    """Source form that is just this token, or -1: [V]. Most words of a text are one token."""
+    """Source form that is this single token, or -1: [V]. Most words of a text are one token."""
     phrases: Phrases
-    """What is known of source forms of several words, or of several tokens where words are not spaced."""
+    """Source forms of several words, or of several tokens in languages without spaces."""
     buckets: NDArray[np.int64]
     """Where the keys with each value of the leading bits of the hash begin: [2**bits + 1]."""
     by_language: WeightedChoice
@@ -123,7 +97,7 @@ class SwitchTable:
     """Token ids of each form of each translation."""
 
     def save(self, folder: Path) -> None:
-        """Write a new folder with an array a file, which `load` can map."""
+        """Write a new folder with one file per array, which `load` can map."""
         folder.mkdir()
         plain: dict[str, Any] = {}
         for item in fields(self):
@@ -139,12 +113,7 @@ class SwitchTable:
 
     @classmethod
     def load(cls, folder: Path, encode: WordEncoder) -> Self:
-        """Map the arrays of a folder that `save` wrote.
-
-        Args:
-            folder: Where.
-            encode: Gives the ids of words under the tokenizer that the table was compiled for.
-        """
+        """Map the arrays of a folder that `save` wrote; `encode` gives the ids of words under the same tokenizer."""
         values: dict[str, Any] = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
         values["languages"] = tuple(values["languages"])
         parts: dict[str, dict[str, Any]] = {}
@@ -185,13 +154,13 @@ class SwitchTable:
             lengths: int64 [N], tokens of each word.
 
         Returns:
-            int64 [N], the key whose token ids are those of the word; -1 where there is none.
+            int64 [N], the key with the token ids of the word; -1 if there is none.
         """
         found = np.where(lengths == 1, self.single_keys[tokens[starts]], -1).astype(np.int64)
         if not len(self.key_hashes):
             return found
         pending = np.flatnonzero((lengths > 1) & (lengths <= self.longest_key))
-        # Two look-ups by the ends of a word spare most words the hash.
+        # Looking up the first and last token of a word avoids most hashes.
         begins, ends = self.key_ends
         pending = pending[begins[tokens[starts[pending]]]]
         pending = pending[ends[tokens[starts[pending] + lengths[pending] - 1]]]
@@ -204,16 +173,10 @@ class SwitchTable:
             keys, words = candidates[active], pending[active]
             same: NDArray[np.bool_] = self.key_hashes[keys] == hashes[active]
             # Equal hashes prove nothing: a hit counts only if every id is the same.
-            same[same] = self._same_tokens(keys[same], tokens, starts[words[same]], lengths[words[same]])
+            same &= self.key_tokens.lengths_of(keys) == lengths[words]
+            key_starts, hits = self.key_tokens.offsets[keys[same]], words[same]
+            same[same] = same_spans(self.key_tokens.values, key_starts, tokens, starts[hits], lengths[hits])
             found[words[same]] = keys[same]
             active = active[~same]
             candidates[active] += 1
         return found
-
-    def _same_tokens(
-        self, keys: NDArray[np.int64], tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        key_starts = self.key_tokens.offsets[keys]
-        same: NDArray[np.bool_] = self.key_tokens.offsets[keys + 1] - key_starts == lengths
-        same[same] = same_spans(self.key_tokens.values, key_starts[same], tokens, starts[same], lengths[same])
-        return same

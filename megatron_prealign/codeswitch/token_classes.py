@@ -1,6 +1,6 @@
-"""Classes of a vocabulary's tokens: what the bytes of each say about the words of a text.
+"""Classes of a vocabulary's tokens: what the bytes of each imply for the words of a text.
 
-Computed once a vocabulary; `megatron_prealign.codeswitch.words` then works on whole arrays of flags.
+Computed once per vocabulary; `megatron_prealign.codeswitch.words` then works on whole arrays of flags.
 """
 
 import unicodedata
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 
 class Token(IntEnum):
-    """What a token can be, as far as words are concerned."""
+    """Properties of a token that concern words."""
 
     SPACED = 1
     """One space, then letters: begins a word."""
     LETTERS = 2
     """Letters only: begins or continues a word."""
     LONE_SPACE = 4
-    """One space: belongs to the word behind it, if that begins without one."""
+    """One space: belongs to the next word, if that begins without one."""
     CONTINUATION = 8
-    """Only the inner bytes of a character: like the token that began it."""
+    """Only the inner bytes of a character: takes the class of the token that began it."""
     STARTS_WHITE = 16
     ENDS_WHITE = 32
     """White space at an end: a chunk of text begins or ends here."""
     TAINTS = 64
-    """Holds a sign of URLs, e-mail addresses or code: no word of its chunk is eligible."""
+    """Contains a sign of URLs, e-mail addresses or code: no word of its chunk is eligible."""
     OPENS = 128
     """A word may follow."""
     OPENS_OUTSIDE = 256
@@ -56,15 +56,15 @@ def classify_vocabulary(token_bytes: Sequence[bytes], special_ids: Collection[in
     """Return the classes of each token: uint16 [V] of `Token` flags.
 
     Args:
-        token_bytes: The bytes each token stands for.
-        special_ids: Tokens that stand for no text; they bound words as white space does.
+        token_bytes: The bytes of each token.
+        special_ids: Tokens without text; they bound words like white space.
     """
     boundary = _WHITE | _EITHER_SIDE
     special = frozenset(special_ids)
     letters, spaced = map(_classify_token, (b"a", b" a"))
 
     def classify(data: bytes) -> int:
-        # Most tokens are letters alone, and those are alike.
+        # Most tokens are letters only, which all have the same flags.
         text = data.decode("utf-8", errors="replace")
         if (text.isalpha() or (text[:1] == " " and text[1:].isalpha())) and not _has_tainting_string(text):
             return letters if text[:1] != " " else spaced
@@ -75,7 +75,7 @@ def classify_vocabulary(token_bytes: Sequence[bytes], special_ids: Collection[in
 
 
 def is_letters(text: str) -> bool:
-    """Tell whether a text is one word: letters and marks, nothing else."""
+    """Return whether a text is one word: letters and marks only."""
     return text.isalpha() or (bool(text) and all(_kind(character) == "l" for character in text))
 
 
@@ -85,7 +85,7 @@ def _classify_token(data: bytes) -> int:
         return Token.CONTINUATION
     kinds, characters = _characters(text)
     flags = _boundary_flags(kinds, characters)
-    if len(text) < len(data):  # the character before is not whole: nothing is known of that side
+    if len(text) < len(data):  # begins inside a character: nothing is known of that side
         flags &= ~(Token.STARTS_WHITE | Token.STARTS_STICKY | Token.CLOSES | Token.CLOSES_OUTSIDE)
         flags &= ~Token.OPENS_OUTSIDE
     if unicodedata.category(characters[0])[0] == "M" and len(text) == len(data):
@@ -118,7 +118,7 @@ def _boundary_flags(kinds: str, characters: str) -> int:
 
 
 def _side_flags(kinds: str, characters: str, allowed: list[bool], allows: Token) -> int:
-    """Return what one side of a token says of the word next to it; the characters begin at the word."""
+    """Return what one side of a token implies for the adjacent word; the characters are given from the word on."""
     run = next((i for i, is_allowed in enumerate(allowed) if not is_allowed), len(allowed))
     if _DASHES & set(characters[:run]):
         return allows
@@ -132,8 +132,8 @@ def _side_flags(kinds: str, characters: str, allowed: list[bool], allows: Token)
 def _characters(data: bytes) -> tuple[str, str]:
     """Return the kinds and the characters of bytes that begin at a character and may end inside one.
 
-    Kinds: `w` white space, `l` letter or mark, `d` digit, `o` other. A character that is not whole counts as what most
-    of the characters that it may become are, and is shown as U+FFFD.
+    Kinds: `w` white space, `l` letter or mark, `d` digit, `o` other. An incomplete character has the kind of most
+    characters that it may become, and is shown as U+FFFD.
     """
     text = data.decode("utf-8", errors="ignore")
     rest = data[len(text.encode("utf-8")) :]
@@ -154,14 +154,14 @@ def _kind(character: str) -> str:
 @cache
 def _kind_of_partial(lead: bytes) -> str:
     missing = next((n for n, limit in ((1, 0xE0), (2, 0xF0), (3, 0xF8)) if lead[0] < limit), 0) + 1 - len(lead)
-    # F0 alone may become a rare ideograph, but what texts hold of its range are emoji.
+    # F0 alone may become a rare ideograph, but most characters of its range in texts are emoji.
     if lead[0] < 0xC2 or missing < 1 or lead == b"\xf0":
         return "o"
     low = lead + b"\x80" * missing
     high = lead + b"\xbf" * missing
     bounds = [_code_point(data) for data in (low, high)]
     letters = others = 0
-    # A sample of the range is enough to tell which kind rules it.
+    # A sample of the range is enough to find its most frequent kind.
     for code in range(bounds[0], bounds[1] + 1, max(1, (bounds[1] - bounds[0]) // 512)):
         category = unicodedata.category(chr(code)) if code < 0x110000 else "Cn"
         letters += category[0] in "LM"

@@ -1,7 +1,7 @@
-"""Words as they stand in text: the case they take, the space in front of them, and their token ids.
+"""Words as they appear in text: their case, the space in front of them, and their token ids.
 
-Words are encoded thousands at a time, a line each, and the ids are cut at the line breaks: no library call, object or
-loop iteration is spent on a single word.
+Words are encoded thousands at a time, one per line, and the ids are separated at the line breaks: no library call,
+object or loop iteration is spent on a single word.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from megatron_prealign.text.tokenizer import Tokenizer
 
 NUM_CASES = 3
 NUM_FORMS = 2 * NUM_CASES
-"""Forms of a word: 2 * case + spaced, for case as written, Capitalised, CAPITALS, behind no space or behind one."""
+"""Forms of a word: 2 * case + spaced, for case as written, Capitalised, CAPITALS, without or with a space before it."""
 
 _WORDS_PER_TEXT = 512
 # Languages in which i and ı are two letters, with the capitals İ and I.
@@ -27,7 +27,7 @@ _DOTTED_I = frozenset(("tr", "tur", "az", "aze"))
 
 
 def has_dotted_i(language: str) -> bool:
-    """Tell whether a language has İ for the capital of i."""
+    """Return whether a language has İ for the capital of i."""
     return language.partition("-")[0] in _DOTTED_I
 
 
@@ -42,21 +42,16 @@ def in_case(word: str, case: int, dotted_i: bool) -> str:
 
 
 class WordEncoder:
-    """Gives the ids of words as they stand inside running text."""
+    """Encodes words as they appear inside running text."""
 
     def __init__(self, tokenizer: Tokenizer, encoder: Encoder | None = None) -> None:
-        """Keep the tokenizer.
-
-        Args:
-            tokenizer: Whose ids are wanted.
-            encoder: A quicker one that gives the same ids; None for the tokenizer's own library.
-        """
+        """Take the tokenizer, and a faster encoder with the same ids; None for the tokenizer's own library."""
         self._tokenizer = tokenizer
         self._encoder = encoder or ReferenceEncoder(tokenizer)
         self._break_ids, _ = self._encoder.encode(["\n"])
 
     def __call__(self, words: Sequence[str], spaced: bool) -> Ragged:
-        """Return the ids of each word, int32, as `Tokenizer.encode_word` gives them; none if one of them is special."""
+        """Return the ids of each word, int32, like `Tokenizer.encode_word`; none if one of them is special."""
         rows = self._encode_lines(words, spaced)
         lengths = rows.lengths.copy()
         is_right = lengths > 0
@@ -83,20 +78,20 @@ class WordEncoder:
         return is_special
 
     def _encode_again(self, words: Sequence[str], spaced: bool, rows: Ragged, is_right: NDArray[np.bool_]) -> Ragged:
-        """Replace the rows that are not right by what the tokenizer gives word for word."""
+        """Replace the rows that are not right by the tokenizer's ids of the single words."""
         wrong = np.flatnonzero(~is_right)
-        again = self._tokenizer.encode_words([words[i] for i in wrong], spaced)
+        again = Ragged.of_rows(self._tokenizer.encode_words([words[i] for i in wrong], spaced))
         kept, _ = rows.take(np.flatnonzero(is_right))
         lengths = rows.lengths.copy()
-        lengths[wrong] = [len(ids) for ids in again]
+        lengths[wrong] = again.lengths
         is_old = np.repeat(is_right, lengths)
         values = np.empty(len(is_old), dtype=np.int32)
         values[is_old] = kept
-        values[~is_old] = [index for ids in again for index in ids]
+        values[~is_old] = again.values
         return Ragged.of(values, lengths)
 
     def _encode_lines(self, words: Sequence[str], spaced: bool) -> Ragged:
-        """Return what follows each line break of texts with a word a line; all empty where those can't be told."""
+        """Return the ids after each line break of texts with a word per line; all empty if those can't be separated."""
         nothing = Ragged(np.empty(0, dtype=np.int32), np.zeros(len(words) + 1, dtype=np.int64))
         if not words or not len(self._break_ids):
             return nothing
@@ -110,7 +105,7 @@ class WordEncoder:
         breaks = np.flatnonzero(is_break)
         if len(breaks) != len(words) or sum(text.count("\n") for text in texts) != len(words):
             return nothing
-        # What a library puts before the first line break of a text belongs to no word.
+        # Tokens that a library puts before the first line break of a text belong to no word.
         text_starts = np.concatenate(([0], np.cumsum(lengths)[:-1]))
         prefix_lengths = breaks[::_WORDS_PER_TEXT] - text_starts
         is_word = ~is_break
@@ -121,48 +116,43 @@ class WordEncoder:
 
 @dataclass(frozen=True)
 class TargetWords(Ragged):
-    """Translations as UTF-8 and what holds of the language of each."""
+    """Translations as UTF-8, with properties of their languages."""
 
     is_spaced: NDArray[np.bool_]
-    """Whether its language puts spaces between words; 银行 replaces a word and its space: [pairs]."""
+    """Whether its language has spaces between words; 银行 replaces a word and its space: [pairs]."""
     has_dotted_i: NDArray[np.bool_]
     """Whether its language has İ for the capital of i: [pairs]."""
 
     @classmethod
     def encode(cls, words: Sequence[str], is_spaced: NDArray[np.bool_], has_dotted_i: NDArray[np.bool_]) -> Self:
-        """Take words and what holds of the language of each."""
+        """Take words, and the properties of the language of each."""
         encoded = [word.encode() for word in words]
         offsets = np.cumsum([0, *map(len, encoded)])
         return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets, is_spaced, has_dotted_i)
 
     def word(self, number: int) -> str:
         """Return a translation as written."""
-        word: str = self.values[self.offsets[number] : self.offsets[number + 1]].tobytes().decode()
+        word: str = self[number].tobytes().decode()
         return word
 
 
 class TargetForms:
     """The translations of a compiled lexicon in all their forms, each encoded when it is first drawn.
 
-    A lexicon of several languages has millions of forms; a corpus draws some ten thousand of them. The number of a
-    form is NUM_FORMS * translation + its number among those of a word.
+    A lexicon of several languages has millions of forms; a corpus draws about ten thousand. The number of a form is
+    NUM_FORMS * translation + its number among the forms of a word.
     """
 
     def __init__(self, words: TargetWords, encode: WordEncoder) -> None:
-        """Take the translations, each of which `encode` can write.
-
-        Args:
-            words: As text.
-            encode: Gives their ids.
-        """
+        """Take the translations, each of which `encode` can write."""
         self.words = words
         self._encode = encode
-        # Pages of zeros cost no memory before they are written.
+        # Pages of zeros take no memory until they are written.
         self._starts = np.zeros(NUM_FORMS * len(words), dtype=np.int64)
         self._lengths = np.zeros(NUM_FORMS * len(words), dtype=np.int64)  # 0: not encoded yet
         self._ids = np.empty(1024, dtype=np.int32)
         self._num_ids = 0
-        # Loaders of several datasets may read ahead in threads of their own.
+        # Loaders of several datasets may read ahead in threads.
         self._lock = Lock()
 
     def take(self, forms: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -184,7 +174,7 @@ class TargetForms:
         for spaced in (False, True):
             chosen = np.flatnonzero(is_spaced == spaced)
             rows = self._encode([texts[i] for i in chosen], spaced)
-            # A vocabulary may lack a capital: the form as written stands in.
+            # A vocabulary may lack a capital: use the form as written.
             if (lacking := chosen[rows.lengths == 0]).size:
                 for i in lacking:
                     texts[i] = words[i]

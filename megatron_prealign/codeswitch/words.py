@@ -1,9 +1,9 @@
-"""Words of a text, found on token ids alone: whole-array operations over classes of the vocabulary.
+"""Words of a text, found on token ids alone: whole-array operations on classes of the vocabulary.
 
-A word is a maximal run of tokens that spell letters, with the one space in front of it if there is one. It is eligible
-for a switch if what surrounds it is what surrounds words in prose: white space, brackets, quotes and sentence
-punctuation, but no digit, hyphen, slash, dot before a letter, nor anywhere up to the next white space a sign
-that marks URLs, e-mail addresses and code. The same rule serves every tokenizer.
+A word is a maximal run of tokens that spell letters, including one space before it. It is eligible for a switch if
+its surroundings are those of words in prose: white space, brackets, quotes and sentence punctuation, but no digit,
+hyphen, slash or dot before a letter, and no sign of URLs, e-mail addresses or code up to the next white space. The
+same rule serves every tokenizer.
 
 Legend: `V` vocabulary, `T` tokens of some documents back to back, `D` documents, `W` words.
 """
@@ -25,20 +25,19 @@ class Words:
     """The words of some documents, in order."""
 
     starts: NDArray[np.int64]
-    """Index of the first token, the space in front included: [W]."""
+    """Index of the first token, including the space before: [W]."""
     stops: NDArray[np.int64]
-    """Index behind the last token: [W]."""
+    """Index after the last token: [W]."""
     documents: NDArray[np.int64]
-    """Which document it is in: [W]."""
+    """Its document: [W]."""
     indices: NDArray[np.int64]
     """Index among all words of its document, eligible or not: [W]."""
 
     def __len__(self) -> int:
-        """Return the number of words."""
         return len(self.starts)
 
     def take(self, numbers: NDArray[np.int64], sizes: NDArray[np.int64] | int = 1) -> "Words":
-        """Return spans of `sizes` consecutive words, each from one of `numbers` on."""
+        """Return spans of `sizes` consecutive words, each beginning with one of `numbers`."""
         return Words(
             self.starts[numbers], self.stops[numbers + sizes - 1], self.documents[numbers], self.indices[numbers]
         )
@@ -56,7 +55,7 @@ def token_flags(vocabulary: NDArray[np.uint16], tokens: NDArray[Any], offsets: N
     inner = np.flatnonzero(_has(flags, Token.CONTINUATION))
     if not len(inner):
         return flags
-    # A run of inner bytes continues the token before it, unless that is of another document.
+    # A run of inner bytes continues the token before it within its document.
     begins = np.diff(inner, prepend=-2) != 1
     is_first = np.zeros(len(tokens), dtype=bool)
     is_first[_document_starts(offsets, len(tokens))] = True
@@ -71,15 +70,10 @@ def token_flags(vocabulary: NDArray[np.uint16], tokens: NDArray[Any], offsets: N
 
 
 def find_words(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
-    """Return all words.
-
-    Args:
-        flags: uint16 [T] of `token_flags`.
-        offsets: int64 [D + 1].
-    """
+    """Return all words, from the `token_flags`, uint16 [T], of documents at offsets int64 [D + 1]."""
     letters = _has(flags, Token.LETTERS)
     inside = _has(flags, _WORD)
-    continues = letters.copy()  # the token belongs to the word of the token before
+    continues = letters.copy()  # the token belongs to the previous token's word
     continues[1:] &= inside[:-1]
     document_starts = _document_starts(offsets, len(flags))
     continues[document_starts] = False
@@ -90,19 +84,14 @@ def find_words(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
     bounds = np.searchsorted(starts, offsets)
     documents = np.repeat(np.arange(len(offsets) - 1), np.diff(bounds))
     indices = np.arange(len(starts)) - bounds[:-1][documents]
-    # A space that is a token of its own belongs to the word, unless it is of the document before.
+    # A space that is a separate token of the same document belongs to the word.
     before = flags[np.maximum(starts - 1, 0)]
     takes_space = letters[starts] & _has(before, Token.LONE_SPACE) & (starts > offsets[documents])
     return Words(starts - takes_space, stops, documents, indices)
 
 
 def find_letter_tokens(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
-    """Return each token that spells letters as a word of its own; for languages that put no spaces between words.
-
-    Args:
-        flags: uint16 [T] of `token_flags`.
-        offsets: int64 [D + 1].
-    """
+    """Return each token of letters as a word of its own; for languages without spaces between words."""
     starts = np.flatnonzero(_has(flags, _WORD))
     bounds = np.searchsorted(starts, offsets)
     documents = np.repeat(np.arange(len(offsets) - 1), np.diff(bounds))
@@ -112,26 +101,23 @@ def find_letter_tokens(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) ->
 def find_eligible(
     flags: NDArray[np.uint16], offsets: NDArray[np.int64], words: Words, in_runs: bool = False
 ) -> NDArray[np.bool_]:
-    """Tell which words may be switched.
+    """Return which words may be switched: bool [N].
 
     Args:
         flags: uint16 [T] of `token_flags`.
         offsets: int64 [D + 1].
         words: Words, or spans of words, [N].
-        in_runs: Whether letters may stand on both sides, as where words are not spaced.
-
-    Returns:
-        bool [N].
+        in_runs: Whether letters may be adjacent, as in languages without spaces.
     """
     starts, stops, documents = words.starts, words.stops, words.documents
     first, end = offsets[documents], offsets[documents + 1]
     spaced = _has(flags[starts], Token.SPACED | Token.LONE_SPACE)
     if in_runs:
-        # Letters and any punctuation may be next to a word, signs and digits may not.
-        before, behind = (flags[np.clip(neighbours, 0, len(flags) - 1)] for neighbours in (starts - 1, stops))
+        # Letters and punctuation may be adjacent, signs and digits may not.
+        before, after = (flags[np.clip(neighbours, 0, len(flags) - 1)] for neighbours in (starts - 1, stops))
         opened = (starts == first) | spaced | _has(before, _WORD) | ~_has(before, Token.ENDS_STICKY)
-        closed = (stops == end) | _has(behind, _WORD) | ~_has(behind, Token.STARTS_STICKY)
-        closed &= (stops == end) | ~_has(behind, Token.STARTS_MARK)
+        closed = (stops == end) | _has(after, _WORD) | ~_has(after, Token.STARTS_STICKY)
+        closed &= (stops == end) | ~_has(after, Token.STARTS_MARK)
     else:
         opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
         closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)
@@ -147,15 +133,12 @@ def find_eligible(
 
 
 def hash_words(tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of each word's token ids.
+    """Return a 64-bit hash of each word's token ids: uint64 [N].
 
     Args:
         tokens: int [T].
         starts: int64 [N], first token of each word.
         lengths: int64 [N], tokens of each word; at least 1.
-
-    Returns:
-        uint64 [N].
     """
     hashes = mix(tokens[starts].astype(np.uint64))
     active = np.flatnonzero(lengths > 1)
@@ -169,7 +152,7 @@ def hash_words(tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray
 
 
 def _has(flags: NDArray[np.uint16], token: int) -> NDArray[np.bool_]:
-    """Tell which flags have any of those of `token`."""
+    """Return which flags have any of those of `token`."""
     # A numpy scalar: an IntEnum would widen the whole array to 64 bits.
     found: NDArray[np.bool_] = (flags & np.uint16(token)) != 0
     return found
@@ -188,16 +171,16 @@ def _is_bounded(
     allows: Token,
     sticky: Token,
 ) -> NDArray[np.bool_]:
-    """Tell on one side of each word whether its neighbours allow a switch.
+    """Return on one side of each word whether its neighbours allow a switch.
 
     Args:
         flags: uint16 [T].
-        neighbours: int64 [N], the token next to each word; may lie outside the document.
+        neighbours: int64 [N], the token next to each word; may be outside the document.
         room: int64 [N], tokens of the document on that side.
-        step: -1 for the side in front, 1 for the one behind.
-        allows: The flag of tokens that end or begin a word by themselves; the next higher flag stands for those that
-            do so if what is beyond them is not `sticky`.
-        sticky: The flag of what must not be beyond.
+        step: -1 for the side before, 1 for the side after.
+        allows: The flag of tokens that bound a word by themselves; the next higher flag is of those that bound it if
+            the token beyond is not `sticky`.
+        sticky: The flag of tokens that must not be beyond.
     """
     limit = len(flags) - 1
     near = flags[np.clip(neighbours, 0, limit)]
@@ -209,7 +192,7 @@ def _is_bounded(
 
 
 def _chunks(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return for each token which run of text without white space it is in: int32 [T], rising from 0 or 1."""
+    """Return the number of each token's run of text without white space: int32 [T], rising from 0 or 1."""
     begins = _has(flags, Token.STARTS_WHITE)
     begins[1:] |= _has(flags[:-1], Token.ENDS_WHITE)
     begins[_document_starts(offsets, len(flags))] = True

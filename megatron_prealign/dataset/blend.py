@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.config.data import DataConfig, ValidEntry, find_prefixes
-from megatron_prealign.dataset.baked import open_indexed, read_datasets, split_problem, split_range
 from megatron_prealign.dataset.index_cache import IndexCache
-from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out
+from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out, read_datasets
 from megatron_prealign.dataset.online import OnlineCodeSwitchDataset, OnlineDatasetConfig, OnlineSwitch, baked_switches
 from megatron_prealign.dataset.sampler import SampleDataset
-from megatron_prealign.dataset.samples import CodeSwitchDataset
+from megatron_prealign.dataset.samples import CodeSwitchDataset, open_indexed, split_problem, split_range
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.text.tokenizer import Tokenizer
@@ -27,7 +26,7 @@ _WHOLE = "0,1,0"
 
 
 class MixedDataset:
-    """The samples of a run from the start of its last mix on, by their position in the order of the whole run."""
+    """The samples of a run from the start of its last mix, by position in the order of the whole run."""
 
     def __init__(
         self,
@@ -36,7 +35,7 @@ class MixedDataset:
         which: NDArray[np.int16],
         number: NDArray[np.int64],
     ) -> None:
-        """Deal the samples of the datasets, one for each share of the mix, out as `deal_out` says."""
+        """Take one dataset for each share of the mix, and the dealt order of `deal_out`."""
         self.mix = mix
         self._datasets = datasets
         self._which, self._number = which, number
@@ -44,24 +43,23 @@ class MixedDataset:
         self._positions = [mix.positions.get(key, 0) for key in self._keys]
 
     def __len__(self) -> int:
-        """Return the number of samples of the run, with those before this mix."""
+        """Return the number of samples of the run, including those before this mix."""
         return self.mix.start + len(self._which)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """Return a sample of this mix."""
         if not self.mix.start <= idx < len(self):
-            raise IndexError(f"sample {idx} is not of the mix that holds samples {self.mix.start} to {len(self) - 1}")
+            raise IndexError(f"sample {idx} is not in the mix of samples {self.mix.start} to {len(self) - 1}")
         index = int(self._which[idx - self.mix.start])
         dataset = self._datasets[index]
         assert dataset is not None
         return dataset[self._positions[index] + int(self._number[idx - self.mix.start])]
 
     def key_of(self, idx: int) -> str:
-        """Return the key of the dataset that a sample of this mix is of."""
+        """Return the key of the dataset of a sample."""
         return self._keys[int(self._which[idx - self.mix.start])]
 
     def count_draws(self, first: int, num_samples: int) -> dict[str, int]:
-        """Return how many of some samples are of each dataset, by key."""
+        """Return how many of some samples each dataset gives, by key."""
         start = first - self.mix.start
         counts = np.bincount(self._which[start : start + num_samples], minlength=len(self._keys))
         return {key: count for key, count in zip(self._keys, counts.tolist(), strict=True) if count}
@@ -76,9 +74,7 @@ def build_train_dataset(
     cache: IndexCache | None = None,
     mix: MixSegment | None = None,
 ) -> MixedDataset:
-    """Build the order of the training splits' samples.
-
-    Asking for more samples keeps the order of the first.
+    """Build the order of the training splits' samples; more samples keep the order of the first.
 
     Args:
         data: entries, split, sequence length, label mode.
@@ -86,10 +82,10 @@ def build_train_dataset(
         num_samples: samples of the run.
         seed: seed of the order.
         cache: where the indices are kept.
-        mix: what is drawn from where on; none = what the configuration says, from the first sample on.
+        mix: what to draw, and from which sample; none = the mix of the configuration from the first sample.
 
     Raises:
-        DataError: if a training split holds no full sample, or the mix can't be drawn.
+        DataError: if a training split has no full sample, or the mix can't be drawn.
     """
     problems = train_problems(data)
     if problems:
@@ -120,12 +116,12 @@ def train_problems(data: DataConfig) -> list[str]:
 
 
 def valid_problems(data: DataConfig) -> list[str]:
-    """Return a message for each dataset of a language of which nothing fills a sample to validate on."""
+    """Return a message for each dataset of a language without a sample to validate on."""
     return _valid_prefixes(data)[1]
 
 
 def online_problems(data: DataConfig) -> list[str]:
-    """Return why the blend can't be switched while it is read: an unfit lexicon, or datasets that have switches."""
+    """Return why the blend can't be switched online: a bad lexicon, or datasets that have switches."""
     try:
         _online_lexicon(data)
         problems: list[str] = []
@@ -137,12 +133,13 @@ def online_problems(data: DataConfig) -> list[str]:
 def build_valid_datasets(
     data: DataConfig, tokenizer: Tokenizer, *, seed: int, cache: IndexCache | None = None
 ) -> dict[str, SampleDataset]:
-    """Build one epoch of what each language is validated on, in the order they are named.
+    """Build one epoch of the validation samples of each language, in the order of the configuration.
 
-    That is data.valid_blend, or else the validation split of the blend; datasets of one language are joined by size.
+    They are from data.valid_blend, or else the validation split of the blend; datasets of one language are mixed by
+    size.
 
     Raises:
-        DataError: naming every language of which nothing fills a sample.
+        DataError: naming every language without a sample.
     """
     chosen, problems = _valid_prefixes(data)
     if problems:
@@ -159,7 +156,7 @@ def _valid_split(data: DataConfig) -> str:
 
 
 def _valid_prefixes(data: DataConfig) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the datasets with a sample to validate on by language, and what is wrong with languages without any."""
+    """Return the datasets with a validation sample by language, and the problems of languages without any."""
     entries: Sequence[ValidEntry] = data.valid_blend or data.blend
     chosen: dict[str, list[str]] = {}
     problems: list[str] = []
@@ -173,7 +170,7 @@ def _valid_prefixes(data: DataConfig) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _deal(shares: list[float], num_samples: int, cache: IndexCache) -> tuple[NDArray[Any], ...]:
-    """Return what `deal_out` does, and the samples of each dataset."""
+    """Return the result of `deal_out`, and the number of samples of each dataset."""
 
     def build() -> tuple[NDArray[Any], ...]:
         which, number = deal_out(shares, num_samples)
@@ -200,7 +197,7 @@ def _join(datasets: list[CodeSwitchDataset]) -> SampleDataset:
 
 @dataclass(frozen=True)
 class _CoreTokenizer:
-    """What megatron-core's datasets ask of a tokenizer; without a pad token nothing is masked as padding."""
+    """The tokenizer that megatron-core's datasets need; without a pad token nothing is masked as padding."""
 
     vocab_size: int
     eod: int
@@ -208,11 +205,6 @@ class _CoreTokenizer:
 
 
 def _online_switch(data: DataConfig, tokenizer: Tokenizer) -> OnlineSwitch:
-    """Read and compile the lexicon of the configuration.
-
-    Raises:
-        DataError: if a dictionary can't be read.
-    """
     lexicon = _online_lexicon(data)
     return OnlineSwitch(
         table=compile_lexicon(lexicon, tokenizer),
@@ -239,7 +231,7 @@ class _Builder:
     def __init__(
         self, data: DataConfig, tokenizer: Tokenizer, seed: int, cache: IndexCache, online: OnlineSwitch | None = None
     ) -> None:
-        """Make what all of them share; with `online` the datasets that it names are switched while they are read."""
+        """Make the common configuration; datasets named by `online` are switched while they are read."""
         self._kind = CodeSwitchDataset if online is None else OnlineCodeSwitchDataset
         eod = -1 if tokenizer.eod_id is None else tokenizer.eod_id
         numbers = {
@@ -251,7 +243,7 @@ class _Builder:
             online=online,
             random_seed=seed,
             sequence_length=data.seq_length,
-            # Only so that megatron-core does not make data up; what is opened is said with each call.
+            # Only to keep megatron-core from using mock data; each call names what it opens.
             blend=(list(numbers), None),
             split=data.split,
             tokenizer=_CoreTokenizer(tokenizer.vocab_size, eod, {"fingerprint": tokenizer.fingerprint}),

@@ -17,13 +17,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class IndexCache:
-    """A folder of .npy files, each named by a hash of all that it depends on.
-
-    Attributes:
-        found: indices that were there.
-        built: indices that were not.
-        seconds: spent on building them.
-    """
+    """A folder of .npy files, each named by a hash of all that it depends on; counts the indices found and built."""
 
     def __init__(self, folder: str | Path | None = None, *, read_only: bool = False) -> None:
         """Keep indices in a folder, or without one build each in memory; `read_only` refuses to build any."""
@@ -38,13 +32,13 @@ class IndexCache:
         """Return the arrays of one index, each mapped from its file.
 
         Args:
-            name: begins their file names, after the hash.
-            description: all that the arrays are a function of, the program aside; for JSON.
-            kinds: what each array is called, in order.
-            build: makes them.
+            name: part of their file names, after the hash.
+            description: all dependencies of the arrays except the program; for JSON.
+            kinds: the name of each array, in order.
+            build: makes the arrays.
 
         Raises:
-            DataError: they are not there, and must not be built here; or a file is damaged.
+            DataError: they are missing and must not be built here, or a file is damaged.
         """
         start = time.monotonic()
         if self._folder is None:
@@ -73,7 +67,7 @@ class IndexCache:
         self.seconds += time.monotonic() - start
 
     def describe(self, of: str = "") -> str:
-        """Say where the indices came from; `of` names what they are of."""
+        """Say where the indices came from; `of` names their subject."""
         name = f"Sample index{of and ' of '}{of}"
         if not self.built:
             return f"{name}: all {self.found} parts found in {self._folder}."
@@ -85,5 +79,5 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete it, and the next start builds it again") from None
+        raise DataError(f"{path}: damaged ({error}); delete it to have the next start rebuild it") from None
     return array

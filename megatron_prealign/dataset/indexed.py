@@ -45,47 +45,41 @@ class WrittenFile:
 
 
 class _HashedFile:
-    """A file that is written once, from front to back, and hashed on the way."""
+    """A file written sequentially, and hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
-        self._stream: IO[bytes] = path.open("wb")
+        self.stream: IO[bytes] = path.open("wb")
         self._digest = hashlib.sha256()
         self._size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
-        self._stream.write(data)
+        self.stream.write(data)
         self._digest.update(data)
         self._size += len(data)
 
     def close(self) -> WrittenFile:
         """Make the content durable and describe it."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.stream.close()
         return WrittenFile(self._size, self._digest.hexdigest())
-
-    def abandon(self) -> None:
-        """Close without any promise."""
-        self._stream.close()
 
 
 class IndexedWriter:
     """Write one indexed dataset; memory does not grow with the number of documents.
 
-    Lengths and document ends wait in unnamed files beside the index until it is written.
-
-    The two paths are written to directly: the caller names temporary ones and renames them when all is done.
+    Lengths and document ends are in unnamed files next to the index until it is written. The two paths are written
+    directly: the caller passes temporary ones and renames them at the end.
     """
 
     def __init__(self, bin_path: str | Path, idx_path: str | Path, dtype: DTypeLike, max_id: int | None = None) -> None:
         """Create the `.bin` file.
 
         Args:
-            bin_path: Where the tokens go.
-            idx_path: Where the index goes, at `close`.
-            dtype: Type of a stored token; one that the format has a code for.
-            max_id: Largest id allowed; None for the largest that `dtype` holds.
+            bin_path: Path of the tokens.
+            idx_path: Path of the index, written by `close`.
+            dtype: Type of a stored token; the format must have a code for it.
+            max_id: Largest allowed id; None for the largest of `dtype`.
         """
         self._idx_path = Path(idx_path)
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -120,13 +114,13 @@ class IndexedWriter:
                 raise DataError(
                     f"token id {wrong} is outside 0..{self._max_id}; the tokenizer does not fit the dataset"
                 )
-        self._append(tokens, sequence_lengths, sequences_per_document)
+        stored = np.ascontiguousarray(tokens, dtype=self.dtype)
+        self._bin.write(stored.data.cast("B") if len(stored) else b"")
+        self.num_tokens += len(stored)
+        self._append_index(sequence_lengths, np.cumsum(sequences_per_document, dtype=np.int64))
 
     def append(self, prefix: str | Path) -> None:
-        """Append all documents of a dataset on disk.
-
-        Args:
-            prefix: The dataset's path without `.bin`.
+        """Append all documents of the dataset at a prefix.
 
         Raises:
             DataError: If its files are damaged or its tokens have another type.
@@ -156,22 +150,15 @@ class IndexedWriter:
         return self._bin.close(), index.close()
 
     def __enter__(self) -> Self:
-        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the file after an error; files are the caller's to remove."""
-        self._bin.abandon()
+        """Close the files; the caller removes them after an error."""
+        self._bin.stream.close()
         self._lengths.close()
         self._document_ends.close()
-
-    def _append(self, tokens: NDArray[Any], lengths: NDArray[Any], sequences_per_document: NDArray[Any]) -> None:
-        stored = np.ascontiguousarray(tokens, dtype=self.dtype)
-        self._bin.write(stored.data.cast("B") if len(stored) else b"")
-        self._append_index(lengths, np.cumsum(sequences_per_document, dtype=np.int64))
-        self.num_tokens += len(stored)
 
     def _append_index(self, lengths: NDArray[Any], document_ends: NDArray[Any]) -> None:
         self._lengths.write(lengths.astype("<i4", copy=False).tobytes())
@@ -188,13 +175,10 @@ def _chunks(spool: IO[bytes]) -> Iterator[bytes]:
 
 
 class IndexedReader:
-    """Read an indexed dataset after checking that its two files fit each other, which megatron-core's does not."""
+    """Read an indexed dataset after checking that its two files match, which megatron-core does not do."""
 
     def __init__(self, prefix: str | Path) -> None:
-        """Map the files.
-
-        Args:
-            prefix: The dataset's path without `.bin`.
+        """Map the files of the dataset at a prefix.
 
         Raises:
             DataError: If a file is missing, or header, sizes, pointers or document ends are wrong.
@@ -226,7 +210,7 @@ class IndexedReader:
             )
         expected = _HEADER.size + 12 * num_sequences + 8 * num_ends
         if size != expected:
-            raise DataError(f"{path}: {size} bytes, its header announces {expected}")
+            raise DataError(f"{path}: {size} bytes, its header requires {expected}")
         self.dtype = DTYPE_OF_CODE[code]
         body = np.memmap(path, mode="r", offset=0)
         pointers_at = _HEADER.size + 4 * num_sequences
@@ -245,11 +229,9 @@ class IndexedReader:
             raise DataError(f"{path}: the document ends do not rise from 0 to the {num_sequences} sequences")
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
         return len(self.lengths)
 
     def __getitem__(self, sequence: int) -> NDArray[Any]:
-        """Return the tokens of one sequence."""
         start = int(self.pointers[sequence]) // self.dtype.itemsize
         return self.tokens[start : start + int(self.lengths[sequence])]
 

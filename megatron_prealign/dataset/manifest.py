@@ -1,4 +1,4 @@
-"""The manifest beside a baked dataset: what it is (`content`, hashed) and where it came from (`provenance`)."""
+"""The manifest of a baked dataset: its identity (`content`, hashed) and origin (`provenance`)."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from megatron_prealign.errors import DataError
 
 FORMAT_VERSION = 1
 DATA_SUFFIXES = (".bin", ".idx", ".switch.bin", ".switch.idx")
-"""The files of a dataset, appended to its prefix; the last two only where something was switched."""
+"""Suffixes of a dataset's files; the last two only if something was switched."""
 
 
 class _Relied(BaseModel):
-    """What is relied on; a bake writes more."""
+    """The required part; a bake writes more."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -44,10 +44,10 @@ class _Whole(_Relied):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The identity card of one baked dataset."""
+    """The identity of one baked dataset."""
 
     content: dict[str, Any]
-    """All that its bytes are a function of, and their hashes; equal for any number of workers."""
+    """Everything that determines its bytes, and their hashes; equal for any number of workers."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Sources, versions, command and times; not hashed."""
 
@@ -69,21 +69,18 @@ class Manifest:
 
 
 def manifest_path(prefix: str | Path) -> Path:
-    """Return where the manifest of a dataset lies."""
+    """Return the path of a dataset's manifest."""
     return Path(f"{prefix}.json")
 
 
 def existing_files(prefix: str | Path) -> list[Path]:
-    """Return the files of a dataset that are there."""
+    """Return the existing files of a dataset."""
     paths = [*(Path(f"{prefix}{suffix}") for suffix in DATA_SUFFIXES), manifest_path(prefix)]
     return [path for path in paths if path.exists()]
 
 
 def read_manifest(prefix: str | Path) -> Manifest:
-    """Read a manifest and compare its content with its own hash.
-
-    Args:
-        prefix: The dataset's path without `.bin`.
+    """Read the manifest of the dataset at a prefix and compare its content with its own hash.
 
     Raises:
         DataError: If it is missing, malformed, of another format version, or was edited.
@@ -106,22 +103,18 @@ def read_manifest(prefix: str | Path) -> Manifest:
         manifest = Manifest(whole["content"], whole.get("provenance", {}))
         is_sound = whole["content_hash"] == manifest.content_hash
         if {*manifest.content["files"]} not in ({*DATA_SUFFIXES[:2]}, {*DATA_SUFFIXES}):
-            raise DataError(f"{path}: it names {', '.join(manifest.content['files']) or 'no files'}; bake it again")
+            raise DataError(f"{path}: it lists {', '.join(manifest.content['files']) or 'no files'}; bake it again")
     except (ValidationError, RecursionError, UnicodeError):
         raise DataError(f"{path}: not the manifest of a baked dataset; bake the dataset again") from None
     if not is_sound:
-        raise DataError(f"{path}: its content does not have the hash it names; it was edited or damaged")
+        raise DataError(f"{path}: its content does not have the hash that it states; it was edited or damaged")
     return manifest
 
 
 def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]:
-    """Return what is wrong with a dataset as far as sizes and the hashes of `.idx` files show it; quick.
+    """Return what is wrong with a dataset according to sizes and the hashes of `.idx` files; fast.
 
-    `megatron_prealign.bake.verify` checks everything.
-
-    Args:
-        prefix: The dataset's path without `.bin`.
-        with_hashes: Whether to read the `.idx` files; they may hold gigabytes.
+    `megatron_prealign.bake.verify` checks everything. The `.idx` files may be gigabytes: `with_hashes` reads them.
     """
     try:
         files: dict[str, dict[str, Any]] = read_manifest(prefix).content["files"]
@@ -132,9 +125,9 @@ def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]
         path = Path(f"{prefix}{suffix}")
         if suffix not in files:
             if path.exists():
-                problems.append(f"{path}: not in the manifest; it is left over from another bake")
+                problems.append(f"{path}: not in the manifest; delete this file of another bake")
         elif not path.is_file():
-            problems.append(f"{path}: missing; the manifest names it")
+            problems.append(f"{path}: missing, but in the manifest; bake it again")
         elif path.stat().st_size != files[suffix]["size"]:
             problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {files[suffix]['size']}")
         elif with_hashes and suffix.endswith(".idx") and file_hash(path) != files[suffix]["sha256"]:

@@ -1,7 +1,7 @@
-"""Which dataset each sample of a run comes from: shares by weight, token count and temperature, and their limits.
+"""The mix: checked datasets, and which of them each sample is of, by weight, token count and temperature, with limits.
 
 A run's order of samples is a function of its datasets, its seed and the history of its mixes: each segment of the
-history deals its samples out by its shares, and every dataset goes on where it stood.
+history deals its samples by its shares, and every dataset continues at its last position.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,50 +10,62 @@ from typing import Any
 
 import numpy as np
 from megatron.core.datasets import helpers
+from megatron.core.datasets.utils import Split
 from numpy.typing import NDArray
 
-from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import BakedDataset
+from megatron_prealign.config.data import BlendEntry, DataConfig, find_prefixes
+from megatron_prealign.dataset.manifest import check_manifest, read_manifest
+from megatron_prealign.dataset.samples import open_indexed, split_range
+from megatron_prealign.ranks import is_first_of_host
+from megatron_prealign.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BakedDataset:
+    """The training split of one baked dataset."""
+
+    key: str
+    """The beginning of the hash of its content, by which checkpoints identify it at any path."""
+    prefix: str
+    """Its path without `.bin`."""
+    language: str
+    """Language of its entry."""
+    num_tokens: int
+    """Tokens of one epoch."""
 
 
 @dataclass(frozen=True)
 class MixSegment:
-    """What a run draws from its sample `start` on, until its mix changes.
-
-    Attributes:
-        start: samples of the run before it.
-        shares: of each dataset, by key: above 0, adding up to 1; in the order of the blend, by which ties are settled.
-        positions: samples that were drawn before it of each dataset that was ever drawn from.
-    """
+    """What a run draws from its sample `start`, until its mix changes."""
 
     start: int
+    """Samples of the run before it."""
     shares: dict[str, float]
+    """Of each dataset, by key: above 0, adding up to 1; in the order of the blend, by which ties are broken."""
     positions: dict[str, int]
+    """Samples drawn before it of each dataset that was ever used."""
 
 
 @dataclass(frozen=True)
 class MixRequest:
-    """What is asked for over a whole run.
-
-    Attributes:
-        data: entries, temperature, limits, sequence length.
-        datasets: the datasets of each entry.
-        num_samples: samples of the run.
-        last_step: samples of its last step.
-    """
+    """The mix that is requested for a whole run."""
 
     data: DataConfig
+    """Entries, temperature, limits, sequence length."""
     datasets: Sequence[Sequence[BakedDataset]]
+    """The datasets of each entry."""
     num_samples: int
+    """Samples of the run."""
     last_step: int
+    """Samples of its last step."""
 
     def continue_from(
         self, mixes: list[MixSegment], consumed_samples: int, positions: dict[str, int]
     ) -> tuple[list[MixSegment], list[str]]:
-        """Return the history of mixes with a segment more where the mix is another than before, and what is wrong.
+        """Return the history of mixes, with another segment if the mix has changed, and what is wrong.
 
         Args:
-            mixes: the history so far; of a run that begins, nothing.
+            mixes: the history so far; empty for a new run.
             consumed_samples: samples drawn so far.
             positions: of these from each dataset, by key.
         """
@@ -68,11 +80,11 @@ class MixRequest:
         return [*before, MixSegment(consumed_samples, shares, dict(positions))], problems
 
     def find_shares(self, start: int, positions: Mapping[str, int]) -> tuple[dict[str, float], list[str]]:
-        """Return the share of each dataset in the samples from `start` on, and what keeps the mix from being drawn.
+        """Return the share of each dataset in the samples from `start`, and why the mix can't be drawn.
 
         An entry's share is split among its datasets by size.
         """
-        # Of a run that is done nothing remains: its mix is that of a sample more.
+        # A complete run has the mix of one more sample.
         data, remaining = self.data, max(self.num_samples - start, 1)
         sizes = [sum(dataset.num_tokens for dataset in datasets) for datasets in self.datasets]
         drawn = [sum(positions.get(dataset.key, 0) for dataset in datasets) for datasets in self.datasets]
@@ -101,7 +113,7 @@ class MixRequest:
         if problems:
             return {}, problems
         if len(free) == len(wanted) and all(x < y for x, y in zip(spread, limits, strict=True)):
-            # A mix by weights alone does not depend on how long the run is.
+            # A mix by weights alone does not depend on the length of the run.
             counts = weights
         else:
             by_index = dict(zip(free, spread, strict=True))
@@ -130,7 +142,7 @@ class MixRequest:
         entry = self.data.blend[index]
         name, tokens = f"data.blend[{index}] ({name_of(entry)}): tokens {entry.tokens:,}", entry.tokens or 0
         if count < -1:
-            return f"{name}, but {tokens - round(count * self.data.seq_length):,} were drawn already; raise them"
+            return f"{name}, but {tokens - round(count * self.data.seq_length):,} were drawn already; raise this number"
         if count > limit + 1:
             return (
                 f"{name} are {tokens / size:.3g} epochs of the {size:,} it has to train on, more than the "
@@ -151,7 +163,7 @@ class MixRequest:
         steps = -(-round(abs(rest)) // self.last_step)
         return (
             f"data.blend: tokens add up to {asked:,}, {by:,} less than the {run:,} of the run: the mix runs out "
-            f"{steps:,} steps before the last; raise them, give one entry a weight in their place, or lower "
+            f"{steps:,} steps before the last; raise them, give one entry a weight instead, or lower "
             "training.train_steps"
         )
 
@@ -163,7 +175,7 @@ class MixRequest:
         )
 
     def describe(self, mixes: Sequence[MixSegment], consumed_samples: int, positions: Mapping[str, int]) -> str:
-        """Return a table of what the run draws from each entry: its share from now on, tokens and epochs in all."""
+        """Return a table of what the run draws from each entry: its share from now on, total tokens and epochs."""
         length, mix = self.data.seq_length, mixes[-1]
         rows = [("entry", "language", "share", "tokens in all", "epochs", "drawn so far")]
         for entry, datasets in zip(self.data.blend, self.datasets, strict=True):
@@ -180,12 +192,12 @@ class MixRequest:
 
 
 def name_of(entry: BlendEntry) -> str:
-    """Return how an entry is named to the user."""
+    """Return the name of an entry for the user."""
     return entry.prefix if isinstance(entry.prefix, str) else ", ".join(entry.prefix)
 
 
 def spread_out(amount: float, weights: Sequence[float], limits: Sequence[float]) -> list[float]:
-    """Share an amount out by weights, none above its limit; what is over goes to the others, by weight (UniMax)."""
+    """Divide an amount by weights, none above its limit; the excess goes to the others, by weight (UniMax)."""
     shared = [0.0] * len(weights)
     full: set[int] = set()
     while len(full) < len(weights):
@@ -200,11 +212,75 @@ def spread_out(amount: float, weights: Sequence[float], limits: Sequence[float])
 
 
 def deal_out(shares: Sequence[float], num_samples: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return which dataset each sample is of, int16, and which of that dataset's samples it is, int64.
+    """Return the dataset of each sample, int16, and its number among that dataset's samples, int64.
 
-    megatron-core's blend: each sample is of the dataset that is furthest behind its share. A longer order begins with a
+    megatron-core's blend: each sample is of the dataset that lags its share the most. A longer order begins with a
     shorter one.
     """
     which, number = np.zeros(num_samples, dtype=np.int16), np.zeros(num_samples, dtype=np.int64)
     helpers.build_blending_indices(which, number, np.array(shares), len(shares), num_samples, False)
     return which, number
+
+
+def check_blend(data: DataConfig, tokenizer: Tokenizer) -> list[str]:
+    """Return every problem of training and validating on the datasets with this tokenizer.
+
+    Reads manifests, and on the first rank of a host hashes .idx files; needs no process group.
+    """
+    problems: list[str] = [] if data.blend else ["data.blend: no dataset given; give at least one baked prefix"]
+    if data.reset_attention_mask and tokenizer.eod_id is None:
+        return [
+            *problems,
+            f"data.reset_attention_mask: {data.tokenizer_path} has no end-of-document token; set it to false",
+        ]
+    named: dict[str, str] = {}
+    for field, entries in (("data.blend", data.blend), ("data.valid_blend", data.valid_blend)):
+        for prefix in (prefix for entry in entries for prefix in find_prefixes(entry.prefix)):
+            found = _check_dataset(prefix, data, tokenizer)
+            if not found:
+                key = read_manifest(prefix).content_hash
+                if key in named:
+                    found = [f"{field}: {prefix} is named twice, or has the same content as {named[key]}; name it once"]
+                named[key] = prefix
+            problems.extend(found)
+    return problems
+
+
+def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Sequence[str]:
+    # Once per host: thousands of ranks would read the same files.
+    problems = check_manifest(prefix, with_hashes=is_first_of_host())
+    if problems:
+        return problems
+    content = read_manifest(prefix).content
+    if content["vocab_size"] != tokenizer.vocab_size:
+        problems.append(
+            f"{prefix}: baked with a vocabulary of {content['vocab_size']} tokens, but the tokenizer of this run has "
+            f"{tokenizer.vocab_size}; set data.tokenizer_path to the bake's tokenizer or bake again"
+        )
+    elif content["tokenizer_fingerprint"] != tokenizer.fingerprint:
+        problems.append(
+            f"{prefix}: baked with another tokenizer (fingerprint {content['tokenizer_fingerprint'][:12]}, this run's "
+            f"is {tokenizer.fingerprint[:12]}); set data.tokenizer_path to the bake's tokenizer or bake again"
+        )
+    if data.reset_attention_mask and content.get("eod_id") != tokenizer.eod_id:
+        problems.append(
+            f"{prefix}: baked without --append-eod, so data.reset_attention_mask finds no end of a document; bake "
+            "it with --append-eod, or set reset_attention_mask to false"
+        )
+    return problems
+
+
+def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:
+    """Return the datasets of each entry of the blend, whose manifests were checked."""
+    return [
+        [_read_dataset(prefix, entry.language, data.split) for prefix in find_prefixes(entry.prefix)]
+        for entry in data.blend
+    ]
+
+
+def _read_dataset(prefix: str, language: str, split: str) -> BakedDataset:
+    # Keep the reader while its lengths are read: megatron-core unmaps the file with it, in spite of views.
+    indexed = open_indexed(prefix)
+    start, stop = split_range(len(indexed), split, Split.train)
+    num_tokens = int(np.sum(indexed.sequence_lengths[start:stop], dtype=np.int64))
+    return BakedDataset(read_manifest(prefix).content_hash[:16], prefix, language, num_tokens)

@@ -1,10 +1,10 @@
-"""Code-switching while training: fresh switches every epoch from a dataset that was baked without any.
+"""Code-switching while training: new switches every epoch from a dataset that was baked without any.
 
-A document's switches are those that a bake with the same seed, ratio and lexicon would have given it, with the number
-of the epoch in the address of every draw; epoch 0 is the bake itself. Documents change their lengths from epoch to
-epoch, so the sample index knows the lengths of each: the order is a function of (seed, epoch), as without switches.
+A document's switches are those of a bake with the same seed, ratio and lexicon, with the number of the epoch in the
+address of every draw; epoch 0 equals the bake. Documents change their lengths from epoch to epoch, so the sample index
+knows the lengths of each: the order is a function of (seed, epoch), as without switches.
 
-Building the index switches every document once an epoch, on rank 0, at the speed of the bake's code-switch.
+Building the index switches every document once per epoch, on rank 0, at the speed of the bake's code-switch.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,18 @@ _DOCUMENTS_KEPT = 64
 
 @dataclass(frozen=True)
 class OnlineSwitch:
-    """What is switched, and how much of it in each epoch."""
+    """What is switched, and its ratio in each epoch."""
 
     table: SwitchTable
     """The lexicon, compiled for the dataset's tokenizer."""
     fingerprint: str
-    """Of the lexicon and of how it was compiled."""
+    """Of the lexicon and its compilation."""
     ratios: tuple[float, ...]
-    """Probability of a covered word to be switched in epoch 0, 1, ...; the last one stays."""
+    """Probability that a covered word is switched in epoch 0, 1, ...; the last one applies to all later epochs."""
     seed: int
     """Seed of the draws."""
     prefixes: frozenset[str]
-    """The datasets that are switched; others are read as they were baked."""
+    """The datasets that are switched; others are read as baked."""
 
     def __call__(self, tokens: NDArray[Any], offsets: NDArray[np.int64], epoch: int) -> Switched:
         """Switch words of documents, int [T] at offsets int64 [D + 1]."""
@@ -77,7 +77,7 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
         """Open the dataset; arguments as for the base class.
 
         Raises:
-            DataError: if the dataset was baked with switches, or the split holds no full sample.
+            DataError: if the dataset was baked with switches, or the split has no full sample.
         """
         assert config.online is not None
         self._online = config.online if dataset_path in config.online.prefixes else None
@@ -121,7 +121,7 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
             if num_tokens <= length:
                 raise DataError(no_full_sample(self.dataset_path, self.index_split, lengths[-1][self.indices], length))
             if (epoch + 1) * num_sequences >= 2**31:
-                raise DataError(f"{self.dataset_path}: {epoch + 1} epochs of it are more sequences than int32 counts")
+                raise DataError(f"{self.dataset_path}: {epoch + 1} epochs exceed 2**31 sequences; train for fewer")
             documents.append((self.indices + epoch * num_sequences).astype(np.int32))
             total += num_tokens
             ends.append(total)
@@ -134,7 +134,7 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
         return super()._take_arrays(tuple(indices))
 
     def _lengths_in(self, epoch: int) -> NDArray[np.int32]:
-        """Return the length of each sequence of this split in an epoch; of the others as they lie on disk."""
+        """Return the length of each sequence of this split in an epoch; of the others as stored."""
         lengths: NDArray[np.int32] = self.dataset.sequence_lengths.copy()
         for chosen in _groups(self.indices, lengths):
             tokens = [self.dataset[int(sequence)] for sequence in chosen]
@@ -154,17 +154,17 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
 
 
 def baked_switches(prefix: str) -> list[str]:
-    """Return that a dataset can't be switched again, where it was baked with switches."""
+    """Return the problem that a dataset was baked with switches, if it was."""
     if not read_manifest(prefix).has_switches:
         return []
     return [
-        f"{prefix}: baked with switches; data.codeswitch online needs a bake without: leave --lexicon out, or give "
+        f"{prefix}: baked with switches, but data.codeswitch online needs a bake without: omit --lexicon, or pass "
         "--codeswitch-ratio 0"
     ]
 
 
 def _groups(indices: NDArray[Any], lengths: NDArray[np.int32]) -> list[NDArray[Any]]:
-    """Cut sequences into runs of about as many tokens as are switched at once."""
+    """Cut sequences into runs of about the tokens that are switched at once."""
     ends = np.cumsum(lengths[indices], dtype=np.int64)
     cuts = np.flatnonzero(np.diff(ends // _TOKENS_AT_ONCE)) + 1
     return [group for group in np.split(indices, cuts) if len(group)]

@@ -1,4 +1,4 @@
-"""The order of training samples, and the loader that hands them out one optimizer step at a time."""
+"""The order of training samples, and the loader that yields them one optimizer step at a time."""
 
 import contextlib
 import multiprocessing
@@ -20,7 +20,7 @@ from megatron_prealign.errors import ConfigError, TrainingError
 
 Batch = dict[str, torch.Tensor]
 """tokens, labels, position_ids: int64 [B, S]; loss_mask: float32 [B, S]; loss_group: int16 [B, S]; sample: int64
-[B], its position in the order."""
+[B], position in the order."""
 
 _KEYS = ("tokens", "labels", "loss_mask", "position_ids", "loss_group")
 
@@ -50,13 +50,10 @@ def step_indices(
     data_parallel_rank: int = 0,
     data_parallel_size: int = 1,
 ) -> NDArray[np.int64]:
-    """Return the samples of one rank in the step after `consumed_samples`.
+    """Return the samples of one rank in the step after `consumed_samples`: int64 [num_microbatches, micro_batch_size].
 
-    Over ranks and microbatches a step covers consumed_samples .. + global batch size, in this order: so the global
-    batch is the same set at any layout, and a run resumes at another layout where it left off.
-
-    Returns:
-        int64 [num_microbatches, micro_batch_size] positions in the sample order.
+    Over ranks and microbatches a step covers consumed_samples .. + global batch size, in this order. So the global
+    batch is the same set in any layout, and a run resumes in another layout where it stopped.
     """
     shape = (num_microbatches, data_parallel_size, micro_batch_size)
     indices = consumed_samples + np.arange(np.prod(shape), dtype=np.int64).reshape(shape)
@@ -64,9 +61,9 @@ def step_indices(
 
 
 class StepLoader(Iterator[list[Batch]]):
-    """Hand out the microbatches of one optimizer step after the other.
+    """Yield the microbatches of each optimizer step.
 
-    Its only state is `consumed_samples`. The next step is read in a thread, or in processes of its own, while the
+    Its only state is `consumed_samples`. The next step is read in a thread, or in separate processes, while the
     current one trains; nothing draws from a random generator, so resuming is exact.
     """
 
@@ -95,8 +92,8 @@ class StepLoader(Iterator[list[Batch]]):
             consumed_samples: samples already used; where to resume.
             pad_end: fill a last partial step with samples of loss mask 0 (validation) instead of leaving it out.
             prefetch: read one step ahead in a thread.
-            num_workers: processes that read; 0 = none but this.
-            batch_size_at: samples of the step that comes after so many, over all ranks; none = global_batch_size.
+            num_workers: processes that read; 0 = this one.
+            batch_size_at: samples over all ranks of the step after some number of samples; none = global_batch_size.
 
         Raises:
             ConfigError: if global_batch_size is not a multiple of micro_batch_size * data_parallel_size.
@@ -118,7 +115,6 @@ class StepLoader(Iterator[list[Batch]]):
         self._ahead: tuple[int, Future[list[Batch]]] | None = None
 
     def __next__(self) -> list[Batch]:
-        """Return this rank's microbatches of the next step; StopIteration when the dataset holds no further step."""
         if not self._has_step(self.consumed_samples):
             self.close()
             raise StopIteration
@@ -141,7 +137,7 @@ class StepLoader(Iterator[list[Batch]]):
         return consumed_samples + num_needed <= len(self._dataset)
 
     def _take(self, consumed_samples: int) -> list[Batch]:
-        """Return the step read ahead where it is the wanted one, else read it now."""
+        """Return the step that was read ahead if it is the wanted one, else read it now."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead[0] == consumed_samples:
             return ahead[1].result()
@@ -160,7 +156,9 @@ class StepLoader(Iterator[list[Batch]]):
         return [self._read_microbatch(row) for row in indices]
 
     def _read_microbatch(self, row: NDArray[np.int64]) -> Batch:
-        return {**self._collate([self._sample(index) for index in row.tolist()]), "sample": torch.from_numpy(row)}
+        samples = [self._sample(index) for index in row.tolist()]
+        batch = {key: torch.stack([sample[key] for sample in samples]) for key in _KEYS}
+        return {**batch, "sample": torch.from_numpy(row)}
 
     def _sample(self, index: int) -> dict[str, Any]:
         if index < len(self._dataset):
@@ -168,21 +166,17 @@ class StepLoader(Iterator[list[Batch]]):
         sample = self._dataset[0]
         return {**sample, "loss_mask": torch.zeros_like(sample["loss_mask"])}
 
-    @staticmethod
-    def _collate(samples: list[dict[str, Any]]) -> Batch:
-        return {key: torch.stack([sample[key] for sample in samples]) for key in _KEYS}
-
 
 class ReaderProcesses:
     """Processes that share the microbatches of each step.
 
-    They keep no position: the loader asks for the samples of each microbatch, so a resumed run needs nothing of them.
-    torch's DataLoader does not do here: it wraps the errors of its workers, reports a death by a signal handler of the
-    whole process, in whatever the main thread does then, and forks again wherever the position moves.
+    They keep no position: the loader asks for the samples of each microbatch, so a resumed run needs nothing from them.
+    torch's DataLoader is not used: it wraps the errors of its workers, reports a death through a signal handler of the
+    whole process, wherever the main thread is, and forks again whenever the position moves.
     """
 
     def __init__(self, read: Read, num_workers: int) -> None:
-        """Fork the processes, so that `read` and the files it has mapped need not be sent; start no threads before."""
+        """Fork the processes, so that `read` and its mapped files need not be sent; start no threads before."""
         context = multiprocessing.get_context("fork")
         self.processes: list[BaseProcess] = []
         self._connections: list[Connection] = []
@@ -190,23 +184,23 @@ class ReaderProcesses:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(read, theirs, os.getpid()), daemon=True)
             process.start()
-            # Only the process holds its end: when it dies, reading ours ends.
+            # The process alone holds its end: when it dies, reading ours ends.
             theirs.close()
             self.processes.append(process)
             self._connections.append(ours)
-        # Before multiprocessing would ask them to end with SIGTERM, which they leave to this process.
+        # Runs before multiprocessing sends SIGTERM, which they ignore.
         self._finalizer = Finalize(self, _kill, args=(self.processes,), exitpriority=10)
 
     def read(self, rows: Sequence[NDArray[np.int64]]) -> list[dict[str, torch.Tensor]]:
         """Return the microbatches of some rows of positions, in their order.
 
         Raises:
-            TrainingError: what a process read can't be trained on.
+            TrainingError: the data that a process read is unusable.
             RuntimeError: a process died, or failed to read; with its cause.
         """
         size = len(self.processes)
         batches = []
-        # A process that is asked for more than it can hand over would wait for this one, and this one for it.
+        # With more requests than fit into the pipe, both processes would wait for each other.
         for index, row in enumerate(rows[: _AHEAD * size]):
             self._ask(index % size, row)
         for index in range(len(rows)):
@@ -220,7 +214,7 @@ class ReaderProcesses:
         self._finalizer()
 
     def _ask(self, worker: int, row: NDArray[np.int64]) -> None:
-        # One that is gone is found out when its answer is read.
+        # A dead process is detected when its answer is read.
         with contextlib.suppress(OSError):
             self._connections[worker].send(row)
 
@@ -242,7 +236,7 @@ class ReaderProcesses:
 def _describe_end(exit_code: int | None) -> str:
     if exit_code is None or exit_code >= 0:
         return f"ended with exit code {exit_code}"
-    hint = "; the kernel does so where memory is short" if -exit_code == signal.SIGKILL else ""
+    hint = "; the kernel does so when memory runs out" if -exit_code == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-exit_code).name}{hint}"
 
 
@@ -254,7 +248,7 @@ def _kill(processes: Sequence[BaseProcess]) -> None:
 
 
 def _serve(read: Read, connection: Connection, parent: int) -> None:
-    """Answer until the parent is gone; signals are for the parent, which saves and ends by itself."""
+    """Answer until the parent is gone; signals are handled by the parent, which saves and exits by itself."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
@@ -274,7 +268,7 @@ def _serve(read: Read, connection: Connection, parent: int) -> None:
         except Exception:
             answer = {}, traceback.format_exc()
         try:
-            # Arrays: tensors would be put into shared memory, of which containers have little.
+            # Arrays: tensors would use shared memory, which is small in containers.
             connection.send(answer)
         except BrokenPipeError:
             return

@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from megatron.core.datasets import helpers
+from megatron.core.datasets.blended_megatron_dataset_config import (
+    convert_split_vector_to_split_matrix,
+    parse_and_normalize_split,
+)
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
@@ -30,12 +34,12 @@ from megatron_prealign.errors import DataError, TrainingError
 
 @dataclass
 class CodeSwitchDatasetConfig(GPTDatasetConfig):  # type: ignore[misc]
-    """megatron-core's dataset configuration and how switched words become labels."""
+    """megatron-core's dataset configuration, and how switched words become labels."""
 
     label_mode: LabelMode = "input-only"
     """What a switched position predicts: the original word, the switched text, or nothing."""
     language_numbers: Mapping[str, int] = field(default_factory=dict)
-    """Number of the language of each prefix; 0 where it is not named."""
+    """Number of the language of each prefix; 0 if not named."""
     cache: IndexCache = field(default_factory=IndexCache)
     """Where the sample index is kept."""
 
@@ -45,10 +49,10 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
 
     It differs from its base in three ways:
 
-    * the sample order is a function of (seed, epoch) for each epoch alone, so a longer run begins with
-      the samples of a shorter one; the first epoch is the base class's order for one epoch,
+    * the sample order of each epoch is a function of (seed, epoch) alone, so a longer run begins with the samples of a
+      shorter one; the first epoch is the base class's order for one epoch,
     * the index cache is keyed by the manifest's content hash, so a re-bake is never served stale,
-    * loss masks are made fresh for every sample (the base hands out its cached tensor once).
+    * loss masks are new for every sample (the base returns its cached tensor once).
     """
 
     config: CodeSwitchDatasetConfig
@@ -64,18 +68,13 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         index_split: Split,
         config: CodeSwitchDatasetConfig,
     ) -> None:
-        """Open the switch records beside the tokens, then build or load the sample index.
+        """Open the switch records next to the tokens, then build or load the sample index.
 
-        Args:
-            indexed_dataset: token sequences of the bake.
-            dataset_path: the bake's prefix.
-            indexed_indices: int32, the sequences of this split.
-            num_samples: samples that will be drawn; None = one epoch.
-            index_split: which split this is.
-            config: sequence length, seed, cache, label mode.
+        Arguments are those of the base class: `indexed_indices` are the sequences of the split, and without
+        `num_samples` there is one epoch.
 
         Raises:
-            DataError: if the manifest is missing or the split holds no full sample.
+            DataError: if the manifest is missing or the split has no full sample.
         """
         manifest = read_manifest(dataset_path)
         self._content_hash = manifest.content_hash
@@ -88,12 +87,12 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         """Return one sample.
 
         Args:
-            idx: position in the sample order; None = a sample that counts nothing (padding of a batch).
+            idx: position in the sample order; None = a sample of loss mask 0 (padding of a batch).
 
         Returns:
             tokens, labels and position_ids: int64 [S]; loss_mask: float32 [S]. Ignored labels are 0 with mask 0.
-            loss_group: int16 [S], which loss a position is reported under: twice the number of the language, plus 1
-            where the label is a switch's original word.
+            loss_group: int16 [S], the group of a position in the reported losses: twice the number of the language,
+            plus 1 if the label is a switch's original word.
 
         Raises:
             TrainingError: if there is an id that the tokenizer does not have.
@@ -115,16 +114,16 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         }
 
     def _check_ids(self, ids: NDArray[Any]) -> None:
-        """Refuse ids that would read past the embedding, which a GPU reports long after and without their place."""
+        """Refuse ids outside the embedding, which a GPU reports late and without their place."""
         lowest, highest, size = int(ids.min(initial=0)), int(ids.max(initial=0)), self.config.tokenizer.vocab_size
         if lowest < 0 or highest >= size:
             raise TrainingError(
-                f"{self.dataset_path}: holds the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 to "
-                f"{size - 1}: damaged after its bake, see tools/verify_dataset.py; bake it again"
+                f"{self.dataset_path}: contains the token id {lowest if lowest < 0 else highest}, the tokenizer has 0 "
+                f"to {size - 1}: damaged after its bake; check it with tools/verify_dataset.py and bake it again"
             )
 
     def _positions(self, inputs: NDArray[Any]) -> torch.Tensor:
-        """Return the positions of input tokens [S]: int64 [S], counted in each document if they are reset."""
+        """Return the positions of input tokens: int64 [S], restarting in each document if so configured."""
         if not self.config.reset_position_ids:
             return self._position_ids.clone()
         positions = np.arange(len(inputs))
@@ -133,11 +132,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return torch.from_numpy(positions - np.maximum.accumulate(begins))
 
     def streams(self, idx: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-        """Return the token and the unshifted label stream of a sample, and where labels are a switch's original word.
-
-        Returns:
-            int64, int64 and bool, each [S + 1].
-        """
+        """Return tokens, unshifted labels, and where these are a switch's original word: int64, int64, bool [S + 1]."""
         tokens, labels, is_original = [], [], np.zeros(self.config.sequence_length + 1, dtype=np.bool_)
         done = 0
         for sequence, start, length in self._pieces(idx):
@@ -150,7 +145,7 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return np.concatenate(tokens), np.concatenate(labels), is_original
 
     def _pieces(self, idx: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (sequence, first token, number of tokens) of the documents that a sample is cut from."""
+        """Yield (sequence, first token, number of tokens) of the documents of a sample."""
         row = int(self.shuffle_index[idx])
         (first, start), (last, stop) = self.sample_index[row].tolist(), self.sample_index[row + 1].tolist()
         for position in range(first, last + 1):
@@ -200,12 +195,16 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
         return self._take_arrays(self.config.cache.get(name, description, self.index_names, self._build_arrays))
 
     def _order_identifiers(self) -> dict[str, Any]:
-        """Return what the order of samples depends on besides the content, the sequences, their length and the seed."""
+        """Return other dependencies of the order besides content, sequences, their length and the seed."""
         return {"num_epochs": self._num_epochs()}
 
     def _build_arrays(self) -> tuple[NDArray[Any], ...]:
-        """Return what is cached."""
-        return self._build_indices(self._num_epochs())
+        """Return what is cached: document_index int32 [epochs * documents], sample_index, shuffle_index."""
+        num_epochs = self._num_epochs()
+        ends = self._get_num_tokens_per_epoch() * np.arange(1, num_epochs + 1)
+        documents = [self.indices.astype(np.int32)] * num_epochs
+        length, seed = self.config.sequence_length, self.config.random_seed
+        return order_samples(self.dataset.sequence_lengths, documents, ends, length, seed)
 
     def _take_arrays(self, arrays: tuple[NDArray[Any], ...]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return the (document, sample, shuffle) indices out of what was cached."""
@@ -223,15 +222,6 @@ class CodeSwitchDataset(GPTDataset):  # type: ignore[misc]
             return 1
         return max(1, int(-(-(self.num_samples * sequence_length + 1) // num_tokens)))
 
-    def _build_indices(self, num_epochs: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return document_index int32 [epochs * documents], sample_index [samples + 1, 2], shuffle_index [samples]."""
-        num_tokens = self._get_num_tokens_per_epoch()
-        ends = num_tokens * np.arange(1, num_epochs + 1)
-        documents = [self.indices.astype(np.int32)] * num_epochs
-        return order_samples(
-            self.dataset.sequence_lengths, documents, ends, self.config.sequence_length, self.config.random_seed
-        )
-
 
 def order_samples(
     lengths: NDArray[np.int32], documents: Sequence[NDArray[np.int32]], ends: NDArray[np.int64], length: int, seed: int
@@ -240,7 +230,7 @@ def order_samples(
 
     Args:
         lengths: int32, tokens of each sequence.
-        documents: for each epoch its sequences, as positions in `lengths`.
+        documents: the sequences of each epoch, as positions in `lengths`.
         ends: int64 [epochs], tokens up to the end of each epoch.
         length: tokens of a sample.
         seed: seed of the order.
@@ -260,10 +250,36 @@ def order_samples(
     return document_index, sample_index, shuffle_index
 
 
+def open_indexed(prefix: str) -> IndexedDataset:
+    """Open the token sequences of a dataset; a damaged index is a DataError."""
+    try:
+        return IndexedDataset(prefix)
+    except Exception as error:
+        # megatron-core only asserts its assumptions, and numpy maps what the index claims.
+        raise DataError(f"{prefix}.idx: not a dataset index ({str(error) or 'inconsistent'}); bake it again") from None
+
+
+def split_range(num_sequences: int, split: str, part: Split) -> tuple[int, int]:
+    """Return the first sequence of a part of a dataset, and the one after its last, rounded like megatron-core."""
+    borders = convert_split_vector_to_split_matrix(parse_and_normalize_split(split))[part.value] or (0.0, 0.0)
+    start, stop = (round(border * float(num_sequences)) for border in borders)
+    return start, stop
+
+
+def split_problem(prefix: str, split: str, part: Split, sequence_length: int) -> str | None:
+    """Return the message if a part of a dataset can't fill one sample."""
+    dataset = open_indexed(prefix)
+    start, stop = split_range(len(dataset), split, part)
+    lengths = dataset.sequence_lengths[start:stop]
+    if np.sum(lengths, dtype=np.int64) > sequence_length:
+        return None
+    return no_full_sample(prefix, part, lengths, sequence_length)
+
+
 def no_full_sample(prefix: str, split: Split, lengths: NDArray[Any], sequence_length: int) -> str:
-    """Return the message for a split that is too small to cut one sample from."""
+    """Return the message for a split that is too small for one sample."""
     return (
-        f"{prefix}: the {split.name} split holds no full sample: {len(lengths)} documents with {lengths.sum()} tokens, "
+        f"{prefix}: the {split.name} split has no full sample: {len(lengths)} documents with {lengths.sum()} tokens, "
         f"a sample needs {sequence_length + 1}; raise this split's share in data.split or give more data"
     )
 

@@ -1,4 +1,4 @@
-"""From dictionaries as they come to a lexicon: read, normalise, check, filter, rank, merge, split, report."""
+"""From raw dictionaries to a lexicon: read, normalise, check, filter, rank, merge, split, report."""
 
 import re
 import unicodedata
@@ -17,12 +17,12 @@ from megatron_prealign.lexicon.reading import Pair
 from megatron_prealign.text.documents import read_documents
 from megatron_prealign.text.languages import expected_scripts
 
-# Soft hyphen, zero-width space, word joiner, byte order mark, direction marks: seen by nobody, in the way of matching.
+# Soft hyphen, zero-width space, word joiner, byte order mark, direction marks: invisible, but they prevent matches.
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])
-# The tatweel stretches Arabic letters; running text leaves the vowel signs of Arabic and Hebrew out.
+# The tatweel stretches Arabic letters; running text omits the vowel signs of Arabic and Hebrew.
 _VOWEL_SIGNS = re.compile("[\u0640\u064b-\u0652\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
 _WITHOUT_VOWEL_SIGNS = ({"ARABIC"}, {"HEBREW"})
-# A dictionary that capitalises this share of its headwords does so by habit.
+# A dictionary that capitalises this share of its headwords capitalises all.
 _CAPITALISED_SHARE = 0.9
 
 
@@ -31,11 +31,11 @@ class DictionaryFile:
     """One dictionary and how to read it."""
 
     path: Path
-    """The file; of dictd either of its two."""
+    """The file; either of the two of dictd."""
     language: str | None = None
-    """Language of its translations (a comma list for the authors' JSONL); None where its lines name theirs."""
+    """Language of its translations (a comma list for the authors' JSONL); None if its lines name theirs."""
     reverse: bool = False
-    """Its translations are the words to translate: turn it round."""
+    """Its translations are the words to translate: swap its pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class BuildOptions:
     file_format: LexiconFormat = "auto"
     """Format of all files; `auto` decides for each."""
     skip_bad_lines: bool = False
-    """Leave malformed lines out and report them, instead of refusing them."""
+    """Skip and report malformed lines instead of refusing them."""
     check_languages: bool = True
-    """Refuse files whose words are in another language than the one named."""
+    """Refuse files whose words are in another language than named."""
     filters: dict[str, Any] = field(default_factory=dict)
     """Arguments of `filter_lexicon`."""
     rank: bool = True
@@ -59,11 +59,11 @@ class BuildOptions:
     max_translations: int | None = None
     """Translations kept of a word in each language, the heaviest; None for all."""
     min_languages: int = 1
-    """Keep words that have translations into at least so many languages."""
+    """Keep words with translations into at least this many languages."""
     held_out_ratio: float = 0.0
     """Share of source words in [0, 1) that are held out."""
     seed: int = 1
-    """Seed of the choice of words held out."""
+    """Seed of the choice of held-out words."""
     corpus_paths: tuple[Path, ...] = ()
     """Text in the source language to measure coverage on."""
     json_key: str = "text"
@@ -72,25 +72,25 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuiltLexicon:
-    """A lexicon and how it came about."""
+    """A lexicon and how it was built."""
 
     kept: Lexicon
     """For training."""
     held_out: Lexicon
-    """For evaluation; without entries where nothing is held out."""
+    """For evaluation; empty if nothing is held out."""
     report: dict[str, Any]
     """Sizes, what each step dropped with examples, coverage: plain types."""
     warnings: list[str]
-    """Bad lines that were left out."""
+    """Skipped bad lines."""
 
 
 def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     """Build a lexicon from dictionaries.
 
     Raises:
-        ConfigError: an option out of range, or a package that is not installed.
-        DataError: every malformed line (unless they are skipped), every file in another language than named, a
-            corpus that can't be read, or nothing left.
+        ConfigError: an option out of range, or a missing package.
+        DataError: every malformed line (unless skipped), every file in another language than named, an unreadable
+            corpus, or nothing left.
     """
     problems = Problems()
     lexicon, files = _read_all(options, problems)
@@ -105,10 +105,14 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     if options.max_translations is not None:
         lexicon, dropped["max_translations"] = keep_heaviest(lexicon, options.max_translations)
     if options.min_languages > 1:
-        lexicon, dropped["min_languages"] = _multilingual(lexicon, options.min_languages)
+        lexicon, dropped["min_languages"] = _keep(
+            lexicon, lambda entry: len({t.language for t in entry.translations}) >= options.min_languages
+        )
     kept, held_out = lexicon.split(options.held_out_ratio, options.seed)
     if held_out.entries:
-        kept, dropped["held_out_words"] = _without_words_of(kept, held_out)
+        # Entries of several words with a held-out word would show it in training.
+        words = {entry.word.casefold() for entry in held_out.entries}
+        kept, dropped["held_out_words"] = _keep(kept, lambda entry: words.isdisjoint(entry.word.casefold().split()))
     if not kept.entries:
         raise DataError("no word is left for training; lower --held-out-ratio or --min-languages")
     report["dropped"] = {name: {"pairs": found.count, "examples": found.examples} for name, found in dropped.items()}
@@ -120,10 +124,10 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
 
 
 def normalize_word(word: str, language: str) -> str:
-    """Return a word as running text has it; empty where nothing is left.
+    """Return a word as in running text; empty if nothing is left.
 
-    Unicode NFC, presentation forms and full-width letters as ordinary ones, without invisible characters, and in
-    Arabic and Hebrew script without vowel signs and tatweel.
+    Unicode NFC, presentation forms and full-width letters as ordinary ones, without invisible characters, and in Arabic
+    and Hebrew script without vowel signs and tatweel.
     """
     if word.isascii():
         return " ".join(word.split())
@@ -137,7 +141,7 @@ def normalize_word(word: str, language: str) -> str:
 
 
 def normalize_pairs(pairs: Sequence[Pair], source_language: str) -> list[Pair]:
-    """Normalise both words of each pair; pairs of which a word vanishes are left out."""
+    """Normalise both words of each pair; pairs with an empty word are left out."""
     normalized = (
         (normalize_word(word, source_language), Translation(normalize_word(t.word, t.language), t.language, t.weight))
         for word, t in pairs
@@ -146,10 +150,10 @@ def normalize_pairs(pairs: Sequence[Pair], source_language: str) -> list[Pair]:
 
 
 def lower_headwords(pairs: Sequence[Pair]) -> tuple[list[Pair], bool]:
-    """Write source words in lower case where the dictionary capitalises every headword.
+    """Write source words in lower case if the dictionary capitalises every headword; words in capitals (NATO) stay.
 
     Returns:
-        The pairs, and whether they were changed. Words in capitals (NATO) stay.
+        The pairs, and whether they were changed.
     """
     cased = [word for word, _ in pairs if word[:1].lower() != word[:1].upper()]
     capitalised = sum(word[0].isupper() for word in cased)
@@ -159,7 +163,7 @@ def lower_headwords(pairs: Sequence[Pair]) -> tuple[list[Pair], bool]:
 
 
 def _read_all(options: BuildOptions, problems: Problems) -> tuple[Lexicon, list[dict[str, Any]]]:
-    """Read every file; return all pairs as one lexicon, and what was found of each file."""
+    """Read every file; return all pairs as one lexicon, and a summary of each file."""
     pairs: list[Pair] = []
     files: list[dict[str, Any]] = []
     mismatches: list[str] = []
@@ -177,8 +181,8 @@ def _read_all(options: BuildOptions, problems: Problems) -> tuple[Lexicon, list[
 
 
 def _language_problems(file: DictionaryFile, source: str, pairs: Sequence[Pair]) -> list[str]:
-    """Return for each side of a file that is in another language than named the evidence."""
-    # Copies of the source word would pass for the source language.
+    """Return the evidence for each side of a file that is in another language than named."""
+    # Copies of the source word would look like the source language.
     words: dict[str, list[str]] = {}
     for word, translation in pairs:
         if word.casefold() != translation.word.casefold():
@@ -194,7 +198,7 @@ def _language_problems(file: DictionaryFile, source: str, pairs: Sequence[Pair])
 
 def _advice(side: str) -> str:
     named = "--source-language" if side == "source words" else "--input LANGUAGE=FILE"
-    return f"name the right one with {named}, turn the file round with --reverse-input, or pass --no-check-languages"
+    return f"give the right one with {named}, reverse the file with --reverse-input, or pass --no-check-languages"
 
 
 def _keep(lexicon: Lexicon, is_kept: Callable[[LexiconEntry], bool]) -> tuple[Lexicon, Dropped]:
@@ -203,16 +207,6 @@ def _keep(lexicon: Lexicon, is_kept: Callable[[LexiconEntry], bool]) -> tuple[Le
         for translation in () if is_kept(entry) else entry.translations:
             dropped.add(entry.word, translation)
     return Lexicon(lexicon.source_language, tuple(filter(is_kept, lexicon.entries))), dropped
-
-
-def _multilingual(lexicon: Lexicon, min_languages: int) -> tuple[Lexicon, Dropped]:
-    return _keep(lexicon, lambda entry: len({t.language for t in entry.translations}) >= min_languages)
-
-
-def _without_words_of(lexicon: Lexicon, held_out: Lexicon) -> tuple[Lexicon, Dropped]:
-    """Drop entries of several words of which one is held out: training would show that word inside them."""
-    words = {entry.word.casefold() for entry in held_out.entries}
-    return _keep(lexicon, lambda entry: words.isdisjoint(entry.word.casefold().split()))
 
 
 def _coverage(options: BuildOptions, lexicon: Lexicon) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Filters for dirty dictionaries, each with a count of what it dropped."""
+"""Filters for dirty dictionaries, each counting what it dropped."""
 
 import unicodedata
 from collections import Counter
@@ -22,12 +22,12 @@ class Dropped:
     """What one filter dropped."""
 
     count: int = 0
-    """Word pairs."""
+    """Number of word pairs."""
     examples: list[str] = field(default_factory=list)
     """The first of them, as `word → translation`."""
 
     def add(self, word: str, translation: Translation) -> None:
-        """Count a pair, and keep it when it is among the first."""
+        """Count a pair, and keep it as an example if it is among the first."""
         self.count += 1
         if len(self.examples) < _NUM_EXAMPLES:
             self.examples.append(f"{word} → {translation.word}")
@@ -45,20 +45,20 @@ def filter_lexicon(
 ) -> tuple[Lexicon, dict[str, Dropped]]:
     """Drop word pairs that are unlikely to be translations.
 
-    A pair is counted under the first filter that drops it, in the order of the arguments. The order of the words
-    that stay is unchanged.
+    A pair counts for the first filter that drops it, in the order of the arguments. The order of the remaining words is
+    unchanged.
 
     Args:
         lexicon: what to clean.
-        identity: drop pairs whose two words are equal when case-folded.
-        script: drop pairs with a letter that is not of the script of its language (unknown languages pass).
+        identity: drop pairs of equal words, ignoring case.
+        script: drop pairs with a letter outside the script of its language (unknown languages pass).
         non_letters: drop pairs with digits, punctuation or symbols; hyphens and apostrophes inside words pass.
         one_letter: drop pairs with a word of one letter, except where single characters are words (zh, ja, ko, th).
         max_length: drop pairs with a word of more characters, which is an explanation; None for any length.
         multi_word: drop pairs with a space in either word.
 
     Returns:
-        The cleaned lexicon, and what each filter that was on dropped.
+        The cleaned lexicon, and what each active filter dropped.
 
     Raises:
         ConfigError: `max_length` is below 1.
@@ -71,7 +71,7 @@ def filter_lexicon(
     if max_length is not None:
         checks["max_length"] = lambda word, _, translation: max(len(word), len(translation.word)) > max_length
     if multi_word:
-        checks["multi_word"] = _has_several_words
+        checks["multi_word"] = lambda word, _, translation: len(word.split()) > 1 or len(translation.word.split()) > 1
     dropped = {name: Dropped() for name in checks}
     kept: list[tuple[str, Translation]] = []
     for word, translation in lexicon.pairs():
@@ -87,11 +87,7 @@ def filter_lexicon(
 
 
 def keep_heaviest(lexicon: Lexicon, max_translations: int) -> tuple[Lexicon, Dropped]:
-    """Keep the heaviest translations of each word in each language, in their order; first come among equals.
-
-    Raises:
-        ConfigError: `max_translations` is below 1.
-    """
+    """Keep the heaviest translations of each word in each language, in their order; the first among equals."""
     if max_translations < 1:
         raise ConfigError(f"max_translations is {max_translations}; keep at least 1, or leave it out to keep all")
     dropped = Dropped()
@@ -111,27 +107,11 @@ def keep_heaviest(lexicon: Lexicon, max_translations: int) -> tuple[Lexicon, Dro
     return Lexicon.from_pairs(lexicon.source_language, kept), dropped
 
 
-def _is_identity(word: str, language: str, translation: Translation) -> bool:
-    return word.casefold() == translation.word.casefold()
-
-
-def _has_wrong_script(word: str, language: str, translation: Translation) -> bool:
-    return not (script_fits(word, language) and script_fits(translation.word, translation.language))
-
-
-def _has_non_letters(word: str, language: str, translation: Translation) -> bool:
-    return not (_is_lettered(word) and _is_lettered(translation.word))
-
-
 def _is_lettered(word: str) -> bool:
-    """Tell whether a word is letters, combining marks and spaces, with joiners only between them."""
+    """Return whether a word is letters, combining marks and spaces, with joiners only between them."""
     if word[0] in _JOINERS or word[-1] in _JOINERS:
         return False
     return all(unicodedata.category(c)[0] in "LM" or c == " " or c in _JOINERS for c in word)
-
-
-def _has_one_letter_word(word: str, language: str, translation: Translation) -> bool:
-    return _is_one_letter(word, language) or _is_one_letter(translation.word, translation.language)
 
 
 def _is_one_letter(word: str, language: str) -> bool:
@@ -140,13 +120,9 @@ def _is_one_letter(word: str, language: str) -> bool:
     return length <= 1 and not one_letter_is_a_word(language)
 
 
-def _has_several_words(word: str, language: str, translation: Translation) -> bool:
-    return len(word.split()) > 1 or len(translation.word.split()) > 1
-
-
 _CHECKS: dict[str, _Check] = {
-    "identity": _is_identity,
-    "script": _has_wrong_script,
-    "non_letters": _has_non_letters,
-    "one_letter": _has_one_letter_word,
+    "identity": lambda word, _, t: word.casefold() == t.word.casefold(),
+    "script": lambda word, language, t: not (script_fits(word, language) and script_fits(t.word, t.language)),
+    "non_letters": lambda word, _, t: not (_is_lettered(word) and _is_lettered(t.word)),
+    "one_letter": lambda word, language, t: _is_one_letter(word, language) or _is_one_letter(t.word, t.language),
 }

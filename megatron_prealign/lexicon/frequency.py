@@ -1,4 +1,4 @@
-"""Words of running text: how frequent they are (wordfreq), and which of a corpus's words a lexicon has."""
+"""Word frequencies: of running text in general (wordfreq), and of a corpus compared with a lexicon."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from megatron_prealign.text.languages import is_traditional_chinese, primary_lan
 
 # Runs of letters with their marks, as code-switching finds words.
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*")
-# What a word weighs that is in no list, a million words: the rarest that wordfreq lists.
+# Occurrences per million of an unlisted word: those of the rarest that wordfreq lists.
 _UNLISTED = 0.01
 _PER_MILLION = 1e6
 
@@ -23,14 +23,11 @@ Frequency = Callable[[str], float]
 def rank_translations(lexicon: Lexicon) -> tuple[Lexicon, dict[str, str]]:
     """Weight each translation by its frequency and put the heaviest first.
 
-    The weight is that of the dictionary times the occurrences in a million words, 0.01 for unlisted ones; in each
-    language the weights of a word then sum to 1. Where wordfreq has no list, the dictionary's weights decide.
+    The weight is that of the dictionary times the occurrences per million words, 0.01 for unlisted ones, normalised to
+    1 for each word and language. Without a wordfreq list of the language, the dictionary's weights decide.
 
     Returns:
         The ranked lexicon, and for each language the list it was ranked by (`none` without one).
-
-    Raises:
-        ConfigError: wordfreq is not installed.
     """
     frequencies = {language: _frequency(language) for language in lexicon.languages}
     entries = tuple(
@@ -51,14 +48,14 @@ def _ranked(translations: tuple[Translation, ...], frequencies: dict[str, Freque
         weight = translation.weight * (max(frequency(translation.word), _UNLISTED) if frequency else 1.0)
         totals[translation.language] += weight
         weighted.append((translation, weight))
-    # Six digits are more than the lists know, and short in the file; no weight may round to zero.
+    # Six digits exceed the precision of the lists and are short in the file; no weight may round to zero.
     shares = [(t, float(f"{weight / totals[t.language]:.6g}")) for t, weight in weighted]
     shares.sort(key=lambda item: (item[0].language, -item[1]))
     return [translation._replace(weight=share) for translation, share in shares]
 
 
 def _frequency(language: str) -> Frequency | None:
-    """Return the occurrences of a word in a million, or None where the language has no list."""
+    """Return the occurrences of a word per million, or None if the language has no list."""
     try:
         import langcodes
         import wordfreq
@@ -69,7 +66,7 @@ def _frequency(language: str) -> Frequency | None:
             "--no-rank"
         ) from None
     primary = primary_language(language)
-    # The list of Chinese is in simplified characters, and wordfreq simplifies only where jieba is installed.
+    # The Chinese list is in simplified characters, and wordfreq simplifies only with jieba.
     if primary not in wordfreq.available_languages("best") or is_traditional_chinese(language):
         return None
     listed = wordfreq.get_frequency_dict(primary)
@@ -79,7 +76,7 @@ def _frequency(language: str) -> Frequency | None:
         folded = preprocess_text(word, folded_as)
         parts = folded.split() if uses_spaces(language) else [folded]
         found = [listed.get(part, 0.0) for part in parts]
-        # Of a phrase as wordfreq does it: the inverse of the sum of the inverses.
+        # Phrases as in wordfreq: the inverse of the sum of the inverses.
         return _PER_MILLION / sum(1.0 / part for part in found) if found and all(found) else 0.0
 
     return frequency
@@ -87,18 +84,18 @@ def _frequency(language: str) -> Frequency | None:
 
 @dataclass(frozen=True)
 class Coverage:
-    """A corpus held against a lexicon; case is ignored."""
+    """Coverage of a corpus by a lexicon, ignoring case."""
 
     words: int
-    """Words of the corpus; in scripts without spaces the pieces of the longest match, letters where none matches."""
+    """Words of the corpus; in scripts without spaces the longest matches, else single letters."""
     covered_words: int
-    """Those that are source words of the lexicon."""
+    """Words that are source words of the lexicon."""
     distinct_words: int
     """Different words."""
     covered_distinct_words: int
     """Different words that the lexicon has."""
     missed: list[tuple[str, int]]
-    """The most frequent words that it lacks, with their counts."""
+    """The most frequent missing words, with their counts."""
     by_language: dict[str, int]
     """Words of the corpus that have a translation into each language."""
 
@@ -115,10 +112,7 @@ class Coverage:
 def count_corpus_words(texts: Iterable[str], language: str, known: frozenset[str] = frozenset()) -> Counter[str]:
     """Count words, case-folded.
 
-    Args:
-        texts: documents.
-        language: of the texts. Without spaces between words, runs of letters are cut by the longest match.
-        known: case-folded words for the longest match.
+    In languages without spaces, runs of letters are cut by the longest match with `known`, case-folded words.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -142,12 +136,9 @@ def _longest_matches(run: str, known: frozenset[str], longest: int) -> Iterable[
 
 
 def measure_coverage(lexicon: Lexicon, texts: Iterable[str], num_missed: int = 50) -> Coverage:
-    """Hold texts against a lexicon.
+    """Measure which words of texts a lexicon has; the source words are looked up case-folded.
 
-    Args:
-        lexicon: its source words are looked up, case-folded.
-        texts: documents in the source language.
-        num_missed: how many missed words to name.
+    The `num_missed` most frequent missing words are listed.
     """
     languages: dict[str, set[str]] = {}
     for entry in lexicon.entries:

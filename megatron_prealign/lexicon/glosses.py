@@ -1,12 +1,22 @@
-"""Readers of dictionaries made for people: CC-CEDICT (Chinese-English), EDICT (Japanese-English), Ding word lists.
+"""Readers of dictionaries made for people: CC-CEDICT (Chinese-English), EDICT (Japanese-English), Ding, FreeDict.
 
-Explanations become words: annotations go, alternatives are told apart.
+Their explanations become words: annotations are removed and alternatives are separated.
 """
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from megatron_prealign.lexicon.reading import Languages, LineError, Pair, make_pair
+from megatron_prealign.errors import Problems
+from megatron_prealign.lexicon.reading import (
+    Languages,
+    LineError,
+    Pair,
+    make_pair,
+    numbered_lines,
+    parse_lines,
+    read_bytes,
+)
 from megatron_prealign.text.languages import is_traditional_chinese
 
 CEDICT_LINE = re.compile(r"(\S+) (\S+) \[([^\]]*)\] /(.*)/\s*")
@@ -30,15 +40,18 @@ _ENGLISH_LEAD = re.compile(r"^(?:to|a|an|the) (?=\S)")
 _WINDOWS = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
 _QUOTES = "\"'“”„«»‘’"
 
+# dictd: digits of the index, entries about the dictionary itself (with and without --allchars), numbers of senses.
+_BASE_64 = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
+_ABOUT = re.compile(r"00-?database")
+_SENSE = re.compile(r"^ ?\d+\.\s*")
+_NEXT_SENSE = re.compile(r"(?: \d+\.)+$")
+
 
 def parse_cedict(line: str, languages: Languages) -> Iterator[Pair]:
     """Yield the pairs of `Traditional Simplified [pin1 yin1] /gloss/gloss; gloss/`.
 
-    Words are simplified, or traditional where the tag of Chinese says so (zh-hant, zh-tw); the k-th gloss of an
-    entry has the weight 1 / k.
-
-    Raises:
-        LineError: the line has another form.
+    Words are simplified, or traditional if the tag of Chinese says so (zh-hant, zh-tw); the k-th gloss of an entry has
+    the weight 1 / k.
     """
     if line.startswith("#"):
         return
@@ -53,10 +66,7 @@ def parse_cedict(line: str, languages: Languages) -> Iterator[Pair]:
 def parse_edict(line: str, languages: Languages) -> Iterator[Pair]:
     """Yield the pairs of `word [reading] /(n) gloss/gloss/`, also with EDICT2's several words and readings.
 
-    The reading stands for the word where the entry says that it usually does; the k-th gloss weighs 1 / k.
-
-    Raises:
-        LineError: the line has another form.
+    The reading replaces the word if the entry says that it usually does; the k-th gloss has the weight 1 / k.
     """
     if line.startswith(("#", "\u3000")):  # the line that names the file begins with a wide space
         return
@@ -72,10 +82,7 @@ def parse_ding(line: str, languages: Languages) -> Iterator[Pair]:
     """Yield the pairs of `Bank {f}; Ufer {n} (Fluss) | Banken {pl} :: bank; shore | banks`.
 
     Every synonym of a form is paired with every synonym of the same form on the other side; a pair of the j-th and the
-    k-th synonym has the weight 1 / max(j, k). A form without its match on the other side is left out.
-
-    Raises:
-        LineError: the line has not exactly two sides.
+    k-th synonym has the weight 1 / max(j, k). A form without a match on the other side is left out.
     """
     if line.startswith("#"):
         return
@@ -91,16 +98,16 @@ def parse_ding(line: str, languages: Languages) -> Iterator[Pair]:
 
 
 def split_glosses(text: str, separators: str, language: str) -> list[str]:
-    """Return the words or phrases of one explanation, in order, without repeats and without those that have no letter.
+    """Return the words or phrases of an explanation in order, without repeats and pieces without letters.
 
     Args:
         text: for example `bank (of a river) [geogr.], shore`.
-        separators: characters that stand between alternatives.
-        language: of the words; English ones lose a leading `to`, `a`, `an`, `the`, which running text does not
-            repeat with the word.
+        separators: characters between alternatives.
+        language: of the words; English ones lose a leading `to`, `a`, `an`, `the`, which running text does not repeat
+            with the word.
     """
     text = _PRONUNCIATION.sub(" ", _ROUND.sub(" ", text.translate(_WINDOWS)))
-    # A grammar mark ends its word; some dictionaries put nothing else between two of them.
+    # A grammar mark ends its word; some dictionaries have no other separator.
     text = _ANGLE.sub(separators[0], text)
     pieces = (_clean(piece, language) for piece in re.split(f"[{re.escape(separators)}]", text))
     return list(dict.fromkeys(piece for piece in pieces if any(map(str.isalpha, piece))))
@@ -126,3 +133,83 @@ def _numbered(words: Iterable[str], text: str, languages: Languages) -> Iterator
             position += 1
             for word in words:
                 yield make_pair(word, gloss, english, 1.0 / position)
+
+
+def is_dictd(path: Path) -> bool:
+    """Return whether a path is one of a dictd dictionary's two files."""
+    return path.name.endswith((".index", ".dict.dz")) or (
+        path.suffix == ".dict" and path.with_suffix(".index").exists()
+    )
+
+
+def read_dictd(path: Path, languages: Languages, problems: Problems) -> Iterator[Pair]:
+    """Yield the word pairs of a dictd dictionary as FreeDict makes them: a `.index` with a `.dict` or `.dict.dz`.
+
+    A line of the index is `headword TAB offset TAB length`, both numbers in base 64. An article is a line with the
+    headword and its pronunciation, then the translations: at the margin, one numbered line per sense, perhaps with a
+    definition below it. Examples, notes and references are indented or begin with `see:`. The k-th translation of an
+    article has the weight 1 / k.
+
+    Args:
+        path: either file: `freedict-eng-deu.index` or `freedict-eng-deu.dict.dz`.
+        languages: of headwords and translations.
+        problems: takes the bad lines of the index, including those that name a bad article.
+    """
+    base = str(path).removesuffix(".dz").removesuffix(".index").removesuffix(".dict")
+    index_path = Path(f"{base}.index")
+    packed, plain = Path(f"{base}.dict.dz"), Path(f"{base}.dict")
+    index = _dictd_file(index_path, problems)
+    articles = _dictd_file(packed if packed.exists() or not plain.exists() else plain, problems)
+    if index is None or articles is None:
+        return
+    lines = (line for line in numbered_lines(index_path, index, problems) if not _ABOUT.match(line[1]))
+    # An article names its headword itself, so variants that share it add nothing.
+    yield from parse_lines(
+        index_path, lines, lambda line, given: _article_pairs(_article(line, articles), given), languages, problems
+    )
+
+
+def _dictd_file(path: Path, problems: Problems) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        problems.add(f"{path}: can't be read ({error}); a dictd dictionary is an .index with a .dict or .dict.dz")
+        return None
+
+
+def _article(line: str, articles: bytes) -> str:
+    """Return the article that an index line names."""
+    fields = line.split("\t")
+    if len(fields) not in (3, 4):  # the fourth is the headword before dictfmt simplified it
+        raise LineError(f"{len(fields)} tab-separated columns, expected headword, offset and length")
+    offset, length = _base_64(fields[1]), _base_64(fields[2])
+    if offset + length > len(articles):
+        raise LineError(f"its article ends at byte {offset + length}, the dictionary has {len(articles)}")
+    try:
+        return articles[offset : offset + length].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LineError(f"its article is not UTF-8 at byte {error.start}") from None
+
+
+def _base_64(text: str) -> int:
+    """Return a number written in base 64, most significant digit first."""
+    value = 0
+    for character in text:
+        if character not in _BASE_64:
+            raise LineError(f"{text!r} is not a number in base 64")
+        value = value * 64 + _BASE_64[character]
+    return value
+
+
+def _article_pairs(article: str, languages: Languages) -> Iterator[Pair]:
+    headword_line, *lines = article.split("\n")
+    headword = strip_annotations(headword_line)
+    target = languages.single_target()
+    margin = [line for line in lines if line.strip() and not line.startswith(("  ", " see:"))]
+    # A line after a translation without its own number is a definition in the language of the headword.
+    senses = [line for place, line in enumerate(margin) if place == 0 or _SENSE.match(line)]
+    position = 0
+    for sense in senses if headword else ():
+        for gloss in split_glosses(_NEXT_SENSE.sub("", _SENSE.sub("", sense)), ",;", target):
+            position += 1
+            yield make_pair(headword, gloss, target, 1.0 / position)

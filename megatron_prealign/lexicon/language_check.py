@@ -1,4 +1,4 @@
-"""Whether the words of a dictionary are in the language they are said to be: py3langid on samples of them."""
+"""Check of a dictionary's languages: py3langid on samples of its words."""
 
 import random
 from collections import Counter
@@ -9,17 +9,17 @@ from functools import cache
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.text.languages import primary_language
 
-# One word says little; twenty without sentences around them are told apart reliably.
+# One word is too little evidence; twenty are identified reliably.
 _WORDS_A_SAMPLE = 20
 _MOST_SAMPLES = 50
 _FEWEST_SAMPLES = 5
 _SHOWN = 5
 
-# A mismatch has next to no votes for the language named and a clear majority for another one.
+# A mismatch has almost no votes for the named language and a clear majority for another.
 _OWN_SHARE = 0.1
 _OTHER_SHARE = 0.6
 
-# Lists of words don't tell these apart.
+# Word lists can't distinguish these.
 _RELATED = [
     frozenset(group.split())
     for group in (
@@ -42,16 +42,16 @@ _RELATED = [
 
 @dataclass(frozen=True)
 class Identification:
-    """What language samples of words look like."""
+    """The language that samples of words look like."""
 
     language: str
-    """The language they are said to be in."""
+    """The language that they are supposed to have."""
 
     votes: dict[str, int]
-    """Samples by the language they look like, most first."""
+    """Number of samples by identified language, most first."""
 
     examples: tuple[str, ...]
-    """Words of the first sample that looks like the language with most votes."""
+    """Words of the first sample with the most frequent language."""
 
     @property
     def is_mismatch(self) -> bool:
@@ -71,17 +71,14 @@ class Identification:
 
 
 def identify(words: Iterable[str], language: str) -> Identification | None:
-    """Tell what language words look like; the same words give the same answer.
+    """Identify the language of words; the same words give the same answer.
 
     Args:
-        words: in any order; repeats and words that are not letters alone say nothing and are left out.
-        language: the tag they are said to be in.
+        words: in any order; repeats and words with other characters than letters are ignored.
+        language: the tag that they are supposed to have.
 
     Returns:
-        None where there are fewer than 100 words, or the language is none of those that py3langid knows.
-
-    Raises:
-        ConfigError: py3langid is not installed.
+        None for fewer than 100 words, or a language that py3langid does not know.
     """
     identifier = _identifier()
     distinct = sorted({word for word in words if all(part.isalpha() or not part.isalnum() for part in word)})
@@ -102,7 +99,7 @@ def _with_related(language: str) -> frozenset[str]:
 
 
 def _macro_language(tag: str) -> str:
-    """Return the two-letter code of a language where it has one: deu is de, swh is sw, cmn is zh."""
+    """Return the two-letter code of a language if it has one: deu is de, swh is sw, cmn is zh."""
     import langcodes  # comes with wordfreq
     from langcodes.tag_parser import LanguageTagError
 
@@ -117,11 +114,11 @@ def _macro_language(tag: str) -> str:
 def _identifier():  # type: ignore[no-untyped-def]
     """Load py3langid, which takes a second."""
     try:
-        import langcodes  # noqa: F401 - needed as well, and better missed here than half-way
+        import langcodes  # noqa: F401 - also needed; fail early
         import py3langid
     except ImportError:
         raise ConfigError(
-            "py3langid, which tells languages apart, is not installed; pip install 'megatron-prealign[data]', or pass "
+            "py3langid, which identifies languages, is not installed; pip install 'megatron-prealign[data]', or pass "
             "--no-check-languages"
         ) from None
     return py3langid

@@ -18,13 +18,13 @@ class Translation(NamedTuple):
     """One translation of a source word."""
 
     word: str
-    """The translation as it is written in running text."""
+    """The translation, as written in running text."""
 
     language: str
     """Language of the translation, for example `de`."""
 
     weight: float = 1.0
-    """Relative chance to be drawn among the translations of its word; positive, any unit."""
+    """Relative probability among the translations of its word; positive, any unit."""
 
 
 class LexiconEntry(NamedTuple):
@@ -36,13 +36,13 @@ class LexiconEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Lexicon:
-    """A table of unique source words, in file order: switch records name an entry by its position."""
+    """A table of unique source words in file order; switch records refer to entries by position."""
 
     source_language: str
     entries: tuple[LexiconEntry, ...]
 
     def __post_init__(self) -> None:
-        """Hold the invariants that everything downstream relies on."""
+        """Check the invariants that other modules rely on."""
         if len({entry.word for entry in self.entries}) != len(self.entries):
             raise ValueError("source words of a lexicon are unique; build it with Lexicon.from_pairs")
         if not all(entry.translations for entry in self.entries):
@@ -52,8 +52,8 @@ class Lexicon:
     def from_pairs(cls, source_language: str, pairs: Iterable[tuple[str, Translation]]) -> "Lexicon":
         """Group word pairs by source word, in order of first appearance.
 
-        A pair that repeats (same source, translation and language) is kept once with its largest weight: a
-        repeated line of a dictionary is no evidence that the translation is twice as frequent.
+        A repeated pair (same source, translation and language) is kept once with its largest weight: a repeated line
+        of a dictionary does not mean that the translation is twice as frequent.
         """
         grouped: defaultdict[str, list[Translation]] = defaultdict(list)
         for word, translation in pairs:
@@ -62,7 +62,6 @@ class Lexicon:
         return cls(source_language, tuple(entries))
 
     def __len__(self) -> int:
-        """Return the number of source words."""
         return len(self.entries)
 
     def pairs(self) -> Iterator[tuple[str, Translation]]:
@@ -89,15 +88,12 @@ class Lexicon:
     def split(self, held_out_ratio: float, seed: int) -> tuple["Lexicon", "Lexicon"]:
         """Split source words into (train, held-out).
 
-        Each word is drawn by a hash of (seed, its case-folded form): the outcome depends neither on order nor on
-        the other words, and `House` is held out together with `house`.
+        Each word is drawn by a hash of (seed, its case-folded form): the result depends neither on order nor on
+        other words, and `House` is held out together with `house`.
 
         Args:
             held_out_ratio: expected share of source words held out, in [0, 1].
             seed: another seed gives another split.
-
-        Raises:
-            ConfigError: the ratio is outside [0, 1].
         """
         if not 0.0 <= held_out_ratio <= 1.0:
             raise ConfigError(f"held_out_ratio is {held_out_ratio}; give a number in [0, 1]")

@@ -1,27 +1,33 @@
-"""Reading dictionaries of any known format, alone or several into one lexicon."""
+"""Readers of dictionaries in any known format, alone or several into one lexicon."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 from megatron_prealign.errors import DataError, Problems
-from megatron_prealign.lexicon.dictd import is_dictd, read_dictd
-from megatron_prealign.lexicon.glosses import CEDICT_LINE, EDICT_LINE, parse_cedict, parse_ding, parse_edict
+from megatron_prealign.lexicon.glosses import (
+    CEDICT_LINE,
+    EDICT_LINE,
+    is_dictd,
+    parse_cedict,
+    parse_ding,
+    parse_edict,
+    read_dictd,
+)
 from megatron_prealign.lexicon.lexicon import TSV_COLUMNS, Lexicon, Translation
 from megatron_prealign.lexicon.reading import (
+    Columns,
     Languages,
     LineError,
     Pair,
+    header_columns,
     is_language,
     numbered_lines,
-    read_bytes,
-)
-from megatron_prealign.lexicon.tables import (
-    Columns,
-    header_columns,
     parse_jsonl,
+    parse_lines,
     parse_muse,
     parse_row,
+    read_bytes,
     read_clean_columns,
     split_row,
 )
@@ -38,11 +44,11 @@ _PARSERS: dict[str, Callable[[str, Languages], Iterator[Pair]]] = {
     "edict": parse_edict,
     "ding": parse_ding,
 }
-# Formats of one dictionary: the language of its headwords; its glosses are English.
+# Formats of a single dictionary, by the language of its headwords; its glosses are English.
 _HEADWORD_LANGUAGES = {"cedict": ("zh", "zho", "cmn", "yue"), "edict": ("ja", "jpn")}
 _ENGLISH = ("en", "eng")
 _BOM = b"\xef\xbb\xbf"
-_SNIFFED = 1 << 16  # bytes; licences stand in comments before the first entry
+_SNIFFED = 1 << 16  # bytes; licences are comments before the first entry
 
 
 @paused_collector()
@@ -55,28 +61,28 @@ def read_lexicon(
 ) -> Lexicon:
     """Read dictionaries and merge them into one lexicon.
 
-    Words are stripped and brought to Unicode NFC, the form that running text has; repeated pairs are kept once
-    with their largest weight (see `Lexicon.from_pairs`).
+    Words are stripped and normalised to Unicode NFC, the form of running text; repeated pairs are kept once, with their
+    largest weight (see `Lexicon.from_pairs`).
 
     Args:
         paths: dictionary files; the order of words is the order of the files.
         source_language: language of the source words, for example `en`.
         target_language: language of translations whose line names none. For the authors' JSONL with several
-            translations a line: a comma list, one language for each (`zh,fr`).
+            translations per line: a comma list, one language for each (`zh,fr`).
         file_format: `auto` decides for each file by its name, then by its first line.
-        reverse: the files' translations are words of the source language; their pairs are turned round.
+        reverse: the files' translations are words of the source language; swap their pairs.
 
     Raises:
-        DataError: every malformed line with file and line number (the first 20, and how many there are), missing
-            files, or no word pair at all.
+        DataError: every malformed line with file and line number (the first 20, and their number), missing files, or
+            no word pair.
     """
     problems = Problems()
     languages = parse_languages(source_language, target_language, problems)
     pairs = [pair for path in map(Path, paths) for pair in read_pairs(path, languages, problems, file_format, reverse)]
     problems.raise_if_any()
     if not pairs:
-        names = ", ".join(map(str, paths)) or "no file was given"
-        raise DataError(f"the lexicon holds no word pair ({names})")
+        names = ", ".join(map(str, paths)) or "no file given"
+        raise DataError(f"the lexicon has no word pair ({names})")
     return Lexicon.from_pairs(languages.source, pairs)
 
 
@@ -93,20 +99,11 @@ def parse_languages(source: str, targets: str | None, problems: Problems) -> Lan
 
 
 def read_pairs(
-    path: Path,
-    languages: Languages,
-    problems: Problems,
-    file_format: LexiconFormat = "auto",
-    reverse: bool = False,
+    path: Path, languages: Languages, problems: Problems, file_format: LexiconFormat = "auto", reverse: bool = False
 ) -> list[Pair]:
-    """Read one dictionary; what is wrong with it goes to `problems`, and its bad lines give no pair.
+    """Read one dictionary; everything wrong goes to `problems` as `path:line: problem`, and bad lines give no pair.
 
-    Args:
-        path: the dictionary.
-        languages: of the lexicon. CC-CEDICT and EDICT are turned round by themselves where English is the source.
-        problems: takes every bad line as `path:line: problem`.
-        file_format: `auto` decides by the name, then by the first line.
-        reverse: turn the file's pairs round.
+    Arguments are those of `read_lexicon`; CC-CEDICT and EDICT are reversed automatically if English is the source.
     """
     if is_dictd(path) and file_format in ("auto", "dictd"):
         return _read(path, languages, reverse, problems, lambda given: read_dictd(path, given, problems))
@@ -118,12 +115,12 @@ def read_pairs(
         return []
     chosen = detect_format(path, data) if file_format == "auto" else file_format
     if chosen == "dictd":
-        problems.add(f"{path}: name the .index or the .dict.dz of a dictd dictionary")
+        problems.add(f"{path}: give the .index or the .dict.dz of a dictd dictionary")
         return []
     if natives := _HEADWORD_LANGUAGES.get(chosen):
         named = _name_both(languages, natives)
         if named is None:
-            problems.add(f"{path}: a dictionary of {natives[0]} and en; name these two languages")
+            problems.add(f"{path}: a dictionary of {natives[0]} and en; give these two languages")
             return []
         languages, reverse = named
     if chosen == "tsv" and not reverse and (clean := _read_clean_table(data, languages)):
@@ -132,15 +129,15 @@ def read_pairs(
     parse = _PARSERS.get(chosen)
     if parse is None:
         return _read_table(path, lines, "\t" if chosen == "tsv" else ",", languages, reverse, problems)
-    return _read(path, languages, reverse, problems, lambda given: _parse_lines(path, lines, parse, given, problems))
+    return _read(path, languages, reverse, problems, lambda given: parse_lines(path, lines, parse, given, problems))
 
 
 def detect_format(path: Path, data: bytes) -> str:
-    """Decide a dictionary's format by its extension, else by its first line that is no comment."""
+    """Decide a dictionary's format by its extension, or by its first line that is no comment."""
     suffixes = {suffix.lower() for suffix in path.suffixes}
     if by_suffix := suffixes & {".jsonl", ".json", ".tsv", ".csv"}:
         return "jsonl" if by_suffix & {".jsonl", ".json"} else by_suffix.pop()[1:]
-    # Latin-1 reads any bytes, and what is looked for is ASCII.
+    # Latin-1 decodes any bytes, and the searched characters are ASCII.
     lines = (line.decode("latin-1").strip("\r") for line in data[:_SNIFFED].removeprefix(_BOM).split(b"\n"))
     first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
     if first.lstrip().startswith("{"):
@@ -155,7 +152,7 @@ def detect_format(path: Path, data: bytes) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """Return the encoding of EDICT: EUC-JP as it is distributed, or the UTF-8 it was converted to."""
+    """Return the encoding of EDICT: EUC-JP as distributed, or UTF-8 if converted."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -164,7 +161,7 @@ def _encoding(data: bytes) -> str:
 
 
 def _name_both(languages: Languages, natives: tuple[str, ...]) -> tuple[Languages, bool] | None:
-    """Return the languages for a dictionary into English and whether to turn it round; None where they don't fit."""
+    """Return the languages for a dictionary into English and whether to reverse it; None if they don't fit."""
     reverse = primary_language(languages.source) in _ENGLISH
     sources, targets = (_ENGLISH, natives) if reverse else (natives, _ENGLISH)
     given = languages.targets or targets[:1]
@@ -174,42 +171,24 @@ def _name_both(languages: Languages, natives: tuple[str, ...]) -> tuple[Language
 
 
 def _read(
-    path: Path,
-    languages: Languages,
-    reverse: bool,
-    problems: Problems,
-    read: Callable[[Languages], Iterable[Pair]],
+    path: Path, languages: Languages, reverse: bool, problems: Problems, read: Callable[[Languages], Iterable[Pair]]
 ) -> list[Pair]:
-    """Return the pairs that `read` gives for the languages of the file's two sides, turned to those of the lexicon."""
+    """Return the pairs that `read` gives for the languages of the file's two sides, in the direction of the lexicon."""
     if not languages.targets:
-        problems.add(f"{path}: its lines name no language; give the target language")
+        problems.add(f"{path}: no language in its lines; give the target language")
         return []
     if not reverse:
         return list(read(languages))
     if len(languages.targets) != 1:
-        problems.add(f"{path}: to turn it round, give one target language, not {','.join(languages.targets)}")
+        problems.add(f"{path}: to reverse it, give one target language, not {','.join(languages.targets)}")
         return []
     target = languages.targets[0]
     turned = read(Languages(target, (languages.source,)))
     return [(pair.word, Translation(word, target, pair.weight)) for word, pair in turned]
 
 
-def _parse_lines(
-    path: Path,
-    lines: Iterable[tuple[int, str]],
-    parse: Callable[[str, Languages], Iterable[Pair]],
-    languages: Languages,
-    problems: Problems,
-) -> Iterator[Pair]:
-    for number, line in lines:
-        try:
-            yield from tuple(parse(line, languages))  # all pairs of a line or none
-        except LineError as error:
-            problems.add(f"{path}:{number}: {error}")
-
-
 def _read_clean_table(data: bytes, languages: Languages) -> list[Pair] | None:
-    """Return the pairs of a table without a flaw; None for any other, whose lines want a closer look."""
+    """Return the pairs of a table without a flaw; None for others, which are read line by line."""
     try:
         text = data.removeprefix(_BOM).decode()
     except UnicodeDecodeError:
@@ -222,12 +201,7 @@ def _read_clean_table(data: bytes, languages: Languages) -> list[Pair] | None:
 
 
 def _read_table(
-    path: Path,
-    lines: list[tuple[int, str]],
-    separator: str,
-    languages: Languages,
-    reverse: bool,
-    problems: Problems,
+    path: Path, lines: list[tuple[int, str]], separator: str, languages: Languages, reverse: bool, problems: Problems
 ) -> list[Pair]:
     """Read rows of named columns, in the order of their header row or of the canonical TSV."""
     if not lines:
@@ -243,13 +217,13 @@ def _read_table(
         pair = parse_row(split_row(line, separator), places, given)
         language = pair[1].language
         if reverse and language != languages.source:
-            raise LineError(f"its translation is {language}, to be turned round to {languages.source}")
+            raise LineError(f"its translation is in {language}; reversed it must be in {languages.source}")
         return (pair,)
 
     rows = lines[1:] if columns else lines
     if not languages.targets and "language" in order and not reverse:
-        return list(_parse_lines(path, rows, parse, languages, problems))
-    return _read(path, languages, reverse, problems, lambda given: _parse_lines(path, rows, parse, given, problems))
+        return list(parse_lines(path, rows, parse, languages, problems))
+    return _read(path, languages, reverse, problems, lambda given: parse_lines(path, rows, parse, given, problems))
 
 
 def _header(line: str, separator: str) -> Columns | None:

@@ -1,7 +1,7 @@
-"""Words translated by a language model behind an OpenAI-compatible endpoint, as PreAlign's authors did (sec. 3.1).
+"""Translation of words by a language model on an OpenAI-compatible server, as by PreAlign's authors (sec. 3.1).
 
-Answers are appended to a journal as they come, so that a run that was stopped goes on where it was; the journal's
-first line says what was asked of whom.
+Answers are appended to a journal as they arrive, so that a stopped run can be resumed; its first line holds the
+settings.
 """
 
 import json
@@ -18,7 +18,7 @@ from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.lexicon.reading import LineError, Pair, make_pair
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-_ROUNDS = 2  # words without a usable answer are asked for once more, in other company
+_ROUNDS = 2  # words without a usable answer are requested once more, in other batches
 
 _PROMPT = """Translate each {source} word below into: {targets}.
 For each language give up to {count} translations, the most common sense first: single words in the form that running \
@@ -28,33 +28,33 @@ Answer with one JSON object and nothing else: {{"word": {{"language": ["translat
 {words}"""
 
 Answers = dict[str, dict[str, list[str]]]
-"""For each word and language the translations, the most common first."""
+"""Translations by word and language, the most common first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translator:
-    """What to ask, and of whom."""
+    """The server, and what to ask it."""
 
     endpoint: str
     """Base address of an OpenAI-compatible server, for example http://localhost:8000/v1."""
     model: str
-    """Name of the model, as the server knows it."""
+    """The server's name of the model."""
     source_language: str
     """Language of the words."""
     languages: tuple[str, ...]
     """Languages to translate into."""
     max_translations: int = 3
-    """Translations to ask for in each language."""
+    """Most translations to request per language."""
     batch_size: int = 20
-    """Words in one request."""
+    """Words per request."""
     num_concurrent: int = 4
-    """Requests under way at a time."""
+    """Concurrent requests."""
     requests_per_minute: float | None = None
-    """Requests begun in a minute at most; None for no limit."""
+    """Most requests per minute; None for no limit."""
     num_retries: int = 4
-    """Retries of a request that the server refused for now (429, 5xx) or that broke off."""
+    """Retries of a request after a temporary refusal (429, 5xx) or a lost connection."""
     timeout: float = 120.0
-    """Seconds to wait for an answer."""
+    """Timeout of a request in seconds."""
 
     def identity(self) -> dict[str, Any]:
         """Return what answers depend on: the first line of the journal."""
@@ -64,32 +64,29 @@ class Translator:
 
 @dataclass
 class Translated:
-    """What came back."""
+    """The result of a translation."""
 
     pairs: list[Pair]
     """Word pairs in the order of the words; the k-th translation weighs 1 / k."""
     untranslated: list[str] = field(default_factory=list)
     """Words without a usable translation into any language."""
     num_requests: int = 0
-    """Requests answered in this run."""
+    """Answered requests of this run."""
     num_resumed: int = 0
-    """Words that the journal had already."""
+    """Words that were in the journal already."""
 
 
 def translate_words(
     words: Sequence[str], translator: Translator, journal: Path, on_progress: Callable[[int], None] = lambda _: None
 ) -> Translated:
-    """Translate words, continuing what the journal holds.
+    """Translate words, most important first and without repeats, continuing a journal.
 
-    Args:
-        words: without repeats, most important first.
-        translator: server, model and limits; the key comes from the environment variable OPENAI_API_KEY.
-        journal: JSON lines, made where it does not exist.
-        on_progress: called with the number of words answered.
+    The key comes from the environment variable OPENAI_API_KEY. `on_progress` is called with the number of words
+    answered.
 
     Raises:
         ConfigError: the openai package is not installed.
-        DataError: the journal is another run's, or the server refuses for good.
+        DataError: the journal is of other settings, or the server refuses permanently.
     """
     answers = read_journal(journal, translator)
     result = Translated([], num_resumed=sum(word in answers for word in words))
@@ -100,7 +97,9 @@ def translate_words(
             _append(stream, {"translator": translator.identity()})
         for _ in range(_ROUNDS):
             missing = [word for word in words if not any(answers.get(word, {}).values())]
-            for found in _ask_all(list(_batches(missing, translator.batch_size)), ask, limiter, translator):
+            size = translator.batch_size
+            batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+            for found in _ask_all(batches, ask, limiter, translator):
                 _append(stream, {"answers": found})
                 answers |= found
                 result.num_requests += 1
@@ -114,7 +113,7 @@ def translate_words(
 
 
 def read_journal(path: Path, translator: Translator) -> Answers:
-    """Return the answers that a journal holds; a line cut off at its end counts as none.
+    """Return the answers in a journal, without a line that was cut off at its end.
 
     Raises:
         DataError: it was written for other settings, or is no journal.
@@ -123,7 +122,7 @@ def read_journal(path: Path, translator: Translator) -> Answers:
         return {}
     raw = path.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
-    if len(whole) < len(raw):  # the run was killed while it wrote; what it wrote then is asked again
+    if len(whole) < len(raw):  # a run was killed while writing; its last words are requested again
         with open(path, "r+b") as stream:
             stream.truncate(len(whole))
     answers: Answers = {}
@@ -133,7 +132,7 @@ def read_journal(path: Path, translator: Translator) -> Answers:
             if number == 1:
                 if record["translator"] != translator.identity():
                     raise DataError(
-                        f"{path}: holds answers to other settings ({record['translator']}); remove it, or give those"
+                        f"{path}: contains answers to other settings ({record['translator']}); remove it, or use those"
                     )
             else:
                 answers |= record["answers"]
@@ -148,13 +147,8 @@ def _append(stream: Any, record: Mapping[str, Any]) -> None:
     os.fsync(stream.fileno())
 
 
-def _batches(words: Sequence[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(words), size):
-        yield list(words[start : start + size])
-
-
 class _Limiter:
-    """Lets requests begin no faster than so many a minute, whatever thread they come from."""
+    """Limits the rate at which requests begin, across threads."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._interval = 60.0 / per_minute if per_minute else 0.0
@@ -173,11 +167,17 @@ class _Limiter:
 def _ask_all(
     batches: Iterable[list[str]], ask: Callable[[str], str], limiter: _Limiter, translator: Translator
 ) -> Iterator[Answers]:
-    """Yield the answers to each batch as they come; the first refusal for good ends all."""
+    """Yield the answers to each batch as they arrive; the first permanent refusal ends all."""
 
     def answer(batch: list[str]) -> Answers:
         limiter.wait()
-        return parse_answer(ask(_prompt(batch, translator)), batch, translator.languages)
+        prompt = _PROMPT.format(
+            source=translator.source_language,
+            targets=", ".join(translator.languages),
+            count=translator.max_translations,
+            words="\n".join(batch),
+        )
+        return parse_answer(ask(prompt), batch, translator.languages)
 
     with ThreadPoolExecutor(translator.num_concurrent) as pool:
         futures = [pool.submit(answer, batch) for batch in batches]
@@ -189,22 +189,13 @@ def _ask_all(
                 future.cancel()
 
 
-def _prompt(batch: list[str], translator: Translator) -> str:
-    return _PROMPT.format(
-        source=translator.source_language,
-        targets=", ".join(translator.languages),
-        count=translator.max_translations,
-        words="\n".join(batch),
-    )
-
-
 def parse_answer(text: str, batch: Sequence[str], languages: Sequence[str]) -> Answers:
-    """Return the translations that a model's answer gives to the words asked for; anything else in it is ignored.
+    """Return the translations of the requested words in a model's answer; everything else in it is ignored.
 
-    Every word of the batch has an entry, empty where the answer has none.
+    Every word of the batch has an entry, empty if the answer has none.
     """
     answers: Answers = {word: {} for word in batch}
-    # Models like to wrap JSON into prose or code fences.
+    # Models often wrap JSON in prose or code fences.
     start, end = text.find("{"), text.rfind("}")
     try:
         content = json.loads(text[start : end + 1])
@@ -236,14 +227,14 @@ def _pairs(word: str, answer: dict[str, list[str]]) -> Iterator[Pair]:
 
 
 def _client(translator: Translator) -> Callable[[str], str]:
-    """Return a function from a prompt to the answer's text."""
+    """Return a function from a prompt to the text of the answer."""
     try:
         import openai
     except ImportError:
         raise ConfigError("the openai package is not installed; pip install 'megatron-prealign[data]'") from None
     client = openai.OpenAI(
         base_url=translator.endpoint,
-        api_key=os.environ.get(KEY_VARIABLE) or "none",  # servers of one's own ask for none
+        api_key=os.environ.get(KEY_VARIABLE) or "none",  # self-hosted servers need none
         max_retries=translator.num_retries,
         timeout=translator.timeout,
     )
@@ -255,15 +246,15 @@ def _client(translator: Translator) -> Callable[[str], str]:
             )
             return response.choices[0].message.content or ""
         except openai.APIStatusError as error:
-            # Not the server's own words: some repeat the key they were given.
+            # Without the server's message: some repeat the key.
             raise DataError(
                 f"{translator.endpoint}: refused with status {error.status_code}; check address, model and "
-                f"{KEY_VARIABLE}. What was answered is kept: the same command goes on"
+                f"{KEY_VARIABLE}. Answers so far are kept; repeat the command to resume"
             ) from None
         except (openai.OpenAIError, IndexError, AttributeError, TypeError, ValueError) as error:
             raise DataError(
                 f"{translator.endpoint}: no usable answer ({type(error).__name__}); is it an OpenAI-compatible server? "
-                "What was answered is kept: the same command goes on"
+                "Answers so far are kept; repeat the command to resume"
             ) from None
 
     return ask

@@ -1,12 +1,13 @@
-"""Batches of items to align: which items, their groups, and what must not be a negative, packed into rows.
+"""Batches of items to align: the items, their groups, and what must not be a negative, packed into rows.
 
-An item is tokens that the model reads alone; items of one group are translations of each other. Words and sentences
-are items.
+An item is a run of tokens that the model reads alone; items of one group are translations of each other. Words and
+sentences are items.
 
 Legend: ``I`` items of a global microbatch, ``G`` groups of it, ``R`` rows of packed items, ``S`` positions of a row.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import stream_keys
-from megatron_prealign.text.ragged import spread
+from megatron_prealign.text.ragged import Ragged, spread
 
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
@@ -24,7 +25,7 @@ PADDING = -1
 
 @dataclass(frozen=True, eq=False)
 class PackedItems:
-    """Items one after the other in rows of equal length; attention must not look from one into another."""
+    """Items one after another in rows of equal length; attention must not cross from one item into another."""
 
     token_ids: Ints
     """int64 [R, S], 0 at positions without an item"""
@@ -45,7 +46,7 @@ class PackedItems:
 
 @dataclass(frozen=True, eq=False)
 class ItemBatch:
-    """One microbatch: the items of a data-parallel rank, and what concerns the items of all ranks."""
+    """One microbatch: the items of a data-parallel rank, and properties of the items of all ranks."""
 
     packed: PackedItems
     """This rank's items; item_index counts from `start`"""
@@ -54,11 +55,11 @@ class ItemBatch:
     stop: int
     """One past this rank's last item."""
     group_ids: Ints
-    """int64 [I], equal for an item and its translations; -1 for padding items, which come last"""
+    """int64 [I], equal for an item and its translations; -1 for padding items, which are last"""
     item_ids: Ints
     """int64 [I], number of the item in its table; -1 for padding items"""
     excluded_pairs: Ints
-    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but of one meaning, so no negatives"""
+    """int64 [E, 2], ordered (i, k) and (k, i): of different groups, but of possibly equal meaning, so no negatives"""
     num_tokens: int
     """Tokens of all items of the global microbatch, padding left out."""
 
@@ -71,39 +72,36 @@ class ItemBatch:
 class ItemBatches(ABC):
     """Microbatches addressed by a counter: microbatch m is a function of (items, seed, m).
 
-    An epoch takes every group once, in an order of its own. A microbatch may reach from one epoch into the next, so
-    all are full.
+    An epoch contains every group once, in its own order. A microbatch may extend from one epoch into the next, so all
+    are full.
     """
 
     kind: ClassVar[str]
-    """What an item is: part of the names of its options, counters and metrics."""
+    """Name of the items in options, counters and metrics."""
     option: ClassVar[str]
-    """The option that names the files of its items."""
+    """The option with the files of the items."""
 
     def __init__(
         self,
-        token_offsets: Ints,
-        token_ids: Ints,
+        tokens: Ragged,
         num_groups: int,
+        max_items: int,
         *,
         seed: int,
         batch_size: int,
-        max_items: int,
         row_length: int,
     ) -> None:
-        """Keep the tokens of all items.
+        """Set the shape of the microbatches.
 
         Args:
-            token_offsets: int64 [items + 1].
-            token_ids: int64, the tokens of item i at token_offsets[i] : token_offsets[i + 1].
+            tokens: token ids of each item.
             num_groups: groups of an epoch, at least `batch_size`.
-            seed: of the order of groups and of what is drawn of them.
+            max_items: most items of a group, including those added to it.
+            seed: seed of the order of groups and of the draws from them.
             batch_size: groups of one global microbatch.
-            max_items: items that a group has at most, what comes with it included.
             row_length: positions of a row of packed items, at least the longest item.
         """
-        self._token_offsets = token_offsets
-        self._token_ids = token_ids
+        self._tokens = tokens
         self._num_groups = num_groups
         self._seed = seed
         self._batch_size = batch_size
@@ -123,14 +121,14 @@ class ItemBatches(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """Return in one line what a person should know before training on the items."""
+        """Return in one line what to know before training on the items."""
 
     @abstractmethod
     def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
         """Return the items of a microbatch and their group ids, both int64 [I].
 
         Args:
-            groups: int64 [G], the groups drawn; one that ends an epoch and begins the next is there twice.
+            groups: int64 [G], the drawn groups; one that ends an epoch and begins the next occurs twice.
             keys: uint64 [G], a generator key for each.
         """
 
@@ -139,9 +137,9 @@ class ItemBatches(ABC):
         """Return ordered pairs of items of different groups that may mean the same, int64 [E, 2], sorted."""
 
     def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[ItemBatch]:
-        """Return consecutive microbatches with as many rows each: the schedule wants equal shapes.
+        """Return consecutive microbatches with equal numbers of rows: the schedule needs equal shapes.
 
-        The ranks of the data-parallel axis may have other numbers of rows; they exchange item vectors alone.
+        The ranks of the data-parallel axis may have other numbers of rows; they exchange only item vectors.
 
         Args:
             first: counter of the first microbatch since the start of training, over all epochs.
@@ -150,7 +148,7 @@ class ItemBatches(ABC):
             size: size of the data-parallel axis; the number of items is padded to a multiple of it.
         """
         found = [self._batch(index, rank, size) for index in range(first, first + count)]
-        # Where groups lack languages the last ranks may have padding alone; the model still needs a row to run on.
+        # If groups lack languages, the last ranks may have only padding; the model still needs a row.
         num_rows = max(1, *(len(batch.packed.token_ids) for batch in found))
         return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
@@ -164,17 +162,16 @@ class ItemBatches(ABC):
         num_items = -(-self._batch_size * self._max_items // size) * size
         padding = (0, num_items - len(item_ids))
         excluded_pairs = self._excluded_pairs(item_ids, group_ids)
-        lengths = np.diff(self._token_offsets)[item_ids]
         start, stop = rank * num_items // size, (rank + 1) * num_items // size
-        _, values = gather(self._token_offsets, item_ids[start:stop])
+        token_ids, lengths = self._tokens.take(item_ids[start:stop])
         return ItemBatch(
-            packed=pack_items(lengths[start:stop], self._token_ids[values], self._row_length),
+            packed=pack_items(lengths, token_ids, self._row_length),
             start=start,
             stop=stop,
             group_ids=np.pad(group_ids, padding, constant_values=PADDING),
             item_ids=np.pad(item_ids, padding, constant_values=PADDING),
             excluded_pairs=excluded_pairs,
-            num_tokens=int(lengths.sum()),
+            num_tokens=int(self._tokens.lengths_of(item_ids).sum()),
         )
 
     def _groups(self, index: int) -> tuple[Ints, Keys]:
@@ -195,21 +192,18 @@ class ItemBatches(ABC):
 
 
 def place_items(lengths: Ints, row_length: int) -> tuple[Ints, Ints, int]:
-    """Choose row and first column of each item; the longest item that fits comes first.
+    """Return row and first column of each item, both int64 [I], and the number of rows; longest items first.
 
-    Items of a length are alike, so a filling is found once and repeated as often as the items suffice: the
-    cost grows with the number of lengths, not of items.
+    Items of one length are interchangeable, so a filling is found once and repeated as often as possible: the cost
+    grows with the number of lengths, not of items.
 
     Args:
         lengths: int64 [I], each from 1 to `row_length`.
         row_length: positions of a row.
-
-    Returns:
-        Row and first column of each item, both int64 [I], and the number of rows.
     """
     order = np.argsort(-lengths, kind="stable")
     left = np.bincount(lengths, minlength=1)
-    # Items of a length stand together in `order`; the next unplaced one of each length.
+    # Items of a length are consecutive in `order`; the next unplaced one of each length.
     following = len(lengths) - np.cumsum(left)
     rows, columns = np.empty_like(lengths), np.empty_like(lengths)
     num_rows = 0
@@ -240,11 +234,11 @@ def _fill_row(left: Ints, row_length: int) -> list[tuple[int, int]]:
 
 
 def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
-    """Pack items into as few rows as longest-first finds.
+    """Pack items into rows, longest first.
 
     Args:
         lengths: int64 [I], each from 1 to `row_length`.
-        token_ids: int64, the tokens of all items, one item after the other.
+        token_ids: integers, the tokens of all items, one item after another.
         row_length: positions of a row.
     """
     rows, columns, num_rows = place_items(lengths, row_length)
@@ -261,21 +255,22 @@ def pack_items(lengths: Ints, token_ids: Ints, row_length: int) -> PackedItems:
     return packed
 
 
-def gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Return for all values of the CSR rows the position in `rows` and the index of the value, both int64."""
-    return expand(offsets[rows], offsets[rows + 1])
-
-
-def expand(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Return (which range, value) for all values of the ranges [start, stop), one range after the other."""
-    lengths = stops - starts
-    return np.repeat(np.arange(len(starts)), lengths), spread(starts, lengths)
-
-
 def matches(queries: Ints, keys: Ints) -> tuple[Ints, Ints]:
     """Return all (q, k) with queries[q] == keys[k], without comparing each with each."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     starts = np.searchsorted(ordered, queries, side="left")
-    owners, positions = expand(starts, np.searchsorted(ordered, queries, side="right"))
-    return owners, order[positions]
+    counts = np.searchsorted(ordered, queries, side="right") - starts
+    return np.repeat(np.arange(len(queries)), counts), order[spread(starts, counts)]
+
+
+def number_equals(texts: Sequence[str]) -> Ints:
+    """Return a number for each text, equal for equal texts: int64 [len(texts)]."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
+
+
+def mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, float]:
+    """Return the mean length of each language's items, in order of first appearance."""
+    names = np.array(languages)
+    return {name: float(lengths[names == name].mean()) for name in dict.fromkeys(languages)}

@@ -1,6 +1,6 @@
 """Words as items to align: the lexicon as arrays, every distinct word tokenized once, and batches drawn from it.
 
-Legend: ``F`` surface forms (a word in a language); lists of varying length are offsets and values (CSR).
+Legend: ``F`` forms (a word in a language).
 """
 
 from collections.abc import Sequence
@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from megatron_prealign.codeswitch.draws import Counter, draw
+from megatron_prealign.codeswitch.draws import Counter, WeightedChoice, draw
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, uses_spaces
-from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, gather, matches
+from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys, matches, mean_by_language, number_equals
+from megatron_prealign.text.ragged import Ragged, spread
 from megatron_prealign.text.tokenizer import Tokenizer
+
+_Form = tuple[str, str]
+"""Language and word."""
 
 
 @dataclass(frozen=True)
 class WordReport:
-    """What became of a lexicon under a tokenizer."""
+    """What a tokenizer made of a lexicon."""
 
     num_entries: int
     """Entries that can be drawn."""
@@ -30,18 +33,18 @@ class WordReport:
     truncated_words: tuple[str, ...]
     """Distinct words longer than the limit."""
     mean_subwords: dict[str, float]
-    """Tokens a distinct word by language, before truncation (fertility)."""
+    """Tokens per distinct word by language, before truncation (fertility)."""
 
     def describe(self) -> str:
-        """Return in one line what a person should know before training on it."""
+        """Return in one line what to know before training on it."""
         fertility = ", ".join(f"{language} {mean:.2f}" for language, mean in self.mean_subwords.items())
-        parts = [f"Lexicon: {self.num_entries:,} entries, subwords a word {fertility}"]
+        parts = [f"Lexicon: {self.num_entries:,} entries, subwords per word {fertility}"]
         if self.truncated_words:
             parts.append(f"{_some(self.truncated_words)} longer than alignment.max_word_tokens, truncated")
         if self.dropped_words:
-            parts.append(f"{_some(self.dropped_words)} not in the tokenizer's reach, left out")
+            parts.append(f"{_some(self.dropped_words)} unknown to the tokenizer, left out")
         if self.num_dropped_entries:
-            parts.append(f"{self.num_dropped_entries:,} entries left out for want of a translation")
+            parts.append(f"{self.num_dropped_entries:,} entries without a translation, left out")
         return "; ".join(parts) + "."
 
 
@@ -55,34 +58,28 @@ def _some(words: Sequence[str], limit: int = 3) -> str:
 
 @dataclass(frozen=True, eq=False)
 class WordTable:
-    """A lexicon as arrays; lists of varying length are offsets and values (CSR)."""
+    """A lexicon as arrays. A slot is one target language of an entry."""
 
     words: tuple[str, ...]
-    """The word of each surface form [F]."""
+    """The word of each form: [F]."""
     languages: tuple[str, ...]
-    """The language of each surface form [F]."""
-    token_offsets: Ints
-    """int64 [F + 1]"""
-    token_ids: Ints
-    """int64, the tokens of form f at token_offsets[f] : token_offsets[f + 1]"""
+    """The language of each form: [F]."""
+    tokens: Ragged
+    """Token ids of each form: int32, F rows."""
     surface_ids: Ints
-    """int64 [F], equal for equal words of different languages"""
-    link_offsets: Ints
-    """int64 [F + 1]"""
-    links: Ints
-    """int64, the forms that the lexicon links with form f, in both directions"""
+    """Equal for equal words of different languages: int64 [F]."""
+    links: Ragged
+    """Forms that the lexicon links with each form, in both directions: int64, F rows."""
     sources: Ints
-    """int64 [entries], the form of the source word"""
-    slot_offsets: Ints
-    """int64 [entries + 1]; a slot is one target language of an entry"""
-    slot_targets: Ints
-    """int64 [slots + 1], where each slot's translations begin"""
+    """The form of each entry's source word: int64 [entries]."""
+    slots: Ints
+    """Where the slots of each entry begin and end: int64 [entries + 1]."""
+    by_weight: WeightedChoice
+    """Slot to one of its translations."""
     translations: Ints
-    """int64, the forms of the translations, by slot"""
-    thresholds: NDArray[np.float64]
-    """float64, slot + cumulative share of weight: translation t is drawn for u below its own threshold - slot"""
+    """The forms of the translations, by slot: int64."""
     spelling_order: Ints
-    """int64 [entries], entries sorted by the tokens of their source words: alike beginnings stand together"""
+    """Entries sorted by the tokens of their source words, so that similar ones are neighbours: int64 [entries]."""
     words_per_entry: int
     """1 + number of target languages."""
     fingerprint: str
@@ -96,16 +93,15 @@ class WordTable:
 
     @property
     def mean_entry_tokens(self) -> float:
-        """Expected tokens of an entry: its source word, and one translation a target language, drawn by weight."""
-        lengths = np.diff(self.token_offsets)
-        # Thresholds run on from slot to slot, each of which ends 1 further.
-        shares = np.diff(self.thresholds, prepend=0.0)
-        return float(self.mean_source_tokens + lengths[self.translations] @ shares / self.num_entries)
+        """Expected tokens of an entry: its source word, and one translation per target language, drawn by weight."""
+        # The cumulative shares continue from slot to slot, each of which adds 1.
+        shares = np.diff(self.by_weight.cumulative, prepend=0.0)
+        return float(self.mean_source_tokens + self.tokens.lengths[self.translations] @ shares / self.num_entries)
 
     @property
     def mean_source_tokens(self) -> float:
         """Tokens of a source word."""
-        return float(np.diff(self.token_offsets)[self.sources].mean())
+        return float(self.tokens.lengths[self.sources].mean())
 
     def neighbours(self, entries: Ints, count: int) -> Ints:
         """Return for each entry the source words of the next `count` entries in spelling: int64 [len(entries) * count].
@@ -121,9 +117,7 @@ class WordTable:
 
     @classmethod
     def build(cls, lexicon: Lexicon, tokenizer: Tokenizer, max_word_tokens: int) -> "WordTable":
-        """Tokenize every distinct word once and lay the lexicon out as arrays.
-
-        Words are encoded as inside running text: behind a space in languages that use spaces (PreAlign sec. 3.1).
+        """Tokenize every distinct word once, as inside running text (PreAlign sec. 3.1), and lay the lexicon out.
 
         Args:
             lexicon: entries with weighted translations.
@@ -136,44 +130,39 @@ class WordTable:
         forms = dict.fromkeys((lexicon.source_language, entry.word) for entry in lexicon.entries)
         forms.update(dict.fromkeys((t.language, t.word) for entry in lexicon.entries for t in entry.translations))
         encoded = _encode(list(forms), tokenizer)
-        usable = {form: index for index, form in enumerate(form for form in forms if form in encoded)}
-        entries = _usable_entries(lexicon, usable)
-        dropped = tuple(form[1] for form in forms if form not in usable)
-        if not entries:
+        is_usable = encoded.lengths > 0
+        usable = [form for form, is_kept in zip(forms, is_usable.tolist(), strict=True) if is_kept]
+        dropped = tuple(word for (_, word), is_kept in zip(forms, is_usable.tolist(), strict=True) if not is_kept)
+        encoded = Ragged.of(encoded.values, encoded.lengths[is_usable])
+        arrays = _lay_out(lexicon, {form: number for number, form in enumerate(usable)})
+        sources = arrays["sources"]
+        if not len(sources):
             raise DataError(_no_entry(lexicon, dropped))
-        lengths = np.array([len(encoded[form]) for form in usable])
+        languages, words = zip(*usable, strict=True)
+        tokens = encoded.cut(max_word_tokens)
         report = WordReport(
-            num_entries=len(entries),
-            num_dropped_entries=len(lexicon) - len(entries),
+            num_entries=len(sources),
+            num_dropped_entries=len(lexicon) - len(sources),
             dropped_words=dropped,
-            truncated_words=tuple(form[1] for form in usable if len(encoded[form]) > max_word_tokens),
-            mean_subwords=_mean_by_language([language for language, _ in usable], lengths),
+            truncated_words=tuple(words[form] for form in np.flatnonzero(encoded.lengths > max_word_tokens)),
+            mean_subwords=mean_by_language(languages, encoded.lengths),
         )
-        kept = [encoded[form][:max_word_tokens] for form in usable]
-        words = tuple(word for _, word in usable)
-        surfaces: dict[str, int] = {}
-        slots = _slots(entries)
-        links = _links(slots, len(usable))
+        spelling_order = sorted(range(len(sources)), key=lambda entry: tokens[sources[entry]].tolist())
         return cls(
             words=words,
-            languages=tuple(language for language, _ in usable),
-            token_offsets=_offsets([len(ids) for ids in kept]),
-            token_ids=np.array([token for ids in kept for token in ids], dtype=np.int64),
-            surface_ids=np.array([surfaces.setdefault(word, len(surfaces)) for word in words], dtype=np.int64),
-            link_offsets=links[0],
-            links=links[1],
-            spelling_order=np.array(
-                sorted(range(len(entries)), key=lambda index: kept[entries[index][0]]), dtype=np.int64
-            ),
+            languages=languages,
+            tokens=tokens,
+            surface_ids=number_equals(words),
+            spelling_order=np.array(spelling_order, dtype=np.int64),
             words_per_entry=1 + len(lexicon.languages),
             fingerprint=lexicon.fingerprint,
             report=report,
-            **slots,
+            **arrays,
         )
 
 
 class WordBatches(ItemBatches):
-    """Microbatches of lexicon entries: the source word and one translation a target language, drawn by weight."""
+    """Microbatches of lexicon entries: the source word and one translation per target language, drawn by weight."""
 
     kind = "word"
     option = "alignment.lexicon_paths"
@@ -181,14 +170,9 @@ class WordBatches(ItemBatches):
     def __init__(
         self, table: WordTable, seed: int, word_batch_size: int, *, row_length: int, num_hard_negatives: int = 0
     ) -> None:
-        """Keep the table.
+        """Check that the table fills a microbatch; further arguments as for the base class.
 
-        Args:
-            table: the lexicon as arrays.
-            seed: seed of the order of entries and of the translations drawn.
-            word_batch_size: entries of one global microbatch.
-            row_length: positions of a row of packed words, at least the longest word.
-            num_hard_negatives: source words added for each entry that are spelt most like its own.
+        `num_hard_negatives` source words are added for each entry, those spelt most like its own.
 
         Raises:
             DataError: if the table has fewer entries than one microbatch, or too few for the hard negatives.
@@ -203,14 +187,9 @@ class WordBatches(ItemBatches):
                 f"alignment.num_hard_negatives {num_hard_negatives} is more than the other {table.num_entries - 1} "
                 "usable entries of the lexicon; lower it"
             )
+        max_items = table.words_per_entry + num_hard_negatives
         super().__init__(
-            table.token_offsets,
-            table.token_ids,
-            table.num_entries,
-            seed=seed,
-            batch_size=word_batch_size,
-            max_items=table.words_per_entry + num_hard_negatives,
-            row_length=row_length,
+            table.tokens, table.num_entries, max_items, seed=seed, batch_size=word_batch_size, row_length=row_length
         )
         self._table = table
         self._num_hard_negatives = num_hard_negatives
@@ -227,11 +206,11 @@ class WordBatches(ItemBatches):
         return self._batch_size * (self._table.mean_entry_tokens + negatives)
 
     def describe(self) -> str:
-        """Return what became of the lexicon under the tokenizer."""
+        """Return what the tokenizer made of the lexicon."""
         return self._table.report.describe()
 
     def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
-        """Return surface forms and group ids of a microbatch's words, both int64; each source before its words."""
+        """Return forms and group ids of a microbatch's words, both int64; each source before its words."""
         owners, translations = self._draw(groups, keys)
         owners = np.concatenate([np.arange(len(groups)), owners])
         words = np.concatenate([self._table.sources[groups], translations])
@@ -244,25 +223,23 @@ class WordBatches(ItemBatches):
         return np.concatenate([words[order], negatives]), np.concatenate([own_groups[owners[order]], lone_groups])
 
     def _draw(self, entries: Ints, keys: Keys) -> tuple[Ints, Ints]:
-        """Draw a translation a target language: position in `entries` and surface form, both int64."""
+        """Draw a translation per target language: position in `entries` and form, both int64."""
         table = self._table
-        owners, slots = gather(table.slot_offsets, entries)
-        within = slots - table.slot_offsets[entries][owners]
-        chosen = np.searchsorted(
-            table.thresholds, slots + draw(keys[owners], within, Counter.TRANSLATION), side="right"
-        )
-        # slot + draw may round up to the next slot.
-        chosen = np.minimum(chosen, table.slot_targets[slots + 1] - 1)
-        return owners, table.translations[chosen]
+        lengths = table.slots[entries + 1] - table.slots[entries]
+        owners = np.repeat(np.arange(len(entries)), lengths)
+        within = spread(np.zeros_like(lengths), lengths)
+        uniform = draw(keys[owners], within, Counter.TRANSLATION)
+        return owners, table.translations[table.by_weight.choose(table.slots[entries][owners] + within, uniform)]
 
     def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
         """Return ordered pairs of words of different groups that may mean the same, int64 [E, 2], sorted."""
         table = self._table
         surfaces = table.surface_ids[item_ids]
         same = matches(surfaces, surfaces)
-        owners, values = gather(table.link_offsets, item_ids)
-        linked, partners = matches(table.links[values], item_ids)
-        pairs = np.stack([np.concatenate([same[0], owners[linked]]), np.concatenate([same[1], partners])], axis=1)
+        links, lengths = table.links.take(item_ids)
+        linked, partners = matches(links, item_ids)
+        firsts = np.concatenate([same[0], np.repeat(np.arange(len(item_ids)), lengths)[linked]])
+        pairs = np.stack([firsts, np.concatenate([same[1], partners])], axis=1)
         pairs = pairs[group_ids[pairs[:, 0]] != group_ids[pairs[:, 1]]]
         return np.unique(pairs, axis=0)
 
@@ -278,65 +255,55 @@ def _no_entry(lexicon: Lexicon, dropped: Sequence[str]) -> str:
     return f"alignment.lexicon_paths: none of {len(lexicon):,} entries has a word and a translation: {reason}"
 
 
-def _encode(forms: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> dict[tuple[str, str], list[int]]:
-    """Return the token ids of each (language, word) that the tokenizer can write without unknown tokens."""
-    encoded: dict[tuple[str, str], list[int]] = {}
-    for language in dict.fromkeys(language for language, _ in forms):
-        chosen = [form for form in forms if form[0] == language]
-        ids = tokenizer.encode_words([word for _, word in chosen], uses_spaces(language))
-        encoded.update(zip(chosen, ids, strict=True))
-    return {form: ids for form, ids in encoded.items() if ids and tokenizer.special_ids.isdisjoint(ids)}
+def _encode(forms: Sequence[_Form], tokenizer: Tokenizer) -> Ragged:
+    """Return the token ids of each form, none for those that the tokenizer can't write without unknown tokens."""
+    rows: list[list[int]] = [[]] * len(forms)
+    for spaced in (False, True):
+        chosen = [number for number, (language, _) in enumerate(forms) if uses_spaces(language) == spaced]
+        encoded = tokenizer.encode_words([forms[number][1] for number in chosen], spaced)
+        for number, ids in zip(chosen, encoded, strict=True):
+            rows[number] = ids if tokenizer.special_ids.isdisjoint(ids) else []
+    return Ragged.of_rows(rows)
 
 
-_Entry = tuple[int, dict[str, list[tuple[int, float]]]]
-"""Source form, and for each language the (form, weight) of the translations."""
+def _lay_out(lexicon: Lexicon, numbers: dict[_Form, int]) -> dict[str, Any]:
+    """Return the arrays of a table that hold the usable entries and their translations.
 
-
-def _usable_entries(lexicon: Lexicon, usable: dict[tuple[str, str], int]) -> list[_Entry]:
-    entries = []
+    Args:
+        lexicon: all entries.
+        numbers: the number of each form that the tokenizer can write.
+    """
+    sources: list[int] = []
+    slots: list[list[tuple[int, float]]] = []
+    slot_counts: list[int] = []
     for entry in lexicon.entries:
-        source = usable.get((lexicon.source_language, entry.word))
-        slots: dict[str, list[tuple[int, float]]] = {}
+        source = numbers.get((lexicon.source_language, entry.word))
+        by_language: dict[str, list[tuple[int, float]]] = {}
         for translation in entry.translations:
-            target = usable.get((translation.language, translation.word))
+            target = numbers.get((translation.language, translation.word))
             # A word is no translation of itself: it would be its own positive.
             if target is not None and target != source:
-                slots.setdefault(translation.language, []).append((target, translation.weight))
-        if source is not None and slots:
-            entries.append((source, slots))
-    return entries
-
-
-def _slots(entries: Sequence[_Entry]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of the table that hold entries and their translations."""
-    slots = [slot for _, by_language in entries for slot in by_language.values()]
-    targets = _offsets([len(slot) for slot in slots])
+                by_language.setdefault(translation.language, []).append((target, translation.weight))
+        if source is not None and by_language:
+            sources.append(source)
+            slots += by_language.values()
+            slot_counts.append(len(by_language))
     weights = np.array([weight for slot in slots for _, weight in slot], dtype=np.float64)
-    running = np.concatenate([[0.0], np.cumsum(weights)])
-    owners = np.repeat(np.arange(len(slots)), np.diff(targets))
-    totals = running[targets[1:]] - running[targets[:-1]]
+    choice = WeightedChoice.of(weights, np.array([len(slot) for slot in slots], dtype=np.int64))
+    offsets = np.cumsum([0, *slot_counts])
+    translations = np.array([target for slot in slots for target, _ in slot], dtype=np.int64)
+    owners = np.repeat(np.array(sources, dtype=np.int64), np.diff(choice.offsets[offsets]))
     return {
-        "sources": np.array([source for source, _ in entries], dtype=np.int64),
-        "slot_offsets": _offsets([len(by_language) for _, by_language in entries]),
-        "slot_targets": targets,
-        "translations": np.array([target for slot in slots for target, _ in slot], dtype=np.int64),
-        "thresholds": owners + (running[1:] - running[targets[:-1]][owners]) / totals[owners],
+        "sources": np.array(sources, dtype=np.int64),
+        "slots": offsets,
+        "by_weight": choice,
+        "translations": translations,
+        "links": _links(owners, translations, len(numbers)),
     }
 
 
-def _links(slots: dict[str, NDArray[Any]], num_forms: int) -> tuple[Ints, Ints]:
-    """Return offsets and values of the forms linked with each form, both directions, without repeats."""
-    per_entry = slots["slot_targets"][slots["slot_offsets"]]
-    sources, targets = np.repeat(slots["sources"], np.diff(per_entry)), slots["translations"]
+def _links(sources: Ints, targets: Ints, num_forms: int) -> Ragged:
+    """Return the forms linked with each form by pairs of forms, in both directions, without repeats."""
     codes = np.unique(np.concatenate([sources * num_forms + targets, targets * num_forms + sources]))
-    firsts, seconds = np.divmod(codes, num_forms)
-    return _offsets(np.bincount(firsts, minlength=num_forms)), seconds
-
-
-def _mean_by_language(languages: Sequence[str], lengths: Ints) -> dict[str, float]:
-    names = np.array(languages)
-    return {name: float(lengths[names == name].mean()) for name in dict.fromkeys(languages)}
-
-
-def _offsets(lengths: Sequence[int] | Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64), dtype=np.int64)])
+    firsts, seconds = np.divmod(codes, max(num_forms, 1))
+    return Ragged.of(seconds, np.bincount(firsts, minlength=num_forms))

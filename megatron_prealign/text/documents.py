@@ -1,11 +1,11 @@
 """The one reader of raw text: pieces of files to batches of texts, whole files to documents with their records.
 
 A `.jsonl`, `.json` or `.ndjson` file has a JSON object with the text under a key on each line; parquet has it in a
-column; any other file is plain text with a document on each line. Lines of white space are no documents. Every unusable
-line is named.
+column; any other file is plain text with a document on each line. Blank lines are no documents. Every unusable line
+is reported.
 
-datatrove's readers do not do here: they skip lines that are not JSON and documents without text with no count and no
-line number, drop empty documents, which Megatron keeps, and read a file from its beginning to its end only.
+datatrove's readers are not used: they skip malformed lines and documents without text, uncounted and without line
+numbers, drop empty documents, which Megatron keeps, and can't read a part of a file.
 """
 
 import json
@@ -33,30 +33,30 @@ from megatron_prealign.text.languages import normalize_language
 BATCH_BYTES = 1 << 20
 BATCH_LINES = 4096
 MAX_LINE_BYTES = 16 << 20
-"""Longest line: a tokenizer takes some hundred bytes of memory for each byte of a document."""
+"""Longest line: a tokenizer needs about a hundred bytes of memory per byte of a document."""
 _BOM = b"\xef\xbb\xbf"
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 Record = dict[str, Any]
-"""The JSON object or row that a document came from; of a plain-text file, an object with the text alone."""
+"""The JSON object or row of a document; for plain text, an object with only the text."""
 
 
 class _NoTextError(ValueError):
-    """A record that is sound but for its text."""
+    """A well-formed record without a usable text."""
 
 
 @dataclass
 class TextBatch:
-    """Documents that follow each other, and what was wrong with the lines between them."""
+    """Consecutive documents, and the unusable lines between them."""
 
     texts: list[str] = field(default_factory=list)
     bad_lines: list[tuple[int, str]] = field(default_factory=list)
-    """Line (or row) of the piece, from 0, and what is wrong with it."""
+    """Line or row of the piece, from 0, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document and where it is."""
+    """One document and its place."""
 
     path: Path
     line: int
@@ -66,9 +66,9 @@ class Document:
 
 
 def read_texts(piece: Piece, json_key: str, batch_bytes: int = BATCH_BYTES) -> Iterator[TextBatch]:
-    """Yield the documents of a piece in order.
+    """Yield the documents of a piece in order, in batches of about `batch_bytes`.
 
-    Memory is bounded by a batch, of about `batch_bytes`, and the longest line.
+    Memory is bounded by a batch and the longest line.
 
     Raises:
         DataError: If the file can't be read, or a compressed one is damaged.
@@ -87,7 +87,7 @@ def read_texts(piece: Piece, json_key: str, batch_bytes: int = BATCH_BYTES) -> I
 
 
 def locate(piece: Piece, indices: Sequence[int]) -> list[str]:
-    """Return where in its file some lines or rows of a piece are; reads what lies before the piece once more."""
+    """Return file and line or row of some lines of a piece; reads the file again up to the piece."""
     if piece.path.suffix.lower() == PARQUET_SUFFIX:
         from pyarrow import parquet
 
@@ -99,15 +99,15 @@ def locate(piece: Piece, indices: Sequence[int]) -> list[str]:
         while left := piece.start - stream.tell():
             part = stream.read(min(left, BATCH_BYTES))
             before += part.count(b"\n")
-        # A line that reaches into the piece belongs to the one before.
+        # A line that reaches into the piece belongs to the previous one.
         before += piece.start > 0 and not part.endswith(b"\n")
     return [f"{piece.path}:{before + index + 1}" for index in indices]
 
 
 def read_documents(paths: Iterable[str | Path], json_key: str, problems: Problems) -> Iterator[Document]:
-    """Yield the documents of files, folders and globs one after the other, holding one line at a time.
+    """Yield the documents of files, folders and globs, holding one line at a time.
 
-    What can't be read goes to `problems` with file and line, and so does a file without a document.
+    Unreadable lines go to `problems` with file and line, as do files without a document.
     """
     files, wrong, _ = find_files(list(paths))
     for problem in wrong:
@@ -130,11 +130,11 @@ def read_documents(paths: Iterable[str | Path], json_key: str, problems: Problem
             problems.add(str(error))
             continue
         if not found:
-            problems.add(f"{path}: holds no document")
+            problems.add(f"{path}: contains no document")
 
 
 def read_languages(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[str, list[str]]:
-    """Return the texts of each language, its tag normalised.
+    """Return the texts of each language, by its normalised tag.
 
     Args:
         paths: Files, folders and globs by language.
@@ -148,13 +148,13 @@ def read_languages(paths: Mapping[str, Sequence[str]], json_key: str) -> dict[st
     for language, names in paths.items():
         documents = [document.text for document in read_documents(names, json_key, problems)]
         if not names:
-            problems.add(f"texts names no file of {language}; give one, or leave the language out")
+            problems.add(f"texts: no file given for {language}; give one, or leave the language out")
         elif documents and not any(text.strip() for text in documents):
             problems.add(f"{', '.join(names)}: all its documents are empty; give {language} a file with text")
         texts.setdefault(normalize_language(language), []).extend(documents)
     problems.raise_if_any()
     if not texts:
-        raise DataError("texts names no language; write a language and its file")
+        raise DataError("texts: no language given; give a language and its file")
     return texts
 
 
@@ -167,21 +167,18 @@ def _explain(error: ValueError, json_key: str) -> str:
 def _records(
     piece: Piece, json_key: str, columns: list[str] | None = None
 ) -> Iterator[tuple[int, int, Record | ValueError]]:
-    """Yield line or row, from 0, about how many bytes it takes, and its record or why it has none.
+    """Yield the number of each line or row from 0, its approximate size in bytes, and its record or why it has none.
 
     Args:
         piece: What to read.
         json_key: Key of the text.
-        columns: Those of a parquet file that are wanted; None for all.
-
-    Raises:
-        DataError: If the file can't be read, or a compressed one is damaged.
+        columns: Columns to read of a parquet file; None for all.
     """
     is_parquet = piece.path.suffix.lower() == PARQUET_SUFFIX
     try:
         yield from _rows(piece, json_key, columns) if is_parquet else _line_records(piece, json_key)
     except reading_errors() as error:
-        raise DataError(f"{piece.path}: can't be read to its end ({error})") from None
+        raise DataError(f"{piece.path}: can't be read completely ({error}); it may be damaged or truncated") from None
 
 
 def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Record | ValueError]]:
@@ -193,7 +190,7 @@ def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Recor
             if line.startswith(_UTF16_BOMS):
                 raise DataError(f"{piece.path}: UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
         if len(line) > MAX_LINE_BYTES:
-            record = ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split the document, or leave it out")
+            record = ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split or remove the document")
         elif not line or line.isspace():
             continue
         else:
@@ -205,7 +202,7 @@ def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Recor
 
 
 def _lines(piece: Piece) -> Iterator[bytes]:
-    """Yield the lines that begin in a piece; of one that is too long just more bytes than are allowed."""
+    """Yield the lines that begin in a piece; of a line that is too long, just enough to show it."""
     with open_corpus(piece.path) as stream:
         room: float = float("inf")
         if text_suffix(piece.path) == piece.path.suffix.lower():
@@ -221,7 +218,7 @@ def _lines(piece: Piece) -> Iterator[bytes]:
 
 
 def _skip_line(stream: IO[bytes]) -> int:
-    """Go to the next line; return the bytes passed."""
+    """Move to the next line; return the bytes passed."""
     passed = 0
     while part := stream.readline(BATCH_BYTES):
         passed += len(part)
@@ -231,18 +228,18 @@ def _skip_line(stream: IO[bytes]) -> int:
 
 
 def _parse_text(line: bytes, json_key: str) -> Record:
-    """Return the record of a line of text; a ValueError says why there is none."""
+    """Return the record of a line of text; raise a ValueError with the reason if there is none."""
     if b"\0" in line:
-        raise ValueError("holds NUL bytes, as UTF-16 does; convert the file to UTF-8")
+        raise ValueError("contains NUL bytes, like UTF-16; convert the file to UTF-8")
     return {json_key: line.decode("utf-8").rstrip("\r\n")}
 
 
 def _parse_json(line: bytes, json_key: str) -> Record:
-    """Return a JSON object with its text; a ValueError says why there is none."""
+    """Return a JSON object with its text; raise a ValueError with the reason if there is none."""
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
-        # Slower, but it takes NaN, and says what is wrong.
+        # Slower, but accepts NaN and explains errors.
         record = _parse_any_json(line, json_key)
     if not isinstance(record, dict):
         raise _NoTextError(f"a JSON {type(record).__name__}, not an object with the key {json_key!r}")
@@ -262,7 +259,7 @@ def _parse_any_json(line: bytes, json_key: str) -> Any:
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
     if isinstance(record, dict):
-        # JSON can spell halves of surrogate pairs, which no tokenizer takes; the error is a ValueError.
+        # JSON can spell halves of surrogate pairs, which no tokenizer accepts; encoding them is a ValueError.
         str(record.get(json_key)).encode("utf-8")
     return record
 

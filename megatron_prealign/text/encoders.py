@@ -1,4 +1,4 @@
-"""The backends behind a tokenizer: batches of texts to packed token ids."""
+"""Encoders of a tokenizer: batches of texts to packed token ids."""
 
 import os
 import re
@@ -14,19 +14,19 @@ from megatron_prealign.text.ragged import Ragged
 from megatron_prealign.text.tokenizer import Tokenizer
 
 Backend = Literal["reference", "gigatoken"]
-"""The library that made the tokenizer, or the quicker one that gives the same ids where a probe has shown it."""
+"""The tokenizer's own library, or the faster gigatoken, used where its ids are the same on a probe."""
 
-# A space between two characters of which neither is white space: it begins a chunk. The literal space in front lets
-# the search skip to the next one.
+# A space between two characters that are not white space begins a chunk. The literal space in front lets the search
+# skip to the next one.
 _GAP = re.compile(r" (?<=\S )(?=\S)")
-# Tokens kept; a chunk has about two, and costs some 150 bytes beside them.
+# Most tokens kept; a chunk has about two, and costs about 150 bytes more.
 _MAX_TOKENS = 1 << 19
 _GROUP = 32
-_NO_ROWS = Ragged.of(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64))
+_NO_ROWS = Ragged.of_rows([])
 
 
 class Encoder(ABC):
-    """Encodes batches of texts without anything around them."""
+    """Encodes batches of texts, without special tokens."""
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -37,18 +37,16 @@ class ReferenceEncoder(Encoder):
     """Hugging Face's or SentencePiece's own library, in batches."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Keep the tokenizer."""
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return ids and lengths, as `Encoder.encode` says."""
-        encoded = self._tokenizer.encode_batch(texts)
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32, count=int(lengths.sum())), lengths
+        """Encode with the library."""
+        rows = Ragged.of_rows(self._tokenizer.encode_batch(texts))
+        return rows.values, rows.lengths
 
 
 class _Numbers(dict[str, int]):
-    """Numbers chunks in the order in which they are first asked for."""
+    """Numbers chunks in order of first use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,46 +61,40 @@ class _Numbers(dict[str, int]):
 class ChunkedEncoder(Encoder):
     """The same library, asked once for each distinct chunk between spaces; for tokenizers with `splits_at_spaces`.
 
-    Running text repeats its words, and looking a chunk up costs a small part of encoding it. The memory is bounded.
+    Words repeat in running text, and looking a chunk up is much faster than encoding it. Memory is bounded.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Begin with an empty table."""
         self._tokenizer = tokenizer
         self._spaced = frozenset(index for index, spelt in enumerate(tokenizer.token_bytes) if spelt.startswith(b" "))
         self._numbers = _Numbers()
         self._rows = _NO_ROWS
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return ids and lengths, as `Encoder.encode` says."""
+        """Encode the chunks that are new, and look up all others."""
         chunks = [_GAP.split(text) for text in texts]
         counts = np.fromiter(map(len, chunks), np.int64, len(chunks))
         firsts = np.cumsum(counts) - counts
-        # A text begins without a space: its first chunk is another one than the same letters further on.
+        # A text begins without a space, so its first chunk differs from the same letters later in the text.
         heads = [parts.pop(0) for parts in chunks]
         is_first = np.zeros(int(counts.sum()), dtype=bool)
         is_first[firsts] = True
         numbers = np.empty(len(is_first), dtype=np.int64)
         lookup = map(self._numbers.__getitem__, chain.from_iterable(chunks))
         numbers[~is_first] = np.fromiter(lookup, np.int64, len(numbers) - len(heads))
-        self._learn()
+        self._rows = _extended(self._rows, self._encode_chunks(self._numbers.unseen))
+        self._numbers.unseen.clear()
         numbers[is_first] = len(self._numbers) + np.arange(len(heads))
         ids, lengths = _extended(self._rows, self._tokenizer.encode_batch(heads)).take(numbers)
         if len(self._rows.values) > _MAX_TOKENS:
             self._numbers, self._rows = _Numbers(), _NO_ROWS
         return ids, np.add.reduceat(lengths, firsts) if len(firsts) else lengths
 
-    def _learn(self) -> None:
-        """Encode what the last texts brought."""
-        unseen = self._numbers.unseen
-        self._rows = _extended(self._rows, self._encode_chunks(unseen))
-        unseen.clear()
-
     def _encode_chunks(self, chunks: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each chunk, the space in front of it included.
+        """Return the ids of each chunk, including the space in front of it.
 
-        Many short texts cost the library more than few long ones: chunks go there in groups, and come apart again at
-        the tokens that begin with a space, if those are as many.
+        Many short texts cost the library more than few long ones: groups of chunks are encoded, and their ids separated
+        at the tokens that begin with a space, if there are as many.
         """
         groups = [chunks[start : start + _GROUP] for start in range(0, len(chunks), _GROUP)]
         rows: list[list[int]] = []
@@ -110,7 +102,7 @@ class ChunkedEncoder(Encoder):
             groups, self._tokenizer.encode_batch([" " + " ".join(group) for group in groups]), strict=True
         ):
             starts = [position for position, token in enumerate(ids) if token in self._spaced]
-            # The last chunk of a text may end with white space, which what follows it in the group would change.
+            # The last chunk of a text may end with white space, which the next chunk of the group would change.
             if len(starts) == len(group) and not any(chunk[-1].isspace() for chunk in group):
                 rows += [ids[start:stop] for start, stop in pairwise([*starts, len(ids)])]
             else:
@@ -119,14 +111,14 @@ class ChunkedEncoder(Encoder):
 
 
 class GigatokenEncoder(Encoder):
-    """gigatoken; texts in which an added token is spelt out go to the reference, which keeps special ones text."""
+    """gigatoken; texts that spell out an added token go to the reference, which keeps special tokens as text."""
 
     def __init__(self, tokenizer: Tokenizer, is_parallel: bool) -> None:
         """Load the tokenizer's file again.
 
         Raises:
             ImportError: If gigatoken is not installed.
-            Exception: Whatever gigatoken raises for a tokenizer that it does not support.
+            Exception: Whatever gigatoken raises for an unsupported tokenizer.
         """
         import gigatoken  # deferred: it is optional
 
@@ -138,7 +130,7 @@ class GigatokenEncoder(Encoder):
         self._added = re.compile(spelt) if spelt else None
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return ids and lengths, as `Encoder.encode` says."""
+        """Encode with gigatoken where it agrees with the reference."""
         if self._added is None or not any(map(self._added.search, texts)):
             return self._encode(texts)
         parts = []
@@ -151,7 +143,7 @@ class GigatokenEncoder(Encoder):
         if not texts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         if not self._is_parallel:
-            # Nearly as fast, and it spares the import of awkward arrays: a third of a second for every process.
+            # Nearly as fast, and avoids importing awkward arrays: a third of a second in each process.
             rows = [self._backend.encode(text) for text in texts]
             return np.concatenate(rows).astype(np.int32, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
         layout = self._backend.encode_batch(list(texts), parallel=True).layout
@@ -168,19 +160,14 @@ def make_encoder(tokenizer: Tokenizer, backend: Backend, is_parallel: bool) -> E
 
 
 def probe_gigatoken(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
-    """Return why gigatoken can't stand in for a tokenizer's own library, or None where its ids are the same.
-
-    Args:
-        tokenizer: The reference.
-        texts: A probe of the corpus.
-    """
+    """Return why gigatoken can't replace a tokenizer's own library, or None if the ids of a probe are equal."""
     try:
         encoder = GigatokenEncoder(tokenizer, is_parallel=False)
     except ImportError:
         return "it is not installed"
-    except Exception as error:  # the library's own, for kinds of tokenizers that it does not know
+    except Exception as error:  # the library's own, for unsupported kinds of tokenizers
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return f"it does not take this tokenizer ({reason})"
+        return f"it does not support this tokenizer ({reason})"
     ids, lengths = encoder.encode(texts)
     expected, expected_lengths = ReferenceEncoder(tokenizer).encode(texts)
     if not np.array_equal(lengths, expected_lengths) or not np.array_equal(ids, expected):
@@ -189,12 +176,11 @@ def probe_gigatoken(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
 
 
 def limit_threads(num_threads: int) -> None:
-    """Let the tokenizer libraries of this process use so many threads; before their first call."""
+    """Limit the threads of the tokenizer libraries in this process; call it before they are used."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
     os.environ["RAYON_NUM_THREADS"] = str(num_threads)
 
 
 def _extended(rows: Ragged, more: Sequence[Sequence[int]]) -> Ragged:
-    lengths = np.fromiter(map(len, more), np.int64, len(more))
-    values = np.fromiter(chain.from_iterable(more), np.int32, int(lengths.sum()))
-    return Ragged.of(np.concatenate((rows.values, values)), np.concatenate((rows.lengths, lengths)))
+    added = Ragged.of_rows(more)
+    return Ragged.of(np.concatenate((rows.values, added.values)), np.concatenate((rows.lengths, added.lengths)))

@@ -1,8 +1,8 @@
-"""Files that hold raw text: names to files, files to the pieces that tasks read, and bytes unpacked.
+"""Files of raw text: names to files, files to the pieces that tasks read, and decompression.
 
 A piece is what one task of a bake reads: a range of bytes of a plain file, some row groups of a parquet file, or a
-whole compressed file, which can't be entered in the middle. Pieces are a function of the files alone, so finished ones
-stay finished whatever the number of workers of the next run.
+whole compressed file, which can't be read from the middle. Pieces depend on the files alone, so finished ones remain
+valid with another number of workers.
 """
 
 import gzip
@@ -24,7 +24,7 @@ PARQUET_SUFFIX = ".parquet"
 COMPRESSION_SUFFIXES = (".gz", ".zst")
 KNOWN_KINDS = f"{', '.join(JSON_SUFFIXES + TEXT_SUFFIXES)}, each also with .gz or .zst, and {PARQUET_SUFFIX}"
 _BUFFER_BYTES = 1 << 20
-# Small enough that a few files keep many workers busy, large enough that a terabyte is some thousand pieces.
+# Small enough that a few files keep many workers busy, large enough that a terabyte is a few thousand pieces.
 _MIN_PIECE_BYTES = 8 << 20
 _NUM_PIECES_OF_LARGE_INPUT = 4096
 
@@ -37,18 +37,15 @@ class Piece:
     start: int
     """First byte, or first row group."""
     stop: int
-    """Byte or row group after the last; a line belongs to the piece that its first byte is in."""
+    """Byte or row group after the last; a line belongs to the piece with its first byte."""
     size: int
     """Bytes on disk."""
 
 
 def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list[str]]:
-    """Return the files that names stand for, what is wrong with the names, and what was passed over.
+    """Return the files that names refer to, what is wrong with the names, and what was skipped.
 
-    Folders are searched with their subfolders; files of a folder or of a glob are in natural order (2 before 10).
-
-    Args:
-        names: Files, folders and globs, in the order they are to be read in.
+    Folders are searched recursively; the files of a folder or glob are in natural order (2 before 10).
     """
     paths: list[Path] = []
     problems: list[str] = []
@@ -60,9 +57,9 @@ def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list
             known = [file for file in found if is_known(file)]
             paths += known
             if not known:
-                problems.append(f"{path}: the folder holds no file of a known kind; known are {KNOWN_KINDS}")
+                problems.append(f"{path}: the folder contains no file of a known kind; known are {KNOWN_KINDS}")
             elif skipped := [str(file.relative_to(path)) for file in found if not is_known(file)]:
-                notes.append(f"{path}: {len(skipped)} files of other kinds passed over ({', '.join(skipped[:5])})")
+                notes.append(f"{path}: {len(skipped)} files of other kinds skipped ({', '.join(skipped[:5])})")
         elif path.exists():
             paths.append(path)
         elif has_magic(str(name)):
@@ -76,12 +73,10 @@ def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list
 
 
 def expand_inputs(names: Sequence[str | Path], json_key: str) -> tuple[list[Path], list[str], list[str]]:
-    """Return the files that names stand for, what is wrong with them, and what was passed over.
-
-    Folders are searched with their subfolders; files of a folder or of a glob are in natural order (2 before 10).
+    """Do what `find_files` does, and check every file.
 
     Args:
-        names: Files, folders and globs, in the order they are to be baked in.
+        names: Files, folders and globs, in the order they are to be baked.
         json_key: The column that parquet files must have.
     """
     paths, problems, notes = find_files(names)
@@ -114,7 +109,7 @@ def cut_into_pieces(paths: Sequence[Path]) -> list[Piece]:
 
 
 def whole_file(path: Path) -> Piece:
-    """Return a file as one piece, a pipe too."""
+    """Return a file, or a pipe, as one piece."""
     if path.suffix.lower() != PARQUET_SUFFIX:
         return Piece(path, 0, sys.maxsize, path.stat().st_size)
     (piece,) = _parquet_pieces(path, sys.maxsize) or [Piece(path, 0, 0, 0)]
@@ -122,10 +117,10 @@ def whole_file(path: Path) -> Piece:
 
 
 def open_corpus(path: Path) -> IO[bytes]:
-    """Open a file for reading, unpacked where its name ends in .gz, .dz or .zst.
+    """Open a file for reading, decompressed if its name ends in .gz, .dz or .zst.
 
     Raises:
-        OSError: If it can't be opened; reading raises `reading_errors` where it is damaged.
+        OSError: If it can't be opened; reading raises `reading_errors` if it is damaged.
     """
     suffix = path.suffix.lower()
     if suffix in (".gz", ".dz"):
@@ -133,20 +128,20 @@ def open_corpus(path: Path) -> IO[bytes]:
     if suffix == ".zst":
         from backports import zstd  # deferred: most corpora do not need it
 
-        # Unlike zstandard's readers this one goes on behind the first frame, and tells where a file is cut short.
+        # Unlike zstandard's readers, this one reads all frames and reports a truncated file.
         return cast(IO[bytes], io.BufferedReader(zstd.open(path), _BUFFER_BYTES))
     return path.open("rb", buffering=_BUFFER_BYTES)
 
 
 def reading_errors() -> tuple[type[Exception], ...]:
-    """Return what the libraries in use raise for damaged files; one that is not loaded has raised nothing."""
+    """Return what the loaded libraries raise for damaged files."""
     named = (("backports.zstd", "ZstdError"), ("pyarrow.lib", "ArrowException"))
     loaded = (getattr(sys.modules[module], name) for module, name in named if module in sys.modules)
     return OSError, EOFError, zlib.error, *loaded
 
 
 def text_suffix(path: Path) -> str:
-    """Return the suffix in lower case, below that of a compression if there is one."""
+    """Return the suffix in lower case, without that of a compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSION_SUFFIXES:
         suffixes.pop()
@@ -154,7 +149,7 @@ def text_suffix(path: Path) -> str:
 
 
 def is_known(path: Path) -> bool:
-    """Tell whether a file's name is of a kind that can be read."""
+    """Return whether a file's name is of a kind that can be read."""
     return text_suffix(path) in JSON_SUFFIXES + TEXT_SUFFIXES or path.suffix.lower() == PARQUET_SUFFIX
 
 
@@ -196,7 +191,7 @@ def parquet_problem(path: Path, json_key: str) -> str | None:
     kind = schema.field(json_key).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
-        return f"{path}: column {json_key!r} holds {kind}, not strings"
+        return f"{path}: column {json_key!r} contains {kind}, not strings"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the project knows about languages: whether words are spaced, and which scripts they are written in."""
+"""Languages: whether they separate words by spaces, and their scripts."""
 
 import re
 import unicodedata
@@ -48,7 +48,7 @@ def normalize_language(language: str) -> str:
 
 
 def language_problems(option: str, language: str | None) -> list[str]:
-    """Return what is wrong with a language tag: names of languages would switch off what is known of the language."""
+    """Return what is wrong with a language tag: with the name of a language, rules of the language would not apply."""
     if language is None or _TAG.fullmatch(normalize_language(language)):
         return []
     return [f"{option} {language}: not a language tag; write two or three letters, as in de, zh or zh-hant (ISO 639)"]
@@ -60,17 +60,17 @@ def primary_language(language: str) -> str:
 
 
 def uses_spaces(language: str) -> bool:
-    """Tell whether running text of the language separates words by spaces; unknown languages do."""
+    """Return whether running text of the language separates words by spaces; True for unknown languages."""
     return primary_language(language) not in _UNSPACED
 
 
 def is_traditional_chinese(language: str) -> bool:
-    """Tell whether a tag of Chinese asks for traditional characters: zh-hant, zh-tw, zh-hk, zh-mo."""
+    """Return whether a tag of Chinese asks for traditional characters: zh-hant, zh-tw, zh-hk, zh-mo."""
     return bool({"hant", "tw", "hk", "mo"} & set(normalize_language(language).split("-")[1:]))
 
 
 def expected_scripts(language: str) -> tuple[str, ...] | None:
-    """Return the scripts a language is written in, or None where the table does not know it."""
+    """Return the scripts that a language is written in, or None for unknown languages."""
     return _SCRIPTS.get(primary_language(language))
 
 
@@ -80,7 +80,7 @@ def script_of(character: str) -> str:
 
 
 def script_fits(word: str, language: str) -> bool:
-    """Tell whether all letters of a word are of a script of its language; any word of an unknown language does."""
+    """Return whether all letters of a word are of a script of its language; True for unknown languages."""
     scripts = expected_scripts(language)
     if scripts is None:
         return True
@@ -89,5 +89,5 @@ def script_fits(word: str, language: str) -> bool:
 
 
 def one_letter_is_a_word(language: str) -> bool:
-    """Tell whether single letters are ordinary words: scripts without spaces, and Korean syllables."""
+    """Return whether single letters are ordinary words: scripts without spaces, and Korean syllables."""
     return not uses_spaces(language) or primary_language(language) in ("ko", "kor")

@@ -1,9 +1,10 @@
-"""What keeps millions of words cheap: rows of different lengths in flat arrays, and no search for cycles meanwhile."""
+"""Cheap containers for millions of words: rows of different lengths in flat arrays, the cycle collector paused."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -24,19 +25,36 @@ class Ragged:
         """Take all rows back to back and the length of each."""
         return cls(values, np.concatenate(([0], np.cumsum(lengths))))
 
+    @classmethod
+    def of_rows(cls, rows: Sequence[Sequence[int]]) -> Self:
+        """Copy rows of integers to one int32 array."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return cls.of(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
+
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Length of each row."""
         return np.diff(self.offsets)
 
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the length of some rows."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
     def take(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Return the values of some rows back to back, and the length of each."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        lengths = self.lengths_of(rows)
         return self.values[spread(self.offsets[rows], lengths)], lengths
+
+    def cut(self, max_length: int) -> Self:
+        """Return the first `max_length` values of each row."""
+        lengths = np.minimum(self.lengths, max_length)
+        return type(self).of(self.values[spread(self.offsets[:-1], lengths)], lengths)
 
 
 def same_spans(
@@ -46,7 +64,7 @@ def same_spans(
     right_starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
-    """Tell of each pair of spans whether they hold the same: bool [N]."""
+    """Return whether each pair of spans holds the same values: bool [N]."""
     same = np.ones(len(lengths), dtype=bool)
     position = 0
     while len(active := np.flatnonzero(same & (lengths > position))):
@@ -65,9 +83,9 @@ def spread(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Pause Python's cycle collector; for code that makes no cycles. Also a decorator.
+    """Pause Python's cycle collector, for code that makes no cycles. Also a decorator.
 
-    It costs a third of the time where millions of small objects are made that stay.
+    The collector takes a third of the time of code that makes millions of small, long-lived objects.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,7 +1,7 @@
 """One interface over Hugging Face `tokenizer.json` and SentencePiece `.model` files.
 
-Built on the `tokenizers` and `sentencepiece` libraries alone, which load in a fraction of the time `transformers`
-takes. Text is always plain text here: nothing is added around it, and a literal `<|endoftext|>` in it stays text.
+Only the `tokenizers` and `sentencepiece` libraries are used, which load much faster than `transformers`. Text is
+always plain: nothing is added around it, and a literal `<|endoftext|>` in it stays text.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from megatron_prealign.text.ragged import paused_collector
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
-# What a word is encoded behind, so that it is split as inside running text. No pre-tokenizer joins these to a letter;
-# a digit is tried where the normaliser turns line breaks into spaces.
+# A word is encoded after one of these, so that it is split as inside running text. No pre-tokenizer joins them to a
+# letter; the digit is for normalisers that turn line breaks into spaces.
 _ANCHORS = ("\n", "0")
 _SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -36,21 +36,21 @@ class Tokenizer(ABC):
     bos_id: int | None
     """Begin-of-document token, if there is one."""
     special_ids: frozenset[int]
-    """Ids that no text is encoded to: control tokens and the unknown token."""
+    """Ids that no text has: control tokens and the unknown token."""
     added_tokens: tuple[str, ...]
-    """Strings that the library takes out of a text before it looks at words, special tokens included."""
+    """Strings that the library extracts from a text before it splits words, including special tokens."""
     token_bytes: list[bytes]
-    """For each id the bytes it stands for in running text; b"" for special and unused ids."""
+    """The bytes of each id in running text; b"" for special and unused ids."""
     fingerprint: str
-    """SHA-256 (hex) of the model file's content, of its canonical JSON where it is JSON."""
+    """SHA-256 (hex) of the model file, or of its canonical JSON."""
 
     adds_bos: bool
-    """Whether the tokenizer by itself begins a document with `bos_id`."""
+    """Whether the tokenizer begins a document with `bos_id` by default."""
     encodes_any_text: bool
-    """Whether every text that is not empty has ids, none of them of an unknown token; False where that is not known."""
+    """Whether every non-empty text has ids, none of them unknown; False if that can't be determined."""
     splits_at_spaces: bool
-    """Whether no token, and nothing that a token depends on, reaches across a space between two characters that are
-    no white space; False where that is not known."""
+    """Whether no token, and nothing that tokens depend on, crosses a space between two characters that are not white
+    space; False if that can't be determined."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -58,19 +58,19 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as `encode` gives them."""
+        """Return the ids of each text, like `encode`."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, special tokens written out where the library can."""
+        """Return the text of `ids`, including special tokens where the library can."""
 
     def encode_word(self, word: str, spaced: bool) -> list[int]:
         """Return the ids of a word alone, as it appears inside running text.
 
         Args:
             word: The word, without surrounding spaces.
-            spaced: True for the form behind a space, which is part of it; False for the form behind none, as at the
-                start of a line, behind a bracket, or in scripts written without spaces.
+            spaced: True for the form after a space, which is part of it; False for the form without one, as at the
+                start of a line, after a bracket, or in scripts without spaces.
         """
         return self.encode_words([word], spaced)[0]
 
@@ -84,7 +84,7 @@ class Tokenizer(ABC):
             encoded = self.encode_batch([anchor + space + words[i] for i in missing])
             for i, ids in zip(missing, encoded, strict=True):
                 rest = ids[len(prefix) :]
-                if rest and ids[: len(prefix)] == prefix and self._has_space(rest[0]) == spaced:
+                if rest and ids[: len(prefix)] == prefix and self.token_bytes[rest[0]].startswith(b" ") == spaced:
                     results[i] = rest
             missing = [i for i in missing if results[i] is None]
             if not missing:
@@ -97,9 +97,6 @@ class Tokenizer(ABC):
         ids = self.encode((" " if spaced else "") + word)
         drop = not spaced and bool(ids) and self.token_bytes[ids[0]] == b" "
         return ids[1:] if drop else ids
-
-    def _has_space(self, token_id: int) -> bool:
-        return self.token_bytes[token_id][:1] == b" "
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -139,8 +136,8 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        """The library's object; a copy in another process loads it when it is first asked for an id."""
-        import tokenizers  # deferred: a SentencePiece user need not load it
+        """The library's object; a copy in another process loads it on first use."""
+        import tokenizers  # deferred: not needed for SentencePiece
 
         try:
             tokenizer = tokenizers.Tokenizer.from_file(str(self.path))
@@ -156,21 +153,21 @@ class HuggingFaceTokenizer(Tokenizer):
         return DataError(f"{self.path}: not a Hugging Face tokenizer.json ({error})")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the library's object: most copies need the facts about the tokenizer alone."""
+        """Leave the library's object out: most copies need only the attributes."""
         return {name: value for name, value in vars(self).items() if name != "_tokenizer"}
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without any special token."""
+        """Encode with the `tokenizers` library."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as `encode` gives them."""
+        """Encode with the `tokenizers` library."""
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, special tokens written out."""
+        """Return the text of `ids`, including special tokens."""
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False)
         return text
 
@@ -230,7 +227,7 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             DataError: If it is not a SentencePiece model.
         """
-        import sentencepiece  # deferred: a Hugging Face user need not load it
+        import sentencepiece  # deferred: not needed for Hugging Face
 
         self.path = path
         content = path.read_bytes()
@@ -248,7 +245,7 @@ class SentencePieceTokenizer(Tokenizer):
         ]
         self.eod_id = _non_negative(processor.eos_id())
         self.bos_id = _non_negative(processor.bos_id())
-        self.adds_bos = False  # the library does so only when it is asked to
+        self.adds_bos = False  # the library does so only on request
         self.encodes_any_text = False  # normalisers drop characters
         self.splits_at_spaces = False  # pieces may hold spaces
         self.added_tokens = tuple(
@@ -257,13 +254,13 @@ class SentencePieceTokenizer(Tokenizer):
         self.fingerprint = hashlib.sha256(content).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of `text`, without any special token."""
+        """Encode with the `sentencepiece` library."""
         ids: list[int] = self._processor.encode(text)
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as `encode` gives them."""
-        # The variable that tells Hugging Face's library to keep to one thread is honoured here too.
+        """Encode with the `sentencepiece` library."""
+        # Hugging Face's variable for a single thread applies here too.
         single = os.environ.get("TOKENIZERS_PARALLELISM", "").lower() in ("false", "0", "off", "no")
         ids: list[list[int]] = self._processor.encode(list(texts), num_threads=1 if single else -1)
         return ids
@@ -276,13 +273,10 @@ class SentencePieceTokenizer(Tokenizer):
 
 @paused_collector()
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Load a tokenizer.
-
-    Args:
-        path: A Hugging Face `tokenizer.json`, a folder that holds one, or a SentencePiece `.model`.
+    """Load a Hugging Face `tokenizer.json`, a folder that holds one, or a SentencePiece `.model`.
 
     Raises:
-        DataError: If there is nothing there, or nothing usable.
+        DataError: If there is no tokenizer, or not a usable one.
     """
     path = Path(path)
     if path.is_dir():
@@ -293,7 +287,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         path = found
     if not path.is_file():
         raise DataError(
-            f"{path}: no such tokenizer; name a tokenizer.json, a folder with one, or a SentencePiece .model"
+            f"{path}: no such tokenizer; give a tokenizer.json, a folder with one, or a SentencePiece .model"
         )
     return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
@@ -306,7 +300,7 @@ def _byte_level_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_level_alphabet()
-# The same for str.translate: Latin-1 has a character for each byte. Others of Latin-1 stand for none.
+# The same for str.translate: Latin-1 has a character for each byte. Other characters of Latin-1 represent none.
 _LATIN_1_OF = {code: "\u0100" for code in range(256)} | {ord(character): byte for character, byte in _BYTE_OF.items()}
 
 
@@ -318,7 +312,7 @@ def _byte_level_bytes(token: str) -> bytes:
 
 
 def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> bool:
-    """Tell whether a tokenizer.json drops nothing of a text and has a token for each byte."""
+    """Return whether a tokenizer.json drops nothing of a text and has a token for each byte."""
     splits = json.dumps(definition.get("pre_tokenizer"))
     return (
         (definition.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
@@ -328,12 +322,12 @@ def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> 
     )
 
 
-# One character of each kind that the patterns of known pre-tokenizers tell apart, and words that some of them name.
+# One character of each kind that known pre-tokenizers distinguish, and words that some of them name.
 _KINDS = ("a", "Z", "ñ", "字", "ग", "\u0301", "5", "²", ".", "-", "'", "'s", "_", "€", "🙂", "\u200d", "\x00")
 
 
 def _splits_at_spaces(tokenizer: Any, definition: dict[str, Any]) -> bool:
-    """Tell whether a tokenizer.json begins a new part at each space between two characters of any kind."""
+    """Return whether a tokenizer.json begins a new part at each space between two characters of any kind."""
     if (definition.get("normalizer") or {"type": "NFC"})["type"] != "NFC" or tokenizer.pre_tokenizer is None:
         return False  # NFC joins nothing to a space; others may
     for token in definition.get("added_tokens") or ():

@@ -1,6 +1,6 @@
-"""Trains a tokenizer over several languages, byte-level BPE or SentencePiece.
+"""Training of a tokenizer on several languages, byte-level BPE or SentencePiece.
 
-Languages are balanced by temperature: language i gives a share p_i ∝ n_i ** temperature of the training bytes, n_i
+Languages are balanced by temperature: language i has a share p_i ∝ n_i ** temperature of the training bytes, n_i
 being the size of its corpus. 1 keeps the natural shares, 0 makes all equal.
 """
 
@@ -26,9 +26,9 @@ SENTENCEPIECE_OWN_IDS = 1
 """SentencePiece needs an `<unk>`."""
 
 _NUM_BYTES = 256
-# SentencePiece leaves out longer lines without a word; no line of real text comes near.
+# SentencePiece silently skips longer lines; no line of real text is near this length.
 _MAX_SENTENCE_BYTES = 1 << 20
-# Settings of tokenizer_config.json that belong to the class a tokenizer came from.
+# Settings of tokenizer_config.json that belong to the original class of a tokenizer.
 _CLASS_SETTINGS = frozenset(
     ("added_tokens_decoder", "auto_map", "backend", "is_local", "tokenizer_file", "vocab_file", "merges_file")
 )
@@ -37,10 +37,7 @@ _CLASS_SETTINGS = frozenset(
 def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: int = 0) -> list[str]:
     """Return what is wrong with the settings of a tokenizer to be trained.
 
-    Args:
-        vocab_size: final number of ids.
-        special_tokens: special tokens asked for.
-        num_own: ids that the kind of tokenizer needs for itself besides the 256 bytes.
+    `num_own` ids are needed by the kind of tokenizer itself, besides the 256 bytes and the special tokens.
     """
     problems: list[str] = []
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
@@ -59,9 +56,6 @@ def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, fl
     Args:
         sizes: bytes of each language, all positive.
         temperature: exponent in [0, 1] of p_i ∝ n_i ** temperature.
-
-    Raises:
-        ConfigError: the temperature is outside [0, 1].
     """
     if not 0.0 <= temperature <= 1.0:
         raise ConfigError(f"temperature is {temperature}; give a number in [0, 1] (1 keeps the corpora's shares)")
@@ -71,9 +65,9 @@ def sampling_rates(sizes: Mapping[str, int], temperature: float) -> dict[str, fl
 
 
 def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed: int) -> Iterator[str]:
-    """Yield every document `rate` times on average: the whole part always, once more with the rest as probability.
+    """Yield every document `rate` times on average: the integer part always, once more with the rest as probability.
 
-    The draw of a document is a hash of (seed, language, its number), so the sample depends on nothing else.
+    The draw of a document is a hash of (seed, language, number), so the sample depends on nothing else.
     """
     for language, texts in corpora.items():
         whole, rest = divmod(rates[language], 1.0)
@@ -85,16 +79,11 @@ def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed:
 
 
 def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
-    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned.
-
-    Args:
-        texts: training documents.
-        vocab_size: final number of ids, the 256 bytes and the special tokens included.
-        special_tokens: they get the first ids, in order.
+    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned; special tokens get the first ids.
 
     Raises:
         ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
-        DataError: the text has too few repeating pieces for so many ids.
+        DataError: the text has too few repeating pieces for this many ids.
     """
     if problems := settings_problems(vocab_size, special_tokens):
         raise ConfigError(problems)
@@ -112,21 +101,15 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
     tokenizer.train_from_iterator(texts, trainer)
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
-        raise DataError(f"the text is enough for {reached} ids only; lower --vocab-size to {reached} or give more text")
+        raise DataError(f"the text is enough for only {reached} ids; lower --vocab-size to {reached} or give more text")
     return tokenizer
 
 
 def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> bytes:
-    """Train a SentencePiece BPE model with byte fallback that leaves text as it is.
+    """Return the `.model` file of a SentencePiece BPE model with byte fallback that leaves text unchanged.
 
-    The first special token is the end-of-document token (eos); id 0 is `<unk>`, which bytes make unreachable.
-
-    Returns:
-        The content of the `.model` file.
-
-    Raises:
-        ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
-        DataError: the text has too few repeating pieces for so many ids.
+    The first special token is the end-of-document token (eos); id 0 is `<unk>`, which bytes make unreachable. Errors
+    are those of `train_byte_level_bpe`.
     """
     if problems := settings_problems(vocab_size, special_tokens, SENTENCEPIECE_OWN_IDS):
         raise ConfigError(problems)
@@ -160,15 +143,10 @@ def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: S
 
 
 def write_tokenizer_folder(folder: Path, tokenizer_json: str, settings: Mapping[str, object]) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json` so that transformers 4 and 5 take the former as it is.
+    """Write `tokenizer.json` and `tokenizer_config.json` so that transformers 4 and 5 use the former unchanged.
 
     Named classes such as GPT2Tokenizer would build their own pre-tokenizer over the vocabulary, and cleaning up
-    spaces would make decoding inexact.
-
-    Args:
-        folder: where the two files go.
-        tokenizer_json: content of `tokenizer.json`.
-        settings: further entries of `tokenizer_config.json`, such as `eos_token`.
+    spaces would make decoding inexact. `settings` are further entries of `tokenizer_config.json`, such as `eos_token`.
     """
     kept = {name: value for name, value in settings.items() if name not in _CLASS_SETTINGS}
     config = {**kept, "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -57,13 +57,13 @@ def no_eod(folder: Path) -> list[str]:
 BAD: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "not UTF-8": (corpus(b'{"text": "caf\xe9"}'), "a.jsonl:2: not UTF-8 at byte 13"),
     "text file that is not UTF-8": (corpus(b"caf\xe9", "a.txt"), "a.txt:2: 'utf-8' codec can't decode byte 0xe9"),
-    "UTF-16 without a mark": (corpus("caf".encode("utf-16-le"), "a.txt"), "a.txt:2: holds NUL bytes, as UTF-16 does"),
+    "UTF-16 without a mark": (corpus("caf".encode("utf-16-le"), "a.txt"), "a.txt:2: contains NUL bytes, like UTF-16"),
     "UTF-16": (utf16, "a.txt: UTF-16; convert it to UTF-8"),
     "broken JSON": (corpus(b'{"text": "the'), "a.jsonl:2: not JSON"),
     "missing key": (corpus(b'{"content": "the"}'), "a.jsonl:2: no key 'text' (there are 'content')"),
     "null text": (corpus(b'{"text": null}'), "a.jsonl:2: the value of 'text' is a NoneType, not a string"),
     "100 MB line": (long_line, "a.jsonl:2: longer than 16 MiB"),
-    "empty file": (empty, "a.jsonl: holds no document"),
+    "empty file": (empty, "a.jsonl: contains no document"),
     "glob without a match": (glob, "part-*.jsonl: no file matches"),
     "parquet without the column": (column, "a.parquet: no column 'text' (there are 'content')"),
     "tokenizer without EOD": (no_eod, "tokenizer.json: the tokenizer has no end-of-document token"),
@@ -110,7 +110,7 @@ def test_bad_lines_can_be_left_out_and_are_counted(kind: str, folder: Path) -> N
     [
         (("--source-language", "english"), "--source-language english: not a language tag; write two or three letters"),
         (("--target-language", "German"), "--target-language German: not a language tag"),
-        (("--language-weights", "fr=2"), "en-de.tsv has no translations into that (there are de)"),
+        (("--language-weights", "fr=2"), "en-de.tsv has no translations into that language; it has de"),
     ],
 )
 def test_languages_that_are_none_are_refused(
@@ -128,7 +128,9 @@ def test_a_lexicon_of_another_source_language_is_told(folder: Path, capsys: pyte
     assert "--codeswitch-ratio is 0, so nothing was switched" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not what a bake")])
+@pytest.mark.parametrize(
+    ("left", "message"), [("{", "damaged"), ("[" * 100_000, "damaged"), ("[]", "not the description")]
+)
 def test_a_damaged_work_folder_is_refused(
     folder: Path, left: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

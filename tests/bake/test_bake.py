@@ -224,7 +224,7 @@ def test_a_bad_line_ends_the_bake_or_is_counted(tmp_path: Path, options: dict[st
         with pytest.raises(DataError, match=r"bad\.jsonl:3: the value of 'text' is a NoneType"):
             run(options, input_paths=paths, num_workers=num_workers, overwrite=True)
         assert contents(folder) == {}
-    with pytest.raises(DataError, match="pass --resume to go on"):
+    with pytest.raises(DataError, match="pass --resume to continue"):
         run(options, input_paths=paths)
     resumed = run(options, input_paths=paths, resume=True, on_error="skip")
     assert resumed.content["counts"]["skipped"] == 2

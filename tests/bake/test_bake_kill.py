@@ -144,7 +144,7 @@ def test_a_killed_worker_and_an_interrupt_end_the_bake_with_a_message(folder: Pa
     process = wait_for_a_piece(folder)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl+C does
     error = check_ended(process, folder)
-    assert process.returncode == 130 and "error: interrupted" in error and "--resume goes on from there" in error
+    assert process.returncode == 130 and "error: interrupted" in error and "continue with --resume" in error
     assert subprocess.run(command(folder, "stopped", "--resume"), cwd=ROOT, capture_output=True).returncode == 0
 
 

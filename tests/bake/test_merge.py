@@ -71,19 +71,19 @@ def test_what_does_not_belong_together_is_refused(bake_texts: Any, tmp_path: Pat
         "eod id": bake_texts("e", TEXTS, append_eod=False),
     }
     for name, other in others.items():
-        with pytest.raises(DataError, match=f"its {name} is .*; bake both alike"):
+        with pytest.raises(DataError, match=f"its {name} is .*; bake both with the same one"):
             merge_datasets([first, other], tmp_path / "m")
     assert not list(tmp_path.glob("m*"))
 
 
 def test_damage_and_outputs_are_checked_before_anything_is_written(bake_texts: Any, tmp_path: Path) -> None:
     first, second = bake_texts("a", TEXTS[:3]), bake_texts("b", TEXTS[3:])
-    with pytest.raises(DataError, match="is one of the datasets"):
+    with pytest.raises(DataError, match="is one of the merged datasets"):
         merge_datasets([first, second], first)
-    with pytest.raises(DataError, match="name at least two"):
+    with pytest.raises(DataError, match="give at least two"):
         merge_datasets([first], tmp_path / "m")
     merge_datasets([first, second], tmp_path / "m")
-    with pytest.raises(DataError, match="already there"):
+    with pytest.raises(DataError, match="already exists"):
         merge_datasets([second, first], tmp_path / "m")
     before = read_manifest(tmp_path / "m")
     data = bytearray(Path(f"{second}.bin").read_bytes())

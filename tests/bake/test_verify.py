@@ -117,7 +117,7 @@ def test_inspection_marks_switched_words(prefix: Path, baked: Path, bpe: Tokeniz
 
 
 def test_inspection_refuses_what_does_not_belong(prefix: Path, bpe: Tokenizer, sentencepiece: Tokenizer) -> None:
-    with pytest.raises(DataError, match="no document 5; there are 5"):
+    with pytest.raises(DataError, match="no document 5; it has 5"):
         inspect_document(prefix, 5, bpe)
     with pytest.raises(DataError, match="another tokenizer"):
         inspect_document(prefix, 0, sentencepiece)

@@ -9,7 +9,8 @@ import pytest
 from megatron_prealign.codeswitch import compile_lexicon as compile_module
 from megatron_prealign.codeswitch import switch_table
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions, compile_lexicon
-from megatron_prealign.codeswitch.switch_table import SwitchTable, WeightedChoice
+from megatron_prealign.codeswitch.draws import WeightedChoice
+from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.codeswitch.word_forms import NUM_FORMS, WordEncoder
 from megatron_prealign.lexicon import Lexicon, Translation
 from megatron_prealign.text.ragged import spread

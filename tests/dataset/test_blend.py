@@ -12,9 +12,9 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry
-from megatron_prealign.dataset.baked import check_blend, read_datasets
 from megatron_prealign.dataset.blend import build_train_dataset, build_valid_datasets
 from megatron_prealign.dataset.index_cache import IndexCache
+from megatron_prealign.dataset.mix import check_blend, read_datasets
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
 from megatron_prealign.testing import run_distributed
@@ -88,11 +88,11 @@ def test_empty_split_is_refused_with_the_fix(tmp_path: Path, bpe: Tokenizer) -> 
     prefix = bake(tmp_path, "small", bpe, 0, num_documents=3)
     data = DataConfig(blend=(BlendEntry(prefix=prefix, language="sw"),), split="90,10,0", seq_length=LENGTH)
     with pytest.raises(
-        DataError, match=r"language sw: .*small: the valid split holds no full sample: 0 documents.*data.split"
+        DataError, match=r"language sw: .*small: the valid split has no full sample: 0 documents.*data.split"
     ):
         build_valid_datasets(data, bpe, seed=1)
     whole = DataConfig(blend=data.blend, split="0,1,0", seq_length=LENGTH)
-    with pytest.raises(DataError, match="the train split holds no full sample"):
+    with pytest.raises(DataError, match="the train split has no full sample"):
         build_train_dataset(whole, bpe, num_samples=5, seed=1)
 
 
@@ -133,7 +133,7 @@ class TestCheckBlend:
     def test_no_data_is_read_under_two_names(self, data: DataConfig, bpe: Tokenizer, tmp_path: Path) -> None:
         twin = bake(tmp_path, "twin", bpe, 500)
         (problem,) = check_blend(replace(data, blend=(*data.blend, BlendEntry(prefix=twin))), bpe)
-        assert problem.startswith(f"data.blend: {twin} is named twice, or holds the same as ")
+        assert problem.startswith(f"data.blend: {twin} is named twice, or has the same content as ")
         (problem,) = check_blend(replace(data, valid_blend=(ValidEntry(prefix=twin),)), bpe)
         assert problem.startswith(f"data.valid_blend: {twin} is named twice")
 
@@ -195,7 +195,7 @@ def test_ranks_build_the_same_sets_from_one_cache(data: DataConfig, tmp_path: Pa
     (tokens, problem), other = run_distributed(build_on_rank, 2, data, str(bpe.path), cache_path)
     assert other == (tokens, problem)
     assert "language de" in problem
-    assert "the valid split holds no full sample" in problem
+    assert "the valid split has no full sample" in problem
     in_memory = build_train_dataset(data, bpe, num_samples=200, seed=1)
     assert tokens[: len(in_memory)] == [in_memory[index]["tokens"].tolist() for index in range(len(in_memory))]
     names = [path.name for path in (tmp_path / "cache").iterdir()]

@@ -119,12 +119,12 @@ def test_reader_agrees_with_megatrons(tmp_path: Path) -> None:
         (".bin", 12, b"", "12 bytes"),  # truncated
         (".bin", 14, b"\x00\x00", "16 bytes"),  # too long
         (".idx", 20, b"", "shorter than the header"),
-        (".idx", 60, b"", "its header announces"),
+        (".idx", 60, b"", "its header requires"),
         (".idx", 0, b"XXIDIDX", "not the index"),
         (".idx", 9, struct.pack("<Q", 2), "version 2"),
         (".idx", 17, b"\x09", "type 9"),
         (".idx", 17, b"\x04", "running sum"),  # int32 instead of uint16
-        (".idx", 18, struct.pack("<Q", 5), "its header announces"),
+        (".idx", 18, struct.pack("<Q", 5), "its header requires"),
         (".idx", 34, struct.pack("<i", -3), "negative length"),
         (".idx", 34, struct.pack("<ii", 2, 2), "running sum"),
         (".idx", 50 + 8, struct.pack("<q", 4), "running sum"),

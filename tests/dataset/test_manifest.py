@@ -69,7 +69,7 @@ def test_damaged_manifests_are_refused(tmp_path: Path, damage: Any, message: str
 
 
 def test_half_of_the_switch_records_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"it names \.bin, \.idx, \.switch\.bin; bake it again"):
+    with pytest.raises(DataError, match=r"it lists \.bin, \.idx, \.switch\.bin; bake it again"):
         read_manifest(write_dataset(tmp_path, (".bin", ".idx", ".switch.bin")))
 
 

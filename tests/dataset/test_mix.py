@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from megatron_prealign.config.data import BlendEntry, DataConfig
-from megatron_prealign.dataset.baked import BakedDataset
-from megatron_prealign.dataset.mix import MixRequest, MixSegment, deal_out, spread_out
+from megatron_prealign.dataset.mix import BakedDataset, MixRequest, MixSegment, deal_out, spread_out
 
 SIZES = {"en": 80_000, "de": 20_000, "sw": 1_250}
 
@@ -90,7 +89,7 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
     )
     asked = request(BlendEntry(prefix="en"), BlendEntry(prefix="sw", tokens=1_000))
     assert problem(asked, 400, {"sw": 120, "en": 280}).startswith(
-        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise them"
+        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise this number"
     )
 
 

@@ -106,6 +106,6 @@ def test_ids_that_the_tokenizer_does_not_have_are_refused(data: DataConfig, bpe:
     tokens[3] = 60_000
     tokens.tofile(path)
     with pytest.raises(
-        TrainingError, match=f"{data.blend[0].prefix}: holds the token id 60000, the tokenizer has 0 to"
+        TrainingError, match=f"{data.blend[0].prefix}: contains the token id 60000, the tokenizer has 0 to"
     ):
         samples_of(data, bpe, 5)

@@ -171,7 +171,7 @@ def test_ids_that_the_tokenizer_does_not_have_are_refused(
         try:
             dataset[index]
         except TrainingError as error:
-            assert f"{prefix}: holds the token id {wrong}, the tokenizer has 0 to {VOCAB_SIZE - 1}: " in str(error)
+            assert f"{prefix}: contains the token id {wrong}, the tokenizer has 0 to {VOCAB_SIZE - 1}: " in str(error)
             refused += 1
     assert 1 <= refused <= 2
 
@@ -184,7 +184,7 @@ def test_labels_that_the_tokenizer_does_not_have_are_refused(
     records = np.fromfile(f"{prefix}.switch.bin", dtype=np.int32).reshape(-1, 4)
     records[:, 2] = wrong
     records.tofile(f"{prefix}.switch.bin")
-    with pytest.raises(TrainingError, match=f"holds the token id {wrong}, "):
+    with pytest.raises(TrainingError, match=f"contains the token id {wrong}, "):
         [*open_dataset(prefix)]
 
 
@@ -227,7 +227,7 @@ class TestCache:
         open_dataset(prefix, cache_path=tmp_path)
         damaged = next(tmp_path.glob("*shuffle_index.npy"))
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match=f"{damaged}: damaged .*; delete it, and the next start builds it again"):
+        with pytest.raises(DataError, match=f"{damaged}: damaged .*; delete it to have the next start rebuild it"):
             open_dataset(prefix, cache_path=tmp_path)
 
     def test_cached_index_is_read_back(self, prefix: str, tmp_path: Path) -> None:
@@ -247,5 +247,5 @@ class TestCache:
 def test_too_few_tokens_for_one_sample(tmp_path: Path) -> None:
     documents = [(np.arange(LENGTH), np.empty((0, 4), dtype=np.int32))]
     prefix = write_baked(tmp_path / "tiny", documents, VOCAB_SIZE)
-    with pytest.raises(DataError, match="train split holds no full sample: 1 documents with 16 tokens"):
+    with pytest.raises(DataError, match="train split has no full sample: 1 documents with 16 tokens"):
         open_dataset(prefix)

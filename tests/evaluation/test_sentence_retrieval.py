@@ -105,9 +105,9 @@ def test_what_is_wrong_with_files_and_languages_is_told(tmp_path: Path) -> None:
         read_aligned([str(tmp_path / name) for name in ("a.tsv", "b.jsonl", "gone.tsv")])
     shown = "\n".join(caught.value.problems)
     for expected in (
-        "a.tsv:2: 3 cells under 2 languages",
-        "a.tsv: holds no text",
-        "b.jsonl:1: an object of texts by language is expected",
+        "a.tsv:2: 3 cells for 2 languages",
+        "a.tsv: contains no text",
+        "b.jsonl:1: expected an object of texts by language",
         "b.jsonl:2: not JSON",
         "gone.tsv: can't be read",
     ):

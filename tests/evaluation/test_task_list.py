@@ -98,8 +98,8 @@ def test_shared_names_and_missing_inputs(tmp_path: Path) -> None:
     assert check_tasks(tasks) == [
         f"2 tasks have the name perplexity ({path}:2, {path}:3): give each its own `name`",
         f"{path}:2: perplexity: gone.jsonl: no such input file",
-        f"{path}:3: perplexity: texts names no language; write a language and its file",
-        f"{path}:4: empty: texts names no file of en; give one, or leave the language out",
+        f"{path}:3: perplexity: texts: no language given; give a language and its file",
+        f"{path}:4: empty: texts: no file given for en; give one, or leave the language out",
     ]
 
 

@@ -107,7 +107,7 @@ def test_everything_wrong_with_a_task_is_told_at_once(tmp_path: Path) -> None:
     for problem in (
         "broken.jsonl:1: no label under the key 'label'",
         "broken.jsonl:2: its text is empty",
-        "empty.jsonl: holds no document",
+        "empty.jsonl: contains no document",
     ):
         assert any(problem in line for line in told), problem
 

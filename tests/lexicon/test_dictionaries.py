@@ -193,10 +193,10 @@ def test_ding_both_ways(tmp_path: Path) -> None:
         ("edict", EDICT, "en", "zh", r"edict: a dictionary of ja and en"),
         ("de-en", DING + "Bank bank\n", "de", "en", r"de-en:5: 1 sides"),
         ("de-en", DING + "a :: b :: c\n", "de", "en", r"de-en:5: 3 sides"),
-        ("de-en", DING, "de", None, r"de-en: its lines name no language"),
+        ("de-en", DING, "de", None, r"de-en: no language in its lines"),
         ("a.csv", 'x,y\nbank,"Bank\n', "en", "de", r"a.csv:2: not a row of CSV"),
         ("a.csv", "bank,Bank,de,1,2\n", "en", "de", r"a.csv:1: 5 columns"),
-        ("a.txt.gz", b"", "en", "de", "holds no word pair"),
+        ("a.txt.gz", b"", "en", "de", "has no word pair"),
     ],
 )
 def test_bad_line_is_named(
@@ -221,7 +221,9 @@ def test_tables_can_be_turned_round(tmp_path: Path) -> None:
         ("bank", "Bank", "de", 3.0),
         ("bank", "Ufer", "de", 1.0),
     ]
-    with pytest.raises(DataError, match=r"de-en\.tsv:1: its translation is en, to be turned round to fr"):
+    with pytest.raises(
+        DataError, match=r"de-en\.tsv:1: its translation is in en; to reverse the file it must be in fr"
+    ):
         read_lexicon([path], "fr", "de", reverse=True)
     with pytest.raises(DataError, match="give one target language, not de,it"):
         read_lexicon([path], "en", "de,it", reverse=True)

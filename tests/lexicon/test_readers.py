@@ -92,8 +92,8 @@ def test_files_are_merged_in_order(tmp_path: Path) -> None:
         ("a.tsv", b"a\tb\tde\t1\textra", None, "5 columns"),
         ("a.tsv", b"\tBank\tde", None, "source word is empty"),
         ("a.tsv", b"bank\t \tde", None, "translation is empty"),
-        ("a.tsv", b"bank\tBank", None, "no language in the line"),
-        ("a.tsv", b"bank\tBank", "de,fr", "target language must be one"),
+        ("a.tsv", b"bank\tBank", None, "the line names no language"),
+        ("a.tsv", b"bank\tBank", "de,fr", "exactly one target language"),
         ("a.tsv", b"bank\tBank\tde ch", None, "not a language tag"),
         ("a.tsv", b"bank\tBank\tde\theavy", None, "'heavy' is not a number"),
         ("a.tsv", b"bank\tBank\tde\t0", None, "weight is 0.0"),
@@ -192,12 +192,12 @@ def test_a_clean_table_is_read_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "\n \n", "source\ttranslation\n"])
 def test_empty_lexicon(tmp_path: Path, content: str) -> None:
-    with pytest.raises(DataError, match=r"holds no word pair .*a\.tsv"):
+    with pytest.raises(DataError, match=r"has no word pair .*a\.tsv"):
         read(tmp_path, "a.tsv", content, "de")
 
 
 def test_no_file_and_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file was given"):
+    with pytest.raises(DataError, match="no file given"):
         read_lexicon([], "en", "de")
     with pytest.raises(DataError, match=r"none\.tsv: can't be read"):
         read_lexicon([tmp_path / "none.tsv"], "en", "de")

@@ -20,7 +20,7 @@ def test_what_can_not_be_aligned_is_left_out_and_counted(workspace: Path) -> Non
     groups = [table.languages[a:b] for a, b in zip(table.group_offsets, table.group_offsets[1:], strict=False)]
     assert groups[1] == ("de", "en") and groups[6] == ("en", "fr") and groups[7] == ("de", "en")
     said = report.describe()
-    assert said.startswith("Sentences: 8 groups, tokens a sentence de ")
+    assert said.startswith("Sentences: 8 groups, tokens per sentence de ")
     assert "1 longer than alignment.max_sentence_tokens, left out; 1 equal to the text in another language" in said
 
 

@@ -188,7 +188,7 @@ def test_hard_negatives_are_spelt_alike_and_have_no_positive(bpe: Tokenizer) -> 
     assert all(groups.count(group) == 1 for group in groups[plain.num_items :])
 
     def tokens(form: int) -> list[int]:
-        return table.token_ids[table.token_offsets[form] : table.token_offsets[form + 1]].tolist()
+        return table.tokens[form].tolist()
 
     ordered = sorted(tokens(form) for form in table.sources)
     sources = [form for form in plain.item_ids[: plain.num_items] if table.languages[form] == "en"]
@@ -257,12 +257,12 @@ def test_report_counts_what_was_cut_and_dropped(tmp_path: Path) -> None:
     assert lengths["house"] < 5 < lengths["Gesetz"]
     assert set(report.truncated_words) == {word for word, length in lengths.items() if length > 5}
     assert report.mean_subwords["de"] == sum(lengths[word] for word in ("Haus", "naiv", "Gesetz")) / 3
-    assert np.diff(table.token_offsets).max() == 5
+    assert table.tokens.lengths.max() == 5
     line = report.describe()
-    assert line.startswith("Lexicon: 2 entries, subwords a word en ")
-    assert "3 words ('naïve', 'Häuser', 'Straße') not in the tokenizer's reach, left out" in line
+    assert line.startswith("Lexicon: 2 entries, subwords per word en ")
+    assert "3 words ('naïve', 'Häuser', 'Straße') unknown to the tokenizer, left out" in line
     assert "1 word ('Gesetz') longer than alignment.max_word_tokens, truncated" in line
-    assert "2 entries left out for want of a translation" in line
+    assert "2 entries without a translation, left out" in line
     with pytest.raises(DataError, match=r"none of 1 entries .* no tokens for 2 words \('naïve', 'Straße'\)"):
         WordTable.build(Lexicon("en", (LexiconEntry("naïve", (Translation("Straße", "de"),)),)), tokenizer, 5)
 

@@ -116,7 +116,7 @@ def test_bad_rows_of_parquet_are_named(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(files, "_MIN_PIECE_BYTES", size)
         assert bad_lines(path) == expected
     assert "no column 'body' (there are 'text', 'n')" in expand_inputs([path], "body")[1][0]
-    assert "holds int64, not strings" in expand_inputs([path], "n")[1][0]
+    assert "contains int64, not strings" in expand_inputs([path], "n")[1][0]
     path.write_bytes(b"PAR1 no parquet PAR1")
     assert "not a parquet file" in expand_inputs([path], "text")[1][0]
 
@@ -147,7 +147,7 @@ def test_damaged_compression_is_named(tmp_path: Path) -> None:
         path = tmp_path / f"a.jsonl{suffix}"
         for damaged in (content[:-10], b"not compressed at all", content[:20] + b"\xff\xff\xff" + content[23:]):
             path.write_bytes(damaged)
-            with pytest.raises(DataError, match="can't be read to its end"):
+            with pytest.raises(DataError, match="can't be read completely"):
                 read([path])
 
 
@@ -156,6 +156,6 @@ def test_wrong_names_are_found_without_reading(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     names = [tmp_path / "absent.jsonl", tmp_path / "empty", tmp_path / "a.doc", str(tmp_path / "*.zst")]
     problems = expand_inputs(names, "text")[1]
-    expected = ("no such", "holds no file", "no file matches", "unknown kind")
+    expected = ("no such", "contains no file", "no file matches", "unknown kind")
     assert [part in problem for part, problem in zip(expected, problems, strict=True)] == [True] * 4
     assert "no input" in expand_inputs([], "text")[1][0]

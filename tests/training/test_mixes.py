@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.dataset.baked import read_datasets
+from megatron_prealign.dataset.mix import read_datasets
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.testing import run_distributed
 from tests.workspace import MakeValues

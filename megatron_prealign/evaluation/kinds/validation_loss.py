@@ -46,8 +46,8 @@ def check(options: Options) -> list[str]:
 
 def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
     """Return by language loss and positions, and switched_loss and ordinary_loss if any position is switched."""
-    from megatron_prealign.dataset.baked import check_blend
     from megatron_prealign.dataset.blend import build_valid_datasets
+    from megatron_prealign.dataset.mix import check_blend
 
     config = load_resolved(options.config)
     if problems := check_blend(config.data, folder.tokenizer):

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from megatron_prealign.config import Config, TrainingConfig
 from megatron_prealign.config.training import count_samples, global_batch_size_at
-from megatron_prealign.dataset.baked import BakedDataset, check_blend, read_datasets
 from megatron_prealign.dataset.blend import (
     MixedDataset,
     build_train_dataset,
@@ -19,7 +18,7 @@ from megatron_prealign.dataset.blend import (
     valid_problems,
 )
 from megatron_prealign.dataset.index_cache import IndexCache
-from megatron_prealign.dataset.mix import MixRequest
+from megatron_prealign.dataset.mix import BakedDataset, MixRequest, check_blend, read_datasets
 from megatron_prealign.dataset.sampler import Batch, SampleDataset, StepLoader
 from megatron_prealign.errors import CheckpointError, ConfigError
 from megatron_prealign.platform import Mesh
