@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.abc
 import importlib.machinery
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
@@ -71,7 +72,11 @@ def _compiling_when_called() -> Iterator[None]:
     torch: Any = importlib.import_module("torch")  # not at the top: every command line imports this module
     compile_now = torch.compile
 
-    def compile_when_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    def compile_when_called(function: Any = None, /, **options: Any) -> Any:
+        if function is None:  # a decorator with options
+            return functools.partial(compile_when_called, **options)
+        if not inspect.isfunction(function):
+            return compile_now(function, **options)
         compiled: Callable[..., Any] | None = None
 
         @functools.wraps(function)
@@ -80,7 +85,7 @@ def _compiling_when_called() -> Iterator[None]:
             if torch.compiler.is_compiling():  # called by a function that is being compiled: a part of it
                 return function(*args, **kwargs)
             if compiled is None:
-                compiled = compile_now(function)
+                compiled = compile_now(function, **options)
             return compiled(*args, **kwargs)
 
         return call

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -40,8 +41,8 @@ assert not {"wandb", "torch._inductor", "torch._dynamo"} & set(sys.modules)
 def test_functions_are_compiled_at_their_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
 
-    def compile_now(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        compiled.append(function.__name__)
+    def compile_now(function: Callable[[Tensor], Tensor], **options: Any) -> Callable[[Tensor], Tensor]:
+        compiled.append((function.__name__, options))
         return lambda inputs: 2 * function(inputs)
 
     real = torch.compile
@@ -52,9 +53,14 @@ def test_functions_are_compiled_at_their_first_call(monkeypatch: pytest.MonkeyPa
         def add_one(inputs: Tensor) -> Tensor:
             return inputs + 1
 
+        @torch.compile(dynamic=True)
+        def add_two(inputs: Tensor) -> Tensor:
+            return inputs + 2
+
     assert torch.compile is compile_now and compiled == []
     assert [float(add_one(torch.ones(1))) for _ in range(2)] == [4, 4]
-    assert compiled == ["add_one"]
+    assert float(add_two(torch.ones(1))) == 6
+    assert compiled == [("add_one", {}), ("add_two", {"dynamic": True})]
     # In a function that is compiled it is part of that one's graph.
     whole = real(lambda inputs: add_one(inputs) * 3, backend="eager", fullgraph=True)
     assert float(whole(torch.ones(1))) == 6
