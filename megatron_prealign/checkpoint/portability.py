@@ -28,7 +28,7 @@ ASPECTS = {
     "AdamW": "this package's AdamW, Transformer Engine's or apex's",
     "optimizer": "what the optimizer keeps: plain in fp32, plain in bf16 or fp16, or distributed",
     "precision": "fp32, bf16 or fp16, where the kind of optimizer stays",
-    "versions": "of torch, megatron-core 0.16 and Transformer Engine up to 2.20",
+    "versions": "of torch, megatron-core (0.16, 0.19) and Transformer Engine up to 2.20",
 }
 """All that a part can depend on."""
 
