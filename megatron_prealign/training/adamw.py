@@ -19,9 +19,13 @@ from megatron_prealign.platform.megatron.optimizer import use_adamw
 class GroupStepAdamW(torch.optim.Optimizer):
     """torch's fused AdamW kernel with one `step` a parameter group."""
 
-    def __init__(self, params: Any, adam_w_mode: bool = True, **defaults: Any) -> None:
-        """Take apex's arguments: lr, weight_decay, betas, eps; only decoupled weight decay is offered."""
+    def __init__(self, params: Any, adam_w_mode: bool = True, capturable: bool = False, **defaults: Any) -> None:
+        """Take apex's arguments: lr, weight_decay, betas, eps; only decoupled weight decay is offered.
+
+        megatron-core names `capturable` too, from 0.19 on; other AdamWs keep no such entry in their groups.
+        """
         assert adam_w_mode, "only decoupled weight decay"
+        assert not capturable, "no CUDA graphs of the optimizer's step"
         # Apex's and Transformer Engine's read it from the groups, which may have been saved by this one.
         super().__init__(params, {**defaults, "bias_correction": True})
 
