@@ -12,6 +12,7 @@ __version__ = "0.2.0"
 for _message in (
     ".*Apex (is|are) not installed.*",
     "full scope is deprecated.*",
+    ".* is experimental and still under active development.*",
     "When using async grad allreduce.*CUDA_DEVICE_MAX_CONNECTIONS.*",
     "Please use DTensor instead.*",
     "torch.distributed is disabled, unavailable or uninitialized.*",

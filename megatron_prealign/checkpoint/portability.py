@@ -29,7 +29,7 @@ ASPECTS = {
     "optimizer": "kind of optimizer by the state it keeps: plain in fp32, plain in bf16 or fp16, or distributed",
     "precision": "fp32, bf16 or fp16, with the same kind of optimizer",
     "options": "learning rates, betas, eps, weight decay, micro batch and bucket sizes: this run's own apply",
-    "versions": "of torch, megatron-core 0.16 and Transformer Engine up to 2.20",
+    "versions": "of torch, megatron-core (0.16, 0.19) and Transformer Engine up to 2.20",
 }
 """Everything that a part can depend on."""
 

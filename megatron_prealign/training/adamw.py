@@ -18,9 +18,13 @@ from megatron_prealign.platform.megatron.optimizer import use_adamw
 class GroupStepAdamW(torch.optim.Optimizer):
     """torch's fused AdamW kernel with one `step` per parameter group."""
 
-    def __init__(self, params: Any, adam_w_mode: bool = True, **defaults: Any) -> None:
-        """Take apex's arguments: lr, weight_decay, betas, eps; weight decay must be decoupled."""
+    def __init__(self, params: Any, adam_w_mode: bool = True, capturable: bool = False, **defaults: Any) -> None:
+        """Take apex's arguments: lr, weight_decay, betas, eps; weight decay must be decoupled.
+
+        From 0.19 on megatron-core passes `capturable` too; other AdamWs keep no such entry in their groups.
+        """
         assert adam_w_mode, "only decoupled weight decay"
+        assert not capturable, "no CUDA graphs of the optimizer's step"
         # Apex's and Transformer Engine's AdamW read it from the groups, which this one may have saved.
         super().__init__(params, {**defaults, "bias_correction": True})
 
