@@ -100,9 +100,7 @@ def fit_tokenizer(
             )
         return None
     if new.vocab_size <= num_old:
-        problems.append(
-            f"--new-rows: {new.path} has {new.vocab_size} ids and the model knows {num_old}: none is new"
-        )
+        problems.append(f"--new-rows: {new.path} has {new.vocab_size} ids and the model knows {num_old}: none is new")
         return None
     translations: dict[int, list[int]] = {}
     try:
