@@ -61,11 +61,7 @@ class Environment:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Path, random_states: RandomStates | None = None) -> "Environment":
-        """Return the environment that saved a checkpoint.
-
-        Args:
-            checkpoint: its folder.
-            random_states: of a rank; they show the device if it is not recorded.
+        """Return the environment that saved a checkpoint; a rank's random states show a device that is not recorded.
 
         Raises:
             CheckpointError: It can't be read.

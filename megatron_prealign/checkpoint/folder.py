@@ -74,11 +74,7 @@ def all_checkpoints(run_path: str | Path) -> list[Path]:
 
 
 def _newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
-    """Return the newest sound checkpoint, None if the list is empty; rank 0 warns of newer, damaged ones.
-
-    Args:
-        checkpoints: oldest first.
-        check: finds a checkpoint's problems.
+    """Return the newest sound one of checkpoints, oldest first, None if there are none; rank 0 warns of damaged ones.
 
     Raises:
         CheckpointError: None of them is sound. A run must not start afresh over them.
@@ -129,9 +125,7 @@ def resolve_checkpoint(path: str | Path, check: Check = all_problems) -> Path:
 def agree_on_checkpoint(path: str | Path, verify: bool) -> Path | None:
     """Return the newest sound checkpoint of a run folder, or a step folder itself; None if there is none; collective.
 
-    Args:
-        path: run folder or step folder.
-        verify: compare every file's hash with the manifest; each rank reads a share.
+    With `verify` each rank compares the hashes of a share of the files with the manifest.
 
     Raises:
         PrealignError: There are checkpoints, but none is sound.

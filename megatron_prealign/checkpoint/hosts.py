@@ -18,10 +18,7 @@ _CHUNK_BYTES = 1 << 26
 
 
 def find_keepers(folder: Path) -> list[int]:
-    """Return each rank's keeper, and create the folder on hosts that do not see it; collective.
-
-    Args:
-        folder: an empty folder on the host of rank 0.
+    """Return each rank's keeper, and create rank 0's empty folder on hosts that do not see it; collective.
 
     Raises:
         PrealignError: a host can't create it; raised on all ranks.

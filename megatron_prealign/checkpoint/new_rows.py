@@ -84,9 +84,6 @@ def fit_tokenizer(
         model: its model section, vocab_size set.
         growth: how the vocabulary may grow, None if it must not.
         problems: list that problems are appended to.
-
-    Returns:
-        The new rows, or None if there are none.
     """
     vocab_size = int(model.vocab_size or 0)
     num_old = vocab_size if old is None else min(old.vocab_size, vocab_size)

@@ -179,12 +179,7 @@ def _differing(saved: Config, config: Config, names: Iterable[str], message: str
 
 
 def describe_resets(config: Config, differences: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each part that this run uses and that is reset.
-
-    Args:
-        config: of the run.
-        differences: aspects in which the checkpoint differs from the run, each with the old and the new value.
-    """
+    """Yield a line for each part that this run uses and that is reset because of `Environment.differences`."""
     is_used = {
         EXTRA_STATES: config.training.fp8 != "none",
         LOSS_SCALE: config.training.precision == "fp16",

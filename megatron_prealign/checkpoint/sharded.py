@@ -71,17 +71,14 @@ def save_checkpoint(
     state: dict[str, Any],
     tokenizer_path: Path,
 ) -> Path:
-    """Save model, optimizer, random states, counters, configuration and tokenizer; collective.
+    """Save model, optimizer, random states, counters, configuration and tokenizer; return the folder; collective.
 
     Args:
         config: the resolved configuration.
         chunks: this rank's wrapped model chunks.
         optimizer: their optimizer.
-        state: counters with at least `step`; small and plain.
-        tokenizer_path: tokenizer file or folder, copied in so that the checkpoint is self-contained.
-
-    Returns:
-        The checkpoint's folder.
+        state: plain counters with at least `step`.
+        tokenizer_path: file or folder.
 
     Raises:
         CheckpointError: A rank could not write; raised on all. Earlier checkpoints are untouched.
@@ -314,12 +311,9 @@ def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[st
 
 
 def load_full_model(path: str | Path) -> tuple[PrealignGPTModel, Config]:
-    """Load a checkpoint of any layout as one fp32 model on the CPU, in evaluation mode.
+    """Load a step folder, or a run folder's newest checkpoint, as one fp32 model on the CPU, in evaluation mode.
 
     Makes this process a group of one unless it is in a process group already.
-
-    Args:
-        path: step folder, or run folder for its newest checkpoint.
 
     Returns:
         The model and the configuration it was trained with (its layout replaced by that of one rank).

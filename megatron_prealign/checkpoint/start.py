@@ -59,13 +59,7 @@ def write_start(
 ) -> Start:
     """Write a checkpoint for `checkpoint.init_from`; one weight is in memory at a time.
 
-    Args:
-        output: checkpoint to write.
-        origin: the model.
-        tokenizer: tokenizer of the run to start.
-        new_rows: rows of ids that the model has not seen, or None.
-        overwrite: replace an existing output.
-        verify: called with the written checkpoint before the final rename; if it raises, nothing is written.
+    `verify` is called with the written checkpoint before the final rename; if it raises, nothing is written.
 
     Raises:
         CheckpointError: a weight can't be read, or `verify` raised it.

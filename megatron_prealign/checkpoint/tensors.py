@@ -57,13 +57,9 @@ def local_name(name: str) -> str:
 
 
 def checkpoint_key(name: str) -> tuple[str, int | None]:
-    """Return a weight's key in a checkpoint, and its index along the key's first axis, the layers.
+    """Return a weight's key in a checkpoint and its layer, the index along the key's first axis; None outside layers.
 
-    Args:
-        name: name in the local layer spec, layers numbered over the whole model.
-
-    Returns:
-        The key; and the layer's number, or None for a weight outside the layers, which has no such axis.
+    The name is that of the local layer spec, layers numbered over the whole model.
     """
     match = _LAYER.match(name)
     if match is None:
@@ -83,9 +79,7 @@ def is_stacked(key: str) -> bool:
 def names_under(key: str, num_layers: int) -> list[str]:
     """Return the names, in the local layer spec, of the weights under a key; the inverse of `checkpoint_key`.
 
-    Args:
-        key: megatron-core stores all layers under one key, or, if they differ or on request, each under its own.
-        num_layers: number of layers under a stacked key.
+    megatron-core stores all layers under one key, or, if they differ or on request, each layer under its own key.
     """
     if not is_stacked(key):
         return [local_name(key)]
@@ -234,9 +228,9 @@ def write_tensors(
     Args:
         folder: existing folder to write into.
         shapes: shape of each weight by its name in the local layer spec at TP1 PP1.
-        num_layers: layers of the model.
-        dtype: of the written weights.
-        read: from a name to the weight, in that dtype.
+        num_layers: of the model.
+        dtype: of the weights that `read` returns by name.
+        read: makes a weight.
     """
     planner = _LazySavePlanner(shapes, num_layers, dtype, read)
     try:

@@ -33,14 +33,9 @@ def segment_mask(segments: Tensor) -> Tensor:
 
 
 def number_documents(tokens: Tensor, end_of_document: int) -> Tensor:
-    """Return the number of each position's document in its row; a document ends with its end-of-document token.
+    """Return the number of each position's document in its row, int64 [B, S] as `tokens`.
 
-    Args:
-        tokens: int64 [B, S].
-        end_of_document: the token.
-
-    Returns:
-        int64 [B, S].
+    A document ends with its end-of-document token.
     """
     ends = (tokens == end_of_document).long()
     return ends.cumsum(1) - ends

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -75,9 +74,9 @@ def _known_ages() -> Iterator[float]:
         if age <= time.time() - psutil.boot_time():
             yield age
     process = psutil.Process()
-    with suppress(psutil.Error, OSError):
+    with contextlib.suppress(psutil.Error, OSError):
         yield _age(process)
-    with suppress(psutil.Error, OSError):
+    with contextlib.suppress(psutil.Error, OSError):
         agent = _find_agent(process)
         if agent is not None:
             yield _age(agent)

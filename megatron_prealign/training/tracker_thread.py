@@ -27,14 +27,7 @@ class TrackerThread:
     def __init__(
         self, name: str, open_tracker: Callable[[], Tracker], say: Callable[[str], None], close_seconds: float = 60.0
     ) -> None:
-        """Open the service; if that fails, retry with each record.
-
-        Args:
-            name: name of the service in messages.
-            open_tracker: opens the service.
-            say: shows a line.
-            close_seconds: longest wait of `close`, in seconds.
-        """
+        """Open the service `name`; if that fails, retry with each record. `say` shows a line on the terminal."""
         self._name = name
         self._open = open_tracker
         self._say = say

@@ -34,13 +34,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def model_card(config: Config, dtype: str, results: Mapping[str, Any] | None) -> str:
-    """Return the text of README.md.
-
-    Args:
-        config: the checkpoint's config; its datasets need not exist any more.
-        dtype: of the written weights.
-        results: as `read_results` returns them; None if nothing was measured.
-    """
+    """Return the text of README.md; `dtype` is of the written weights, and the datasets need not exist any more."""
     model, languages = config.model, sorted({entry.language for entry in config.data.blend})
     numbers = "Nothing was measured on this folder when it was written."
     if results:

@@ -38,7 +38,7 @@ def checkpoint_logits(checkpoint: Path, ids: Tensor, dtype: torch.dtype = torch.
     Args:
         checkpoint: of any layout.
         ids: int64 [B, S].
-        dtype: to round to; the computation is in fp32.
+        dtype: of the rounded weights; the computation is in fp32.
 
     Returns:
         fp32 [B, S, R], R rows of the padded vocabulary.

@@ -122,9 +122,9 @@ def write_safetensors(
 
     Args:
         path: file to write.
-        shapes: of every tensor, in the order in which they come.
-        dtype: of all of them.
-        tensors: names and contiguous tensors on the CPU.
+        shapes: of every tensor, in order.
+        dtype: of all tensors.
+        tensors: names and contiguous tensors on the CPU, in the same order.
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
