@@ -122,7 +122,7 @@ def test_a_failure_repeats_the_error_line_of_the_command(runner: Runner) -> None
 
 
 def test_a_step_that_makes_nothing_is_a_failure(runner: Runner, tmp_path: Path) -> None:
-    with pytest.raises(StepError, match="did not make"):
+    with pytest.raises(StepError, match="did not write"):
         runner.run(step("one", "pass", tmp_path / "none"))
 
 

@@ -59,7 +59,7 @@ def test_the_page_holds_the_curves_of_two_runs(runs: Path, tmp_path: Path, capsy
         "align_init: retrieval en-de, held-out words",
         "Optimizer",
         "Speed and memory",
-        "Switched against ordinary positions",
+        "Switched and ordinary positions",
     ):
         assert f"<h2>{heading}</h2>" in text, heading
     assert "pretrain: retrieval" not in text

@@ -151,7 +151,7 @@ def test_everything_wrong_with_a_specification_is_told(tmp_path: Path) -> None:
     for problem in (
         "types.person.names: the lists differ in length (en 3x2, zh 2x2)",
         "types.person.names.zh: 安 occur twice",
-        "relations.likes.templates.en: '{object} is liked by {subject}.' must hold {subject} once",
+        "relations.likes.templates.en: '{object} is liked by {subject}.' must contain {subject} once",
         "which English-Clone uses itself",
         "relations.owns.object: unknown type animal; known are color, person",
         "relations.owns.templates: nothing in zh, which others have",

@@ -91,8 +91,8 @@ def problems_of(path: Path) -> list[str]:
         ({"measures": ["perplexity.clon.perplexity"]}, "is not in measures.yaml; did you mean perplexity.clone"),
         ({"recipe": "klingon"}, "scale small has nothing for 'klingon'"),
         ({"axis": {"label": "x", "values": {"joynt": 1}}}, "axis.values: there is no variant 'joynt'"),
-        ({"evaluations": [{"evaluation": "perplxity"}]}, "no evaluation 'perplxity'; did you mean perplexity?"),
-        ({"evaluations": [{"evaluation": "perplexity"}]}, "evaluations, task 1: perplexity needs texts; give it"),
+        ({"evaluations": [{"evaluation": "perplxity"}]}, "unknown evaluation 'perplxity'; did you mean perplexity?"),
+        ({"evaluations": [{"evaluation": "perplexity"}]}, "evaluations, task 1: perplexity needs the option texts"),
         (
             {"evaluations": [{"evaluation": "word_retrieval", "lexicon": "x"}]},
             "has no option lexicon; did you mean lex",
