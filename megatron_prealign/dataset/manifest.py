@@ -125,7 +125,7 @@ def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]
         path = Path(f"{prefix}{suffix}")
         if suffix not in files:
             if path.exists():
-                problems.append(f"{path}: not in the manifest; delete this file of another bake")
+                problems.append(f"{path}: not in the manifest; left over from another bake, delete it")
         elif not path.is_file():
             problems.append(f"{path}: missing, but in the manifest; bake it again")
         elif path.stat().st_size != files[suffix]["size"]:

@@ -244,8 +244,8 @@ def _parse_json(line: bytes, json_key: str) -> Record:
     if not isinstance(record, dict):
         raise _NoTextError(f"a JSON {type(record).__name__}, not an object with the key {json_key!r}")
     if json_key not in record:
-        raise _NoTextError(f"no key {json_key!r} (there are {', '.join(map(repr, list(record)[:8])) or 'none'}); "
-                      "name the right one with --json-key")  # fmt: skip
+        keys = ", ".join(map(repr, list(record)[:8])) or "none"
+        raise _NoTextError(f"no key {json_key!r} (there are {keys}); name the right one with --json-key")
     return _with_text(record, json_key)
 
 
