@@ -22,7 +22,7 @@ mkdir -p "$root/opt/megatron-prealign"
 git -C "$repository" archive HEAD | tar --extract --directory "$root/opt/megatron-prealign"
 
 # Mounts that end with the tests.
-unshare --mount --pid --fork bash -c '
+unshare --mount --pid --fork --kill-child bash -c '
   root=$1; shift
   mount -t proc proc "$root/proc"
   mount --rbind /dev "$root/dev"

@@ -1,10 +1,12 @@
 """The ramp-up of the batch size, against megatron-core's own."""
 
 import pytest
-from megatron.core.num_microbatches_calculator import RampupBatchsizeNumMicroBatchesCalculator
+from megatron.core import num_microbatches_calculator
 
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.config.training import count_samples, global_batch_size_at
+
+THEIRS = getattr(num_microbatches_calculator, "RampupBatchsizeNumMicroBatchesCalculator", None)
 
 
 def _config(rampup: list[int] | None, train_steps: int) -> Config:
@@ -13,12 +15,13 @@ def _config(rampup: list[int] | None, train_steps: int) -> Config:
     )
 
 
+@pytest.mark.skipif(THEIRS is None, reason="megatron-core 0.19 has no ramp-up by equal steps")
 @pytest.mark.parametrize("rampup", [[8, 4, 100], [8, 8, 96], [4, 28, 10], [16, 16, 0]])
 def test_sizes_are_megatrons(rampup: list[int]) -> None:
     training = _config(rampup, 30).training
     calculator = None
     if rampup[2]:  # megatron-core's own divides by zero
-        calculator = RampupBatchsizeNumMicroBatchesCalculator(32, 2, 2, False, 0, *rampup)
+        calculator = THEIRS(32, 2, 2, False, 0, *rampup)
     consumed = 0
     for step in range(30):
         assert count_samples(_config(rampup, step).training) == consumed
