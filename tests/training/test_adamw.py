@@ -11,7 +11,7 @@ from megatron_prealign.training import adamw, norms
 
 
 def test_a_cpu_gets_kernels_that_run_there_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adamw, "has_transformer_engine", lambda: True)
+    monkeypatch.setattr(adamw, "is_usable", lambda package: package == "transformer_engine")
     monkeypatch.setattr(optimizer, "Adam", "of Transformer Engine")
     monkeypatch.setattr(core_base, "get_grad_norm_fp32", "of megatron-core")
     monkeypatch.setattr(clip_grads, "multi_tensor_applier", "of Transformer Engine")
