@@ -57,9 +57,9 @@ class DatasetInspector:
         manifest = read_manifest(prefix)
         problems = []
         if tokenizer.fingerprint != manifest.content["tokenizer_fingerprint"]:
-            problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}")
+            problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}; pass the bake's tokenizer")
         if lexicon is not None and lexicon.fingerprint != manifest.content["lexicon_fingerprint"]:
-            problems.append(f"{prefix}: baked with another lexicon")
+            problems.append(f"{prefix}: baked with another lexicon; pass the bake's lexicon")
         if problems:
             raise DataError(problems)
         self.prefix = str(prefix)

@@ -188,12 +188,12 @@ def describe_resets(config: Config, differences: Mapping[str, str]) -> Iterator[
     for part in PARTS:
         if is_used.get(part) and part.outcome(differences) == "reset":
             reasons = "; ".join(differences[aspect] for aspect in part.reset if aspect in differences)
-            yield f"Reset, because {reasons}: {part.name}, to {part.reset_to}."
+            yield f"Reset because {reasons}: {part.name}, to {part.reset_to}."
 
 
 def markdown() -> str:
     """Return the table as it is in docs/checkpoints.md."""
-    lines = [f"| part | {' | '.join(ASPECTS)} | lacking in the checkpoint |", "|---" * (len(ASPECTS) + 2) + "|"]
+    lines = [f"| part | {' | '.join(ASPECTS)} | missing from the checkpoint |", "|---" * (len(ASPECTS) + 2) + "|"]
     for part in PARTS:
         cells = [part.outcome([aspect]) for aspect in ASPECTS]
         lines.append(f"| {' | '.join([part.name, *cells, part.if_absent])} |")

@@ -46,7 +46,7 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
         if unknown and "optimizer" in state:
             raise CheckpointError(
                 f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; resume with "
-                "the version that saved it, or load the weights alone with checkpoint.init_from"
+                "the version that saved it, or load only the weights with checkpoint.init_from"
             )
 
     def check_keys(keys: Collection[str]) -> None:
@@ -88,7 +88,7 @@ def _read_contents(folder: Path) -> Metadata:
         if isinstance(stored, TensorStorageMetadata):
             missing = math.prod(stored.size) - sum(math.prod(chunk.sizes) for chunk in stored.chunks)
             if missing > 0:
-                raise CheckpointError(f"{folder}: {key} lacks {missing} numbers; use another checkpoint")
+                raise CheckpointError(f"{folder}: {key} lacks {missing} values; use another checkpoint")
     return metadata
 
 

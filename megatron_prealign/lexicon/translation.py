@@ -132,7 +132,8 @@ def read_journal(path: Path, translator: Translator) -> Answers:
             if number == 1:
                 if record["translator"] != translator.identity():
                     raise DataError(
-                        f"{path}: contains answers to other settings ({record['translator']}); remove it, or use those"
+                        f"{path}: its answers were made with other settings ({record['translator']}); "
+                        "remove it, or use those"
                     )
             else:
                 answers |= record["answers"]

@@ -50,7 +50,7 @@ def test_every_aspect_and_every_recorded_field_belongs_to_the_table() -> None:
     assert set(ours.differences(theirs)) == {"ranks", "layout", "device", "layers", "AdamW", "precision", "versions"}
     # An old file says nothing of these; that is no difference.
     assert Environment(world_size=1).differences(ours) == {}
-    assert Environment().differences(ours) == {"ranks": "world_size was None, is 1"}
+    assert Environment().differences(ours) == {"ranks": "world_size was None, now 1"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_random_states_of_another_device_are_left_out(
         _continue, 1, make_values("pretrain", run, training={"train_steps": 4}, **trusting)
     )[0]
     assert len(records) == 2
-    line = "Reset, because device was cuda, is cpu: random states, to the states that training.seed gives"
+    line = "Reset because device was cuda, now cpu: random states, to the states that training.seed gives"
     assert sum(line in row for row in said.splitlines()) == 1, said
 
 

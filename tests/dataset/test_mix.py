@@ -89,7 +89,7 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
     )
     asked = request(BlendEntry(prefix="en"), BlendEntry(prefix="sw", tokens=1_000))
     assert problem(asked, 400, {"sw": 120, "en": 280}).startswith(
-        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise this number"
+        "data.blend[1] (sw): tokens 1,000, but 1,200 have already been drawn; raise this number"
     )
 
 
@@ -142,7 +142,7 @@ def test_the_table_says_tokens_and_epochs() -> None:
     first, _ = asked.continue_from([], 0, {})
     assert asked.describe(first, 0, {}).splitlines() == [
         "Mix:",
-        "  entry               language  share   tokens in all  epochs  drawn so far",
+        "  entry               language  share   total tokens  epochs  drawn so far",
         "  en+de (2 datasets)  x         50.00%  15,000         0.15    0",
         "  sw                  sw        50.00%  15,000         12.00   0",
     ]

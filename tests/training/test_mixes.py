@@ -147,7 +147,7 @@ def _rewind_and_train(values: Any) -> Run:
     loop.Trainer.train_step = train_step  # type: ignore[method-assign]
     outcome = _train(values)
     newest = f"{values['training']['run_path']}/checkpoints/step_0000003"
-    assert said == [f"step 4: back to {newest}; the data continues"]
+    assert said == [f"step 4: weights restored from {newest}; the data continues"]
     return outcome
 
 

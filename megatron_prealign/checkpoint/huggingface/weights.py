@@ -97,7 +97,7 @@ def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
         if pickles:
             raise CheckpointError(
                 f"{folder}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when they are read; "
-                "take the safetensors version of the model, or convert it where you trust it"
+                "use the model's safetensors version, or convert the pickles yourself if you trust them"
             )
         raise CheckpointError(f"{folder}: no {_SINGLE} and no {INDEX}; name a Hugging Face folder with weights")
     try:
