@@ -20,7 +20,7 @@ Outcome = Literal["kept", "reset", "refused"]
 
 ASPECTS = {
     "model": "architecture and shape of the model",
-    "data": "what the position in the data is counted in",
+    "data": "the unit in which the position in the data is counted",
     "layout": "tensor, pipeline, virtual pipeline and context parallel sizes",
     "ranks": "number of ranks",
     "device": "cpu or cuda",
@@ -91,7 +91,7 @@ RANDOM_STATES = Part(
     "random states",
     reset=("layout", "ranks", "device"),
     keys=r"random_states/",
-    reset_to="the states that training.seed gives, so dropout draws other numbers",
+    reset_to="those that training.seed gives, so dropout draws other numbers",
 )
 POSITION = Part(
     "position and counters",

@@ -117,7 +117,7 @@ def test_random_states_of_another_device_are_left_out(
         _continue, 1, make_values("pretrain", run, training={"train_steps": 4}, **trusting)
     )[0]
     assert len(records) == 2
-    line = "Reset because device was cuda, now cpu: random states, to the states that training.seed gives"
+    line = "Reset because device was cuda, now cpu: random states, to those that training.seed gives"
     assert sum(line in row for row in said.splitlines()) == 1, said
 
 
