@@ -74,7 +74,7 @@ def test_wrong_sizes_are_found(prefix: Path, suffix: str, damage: str) -> None:
         (".switch.bin", "<i", 4, 1000, "extend beyond their sequence"),
         (".switch.bin", "<i", 8, 2000, "outside the vocabulary"),
         (".switch.bin", "<i", 8, 0, "special token as label"),
-        (".switch.bin", "<i", 12, 3, "lexicon does not have"),
+        (".switch.bin", "<i", 12, 3, "not in the lexicon"),
         (".switch.bin", "<i", 16, 0, "overlap"),
         (".switch.idx", "<B", 17, 8, "add up|running sum"),
     ],

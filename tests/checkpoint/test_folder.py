@@ -108,7 +108,7 @@ def test_damage_is_found_by_size_and_by_hash(tmp_path: Path, capsys: pytest.Capt
         error = capsys.readouterr().err
         assert f"WARNING: skipping {newer}: {file}: its content does not match the hash" in error
         assert f"WARNING: using the one before it: {older}" in error
-        with pytest.raises(CheckpointError, match="does not have the hash that the manifest names"):
+        with pytest.raises(CheckpointError, match="does not match the hash in the manifest"):
             folder.resolve_checkpoint(newer)
         file.write_bytes(content[:-1])
         assert quick_problems(newer) == [f"{file}: {len(sound) - 1} bytes, but the manifest says {len(sound)}"]

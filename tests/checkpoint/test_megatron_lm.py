@@ -173,7 +173,7 @@ def test_a_tokenizer_that_grew_gets_rows(tokenizer: Path, tmp_path: Path, one_ra
         ({"use_rope_scaling": True}, "rope scaling"),
         ({"rotary_interleaved": True}, "rotary embeddings turn neighbouring dimensions"),
         ({"apply_layernorm_1p": True}, "norm weights are stored less one"),
-        ({"normalization": "LayerNorm"}, "no architecture here has layers of these parts"),
+        ({"normalization": "LayerNorm"}, "no supported architecture has layers with these parts"),
         ({"hidden_size": None}, "no hidden_size: not the arguments of a GPT model"),
         ({"num_layers": 3}, "decoder.layers.2.mlp.linear_fc1.weight is missing"),
         ({"ffn_hidden_size": 40}, "the model section says [80, 32]"),
