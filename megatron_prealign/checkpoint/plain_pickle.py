@@ -34,13 +34,13 @@ class Opaque:
         self.attributes = state if isinstance(state, dict) else {}
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Take an item of a dictionary's kind."""
+        """Take an item of a dictionary-like object."""
 
     def append(self, value: Any) -> None:
-        """Take an item of a list's kind."""
+        """Take an item of a list-like object."""
 
     def extend(self, values: Any) -> None:
-        """Take items of a list's kind."""
+        """Take the items of a list-like object."""
 
 
 class _Reader(pickle.Unpickler):

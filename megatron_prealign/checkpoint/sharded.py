@@ -231,7 +231,7 @@ def _saved_groups(state: dict[Any, Any]) -> Iterator[dict[str, Any]]:
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
-    """Load the weights alone, at any layout; collective. Build the optimizer afterwards.
+    """Load only the weights, at any layout; collective. Build the optimizer afterwards.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.

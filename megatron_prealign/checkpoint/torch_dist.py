@@ -45,7 +45,7 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
         unknown = sorted(key for key in metadata.state_dict_metadata if part_of(key) is None)
         if unknown and "optimizer" in state:
             raise CheckpointError(
-                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; resume with "
+                f"{folder}: this version does not know {', '.join(unknown[:3])} and would drop it; resume with "
                 "the version that saved it, or load only the weights with checkpoint.init_from"
             )
 

@@ -63,7 +63,7 @@ class FolderTensors(Mapping[str, Tensor]):
             part = file.get_slice(name)
             kind = part.get_dtype()
             if kind not in _DTYPES:
-                yield f"{path}: {name} is stored as {kind}; known: {', '.join(_DTYPES)}"
+                yield f"{path}: {name} is stored as {kind}; supported: {', '.join(_DTYPES)}"
                 continue
             self._files[name] = file
             self.shapes[name] = tuple(part.get_shape())

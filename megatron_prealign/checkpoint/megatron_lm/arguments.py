@@ -95,7 +95,7 @@ def _translate(args: Mapping[str, Any], architecture: ArchitectureName, vocab_si
 
 
 def _problems(args: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the model has and the one here has not."""
+    """Yield the features of the model that are not supported here."""
     positions = args["position_embedding_type"]
     if positions != "rope":
         yield f"position_embedding_type {positions!r}: only rotary embeddings (rope) are supported"
