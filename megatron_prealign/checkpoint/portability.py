@@ -155,8 +155,8 @@ def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[
     if "data" in aspects:
         names = [*_POSITION_FIELDS, *(() if config.data.codeswitch == "baked" else _ONLINE_FIELDS)]
         message = (
-            "{name}: {checkpoint} was trained with {there}, this run has {here}; keep that value, or start a new run with "
-            "checkpoint.init_from"
+            "{name}: {checkpoint} was trained with {there}, this run has {here}; keep that value, or start a new run "
+            "with checkpoint.init_from"
         )
         problems += _differing(saved, config, names, message, checkpoint)
     return problems
