@@ -145,7 +145,7 @@ def test_checkpoints_that_are_damaged_or_foreign(
         values, tmp_path, capsys, *options
     )
     for stored, wrong in (
-        ('{"step": 2}', "step 2 does not fit the folder's name"),
+        ('{"step": 2}', "step 2 does not match the folder's name"),
         ('{"step": 1, "lm_tokens": -1}', "not the counters of a run: lm_tokens (Input should be"),
         ('{"step": 1, "best_retrieval": 5.0}', "not the counters of a run: best_retrieval (Input should be"),
         ('{"step": 1, "recent_losses": [1e300]}', "not the counters of a run: recent_losses.0 (Input should"),

@@ -204,7 +204,7 @@ def test_other_formats_and_other_tokenizers_are_refused(
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "has 512 rows, the tokenizer 700 ids" in refused()
+    assert "has 512 rows, but the tokenizer has 700 ids" in refused()
     assert "nowhere" in refused(tmp_path / "nowhere")
     common = source / "iter_0000005" / "common.pt"
     torch.save({"iteration": 5}, common)
@@ -215,4 +215,4 @@ def test_other_formats_and_other_tokenizers_are_refused(
     metadata.write_text('{"sharded_backend": "zarr"}')
     assert "a checkpoint in the format 'zarr'; convert it to 'torch_dist' with Megatron-LM" in refused()
     metadata.unlink()
-    assert "name a checkpoint of the format torch_dist" in refused()
+    assert "name a torch_dist checkpoint" in refused()
