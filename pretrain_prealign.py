@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _tell(error: PrealignError, rank: int) -> None:
-    """Print an error, rank 0 first: the end of any rank makes torchrun end the others, told or not."""
+    """Print an error, rank 0 first: the end of any rank makes torchrun end the others, warned or not."""
     if rank > 0:
         # torchrun's SIGTERM is no request to save.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

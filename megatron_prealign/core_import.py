@@ -1,8 +1,8 @@
-"""What happens when megatron-core is imported, by whatever module: its version is checked, and it imports less.
+"""Hook into the import of megatron-core, whichever module imports it: check its version and reduce what it imports.
 
 * Optional packages that are broken are hidden from it (`optional_packages.py`).
-* It compiles fused functions where it defines them. The compiler takes half of the time of the whole import; here a
-  function is compiled when it is first called, which on CPUs happens to none. Can go when megatron-core does so.
+* It compiles fused functions where it defines them. The compiler takes half the time of the whole import; here a
+  function is compiled when it is first called, which on CPUs never happens. Can go when megatron-core does the same.
 * Its inference engine imports W&B wherever that is installed, which leaves two temporary folders for each process that
   is killed. A run that is tracked by W&B imports it by itself. Can go when megatron-core imports it where it is used.
 """

@@ -37,8 +37,8 @@ def check_core_version(folders: Sequence[str]) -> None:
             if not is_supported((info["MAJOR"], info["MINOR"], info["PATCH"])):
                 ranges = " or ".join(f">={_text(first)},<{_text(after)}" for first, after in SUPPORTED)
                 raise PrealignError(
-                    f"megatron-core {info['__version__']} in {path.parent} is not supported, {ranges} is; install one: "
-                    "pip install 'megatron-core==0.16.1', or 0.19.2 with Python 3.12 or newer"
+                    f"megatron-core {info['__version__']} in {path.parent} is not supported (supported: {ranges}); "
+                    "install one: pip install 'megatron-core==0.16.1', or 0.19.2 with Python 3.12 or newer"
                 )
             return
 

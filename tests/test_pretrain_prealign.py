@@ -131,7 +131,9 @@ def test_checkpoints_that_are_damaged_or_foreign(
     checkpoint = folder.step_path(tmp_path / "stage1", 1)
     (checkpoint / folder.CONFIG).write_text("model: {}\n")
     start = ("--checkpoint.init_from", str(tmp_path / "stage1"))
-    assert f"{checkpoint / folder.CONFIG}: 10 bytes, the manifest says" in _refused(values, tmp_path, capsys, *start)
+    assert f"{checkpoint / folder.CONFIG}: 10 bytes, but the manifest says" in _refused(
+        values, tmp_path, capsys, *start
+    )
     (checkpoint / folder.CONFIG).write_text("modules: {size: 3}\n")
     error = _refused(values, tmp_path, capsys, *start, "--checkpoint.verify", "false")
     assert f"{checkpoint / folder.CONFIG}" in error
@@ -139,14 +141,14 @@ def test_checkpoints_that_are_damaged_or_foreign(
     _save_checkpoint(tmp_path / "used", {**values, "model": {**values["model"], "vocab_size": 300}}, step=1)
     (folder.step_path(tmp_path / "used", 1) / folder.STATE).write_text('{"step": "1", "epoch": 3}')
     options = ["--training.run_path", str(tmp_path / "used"), "--checkpoint.verify", "false"]
-    assert "not the counters of this program: step (Input should be a valid integer), epoch" in _refused(
+    assert "not the counters of a run: step (Input should be a valid integer), epoch" in _refused(
         values, tmp_path, capsys, *options
     )
     for stored, wrong in (
-        ('{"step": 2}', "step 2 does not fit the folder's name"),
-        ('{"step": 1, "lm_tokens": -1}', "not the counters of this program: lm_tokens (Input should be"),
-        ('{"step": 1, "best_retrieval": 5.0}', "not the counters of this program: best_retrieval (Input should be"),
-        ('{"step": 1, "recent_losses": [1e300]}', "not the counters of this program: recent_losses.0 (Input should"),
+        ('{"step": 2}', "step 2 does not match the folder's name"),
+        ('{"step": 1, "lm_tokens": -1}', "not the counters of a run: lm_tokens (Input should be"),
+        ('{"step": 1, "best_retrieval": 5.0}', "not the counters of a run: best_retrieval (Input should be"),
+        ('{"step": 1, "recent_losses": [1e300]}', "not the counters of a run: recent_losses.0 (Input should"),
     ):
         (folder.step_path(tmp_path / "used", 1) / folder.STATE).write_text(stored)
         assert f"state.json: {wrong}" in _refused(values, tmp_path, capsys, *options)
@@ -257,7 +259,7 @@ def test_lexicons_that_translate_into_their_own_language_or_hold_nothing_out(
 ) -> None:
     values["alignment"]["held_out_lexicon_paths"] = values["alignment"]["lexicon_paths"]
     values["training"]["eval_interval"] = 1
-    assert "lexicon.tsv: every word is trained on too; keep some apart" in _refused(values, tmp_path, capsys)
+    assert "lexicon.tsv: every word is also trained on; hold some out" in _refused(values, tmp_path, capsys)
     values["alignment"]["source_language"] = "de"
     assert "lexicon.tsv: translations into de, which is alignment.source_language" in _refused(values, tmp_path, capsys)
 
@@ -349,7 +351,7 @@ def test_indices_of_datasets_are_hashed_once_a_host(
     content = bytearray(index.read_bytes())
     content[34 + 40 * 4 + 8] ^= 1  # where the second of 40 sequences begins
     index.write_bytes(content)
-    assert f"{index}: its content does not have the hash" in _refused(values, tmp_path, capsys)
+    assert f"{index}: its content does not match the hash" in _refused(values, tmp_path, capsys)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert _main(values, tmp_path, "--dry-run") == 0
     index.write_bytes(bytes(content[:-1]) + b"\1")

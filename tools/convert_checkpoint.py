@@ -74,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     from_megatron_lm.add_argument("--tokenizer", type=path_argument, required=True, help="tokenizer to train with")
     from_megatron_lm.add_argument(
-        "--old-tokenizer", type=path_argument, help="tokenizer of its training; default: --tokenizer; needs --new-rows"
+        "--old-tokenizer",
+        type=path_argument,
+        help="tokenizer it was trained with; default: --tokenizer; needs --new-rows",
     )
     _add_vocabulary(from_megatron_lm)
     return parser

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, or 2 after an error that the user can fix."""
     arguments = build_parser().parse_args(argv)
     if not arguments.samples and not arguments.skipped:
-        raise ConfigError("no sample is chosen; give --samples or --skipped")
+        raise ConfigError("no samples chosen; give --samples or --skipped")
     from megatron_prealign.training.samples import read_samples, skipped_samples  # imports take seconds
 
     positions = [*arguments.samples, *(skipped_samples(arguments.run) if arguments.skipped else [])]

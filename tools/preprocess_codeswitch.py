@@ -260,7 +260,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     problems = verify(arguments.verify, tokenizer)
     for problem in problems:
         print(f"problem: {problem}")
-    print(f"{arguments.verify}: {'not sound' if problems else 'sound'}")
+    print(f"{arguments.verify}: {'problems found' if problems else 'no problems found'}")
     return 1 if problems else 0
 
 

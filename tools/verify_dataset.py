@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for prefix, problems in found.items():
             for problem in problems:
                 print(f"problem: {problem}")
-            print(f"{prefix}: {'not sound' if problems else 'sound'}")
+            print(f"{prefix}: {'problems found' if problems else 'no problems found'}")
     return 1 if any(found.values()) else 0
 
 

@@ -1,6 +1,6 @@
 """Worker processes of this machine.
 
-They use `concurrent.futures`: datatrove's local executor waits for ever when a worker is killed.
+They use `concurrent.futures`: datatrove's local executor waits forever when a worker is killed.
 """
 
 import gc
@@ -164,7 +164,7 @@ def _start_worker(stop: Event, num_threads: int, folder: Path, tokenizers: "Queu
 
 
 def _die_with_parent(folder: Path) -> None:
-    """End this process and remove its files when the parent is gone: workers of a pool would wait for ever."""
+    """End this process and remove its files when the parent is gone: workers of a pool would wait forever."""
     parent = parent_process()
     assert parent is not None  # this is a worker
     wait([parent.sentinel])

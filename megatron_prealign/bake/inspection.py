@@ -57,9 +57,9 @@ class DatasetInspector:
         manifest = read_manifest(prefix)
         problems = []
         if tokenizer.fingerprint != manifest.content["tokenizer_fingerprint"]:
-            problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}")
+            problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}; pass the bake's tokenizer")
         if lexicon is not None and lexicon.fingerprint != manifest.content["lexicon_fingerprint"]:
-            problems.append(f"{prefix}: baked with another lexicon")
+            problems.append(f"{prefix}: baked with another lexicon; pass the bake's lexicon")
         if problems:
             raise DataError(problems)
         self.prefix = str(prefix)
@@ -173,7 +173,7 @@ def statistics_table(prefix: str | Path, manifest: Manifest) -> Table:
             table.add_row("", example)
     table.add_row("tokens", f"{counts['tokens']:,}")
     if "seconds" in provenance:
-        table.add_row("tokens a second", f"{counts['tokens'] / max(provenance['seconds'], 1e-3):,.0f}")
+        table.add_row("tokens per second", f"{counts['tokens'] / max(provenance['seconds'], 1e-3):,.0f}")
     table.add_row("words", f"{counts['words']:,}")
     if manifest.content["lexicon_fingerprint"]:
         table.add_row("codeswitch ratio", f"{manifest.content['codeswitch_ratio']}")

@@ -70,7 +70,7 @@ def _difference_problems(prefixes: Sequence[str | Path], contents: Sequence[dict
         for prefix, content in concerned[1:]:
             first_prefix, first = concerned[0]
             problems += [
-                f"{prefix}: its {name.replace('_', ' ')} is {content.get(name)}, that of {first_prefix} is "
+                f"{prefix}: its {name.replace('_', ' ')} is {content.get(name)}, but that of {first_prefix} is "
                 f"{first.get(name)}; bake both with the same one"
                 for name in names
                 if content.get(name) != first.get(name)

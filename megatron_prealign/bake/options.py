@@ -181,7 +181,9 @@ def _output_problems(options: BakeOptions) -> list[str]:
         names = ", ".join(map(str, existing))
         problems.append(f"{names}: already exists; choose another --output-prefix or pass --overwrite")
     if options.work_folder.exists() and not (options.overwrite or options.resume):
-        problems.append(f"{options.work_folder}: left by an unfinished bake; pass --resume to continue, or --overwrite")
+        problems.append(
+            f"{options.work_folder}: belongs to an unfinished bake; pass --resume to continue, or --overwrite"
+        )
     if options.output_prefix.is_dir():
         problems.append(
             f"--output-prefix {options.output_prefix}: is a folder; give a prefix for the files in it, such as "

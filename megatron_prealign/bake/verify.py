@@ -29,7 +29,7 @@ def verify(prefix: str | Path, tokenizer: Tokenizer | None = None) -> list[str]:
     problems = check_manifest(prefix)
     problems += _hash_problems(prefix, content)
     if tokenizer is not None and tokenizer.fingerprint != content["tokenizer_fingerprint"]:
-        problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}")
+        problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}; pass the bake's tokenizer")
     try:
         tokens = IndexedReader(prefix)
         problems += _token_problems(tokens, content)
@@ -37,7 +37,7 @@ def verify(prefix: str | Path, tokenizer: Tokenizer | None = None) -> list[str]:
             switches = IndexedReader(f"{prefix}.switch")
             problems += _switch_problems(tokens, switches, content, tokenizer)
         elif content["counts"]["switched"]:
-            problems.append(f"{prefix}: the manifest counts switched words but names no switch records")
+            problems.append(f"{prefix}: the manifest counts switched words but lists no switch records")
     except DataError as error:
         problems += error.problems
     return problems
@@ -47,7 +47,7 @@ def _hash_problems(prefix: str | Path, content: dict[str, Any]) -> list[str]:
     # check_manifest has checked those of .idx files.
     paths = {Path(f"{prefix}{suffix}"): entry for suffix, entry in content["files"].items() if suffix.endswith(".bin")}
     return [
-        f"{path}: its content does not have the hash that the manifest names"
+        f"{path}: its content does not match the hash in the manifest"
         for path, entry in paths.items()
         if path.is_file() and file_hash(path) != entry["sha256"]
     ]
@@ -62,7 +62,7 @@ def _token_problems(reader: IndexedReader, content: dict[str, Any]) -> list[str]
         "tokens": (len(reader.tokens), counts["tokens"]),
     }
     problems = [
-        f"{reader.prefix}: {what} {actual}, the manifest says {expected}"
+        f"{reader.prefix}: {what} {actual}, but the manifest says {expected}"
         for what, (actual, expected) in found.items()
         if actual != expected
     ]
@@ -70,7 +70,7 @@ def _token_problems(reader: IndexedReader, content: dict[str, Any]) -> list[str]
     lowest, highest = min((low for low, _ in ranges), default=0), max((high for _, high in ranges), default=0)
     if lowest < 0 or highest >= content["vocab_size"]:
         problems.append(
-            f"{reader.prefix}.bin: token ids from {lowest} to {highest}, the vocabulary has {content['vocab_size']}"
+            f"{reader.prefix}.bin: token ids from {lowest} to {highest}, but the vocabulary has {content['vocab_size']}"
         )
     if (eod := content.get("eod_id")) is not None:
         problems += _eod_problems(reader, eod)
@@ -94,20 +94,22 @@ def _switch_problems(
     if switches.dtype != np.dtype("<i4"):
         return [f"{name}: records are {switches.dtype}, not int32"]
     if len(switches) != len(tokens) or not np.array_equal(switches.document_ends, tokens.document_ends):
-        return [f"{name}: its sequences are not those of the tokens"]
+        return [f"{name}: its sequences do not match those of the tokens"]
     if (switches.lengths % RECORD_INTS).any():
-        return [f"{name}: a sequence holds a part of a record"]
+        return [f"{name}: a sequence contains an incomplete record"]
     counts = content["counts"]
     num_records, num_tokens = len(switches.tokens) // RECORD_INTS, 0
     problems = []
     if num_records != counts["switched"]:
-        problems.append(f"{name}: {num_records} records, the manifest counts {counts['switched']} switched words")
+        problems.append(f"{name}: {num_records} records, but the manifest counts {counts['switched']} switched words")
     special = np.array(sorted(tokenizer.special_ids if tokenizer else ()), dtype=np.int32)
     for records, sequences, rooms in _record_chunks(tokens, switches):
         problems += _record_problems(name, records, sequences, rooms, content, special)
         num_tokens += int(records[:, 1].sum(dtype=np.int64))
     if num_tokens != counts["switched_tokens"]:
-        problems.append(f"{name}: {num_tokens} tokens, the manifest counts {counts['switched_tokens']} switched tokens")
+        problems.append(
+            f"{name}: {num_tokens} tokens, but the manifest counts {counts['switched_tokens']} switched tokens"
+        )
     return problems
 
 
@@ -139,11 +141,11 @@ def _record_problems(
     overlaps = np.zeros(len(records), dtype=bool)
     overlaps[1:] = (sequences[1:] == sequences[:-1]) & (starts[1:] < ends[:-1])
     checks = {
-        "leave their sequence": (starts < 0) | (lengths < 1) | (ends > rooms),
+        "extend beyond their sequence": (starts < 0) | (lengths < 1) | (ends > rooms),
         "overlap or are out of order": overlaps,
         "have a label outside the vocabulary": (labels < 0) | (labels >= content["vocab_size"]),
         "have a special token as label": np.isin(labels, special),
-        "name an entry that the lexicon does not have": (entries < 0) | (entries >= content["lexicon_entries"]),
+        "name an entry that is not in the lexicon": (entries < 0) | (entries >= content["lexicon_entries"]),
     }
     return [
         f"{name}: {int(wrong.sum())} records {what}; the first is in sequence {sequences[wrong.argmax()]}"

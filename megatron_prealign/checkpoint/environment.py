@@ -81,7 +81,7 @@ class Environment:
         for name, aspect in _ASPECTS.items():
             there, here = getattr(self, name), getattr(other, name)
             if there != here and (aspect in ("layout", "ranks") or None not in (there, here)):
-                found.setdefault(aspect, []).append(f"{name} was {there}, is {here}")
+                found.setdefault(aspect, []).append(f"{name} was {there}, now {here}")
         return {aspect: ", ".join(changes) for aspect, changes in found.items()}
 
 

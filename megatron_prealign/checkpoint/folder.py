@@ -77,20 +77,23 @@ def _newest_sound(checkpoints: Sequence[Path], check: Check) -> Path | None:
     """Return the newest sound one of checkpoints, oldest first, None if there are none; rank 0 warns of damaged ones.
 
     Raises:
-        CheckpointError: None of them is sound. A run must not start afresh over them.
+        CheckpointError: None of them is sound. A run must not start over in a folder with damaged ones.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     for path in reversed(checkpoints):
         problems = check(path)
         if not problems:
-            if passed_over and is_first():
-                lines = [*passed_over, f"using the one before it: {path}"]
+            if skipped and is_first():
+                lines = [*skipped, f"using the one before it: {path}"]
                 print("\n".join(f"WARNING: {line}" for line in lines), file=sys.stderr, flush=True)
             return path
-        passed_over.append(f"{path} is passed over: {'; '.join(problems)}")
-    if passed_over:
-        fix = "no usable checkpoint is left, and a run does not start afresh over these: restore one, or move them away"
-        raise CheckpointError([*passed_over, fix])
+        skipped.append(f"skipping {path}: {'; '.join(problems)}")
+    if skipped:
+        fix = (
+            "no usable checkpoint is left, and a run does not start over in a folder with damaged ones: restore "
+            "one, or move them away"
+        )
+        raise CheckpointError([*skipped, fix])
     return None
 
 
@@ -228,7 +231,7 @@ def set_aside(run_path: str | Path, newest: Path) -> None:
         if step_of(path) > step_of(newest):
             aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
             path.rename(aside)
-            print(f"WARNING: {path} is now called {aside.name}", file=sys.stderr, flush=True)
+            print(f"WARNING: renamed {path} to {aside.name}", file=sys.stderr, flush=True)
 
 
 def sweep(checkpoints: Path) -> None:

@@ -54,7 +54,7 @@ def write_manifest(checkpoint: Path, known: Mapping[str, Entry]) -> None:
     lost = [name for name, entry in known.items() if _size(checkpoint / name) != entry["size"]]
     if lost:
         raise CheckpointError(
-            f"{checkpoint}: {', '.join(sorted(lost))} can't be seen from host {socket.gethostname()}; "
+            f"{checkpoint}: {', '.join(sorted(lost))} not visible on host {socket.gethostname()}; "
             "training.run_path must be on a disk that all hosts share"
         )
     paths = [path for path in sorted(checkpoint.rglob("*")) if path.name != MANIFEST]
@@ -88,9 +88,11 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not the manifest of a checkpoint ({error!r})") from None
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format version {version}, this program reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path}: format version {version}, but this version of the program reads {FORMAT_VERSION}"
+        )
     if whole.get("content_hash") != Manifest(content).content_hash:
-        raise CheckpointError(f"{path}: its content does not have the hash that it names")
+        raise CheckpointError(f"{path}: its content does not match its own hash; it was edited or damaged")
     return entries
 
 
@@ -108,7 +110,7 @@ def quick_problems(checkpoint: Path, *, with_shards: bool = True) -> list[str]:
         if size is None:
             problems.append(f"{checkpoint / name}: missing")
         elif size != file["size"]:
-            problems.append(f"{checkpoint / name}: {size} bytes, the manifest says {file['size']}")
+            problems.append(f"{checkpoint / name}: {size} bytes, but the manifest says {file['size']}")
         elif size <= _SMALL_BYTES and (problem := _hash_problem(checkpoint / name, file["sha256"])) is not None:
             problems.append(problem)
     return problems
@@ -141,4 +143,4 @@ def _hash_problem(path: Path, expected: str) -> str | None:
         found = file_hash(path)
     except OSError as error:
         return f"{path}: can't be read ({error.strerror})"
-    return None if found == expected else f"{path}: its content does not have the hash that the manifest names"
+    return None if found == expected else f"{path}: its content does not match the hash in the manifest"

@@ -97,7 +97,9 @@ def fit_tokenizer(
             )
         return None
     if new.vocab_size <= num_old:
-        problems.append(f"--new-rows: {new.path} has {new.vocab_size} ids and the model knows {num_old}: none is new")
+        problems.append(
+            f"--new-rows: {new.path} has {new.vocab_size} ids and the model has {num_old}: none is new; leave it out"
+        )
         return None
     translations: dict[int, list[int]] = {}
     try:
@@ -115,8 +117,8 @@ def _changed_ids(new: Tokenizer, old: Tokenizer) -> Iterator[str]:
     if differing:
         first = differing[0]
         yield (
-            f"{new.path}: {len(differing)} ids encode other text than in {old.path}, first {first}: "
-            f"{new.token_bytes[first]!r} for {old.token_bytes[first]!r}; the trained embeddings would not fit"
+            f"{new.path}: {len(differing)} ids stand for other text than in {old.path}, the first {first}: "
+            f"{new.token_bytes[first]!r} instead of {old.token_bytes[first]!r}; use a tokenizer that keeps the old ids"
         )
 
 

@@ -34,13 +34,13 @@ class Opaque:
         self.attributes = state if isinstance(state, dict) else {}
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Take an item of a dictionary's kind."""
+        """Take an item of a dictionary-like object."""
 
     def append(self, value: Any) -> None:
-        """Take an item of a list's kind."""
+        """Take an item of a list-like object."""
 
     def extend(self, values: Any) -> None:
-        """Take items of a list's kind."""
+        """Take the items of a list-like object."""
 
 
 class _Reader(pickle.Unpickler):
@@ -70,4 +70,4 @@ def read_plain(source: Path | IO[bytes], path: Path) -> Any:
         raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
     except Exception as error:
         # Damaged archives and pickles raise errors of many types.
-        raise CheckpointError(f"{path}: not a file of torch.save ({error!r})") from None
+        raise CheckpointError(f"{path}: not written by torch.save ({error!r})") from None

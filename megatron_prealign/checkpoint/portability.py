@@ -20,7 +20,7 @@ Outcome = Literal["kept", "reset", "refused"]
 
 ASPECTS = {
     "model": "architecture and shape of the model",
-    "data": "what the position in the data is counted in",
+    "data": "the unit in which the position in the data is counted",
     "layout": "tensor, pipeline, virtual pipeline and context parallel sizes",
     "ranks": "number of ranks",
     "device": "cpu or cuda",
@@ -91,7 +91,7 @@ RANDOM_STATES = Part(
     "random states",
     reset=("layout", "ranks", "device"),
     keys=r"random_states/",
-    reset_to="the states that training.seed gives, so dropout draws other numbers",
+    reset_to="those that training.seed gives, so dropout draws other numbers",
 )
 POSITION = Part(
     "position and counters",
@@ -155,8 +155,8 @@ def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[
     if "data" in aspects:
         names = [*_POSITION_FIELDS, *(() if config.data.codeswitch == "baked" else _ONLINE_FIELDS)]
         message = (
-            "{name}: {checkpoint} was trained with {there}, this run has {here}; keep it, or start a new run with "
-            "checkpoint.init_from"
+            "{name}: {checkpoint} was trained with {there}, this run has {here}; keep that value, or start a new run "
+            "with checkpoint.init_from"
         )
         problems += _differing(saved, config, names, message, checkpoint)
     return problems
@@ -188,12 +188,12 @@ def describe_resets(config: Config, differences: Mapping[str, str]) -> Iterator[
     for part in PARTS:
         if is_used.get(part) and part.outcome(differences) == "reset":
             reasons = "; ".join(differences[aspect] for aspect in part.reset if aspect in differences)
-            yield f"Reset, because {reasons}: {part.name}, to {part.reset_to}."
+            yield f"Reset because {reasons}: {part.name}, to {part.reset_to}."
 
 
 def markdown() -> str:
     """Return the table as it is in docs/checkpoints.md."""
-    lines = [f"| part | {' | '.join(ASPECTS)} | lacking in the checkpoint |", "|---" * (len(ASPECTS) + 2) + "|"]
+    lines = [f"| part | {' | '.join(ASPECTS)} | missing from the checkpoint |", "|---" * (len(ASPECTS) + 2) + "|"]
     for part in PARTS:
         cells = [part.outcome([aspect]) for aspect in ASPECTS]
         lines.append(f"| {' | '.join([part.name, *cells, part.if_absent])} |")

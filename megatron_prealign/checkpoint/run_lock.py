@@ -131,6 +131,6 @@ class _Lock:
         if holder:
             who = f"the run of process {holder['process']} on host {holder['host']}, since {holder['since']}"
         return CheckpointError(
-            f"training.run_path {self._run} is in use by {who}: end it, or name another folder; if its host is lost "
+            f"training.run_path {self._run} is in use by {who}: stop it, or name another folder; if its host is lost "
             f"and the lock remains, delete {self._run / LOCK} and {self._holder}"
         )

@@ -120,7 +120,8 @@ def _explain_write(cause: str, path: Path) -> str:
     """Add the free space to a failed write of torch's C++ code, which does not say why it failed."""
     if "iostream error" not in cause:
         return cause
-    return f"{cause}: probably No space left on device ({decimal(shutil.disk_usage(path).free)} free), or a quota"
+    free = decimal(shutil.disk_usage(path).free)
+    return f"{cause}: probably No space left on device ({free} free), or an exhausted quota"
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -180,7 +181,9 @@ def _take_over(
 ) -> list[Box]:
     """Load the optimizer's state from `loaded`; return the tensors of a distributed one, which are still to be read."""
     if "optimizer" not in loaded:
-        raise CheckpointError(f"{checkpoint}: it holds no optimizer; load its weights alone with checkpoint.init_from")
+        raise CheckpointError(
+            f"{checkpoint}: it has no optimizer state; load only its weights with checkpoint.init_from"
+        )
     _complete_groups(loaded["optimizer"], optimizer)
     optimizer.load_state_dict(loaded["optimizer"])
     # Of a new state dict: loading has replaced the parameters in the old one.
@@ -228,7 +231,7 @@ def _saved_groups(state: dict[Any, Any]) -> Iterator[dict[str, Any]]:
 
 
 def load_weights(checkpoint: Path, chunks: list[torch.nn.Module]) -> None:
-    """Load the weights alone, at any layout; collective. Build the optimizer afterwards.
+    """Load only the weights, at any layout; collective. Build the optimizer afterwards.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or is damaged.
@@ -270,7 +273,7 @@ def _check_moments(checkpoint: Path, optimizer: MegatronOptimizer) -> None:
     )
     if any(moment.isnan().any() for moment in moments):
         raise TrainingError(
-            f"{checkpoint}: the optimizer's moments hold NaN; use another checkpoint, or load its weights alone with "
+            f"{checkpoint}: the optimizer's moments hold NaN; use another checkpoint, or load only its weights with "
             "checkpoint.init_from"
         )
 

@@ -45,8 +45,8 @@ def read_sharded(state: StateDict, folder: Path) -> StateDict:
         unknown = sorted(key for key in metadata.state_dict_metadata if part_of(key) is None)
         if unknown and "optimizer" in state:
             raise CheckpointError(
-                f"{folder}: this version does not know what {', '.join(unknown[:3])} is and would lose it; resume with "
-                "the version that saved it, or load the weights alone with checkpoint.init_from"
+                f"{folder}: this version does not know {', '.join(unknown[:3])} and would drop it; resume with "
+                "the version that saved it, or load only the weights with checkpoint.init_from"
             )
 
     def check_keys(keys: Collection[str]) -> None:
@@ -88,7 +88,7 @@ def _read_contents(folder: Path) -> Metadata:
         if isinstance(stored, TensorStorageMetadata):
             missing = math.prod(stored.size) - sum(math.prod(chunk.sizes) for chunk in stored.chunks)
             if missing > 0:
-                raise CheckpointError(f"{folder}: {key} lacks {missing} numbers; use another checkpoint")
+                raise CheckpointError(f"{folder}: {key} lacks {missing} values; use another checkpoint")
     return metadata
 
 

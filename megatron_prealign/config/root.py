@@ -54,7 +54,7 @@ class CheckpointConfig:
     save_interval: Annotated[int, AT_LEAST_1] = 500
     """Steps between checkpoints; the last step is always saved."""
 
-    keep_last: Annotated[int, Range(2, note=" (a save that is cut off must leave one)")] = 2
+    keep_last: Annotated[int, Range(2, note=" (an interrupted save must leave one)")] = 2
     """Number of newest checkpoints to keep; at least 2."""
 
     keep_every: Annotated[int, AT_LEAST_0] = 0

@@ -79,5 +79,5 @@ def _read(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: damaged ({error}); delete it to have the next start rebuild it") from None
+        raise DataError(f"{path}: damaged ({error}); delete it, and the next start rebuilds it") from None
     return array

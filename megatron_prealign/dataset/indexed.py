@@ -127,7 +127,9 @@ class IndexedWriter:
         """
         reader = IndexedReader(prefix)
         if reader.dtype != self.dtype:
-            raise DataError(f"{prefix}: its tokens are {reader.dtype}, those it is merged into are {self.dtype}")
+            raise DataError(
+                f"{prefix}: its tokens are {reader.dtype}, but those of the merged dataset are {self.dtype}"
+            )
         for tokens in reader.iterate_tokens():
             self._bin.write(tokens.data.cast("B"))
             self.num_tokens += len(tokens)
@@ -191,7 +193,7 @@ class IndexedReader:
         self._read_index(idx_path)
         size, expected = bin_path.stat().st_size, int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
         if size != expected:
-            raise DataError(f"{bin_path}: {size} bytes, the lengths in {idx_path.name} add up to {expected}")
+            raise DataError(f"{bin_path}: {size} bytes, but the lengths in {idx_path.name} add up to {expected}")
         # An empty file can't be mapped.
         self.tokens: NDArray[Any] = (
             np.memmap(bin_path, dtype=self.dtype, mode="r") if size else np.empty(0, dtype=self.dtype)
@@ -210,7 +212,7 @@ class IndexedReader:
             )
         expected = _HEADER.size + 12 * num_sequences + 8 * num_ends
         if size != expected:
-            raise DataError(f"{path}: {size} bytes, its header requires {expected}")
+            raise DataError(f"{path}: {size} bytes, but its header requires {expected}")
         self.dtype = DTYPE_OF_CODE[code]
         body = np.memmap(path, mode="r", offset=0)
         pointers_at = _HEADER.size + 4 * num_sequences

@@ -97,7 +97,9 @@ def read_manifest(prefix: str | Path) -> Manifest:
     content = whole.get("content") if isinstance(whole, dict) else None
     format_version = content.get("format_version") if isinstance(content, dict) else None
     if isinstance(format_version, int) and format_version != FORMAT_VERSION:
-        raise DataError(f"{path}: format version {format_version}, this code reads {FORMAT_VERSION}")
+        raise DataError(
+            f"{path}: format version {format_version}, but this version reads {FORMAT_VERSION}; bake it again"
+        )
     try:
         _Whole.model_validate(whole)
         manifest = Manifest(whole["content"], whole.get("provenance", {}))
@@ -107,7 +109,9 @@ def read_manifest(prefix: str | Path) -> Manifest:
     except (ValidationError, RecursionError, UnicodeError):
         raise DataError(f"{path}: not the manifest of a baked dataset; bake the dataset again") from None
     if not is_sound:
-        raise DataError(f"{path}: its content does not have the hash that it states; it was edited or damaged")
+        raise DataError(
+            f"{path}: its content does not match its own hash: it was edited or damaged; bake the dataset again"
+        )
     return manifest
 
 
@@ -125,13 +129,13 @@ def check_manifest(prefix: str | Path, *, with_hashes: bool = True) -> list[str]
         path = Path(f"{prefix}{suffix}")
         if suffix not in files:
             if path.exists():
-                problems.append(f"{path}: not in the manifest; left over from another bake, delete it")
+                problems.append(f"{path}: not in the manifest: it is left over from another bake; delete it")
         elif not path.is_file():
             problems.append(f"{path}: missing, but in the manifest; bake it again")
         elif path.stat().st_size != files[suffix]["size"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, the manifest says {files[suffix]['size']}")
+            problems.append(f"{path}: {path.stat().st_size} bytes, but the manifest says {files[suffix]['size']}")
         elif with_hashes and suffix.endswith(".idx") and file_hash(path) != files[suffix]["sha256"]:
-            problems.append(f"{path}: its content does not have the hash that the manifest names")
+            problems.append(f"{path}: its content does not match the hash in the manifest")
     return problems
 
 

@@ -142,11 +142,12 @@ class MixRequest:
         entry = self.data.blend[index]
         name, tokens = f"data.blend[{index}] ({name_of(entry)}): tokens {entry.tokens:,}", entry.tokens or 0
         if count < -1:
-            return f"{name}, but {tokens - round(count * self.data.seq_length):,} were drawn already; raise this number"
+            drawn = tokens - round(count * self.data.seq_length)
+            return f"{name}, but {drawn:,} have already been drawn; raise this number"
         if count > limit + 1:
             return (
-                f"{name} are {tokens / size:.3g} epochs of the {size:,} it has to train on, more than the "
-                f"{self._max_epochs(entry):g} that it may be read; lower them, or set its max_epochs to "
+                f"{name} are {tokens / size:.3g} epochs of its {size:,} training tokens, more than the "
+                f"{self._max_epochs(entry):g} allowed; lower them, or set its max_epochs to "
                 f"{-(-tokens // size)}"
             )
         return ""
@@ -177,7 +178,7 @@ class MixRequest:
     def describe(self, mixes: Sequence[MixSegment], consumed_samples: int, positions: Mapping[str, int]) -> str:
         """Return a table of what the run draws from each entry: its share from now on, total tokens and epochs."""
         length, mix = self.data.seq_length, mixes[-1]
-        rows = [("entry", "language", "share", "tokens in all", "epochs", "drawn so far")]
+        rows = [("entry", "language", "share", "total tokens", "epochs", "drawn so far")]
         for entry, datasets in zip(self.data.blend, self.datasets, strict=True):
             share = sum(mix.shares.get(dataset.key, 0.0) for dataset in datasets)
             drawn = sum(positions.get(dataset.key, 0) for dataset in datasets)

@@ -121,7 +121,9 @@ class OnlineCodeSwitchDataset(CodeSwitchDataset):
             if num_tokens <= length:
                 raise DataError(no_full_sample(self.dataset_path, self.index_split, lengths[-1][self.indices], length))
             if (epoch + 1) * num_sequences >= 2**31:
-                raise DataError(f"{self.dataset_path}: {epoch + 1} epochs exceed 2**31 sequences; train for fewer")
+                raise DataError(
+                    f"{self.dataset_path}: {epoch + 1} epochs exceed 2**31 sequences; train for fewer epochs"
+                )
             documents.append((self.indices + epoch * num_sequences).astype(np.int32))
             total += num_tokens
             ends.append(total)
@@ -158,8 +160,8 @@ def baked_switches(prefix: str) -> list[str]:
     if not read_manifest(prefix).has_switches:
         return []
     return [
-        f"{prefix}: baked with switches, but data.codeswitch online needs a bake without: omit --lexicon, or pass "
-        "--codeswitch-ratio 0"
+        f"{prefix}: baked with switches, but data.codeswitch online needs a bake without switches: omit --lexicon, or "
+        "pass --codeswitch-ratio 0"
     ]
 
 

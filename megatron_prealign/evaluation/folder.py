@@ -90,7 +90,7 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.vocab_size > rows:
         raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model's vocabulary {rows}: "
-            "they don't belong together"
+            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, but the model's vocabulary has {rows}: "
+            "use the tokenizer that the model was trained with"
         )
     return ModelFolder(path.resolve(), model.eval().to(device), tokenizer, device)

@@ -62,7 +62,7 @@ def _parse(document: Document, keys: Keys, problems: Problems) -> Example | None
     elif keys.pair and not (isinstance(pair, str) and pair.strip()):
         problems.add(f"{place}: no second text under the key {keys.pair!r}")
     elif not document.text.strip():
-        problems.add(f"{place}: its text is empty; leave it out")
+        problems.add(f"{place}: its text is empty; remove the line")
     else:
         return Example(document.text, pair, str(label), place)
     return None

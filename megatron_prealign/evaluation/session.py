@@ -54,7 +54,7 @@ class Session:
         if self.output.is_dir() or not can_be_made(self.output):
             return [f"{self.output}: can't be written: name a file in a writable folder"]
         if resume and overwrite:
-            return ["--resume keeps existing results, --overwrite replaces them: give one of them"]
+            return ["--resume keeps existing results, --overwrite replaces them: give only one"]
         if resume or overwrite:
             return []
         if self.output.exists():

@@ -217,7 +217,9 @@ def _read_table(
         pair = parse_row(split_row(line, separator), places, given)
         language = pair[1].language
         if reverse and language != languages.source:
-            raise LineError(f"its translation is in {language}; reversed it must be in {languages.source}")
+            raise LineError(
+                f"its translation is in {language}; in a reversed dictionary it must be in {languages.source}"
+            )
         return (pair,)
 
     rows = lines[1:] if columns else lines

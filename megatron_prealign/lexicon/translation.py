@@ -86,7 +86,7 @@ def translate_words(
 
     Raises:
         ConfigError: the openai package is not installed.
-        DataError: the journal is of other settings, or the server refuses permanently.
+        DataError: the journal was written with other settings, or the server refuses permanently.
     """
     answers = read_journal(journal, translator)
     result = Translated([], num_resumed=sum(word in answers for word in words))
@@ -116,7 +116,7 @@ def read_journal(path: Path, translator: Translator) -> Answers:
     """Return the answers in a journal, without a line that was cut off at its end.
 
     Raises:
-        DataError: it was written for other settings, or is no journal.
+        DataError: it was written with other settings, or is not a journal.
     """
     if not path.exists() or not path.stat().st_size:
         return {}
@@ -132,7 +132,8 @@ def read_journal(path: Path, translator: Translator) -> Answers:
             if number == 1:
                 if record["translator"] != translator.identity():
                     raise DataError(
-                        f"{path}: contains answers to other settings ({record['translator']}); remove it, or use those"
+                        f"{path}: its answers were made with other settings ({record['translator']}); "
+                        "remove it, or use those"
                     )
             else:
                 answers |= record["answers"]

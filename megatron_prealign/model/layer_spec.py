@@ -57,7 +57,9 @@ def select_implementation(model: ModelConfig, device: str) -> tuple[Literal["tra
     usable = device == "cuda" and is_usable("transformer_engine")
     problem = find_problems().get("transformer_engine") if device == "cuda" else None
     if asked_for == "transformer_engine" and problem is not None:
-        raise ConfigError(f"model.transformer_impl transformer_engine: {problem}; auto and local take local layers")
+        raise ConfigError(
+            f"model.transformer_impl transformer_engine: {problem}; or choose auto or local, which use local layers"
+        )
     if asked_for == "transformer_engine" and not usable:
         raise ConfigError(
             "model.transformer_impl transformer_engine needs a GPU and the package transformer-engine "

@@ -88,10 +88,10 @@ def _check_fp8(fp8: str, implementation: str, device: str) -> None:
     if fp8 != "none" and implementation == "local":
         problem = find_problems().get("transformer_engine")
         if device == "cuda" and problem is not None:
-            raise ConfigError(f"training.fp8 {fp8} needs Transformer Engine layers: {problem}, and use none")
+            raise ConfigError(f"training.fp8 {fp8} needs Transformer Engine layers: {problem}; or set it to none")
         raise ConfigError(
             f"training.fp8 {fp8} needs Transformer Engine layers, which need a GPU and the package transformer-engine "
-            "(pip install 'megatron-prealign[gpu]'); use none here"
+            "(pip install 'megatron-prealign[gpu]'); otherwise set it to none"
         )
 
 

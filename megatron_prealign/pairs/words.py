@@ -247,7 +247,7 @@ class WordBatches(ItemBatches):
 def _no_entry(lexicon: Lexicon, dropped: Sequence[str]) -> str:
     """Say why a lexicon has no entry that can be used."""
     if dropped:
-        reason = f"the tokenizer knows no tokens for {_some(dropped)}; take the tokenizer that fits these languages"
+        reason = f"the tokenizer has no tokens for {_some(dropped)}; use one that covers these languages"
     else:
         entry = lexicon.entries[0] if lexicon.entries else None
         reason = f"{entry.word!r}, like the rest, is its own translation; " if entry else "it is empty; "

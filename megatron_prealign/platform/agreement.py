@@ -71,8 +71,9 @@ def report_failure(error: BaseException, rank: int) -> None:
     """Record an error for torchrun before its traceback is printed; a rank that only lost contact says so and waits."""
     if _has_lost_contact(error):
         print(
-            f"rank {rank} lost contact with another rank ({_first_line(error)}): it died, hangs for longer than "
-            "parallel.distributed_timeout_minutes, or the network fails; the first traceback of all logs has the cause",
+            f"rank {rank} lost contact with another rank ({_first_line(error)}): it died, hangs for longer "
+            "than parallel.distributed_timeout_minutes, or the network fails; "
+            "the earliest traceback in the logs has the cause",
             file=sys.stderr,
             flush=True,
         )

@@ -105,7 +105,7 @@ def render_runs(runs: Sequence[TrainingRun]) -> str:
     )
     parts += _losses_by_position(runs)
     for heading, measures, caption in (
-        ("Validation loss", validation, "On the held-out part of each language's data, in nats a token."),
+        ("Validation loss", validation, "On the held-out part of each language's data, in nats per token."),
         ("Word retrieval, mean over taps", retrieval, _RETRIEVAL_CAPTION),
         ("Optimizer", OPTIMIZER, "At the step of each record."),
         (

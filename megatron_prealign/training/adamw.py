@@ -37,7 +37,7 @@ class GroupStepAdamW(torch.optim.Optimizer):
         if not all(group.get("bias_correction", True) for group in state_dict["param_groups"]):
             raise CheckpointError(
                 "the optimizer was saved with bias_correction off, which only the AdamW of Transformer Engine and apex "
-                "offer; resume where one of them is installed, or load the weights alone with checkpoint.init_from"
+                "offer; resume where one of them is installed, or load only the weights with checkpoint.init_from"
             )
         super().load_state_dict(state_dict)
 

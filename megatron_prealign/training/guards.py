@@ -116,11 +116,11 @@ class Guard:
         too_often = rewinds and state.rewinds >= self._options.max_rewinds
         if too_often or state.skipped_in_a_row >= self._options.max_skipped_steps:
             problems = dict.fromkeys(problem for found in from_all_ranks(stage.step_problems()) for problem in found)
-            done = f"the run went back {state.rewinds} times" if too_often else f"{state.skipped_in_a_row} in a row"
+            done = f"after {state.rewinds} rewinds" if too_often else f"{state.skipped_in_a_row} in a row"
             tolerance = "raise guards.spike_deviations, " if is_spike else ""
             fixes = f"{tolerance}lower optimizer.lr or the weights of the losses, or check the data"
             raise DivergenceError(
-                f"step {step} was skipped because {cause}, {done}: {fixes}: {self._run_path / SKIPPED} names the "
+                f"step {step} was skipped because {cause}, {done}: {fixes}; {self._run_path / SKIPPED} names the "
                 "samples; the newest checkpoint is untouched" + "".join(f"; {problem}" for problem in problems)
             )
         stage.drop_step()

@@ -119,9 +119,11 @@ class Trainer:
         """
         checkpoint = agree_on_checkpoint(self.config.training.run_path, self.config.checkpoint.verify)
         if checkpoint is None:
-            self._say(f"step {self.state.step}: no checkpoint yet, so the weights stay; the data continues")
+            self._say(
+                f"step {self.state.step}: no checkpoint to return to, so the weights are kept; the data continues"
+            )
             return
-        self._say(f"step {self.state.step}: back to {checkpoint}; the data continues")
+        self._say(f"step {self.state.step}: weights restored from {checkpoint}; the data continues")
         load_training_state(checkpoint, self.chunks, self.optimizer)
         self.state.rewinds += 1
         # The optimizer's learning rates came back too.

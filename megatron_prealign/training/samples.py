@@ -37,7 +37,7 @@ def skipped_samples(run_path: str | Path) -> list[int]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; the run has skipped no step") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: damaged ({error!r}); pass positions instead") from None
+        raise DataError(f"{path}: damaged ({error!r}); pass --samples POSITION instead") from None
 
 
 def read_samples(run_path: str | Path, positions: Sequence[int]) -> Iterator[ReadSample]:

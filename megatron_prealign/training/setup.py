@@ -168,7 +168,8 @@ def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, l
     if config.model.padded_vocab_size % tensor_parallel:
         problems.append(
             f"the padded vocabulary of {config.model.padded_vocab_size} is not divisible by "
-            f"parallel.tensor_model_parallel_size {tensor_parallel}; make model.make_vocab_size_divisible_by a multiple"
+            f"parallel.tensor_model_parallel_size {tensor_parallel}; make model.make_vocab_size_divisible_by a "
+            "multiple of it"
         )
     return config, problems
 
@@ -216,7 +217,7 @@ def _settle_start(plan: Plan) -> Plan:
         on_first_rank(lambda: folder.set_aside(config.training.run_path, resume_from))
     settled = dataclasses.replace(plan, resume_from=resume_from, init_from=init_from)
     if (resume_from, init_from) != (plan.resume_from, plan.init_from) and torch.distributed.get_rank() == 0:
-        # The report before the start was about the checkpoint that is passed over.
+        # The report before the start was about the checkpoint that is skipped.
         report = describe_weights(config, settled.read_state(), resume_from, init_from)
         print(report, file=sys.stderr, flush=True)
     return settled

@@ -72,11 +72,12 @@ class TrainState:
         except ValidationError as error:
             fields = ", ".join(f"{'.'.join(map(str, detail['loc']))} ({detail['msg']})" for detail in error.errors())
             raise CheckpointError(
-                f"{checkpoint / folder.STATE}: not the counters of this program: {fields}; use another checkpoint"
+                f"{checkpoint / folder.STATE}: not the counters of a run: {fields}; use another checkpoint"
             ) from None
         if checkpoint.name != folder.step_path("", state.step).name:
             raise CheckpointError(
-                f"{checkpoint / folder.STATE}: step {state.step} does not fit the folder's name; use another checkpoint"
+                f"{checkpoint / folder.STATE}: step {state.step} does not match the folder's name; "
+                "use another checkpoint"
             )
         return state
 

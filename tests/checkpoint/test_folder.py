@@ -106,17 +106,17 @@ def test_damage_is_found_by_size_and_by_hash(tmp_path: Path, capsys: pytest.Capt
         assert bool(quick_problems(newer)) == (file is small)
         assert folder.newest_checkpoint(tmp_path) == older
         error = capsys.readouterr().err
-        assert f"WARNING: {newer} is passed over: {file}: its content does not have the hash" in error
+        assert f"WARNING: skipping {newer}: {file}: its content does not match the hash" in error
         assert f"WARNING: using the one before it: {older}" in error
-        with pytest.raises(CheckpointError, match="does not have the hash that the manifest names"):
+        with pytest.raises(CheckpointError, match="does not match the hash in the manifest"):
             folder.resolve_checkpoint(newer)
         file.write_bytes(content[:-1])
-        assert quick_problems(newer) == [f"{file}: {len(sound) - 1} bytes, the manifest says {len(sound)}"]
+        assert quick_problems(newer) == [f"{file}: {len(sound) - 1} bytes, but the manifest says {len(sound)}"]
         file.write_bytes(sound)
     assert folder.newest_checkpoint(tmp_path) == newer
     (newer / MANIFEST).write_text((newer / MANIFEST).read_text().replace('"size": 12', '"size": 2', 1))
     assert folder.newest_checkpoint(tmp_path) == older
-    assert "manifest.json: its content does not have the hash that it names" in capsys.readouterr().err
+    assert "manifest.json: its content does not match its own hash; it was edited or damaged" in capsys.readouterr().err
 
 
 def test_what_is_damaged_or_not_ours_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +128,7 @@ def test_what_is_damaged_or_not_ours_is_set_aside(tmp_path: Path, capsys: pytest
     newest = folder.newest_checkpoint(tmp_path)
     assert newest == sound[-1]
     folder.set_aside(tmp_path, newest)
-    assert f"WARNING: {damaged} is now called {damaged.name}.damaged-" in capsys.readouterr().err
+    assert f"WARNING: renamed {damaged} to {damaged.name}.damaged-" in capsys.readouterr().err
     assert folder.all_checkpoints(tmp_path) == sound
     _save(tmp_path, 14)
     assert _steps(tmp_path) == [8, 14]
@@ -173,7 +173,7 @@ def test_a_run_without_checkpoints_starts_afresh_but_one_whose_are_all_damaged_d
 
 def test_a_file_that_another_host_wrote_elsewhere_is_missed(tmp_path: Path) -> None:
     temporary = folder.begin(folder.step_path(tmp_path, 5))
-    with pytest.raises(CheckpointError, match=r"__1_0.distcp can't be seen from host .* disk that all hosts share"):
+    with pytest.raises(CheckpointError, match=r"__1_0.distcp not visible on host .* disk that all hosts share"):
         write_manifest(temporary, {"__1_0.distcp": {"sha256": "", "size": 3}})
 
 

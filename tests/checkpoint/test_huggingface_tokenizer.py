@@ -111,7 +111,7 @@ def test_other_ids_are_refused(bpe_folder: Path, tmp_path: Path) -> None:
     merges[0], merges[60] = merges[60], merges[0]
     content["normalizer"] = {"type": "NFKC"}
     path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"gives other ids in Hugging Face; text .* training \["):
+    with pytest.raises(CheckpointError, match=r"gives other ids in Hugging Face: for .* training has \["):
         check_tokenizer(bpe_folder, tmp_path / "out")
 
 

@@ -169,11 +169,11 @@ def test_a_tokenizer_that_grew_gets_rows(tokenizer: Path, tmp_path: Path, one_ra
     ("changes", "reason"),
     [
         ({"num_experts": 8}, "num_experts 8: mixture of experts"),
-        ({"position_embedding_type": "learned_absolute"}, "only rotary embeddings (rope) are modelled here"),
+        ({"position_embedding_type": "learned_absolute"}, "only rotary embeddings (rope) are supported"),
         ({"use_rope_scaling": True}, "rope scaling"),
         ({"rotary_interleaved": True}, "rotary embeddings turn neighbouring dimensions"),
         ({"apply_layernorm_1p": True}, "norm weights are stored less one"),
-        ({"normalization": "LayerNorm"}, "no architecture here has layers of these parts"),
+        ({"normalization": "LayerNorm"}, "no supported architecture has layers with these parts"),
         ({"hidden_size": None}, "no hidden_size: not the arguments of a GPT model"),
         ({"num_layers": 3}, "decoder.layers.2.mlp.linear_fc1.weight is missing"),
         ({"ffn_hidden_size": 40}, "the model section says [80, 32]"),
@@ -204,15 +204,15 @@ def test_other_formats_and_other_tokenizers_are_refused(
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "has 512 rows, the tokenizer 700 ids" in refused()
+    assert "has 512 rows, but the tokenizer has 700 ids" in refused()
     assert "nowhere" in refused(tmp_path / "nowhere")
     common = source / "iter_0000005" / "common.pt"
     torch.save({"iteration": 5}, common)
-    assert "common.pt: holds no args: not a checkpoint of Megatron-LM" in refused()
+    assert "common.pt: no args in it: not a Megatron-LM checkpoint" in refused()
     common.write_bytes(b"no archive")
-    assert "common.pt: not a file of torch.save" in refused()
+    assert "common.pt: not written by torch.save" in refused()
     metadata = source / "iter_0000005" / "metadata.json"
     metadata.write_text('{"sharded_backend": "zarr"}')
-    assert "a checkpoint of the format 'zarr'; have Megatron-LM write 'torch_dist'" in refused()
+    assert "a checkpoint in the format 'zarr'; convert it to 'torch_dist' with Megatron-LM" in refused()
     metadata.unlink()
-    assert "name a checkpoint of the format torch_dist" in refused()
+    assert "name a torch_dist checkpoint" in refused()

@@ -50,7 +50,7 @@ def test_every_aspect_and_every_recorded_field_belongs_to_the_table() -> None:
     assert set(ours.differences(theirs)) == {"ranks", "layout", "device", "layers", "AdamW", "precision", "versions"}
     # An old file says nothing of these; that is no difference.
     assert Environment(world_size=1).differences(ours) == {}
-    assert Environment().differences(ours) == {"ranks": "world_size was None, is 1"}
+    assert Environment().differences(ours) == {"ranks": "world_size was None, now 1"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_random_states_of_another_device_are_left_out(
         _continue, 1, make_values("pretrain", run, training={"train_steps": 4}, **trusting)
     )[0]
     assert len(records) == 2
-    line = "Reset, because device was cuda, is cpu: random states, to the states that training.seed gives"
+    line = "Reset because device was cuda, now cpu: random states, to those that training.seed gives"
     assert sum(line in row for row in said.splitlines()) == 1, said
 
 
@@ -131,7 +131,7 @@ def test_an_old_checkpoint_of_the_same_device_goes_on_bit_for_bit(make_values: M
     _edit_layout(tmp_path / "parts", _forget)
     said, after = run_distributed(_continue, 1, values("parts", 4))[0]
     assert before + after == whole
-    assert "Reset, because" not in said
+    assert "Reset because" not in said
 
 
 def _device_and_environment(values: Any) -> tuple[str, str, dict[str, Any]]:
@@ -214,7 +214,7 @@ def test_only_extra_states_may_be_missing(world_size: int, make_values: MakeValu
         assert "it lacks decoder.layers.mlp.linear_fc2.weight (weights) and 2 more; use another" in weight
         assert "it lacks optimizer.state.exp_avg_sq." in moments
         assert "it lacks random_states/shard_" in states
-        assert "does not know what optimizer.state.max_exp_avg_sq.output_layer.weight is" in unknown
+        assert "does not know optimizer.state.max_exp_avg_sq.output_layer.weight" in unknown
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["plain", "distributed"])

@@ -63,7 +63,7 @@ def _save_to_a_full_disk(values: Any) -> list[str]:
 def test_a_failed_write_that_torch_does_not_explain_is_explained(make_values: MakeValues, tmp_path: Path) -> None:
     first, fix = run_distributed(_save_to_a_full_disk, 1, make_values("pretrain", tmp_path / "run"))[0]
     assert "step_0000000 could not be saved: RuntimeError: basic_ios::clear: iostream error: probably No space" in first
-    assert " free), or a quota" in first
+    assert " free), or an exhausted quota" in first
     assert fix.startswith("earlier checkpoints are untouched: fix the cause and repeat the command")
 
 

@@ -73,10 +73,10 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
     entries = (BlendEntry(prefix="sw", tokens=2_000), BlendEntry(prefix="de", tokens=50_000), BlendEntry(prefix="en"))
     problems = request(*entries, num_samples=10_000).find_shares(0, {})[1]
     assert problems == [
-        "data.blend[0] (sw): tokens 2,000 are 1.6 epochs of the 1,250 it has to train on, more than the 1 that it may "
-        "be read; lower them, or set its max_epochs to 2",
-        "data.blend[1] (de): tokens 50,000 are 2.5 epochs of the 20,000 it has to train on, more than the 1 that it "
-        "may be read; lower them, or set its max_epochs to 3",
+        "data.blend[0] (sw): tokens 2,000 are 1.6 epochs of its 1,250 training tokens, more than the 1 allowed; lower "
+        "them, or set its max_epochs to 2",
+        "data.blend[1] (de): tokens 50,000 are 2.5 epochs of its 20,000 training tokens, more than the 1 allowed; "
+        "lower them, or set its max_epochs to 3",
     ]
     # 125 + 2,000 samples in an epoch, 3,000 wanted.
     short = problem(request(BlendEntry(prefix="sw"), BlendEntry(prefix="de"), num_samples=3_000, max_epochs=1.0))
@@ -89,7 +89,7 @@ def test_what_can_not_be_drawn_is_said_with_numbers() -> None:
     )
     asked = request(BlendEntry(prefix="en"), BlendEntry(prefix="sw", tokens=1_000))
     assert problem(asked, 400, {"sw": 120, "en": 280}).startswith(
-        "data.blend[1] (sw): tokens 1,000, but 1,200 were drawn already; raise this number"
+        "data.blend[1] (sw): tokens 1,000, but 1,200 have already been drawn; raise this number"
     )
 
 
@@ -142,14 +142,14 @@ def test_the_table_says_tokens_and_epochs() -> None:
     first, _ = asked.continue_from([], 0, {})
     assert asked.describe(first, 0, {}).splitlines() == [
         "Mix:",
-        "  entry               language  share   tokens in all  epochs  drawn so far",
-        "  en+de (2 datasets)  x         50.00%  15,000         0.15    0",
-        "  sw                  sw        50.00%  15,000         12.00   0",
+        "  entry               language  share   total tokens  epochs  drawn so far",
+        "  en+de (2 datasets)  x         50.00%  15,000        0.15    0",
+        "  sw                  sw        50.00%  15,000        12.00   0",
     ]
     positions = {"en": 40, "de": 10, "sw": 50}
     alone = replace(request(entries[1]), num_samples=3000)
     second, _ = alone.continue_from(first, 100, positions)
     assert alone.describe(second, 100, positions).splitlines()[::2] == [
         "Mix from sample 100 on:",
-        "  sw     sw        100.00%  29,500         23.60   500",
+        "  sw     sw        100.00%  29,500        23.60   500",
     ]

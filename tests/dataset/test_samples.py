@@ -227,7 +227,7 @@ class TestCache:
         open_dataset(prefix, cache_path=tmp_path)
         damaged = next(tmp_path.glob("*shuffle_index.npy"))
         damaged.write_bytes(content)
-        with pytest.raises(DataError, match=f"{damaged}: damaged .*; delete it to have the next start rebuild it"):
+        with pytest.raises(DataError, match=f"{damaged}: damaged .*; delete it, and the next start rebuilds it"):
             open_dataset(prefix, cache_path=tmp_path)
 
     def test_cached_index_is_read_back(self, prefix: str, tmp_path: Path) -> None:

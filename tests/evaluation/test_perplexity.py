@@ -104,5 +104,5 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path: Path) -> No
         .replace(": 699", ": 5000", 1)
         .replace(":699", ":5000", 1)
     )
-    with pytest.raises(CheckpointError, match="5001 ids, the model's vocabulary 700"):
+    with pytest.raises(CheckpointError, match="5001 ids, but the model's vocabulary has 700"):
         open_folder(path)

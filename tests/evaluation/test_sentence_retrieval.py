@@ -121,5 +121,5 @@ def test_what_is_wrong_with_files_and_languages_is_told(tmp_path: Path) -> None:
         DataError, match="de, en, fr: fewer than 2 texts with a counterpart in xx; the files have en, de, fr"
     ):
         counterparts(rows, "xx", ("de", "en", "fr"))
-    with pytest.raises(DataError, match="the files have no language but en"):
+    with pytest.raises(DataError, match="the files contain no language other than en"):
         counterparts([{"en": "a"}], "en", ())

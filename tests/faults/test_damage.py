@@ -22,7 +22,10 @@ def _truncate(shard: Path) -> None:
         file.truncate(shard.stat().st_size // 2)
 
 
-DAMAGES = {"flip": (_flip, "its content does not have the hash"), "truncate": (_truncate, "bytes, the manifest says ")}
+DAMAGES = {
+    "flip": (_flip, "its content does not match the hash"),
+    "truncate": (_truncate, "bytes, but the manifest says "),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -39,7 +42,7 @@ def test_the_one_before_is_used_loudly(
     run = Run.start(values)
     assert run.wait() == [0, 0], run.log
     warning = next(line for line in run.log.splitlines() if line.startswith("WARNING: "))
-    assert warning.startswith(f"WARNING: {newest} is passed over: {shard}: ")
+    assert warning.startswith(f"WARNING: skipping {newest}: {shard}: ")
     assert complaint in warning
     assert f"WARNING: using the one before it: {before}" in run.log
     assert read_records(run.path) == whole.records
@@ -61,8 +64,8 @@ def test_nothing_is_started_afresh_over_damaged_checkpoints(
     run = Run.start(make_run("pretrain", "tp2", tmp_path / "run"))
     assert run.wait() == [2, 2]
     error = run.log[run.log.index("error: ") :]
-    assert all(f"{checkpoint} is passed over: " in error for checkpoint in checkpoints)
-    assert "no usable checkpoint is left, and a run does not start afresh over these" in error
+    assert all(f"skipping {checkpoint}: " in error for checkpoint in checkpoints)
+    assert "no usable checkpoint is left, and a run does not start over in a folder with damaged ones" in error
     assert folder.all_checkpoints(tmp_path / "run") == checkpoints
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == records
 

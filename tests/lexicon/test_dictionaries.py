@@ -221,7 +221,9 @@ def test_tables_can_be_turned_round(tmp_path: Path) -> None:
         ("bank", "Bank", "de", 3.0),
         ("bank", "Ufer", "de", 1.0),
     ]
-    with pytest.raises(DataError, match=r"de-en\.tsv:1: its translation is in en; reversed it must be in fr"):
+    with pytest.raises(
+        DataError, match=r"de-en\.tsv:1: its translation is in en; in a reversed dictionary it must be in fr"
+    ):
         read_lexicon([path], "fr", "de", reverse=True)
     with pytest.raises(DataError, match="give one target language, not de,it"):
         read_lexicon([path], "en", "de,it", reverse=True)

@@ -130,7 +130,7 @@ def test_a_stopped_run_goes_on(server: Server, tmp_path: Path) -> None:
     assert {word for word, _ in result.pairs} == set(GERMAN)
     assert sorted(server.words_asked()) == sorted(GERMAN)
     assert set(read_journal(journal, translator(server))) == set(GERMAN)
-    with pytest.raises(DataError, match="answers to other settings"):
+    with pytest.raises(DataError, match="answers were made with other settings"):
         translate_words(["bank"], translator(server, model="other"), journal)
     journal.write_text("nonsense\n")
     with pytest.raises(DataError, match=r"j:1: not a journal"):

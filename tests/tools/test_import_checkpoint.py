@@ -215,7 +215,7 @@ def test_a_tokenizer_of_other_ids_is_refused(folder: Path, tmp_path: Path, capsy
     other = tmp_path / "tokenizer.json"
     other.write_text(json.dumps(content))
     assert import_folder(folder, tmp_path / "out", "--no-verify", "--tokenizer", str(other)) == 2
-    assert "2 ids encode other text than in" in capsys.readouterr().err
+    assert "2 ids stand for other text than in" in capsys.readouterr().err
 
 
 def test_a_failed_self_check_leaves_nothing(

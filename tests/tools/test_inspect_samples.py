@@ -52,7 +52,7 @@ def test_samples_are_those_of_the_run(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], "no sample is chosen; give --samples or --skipped"),
+        ([], "no samples chosen; give --samples or --skipped"),
         (["--skipped"], "skipped.jsonl: no such file; the run has skipped no step"),
         (["--samples", "0", "24", "-1"], "its last mix holds samples 0 to 23, not 24, -1; name others"),
     ],

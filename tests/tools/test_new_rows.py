@@ -117,8 +117,8 @@ def test_what_cannot_grow_is_refused_with_the_reason(
     lexicon = tmp_path / "lexicon.tsv"
     refused = {
         ("--tokenizer", grown): "760 ids, but the model has 700 embedding rows",
-        ("--new-rows", "mean"): "has 700 ids and the model knows 700: none is new",
-        ("--tokenizer", another, "--new-rows", "mean"): "ids encode other text than in",
+        ("--new-rows", "mean"): "has 700 ids and the model has 700: none is new",
+        ("--tokenizer", another, "--new-rows", "mean"): "ids stand for other text than in",
         ("--tokenizer", grown, "--new-rows", "lexicon"): "--new-rows lexicon and --lexicon FILE go together",
         ("--tokenizer", grown, "--new-rows", "zero", "--lexicon", lexicon): "go together",
         ("--tokenizer", grown, "--new-rows", "lexicon", "--lexicon", lexicon): "lexicon.tsv",

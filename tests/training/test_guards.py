@@ -189,7 +189,7 @@ def test_a_loss_spike_is_skipped_or_the_weights_go_back(make_values: MakeValues,
     assert all(step["kept"] for step in steps[:4] if not step["applied"])
     assert [step["rate"] for step in steps[:last]] == rates[:last]
     assert f"step {last + 1} was skipped because the loss spikes, above " in error
-    assert ", the run went back 2 times: raise guards.spike_deviations, lower optimizer.lr" in error
+    assert ", after 2 rewinds: raise guards.spike_deviations, lower optimizer.lr" in error
 
 
 def _recent_losses(configurations: list[Any]) -> list[list[float]]:

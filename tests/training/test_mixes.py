@@ -147,7 +147,7 @@ def _rewind_and_train(values: Any) -> Run:
     loop.Trainer.train_step = train_step  # type: ignore[method-assign]
     outcome = _train(values)
     newest = f"{values['training']['run_path']}/checkpoints/step_0000003"
-    assert said == [f"step 4: back to {newest}; the data continues"]
+    assert said == [f"step 4: weights restored from {newest}; the data continues"]
     return outcome
 
 
@@ -161,7 +161,7 @@ def test_positions_that_do_not_follow_and_mixes_that_run_out_are_refused(
         training = {"train_steps": steps}
         return config_from_dict(make_values("pretrain", tmp_path / "run", data={"blend": blend}, training=training))
 
-    with pytest.raises(ConfigError, match=r"blend\[0\] .*: tokens 900,000 are .* epochs of the [\d,]+ it has to train"):
+    with pytest.raises(ConfigError, match=r"blend\[0\] .*: tokens 900,000 are .* epochs of its [\d,]+ training tokens"):
         plan_run(plan(100_000, tokens=900_000))
     data = {"blend": [sources["a"], sources["b"]], "max_epochs": 1.0}
     endless = make_values("pretrain", tmp_path / "run", data=data, training={"train_steps": 10_000})

@@ -99,7 +99,7 @@ def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
     for check in (_rope_problems, _mask_problems, _layer_problems):
         yield from check(found)
     if raw.get("quantization_config"):
-        yield "quantization_config: quantised weights can't be trained on; take the folder they were made from"
+        yield "quantization_config: quantised weights can't be trained on; use the folder that they were made from"
 
 
 def _rope_problems(found: Any) -> Iterator[str]:
@@ -107,8 +107,8 @@ def _rope_problems(found: Any) -> Iterator[str]:
     kind = rope.get("rope_type", "default")
     if kind != "default":
         yield (
-            f"rope scaling of type {kind!r}: only plain rotary embeddings are modelled here, and the model would "
-            "compute something else; no option changes that"
+            f"rope scaling of type {kind!r}: only plain rotary embeddings are supported; without "
+            "scaling, the model would compute something else"
         )
     part = rope.get("partial_rotary_factor", 1.0)
     if found.model_type != "gpt_neox" and part != 1.0:
@@ -118,7 +118,8 @@ def _rope_problems(found: Any) -> Iterator[str]:
 def _mask_problems(found: Any) -> Iterator[str]:
     kinds = sorted(set(getattr(found, "layer_types", None) or ()) - {"full_attention"})
     if getattr(found, "use_sliding_window", False) or kinds:
-        yield f"sliding-window attention ({', '.join(kinds) or 'use_sliding_window'}): attention here sees everything"
+        named = ", ".join(kinds) or "use_sliding_window"
+        yield f"sliding-window attention ({named}): attention here covers the whole sequence"
 
 
 def _layer_problems(found: Any) -> Iterator[str]:

@@ -142,7 +142,9 @@ def architecture_of(model: ModelConfig) -> Architecture:
     """
     if model.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise CheckpointError(f"model.architecture {model.architecture!r} has no Hugging Face table; known: {known}")
+        raise CheckpointError(
+            f"model.architecture {model.architecture!r} has no Hugging Face equivalent; choose from {known}"
+        )
     problems, traits = [], model.traits
     if not traits.shares_keys and model.num_key_value_heads != model.num_attention_heads:
         problems.append(
@@ -153,7 +155,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
     if not traits.rotates_part and model.rotary_percent != 1.0:
         problems.append(
             f"model.rotary_percent is {model.rotary_percent}, but {traits.title} in Hugging Face rotates whole heads: "
-            "only model.architecture gpt_neox can rotate a part"
+            "only model.architecture gpt_neox can rotate a part of each"
         )
     if not traits.sets_head_size and model.head_size * model.num_attention_heads != model.hidden_size:
         problems.append(
@@ -161,7 +163,7 @@ def architecture_of(model: ModelConfig) -> Architecture:
             "num_attention_heads wide: only model.architecture llama and qwen3 can have others"
         )
     if model.vocab_size is None:
-        problems.append("model.vocab_size is not set: a checkpoint's own config names it")
+        problems.append("model.vocab_size is not set; take it from the checkpoint's config")
     if problems:
         raise CheckpointError(problems)
     return ARCHITECTURES[model.architecture]
@@ -234,7 +236,7 @@ def _check_weights(found: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tu
         f"{kind} weight {name} is unknown to this architecture" for name in sorted(found.keys() - shapes.keys())
     ]
     problems += [
-        f"{kind} weight {name} has shape {list(found[name])}, the model section says {list(shape)}"
+        f"{kind} weight {name} has shape {list(found[name])}, but the model section says {list(shape)}"
         for name, shape in shapes.items()
         if name in found and found[name] != shape
     ]

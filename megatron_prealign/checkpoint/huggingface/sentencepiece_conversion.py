@@ -28,7 +28,7 @@ def convert_sentencepiece(path: Path) -> Tokenizer:
     if trainer.model_type not in (_UNIGRAM, _BPE):
         raise CheckpointError(f"{path}: only BPE and unigram SentencePiece models can be written for Hugging Face")
     if trainer.treat_whitespace_as_suffix:
-        raise CheckpointError(f"{path}: trained with treat_whitespace_as_suffix, which tokenizers can't do")
+        raise CheckpointError(f"{path}: trained with treat_whitespace_as_suffix, which the tokenizers library can't do")
     tokenizer = Tokenizer(_unigram(proto) if trainer.model_type == _UNIGRAM else _bpe(proto))
     steps: list[Any] = []
     if rules.precompiled_charsmap:

@@ -42,8 +42,8 @@ _DROPPED_SETTINGS = (
 
 
 _QWEN2_ADVICE = (
-    ": transformers 5 splits text by Qwen's own rule for every model of the architecture qwen2. Train with qwen3 or "
-    "llama, or with a tokenizer of Qwen's kind; PreTrainedTokenizerFast would read the folder (--no-verify)"
+    ": transformers 5 splits text by Qwen's own rule for every qwen2 model. Train with qwen3 or "
+    "llama, or with a tokenizer of Qwen's kind; --no-verify exports it anyway, for PreTrainedTokenizerFast"
 )
 
 
@@ -103,8 +103,8 @@ def check_tokenizer(source: Path, folder: Path) -> None:
         found = list(exported(text, add_special_tokens=False)["input_ids"])
         if found != expected:
             raise CheckpointError(
-                f"{source}: the tokenizer gives other ids in Hugging Face; text {text!r}: training {expected}, "
-                f"exported {found}. Export can't keep this tokenizer's meaning"
+                f"{source}: the tokenizer gives other ids in Hugging Face: for {text!r}, training has {expected}, "
+                f"the export {found}; this tokenizer can't be exported"
                 + (_QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else "")
             )
 

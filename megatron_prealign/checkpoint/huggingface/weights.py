@@ -63,7 +63,7 @@ class FolderTensors(Mapping[str, Tensor]):
             part = file.get_slice(name)
             kind = part.get_dtype()
             if kind not in _DTYPES:
-                yield f"{path}: {name} is stored as {kind}; known: {', '.join(_DTYPES)}"
+                yield f"{path}: {name} is stored as {kind}; supported: {', '.join(_DTYPES)}"
                 continue
             self._files[name] = file
             self.shapes[name] = tuple(part.get_shape())
@@ -97,7 +97,7 @@ def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
         if pickles:
             raise CheckpointError(
                 f"{folder}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when they are read; "
-                "take the safetensors version of the model, or convert it where you trust it"
+                "use the model's safetensors version, or convert the pickles yourself if you trust them"
             )
         raise CheckpointError(f"{folder}: no {_SINGLE} and no {INDEX}; name a Hugging Face folder with weights")
     try:

@@ -22,25 +22,25 @@ _REQUIRED = (
 )
 _NOTHING = (None, False, 0)
 # What changes the network without changing the names or shapes of its weights: values that leave it as it is here, and
-# what it is. Weights that are not modelled here are refused by their names.
+# what it is. Weights that are not supported are refused by their names.
 _UNMODELLED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "rotary_interleaved": (_NOTHING, "rotary embeddings turn neighbouring dimensions, here those half a head apart"),
-    "use_rope_scaling": (_NOTHING, "rope scaling: only plain rotary embeddings are modelled here"),
+    "use_rope_scaling": (_NOTHING, "rope scaling: only plain rotary embeddings are supported"),
     "rotary_seq_len_interpolation_factor": ((*_NOTHING, 1), "rope scaling: positions are interpolated"),
-    "rope_type": ((None, "rope"), "rope scaling: only plain rotary embeddings are modelled here"),
+    "rope_type": ((None, "rope"), "rope scaling: only plain rotary embeddings are supported"),
     "no_rope_freq": (_NOTHING, "layers without rotary embeddings"),
     "apply_layernorm_1p": (_NOTHING, "norm weights are stored less one"),
     "apply_residual_connection_post_layernorm": (_NOTHING, "residuals are taken after the norm, here before it"),
     "qk_l2_norm": (_NOTHING, "queries and keys are normalised without weights"),
     "attention_output_gate": (_NOTHING, "gated attention"),
     "softmax_type": ((None, "vanilla"), "another softmax in attention"),
-    "window_size": (_NOTHING, "sliding-window attention: attention here sees everything"),
+    "window_size": (_NOTHING, "sliding-window attention: attention here covers the whole sequence"),
     "squared_relu": (_NOTHING, "squared ReLU: the MLP here is SwiGLU or GELU (tanh)"),
     "quick_geglu": (_NOTHING, "quick GEGLU: the MLP here is SwiGLU or GELU (tanh)"),
     "multi_latent_attention": (_NOTHING, "multi-latent attention"),
     "num_experts": (_NOTHING, "mixture of experts"),
     "mtp_num_layers": (_NOTHING, "multi-token prediction"),
-    "hybrid_override_pattern": (_NOTHING, "layers of other kinds than transformer layers"),
+    "hybrid_override_pattern": (_NOTHING, "layers other than transformer layers"),
     "heterogeneous_layers_config_path": (_NOTHING, "layers that differ from each other"),
 }
 
@@ -95,10 +95,10 @@ def _translate(args: Mapping[str, Any], architecture: ArchitectureName, vocab_si
 
 
 def _problems(args: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the model has and the one here has not."""
+    """Yield the features of the model that are not supported here."""
     positions = args["position_embedding_type"]
     if positions != "rope":
-        yield f"position_embedding_type {positions!r}: only rotary embeddings (rope) are modelled here"
+        yield f"position_embedding_type {positions!r}: only rotary embeddings (rope) are supported"
     for name, (harmless, what) in _UNMODELLED.items():
         value = args.get(name)
         if value not in harmless:
@@ -122,5 +122,5 @@ def _architecture(args: Mapping[str, Any], problems: list[str]) -> ArchitectureN
         if all(getattr(ARCHITECTURE_TRAITS[name], part) == value for part, value in found.items()):
             return name
     parts = ", ".join(f"{part} {value}" for part, value in found.items())
-    problems.append(f"no architecture here has layers of these parts: {parts}; known: {', '.join(names)}")
+    problems.append(f"no supported architecture has layers with these parts: {parts}; known: {', '.join(names)}")
     return None

@@ -98,16 +98,18 @@ def _arguments(checkpoint: Path) -> dict[str, Any]:
         kind = json.loads(path.read_text(encoding="utf-8")).get("sharded_backend")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: can't be read ({error}); name a checkpoint of the format {_FORMAT}: Megatron-LM's "
-            "--ckpt-format torch_dist; its older format is pickles, which are never opened here"
+            f"{path}: can't be read ({error}); name a {_FORMAT} checkpoint (Megatron-LM's "
+            "--ckpt-format torch_dist); its older format is a pickle, which is never opened"
         ) from None
     if kind != _FORMAT:
-        raise CheckpointError(f"{path}: a checkpoint of the format {kind!r}; have Megatron-LM write {_FORMAT!r}")
+        raise CheckpointError(
+            f"{path}: a checkpoint in the format {kind!r}; convert it to {_FORMAT!r} with Megatron-LM"
+        )
     path, begin, end = find_common(checkpoint, read_metadata(checkpoint / ".metadata"))
     common = _read_common(path, begin, end)
     args = common.get("args") if isinstance(common, dict) else None
     if not isinstance(args, Opaque) or not args.attributes:
-        raise CheckpointError(f"{path}: holds no args: not a checkpoint of Megatron-LM")
+        raise CheckpointError(f"{path}: no args in it: not a Megatron-LM checkpoint; name one that Megatron-LM saved")
     return args.attributes
 
 
@@ -134,8 +136,8 @@ def _check_weights(weights: CheckpointTensors, model: ModelConfig) -> None:
             rows, *rest = shapes[name]
             if rows < vocab_size:
                 raise CheckpointError(
-                    f"{weights.path}: {name} has {rows} rows, the tokenizer {vocab_size} ids: name the tokenizer that "
-                    "it was trained with (--old-tokenizer, where another is to go on with)"
+                    f"{weights.path}: {name} has {rows} rows, but the tokenizer has {vocab_size} ids: name "
+                    "the one that it was trained with (as --old-tokenizer, if you continue with a larger one)"
                 )
             shapes[name] = (model.padded_vocab_size, *rest)
     check_megatron(shapes, model)
@@ -153,4 +155,4 @@ def _compare(
         if not torch.equal(here, weights[name][rows].to(here.dtype)):
             differing.append(name)
     if differing:
-        raise CheckpointError(f"self-check failed: {', '.join(differing[:3])} were not written as they were read")
+        raise CheckpointError(f"self-check failed: {', '.join(differing[:3])} differ from the source")

@@ -1,1 +1,1 @@
-"""The evaluations, a file each; a file placed here is found by its name (docs/evaluation.md)."""
+"""The evaluations, one file each; a file placed here is found by its name (docs/evaluation.md)."""

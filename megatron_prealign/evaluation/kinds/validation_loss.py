@@ -38,7 +38,7 @@ def check(options: Options) -> list[str]:
     if data.reset_attention_mask:
         return [
             f"{options.config}: the run kept documents apart (data.reset_attention_mask), which a Hugging Face model "
-            "can't: measure a run without it"
+            "can't do; measure a run without it"
         ]
     prefixes = [prefix for entry in (*data.blend, *data.valid_blend) for prefix in find_prefixes(entry.prefix)]
     return [problem for prefix in prefixes for problem in check_manifest(prefix)]

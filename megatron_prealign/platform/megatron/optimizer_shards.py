@@ -50,7 +50,7 @@ class Box:
     """Where `values` are a main parameter: the model's parameter, of the same sizes."""
 
     is_written: bool
-    """Whether this rank writes it: it is no copy of another model-parallel rank's."""
+    """Whether this rank writes it: it is not a copy of another model-parallel rank's."""
 
 
 def optimizer_boxes(optimizer: MegatronOptimizer | None, model_state: dict[str, Any]) -> list[Box]:

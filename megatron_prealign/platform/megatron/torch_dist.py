@@ -106,7 +106,7 @@ def find_common(folder: Path, metadata: Metadata) -> tuple[Path, int, int | None
 
 
 class _SavePlanner(MCoreSavePlanner):  # type: ignore[misc]
-    """megatron-core's planner of a sharded state dict, and boxes beside it."""
+    """megatron-core's planner of a sharded state dict, and boxes in addition to it."""
 
     def __init__(self, boxes: Sequence[Box]) -> None:
         super().__init__(flatten_state_dict=False)
@@ -174,7 +174,7 @@ def load_sharded(
 
 
 class _LoadPlanner(MCoreLoadPlanner):  # type: ignore[misc]
-    """Reads objects beside the tensors as long as they are plain."""
+    """Reads objects between the tensors if they are plain."""
 
     def __init__(self, load_plain: LoadPlain, tensors: Sequence[ShardedTensor]) -> None:
         super().__init__(

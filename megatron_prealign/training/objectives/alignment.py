@@ -163,7 +163,7 @@ def read_lexicons(config: Config) -> dict[str, Lexicon]:
     words = [{entry.word for entry in lexicon.entries} for lexicon in lexicons.values()]
     if len(words) == 2 and words[1] <= words[0]:
         problems.append(
-            f"{', '.join(paths['held_out'])}: every word is trained on too; keep some apart, with "
+            f"{', '.join(paths['held_out'])}: every word is also trained on; hold some out with "
             "tools/build_lexicon.py --held-out-ratio"
         )
     if problems:
