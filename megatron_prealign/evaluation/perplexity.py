@@ -47,11 +47,13 @@ class Perplexity:
 
     def to_json(self) -> dict[str, float | int | None]:
         """Return the numbers of a results file; infinite ones, which JSON can't hold, as none."""
+        bits = self.total_loss / self.num_bytes / math.log(2)
         return {
             "perplexity": finite_exp(self.loss),
             "loss": self.loss if math.isfinite(self.loss) else None,
             "tokens": self.num_tokens,
             "byte_perplexity": finite_exp(self.total_loss / self.num_bytes),
+            "bits_per_byte": bits if math.isfinite(bits) else None,
             "bytes": self.num_bytes,
             "documents": self.num_documents,
         }

@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Limits
 
 from examples.paper.english_clone.data import CloneData
 from examples.paper.experiments.specs import Stage
 from examples.paper.experiments.yaml_files import validate
+from examples.real_languages.data import DescriptionData, LexiconVariant
 from examples.real_lexicons.data import RealData
 from examples.steps import Step
 from megatron_prealign.errors import DataError
@@ -259,7 +260,98 @@ class RealLanguages(Recipe):
         return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
 
 
-RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (EnglishClone, RealLanguages)}
+@dataclass(frozen=True, kw_only=True)
+class PackageDescriptions(Recipe):
+    """English and other languages: descriptions of Debian's packages, and the dictionaries that Debian packages."""
+
+    languages: tuple[Literal["da", "de", "fr", "it"], ...]
+    """Beside English."""
+    num_words: int
+    """English words of the lexicon, the most frequent ones of the text."""
+    max_translations: int
+    """Translations of a word in each language."""
+    vocab_size: int
+    """Tokens for all languages."""
+    language_share: Annotated[float, Limits(gt=0, lt=1)]
+    """Share of each language beside English in the text, (0, 1)."""
+    lexicon_share: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
+    """Share of the words that training is shown, (0, 1]."""
+    lexicon_rank_by: Literal["dictionary", "corpus"] = field(default="dictionary", metadata=LEXICON)
+    """What weights translations: the dictionary and general frequency, or the text as well."""
+    lexicon_inflections: bool = field(default=False, metadata=LEXICON)
+    """Add the forms of translations that the text has."""
+    lexicon_permuted: bool = field(default=False, metadata=LEXICON)
+    """Deal translations to other words: a control."""
+
+    name = "descriptions"
+
+    def _made(self, data: Path, packages: Path | None = None) -> DescriptionData:
+        return DescriptionData(
+            folder=self.folder(data),
+            languages=self.languages,
+            num_words=self.num_words,
+            max_translations=self.max_translations,
+            vocab_size=self.vocab_size,
+            packages=packages,
+        )
+
+    @property
+    def _variant(self) -> LexiconVariant:
+        return LexiconVariant(
+            share=self.lexicon_share,
+            rank_by=self.lexicon_rank_by,
+            inflections=self.lexicon_inflections,
+            permuted=self.lexicon_permuted,
+        )
+
+    @property
+    def _switched_name(self) -> str:
+        return f"en_{self.codeswitch_ratio:g}_{self._variant.name}"
+
+    def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+        """Return the steps in order."""
+        made = self._made(data, packages)
+        variants = dict.fromkeys([LexiconVariant(), self._variant])
+        rankings = dict.fromkeys(variant.rank_by for variant in variants)
+        steps = [made.texts_step, made.sources_step, *map(made.dictionaries_step, rankings)]
+        steps += [*map(made.lexicon_step, variants), made.tokenizer_step, *map(made.bake_step, made.all_languages)]
+        if any(stage.text == "switched" for stage in stages):
+            steps.append(made.switch_step(self._switched_name, self._variant, self.codeswitch_ratio))
+        return steps
+
+    def blend(self, data: Path, text: str) -> list[dict[str, Any]]:
+        """Return all languages."""
+        made = self._made(data)
+        names = {"en": self._switched_name} if text == "switched" else {}
+        shares = {"en": 1 - self.language_share * len(self.languages)}
+        shares |= dict.fromkeys(self.languages, self.language_share)
+        return [
+            {"prefix": str(made.dataset(names.get(language, language))), "weight": share, "language": language}
+            for language, share in shares.items()
+        ]
+
+    def tokenizer(self, data: Path) -> Path:
+        """Return the tokenizer of all languages."""
+        return self._made(data).tokenizer
+
+    def lexicons(self, data: Path) -> tuple[Path, Path]:
+        """Return the pairs that training is shown, and those that every variant holds out."""
+        made = self._made(data)
+        return made.lexicons(self._variant)[0], made.lexicons(LexiconVariant())[1]
+
+    def files(self, data: Path) -> dict[str, str]:
+        """Return validation texts, the zero-shot task, parallel paragraphs, and the lexicons of the dictionaries."""
+        made = self._made(data)
+        texts = {f"valid_{language}": str(made.text(f"{language}_valid")) for language in made.all_languages}
+        tests = {f"task_test_{language}": str(made.text(f"task/test.{language}")) for language in made.all_languages}
+        trained, held_out = made.lexicons(LexiconVariant())
+        others = {"task_train": str(made.text("task/train.en")), "parallel": str(made.text("parallel"))}
+        return {**texts, **tests, **others, "lexicon": str(trained), "held_out_lexicon": str(held_out)}
+
+
+RECIPES: Mapping[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (EnglishClone, RealLanguages, PackageDescriptions)
+}
 
 
 def make_recipe(name: str, parameters: Mapping[str, Any], texts: Iterable[str], place: str) -> Recipe:

@@ -36,7 +36,7 @@ def check(options: Options) -> list[str]:
 
 
 def run(folder: "ModelFolder", options: Options, progress: Progress) -> Results:
-    """Return for each language perplexity, loss, tokens, byte_perplexity, bytes and documents."""
+    """Return for each language perplexity, loss, tokens, byte_perplexity, bits_per_byte, bytes and documents."""
     from megatron_prealign.evaluation.perplexity import measure_perplexity
 
     results = {}
