@@ -1,12 +1,12 @@
 """The data of experiments with descriptions of packages: text, lexicons, tokenizer and baked datasets, as steps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from examples.real_languages.dictionaries import inputs
-from examples.steps import Step, make_step
+from examples.steps import Step, make_permutation, make_step
 
 EXAMPLE = Path("examples/real_languages")
 
@@ -21,21 +21,24 @@ class LexiconVariant:
     """Or corpus."""
     inflections: bool = False
     """With the forms that the text has."""
-    permuted: bool = False
-    """With translations of other words."""
+    permuted: float = 0.0
+    """Share of the words that have translations of others, [0, 1]."""
+
+    @property
+    def folder_name(self) -> str:
+        """Return the name of the folder that lexicon.py writes."""
+        parts = ["lexicon", *([f"{self.share:g}"] if self.share < 1 else []), self.rank_by]
+        return "_".join(parts + ["inflections"] * self.inflections)
 
     @property
     def name(self) -> str:
-        """Return a name for folders."""
-        parts = ["lexicon", *([f"{self.share:g}"] if self.share < 1 else []), self.rank_by]
-        parts += ["inflections"] * self.inflections + ["permuted"] * self.permuted
-        return "_".join(parts)
+        """Return a name that no other variant has."""
+        return f"{self.folder_name}_permuted_{self.permuted:g}" if self.permuted else self.folder_name
 
     @property
     def options(self) -> list[object]:
         """Return the options of lexicon.py."""
-        flags: list[object] = ["--inflections"] * self.inflections + ["--permute"] * self.permuted
-        return ["--share", self.share, "--rank-by", self.rank_by, *flags]
+        return ["--share", self.share, "--rank-by", self.rank_by, *["--inflections"] * self.inflections]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,9 @@ class DescriptionData:
 
     def lexicons(self, variant: LexiconVariant) -> tuple[Path, Path]:
         """Return trained and held-out word pairs."""
-        return self.folder / variant.name / "lexicon.tsv", self.folder / variant.name / "held_out.tsv"
+        folder = self.folder / variant.folder_name
+        trained = f"permuted_{variant.permuted:g}.tsv" if variant.permuted else "lexicon.tsv"
+        return folder / trained, folder / "held_out.tsv"
 
     def dataset(self, name: str) -> Path:
         """Return the prefix of a baked dataset."""
@@ -101,13 +106,17 @@ class DescriptionData:
         command: list[object] = ["tools/build_lexicon.py", "dictionaries", "--source-language", "en", "--multi-word"]
         command += ["--no-identity", *inputs(self.languages, self.folder / "dictionaries")]
         # The corpus may want a translation that is rare elsewhere.
-        command += ["--no-rank", "--max-translations", 12] if rank_by == "corpus" else ["--max-translations", 4]
+        command += ["--no-rank"] if rank_by == "corpus" else ["--max-translations", 4]
         return make_step(f"dictionaries_{rank_by}", [*command, "--output", output], [output], self.sources_step)
 
     def lexicon_step(self, variant: LexiconVariant) -> Step:
-        """Keeps the words that are frequent in the text, and holds some out."""
+        """Keeps the words that are frequent in the text, and holds some out; permutes them."""
+        if variant.permuted:
+            true = replace(variant, permuted=0.0)
+            paths = self.lexicons(true)[0], self.lexicons(variant)[0]
+            return make_permutation(variant.name, *paths, variant.permuted, self.lexicon_step(true))
         before = self.dictionaries_step(variant.rank_by)
-        output = self.folder / variant.name
+        output = self.folder / variant.folder_name
         command: list[object] = [EXAMPLE / "lexicon.py", "--lexicon", before.outputs[0], "--output", output]
         command += ["--num-words", self.num_words, "--max-translations", self.max_translations, *variant.options]
         for language in self.all_languages:

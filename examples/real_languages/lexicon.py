@@ -7,14 +7,12 @@
 * held_out.tsv: a tenth of them, the same words in every variant;
 * counts.json: words and pairs, and the share of the running words of each text that lexicon.tsv has.
 
-`--rank-by corpus` weights translations by how often the text of their language has them, `--inflections` adds the
-forms of a translation that this text has. `--share` keeps a part of the words. `--permute` deals the translations of a
-language to other words: a control with the same words, and no meaning.
+`--rank-by corpus` weights translations by how often the text of their language has them and drops those that it has
+far too seldom, `--inflections` adds the forms of a translation that this text has. `--share` keeps a part of the words.
 """
 
 import argparse
 import json
-import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -32,6 +30,8 @@ Counts = Mapping[str, Counter[str]]
 """Language → how often its text has each word, case-folded."""
 UNSEEN = 0.01
 """What a translation weighs that its text never has, where a word counts 1."""
+MIN_OCCURRENCE = 0.02
+"""Of a translation in its text, relative to its word in the English text: below it, it renders another sense."""
 MIN_STEM, MAX_ENDING = 4, 3
 """Letters that two forms of a word share at least, and that either has more at most."""
 
@@ -48,6 +48,25 @@ def ranked_by_corpus(lexicon: Lexicon, counts: Counts) -> Lexicon:
         lexicon,
         lambda t: [t._replace(weight=t.weight * max(counts[t.language][t.word.casefold()], UNSEEN))],
     )
+
+
+def plausible(lexicon: Lexicon, counts: Counts, min_occurrence: float = MIN_OCCURRENCE) -> Lexicon:
+    """Drop translations that are too rare in their text for what they translate, and words that keep none.
+
+    Dictionaries have `is` → `west` and, of a lexicon that covers little, a single rare sense of a frequent word. All
+    forms of a translation count.
+    """
+    totals = {language: max(words.total(), 1) for language, words in counts.items()}
+    relatives = {language: _by_stem(words) for language, words in counts.items()}
+
+    def occurs(word: str, translation: Translation) -> bool:
+        language = translation.language
+        forms = _forms(translation.word.casefold(), counts[language], relatives[language])
+        needed = counts[SOURCE][word.casefold()] / totals[SOURCE] * min_occurrence
+        return sum(forms.values()) / totals[language] >= needed
+
+    pairs = [(word, translation) for word, translation in lexicon.pairs() if occurs(word, translation)]
+    return Lexicon.from_pairs(lexicon.source_language, pairs)
 
 
 def heaviest(lexicon: Lexicon, count: int) -> Lexicon:
@@ -68,13 +87,8 @@ def inflected(lexicon: Lexicon, counts: Counts) -> Lexicon:
     relatives = {language: _by_stem(words) for language, words in counts.items()}
 
     def forms(translation: Translation) -> list[Translation]:
-        word, own = translation.word.casefold(), counts[translation.language]
-        found = (
-            {word: max(own[word], 1)}
-            if len(word) < MIN_STEM
-            else {word: max(own[word], 1)}
-            | {form: own[form] for form in relatives[translation.language][word[:MIN_STEM]] if are_forms(word, form)}
-        )
+        language = translation.language
+        found = _forms(translation.word.casefold(), counts[language], relatives[language])
         total = sum(found.values())
         return [
             translation._replace(word=_cased_like(translation.word, form), weight=translation.weight * count / total)
@@ -92,22 +106,6 @@ def are_forms(word: str, other: str) -> bool:
             break
         shared += 1
     return shared >= max(MIN_STEM, len(word) - 2) and max(len(word), len(other)) - shared <= MAX_ENDING
-
-
-def permuted(lexicon: Lexicon, seed: int) -> Lexicon:
-    """Deal the translations of a language anew among the words that have some in it."""
-    slots: dict[str, list[int]] = defaultdict(list)
-    for index, entry in enumerate(lexicon.entries):
-        for language in sorted({t.language for t in entry.translations}):
-            slots[language].append(index)
-    dealt: dict[int, list[Translation]] = defaultdict(list)
-    for language, indices in sorted(slots.items()):
-        sources = indices.copy()
-        random.Random(f"{seed} {language}").shuffle(sources)
-        for index, source in zip(indices, sources, strict=True):
-            dealt[index] += [t for t in lexicon.entries[source].translations if t.language == language]
-    entries = (LexiconEntry(entry.word, tuple(dealt[index])) for index, entry in enumerate(lexicon.entries))
-    return Lexicon(lexicon.source_language, tuple(entries))
 
 
 def describe(lexicon: Lexicon, counts: Counts) -> dict[str, Any]:
@@ -140,6 +138,15 @@ def _by_stem(words: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
+def _forms(word: str, counts: Counter[str], relatives: Mapping[str, list[str]]) -> dict[str, int]:
+    """Return a word and its forms in a text with their occurrences, at least 1 for the word itself."""
+    known = relatives.get(word[:MIN_STEM], ()) if len(word) >= MIN_STEM else ()
+    return {
+        word: max(counts[word], 1),
+        **{form: counts[form] for form in known if form != word and are_forms(word, form)},
+    }
+
+
 def _cased_like(word: str, form: str) -> str:
     return form[:1].upper() + form[1:] if word[:1].isupper() else form
 
@@ -158,8 +165,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=1.0, help="of the other words that is kept, (0, 1]")
     parser.add_argument("--rank-by", choices=("dictionary", "corpus"), default="dictionary", help="weights")
     parser.add_argument("--inflections", action="store_true", help="add forms of translations that the text has")
-    parser.add_argument("--permute", action="store_true", help="deal translations to other words")
-    parser.add_argument("--seed", type=int, default=1, help="of the choice of words and of the permutation")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice of words")
     return parser
 
 
@@ -178,12 +184,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.share < 1:
         _, trained = trained.split(arguments.share, arguments.seed + 1)
     if arguments.rank_by == "corpus":
-        trained = ranked_by_corpus(trained, counts)
+        trained = plausible(ranked_by_corpus(trained, counts), counts)
     trained = heaviest(trained, arguments.max_translations)
     if arguments.inflections:
         trained = inflected(trained, counts)
-    if arguments.permute:
-        trained = permuted(trained, arguments.seed)
     described = describe(trained, counts)
     with atomic_folder(arguments.output) as folder:
         trained.write_tsv(folder / "lexicon.tsv")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from examples import permute_lexicon
+from examples.permute_lexicon import permuted
 from examples.real_languages import dictionaries, lexicon, reach
 from examples.real_languages.data import DescriptionData, LexiconVariant
 from megatron_prealign.lexicon import Lexicon, read_lexicon
@@ -38,6 +40,13 @@ def test_forms_of_the_text_share_the_weight_of_a_translation() -> None:
     assert {t.word: t.weight for t in entry.translations} == {"Paket": 0.25, "Pakete": 0.5, "Paketen": 0.25}
 
 
+def test_translations_that_the_text_has_far_too_seldom_are_dropped() -> None:
+    counts = {"en": Counter({"is": 50, "file": 50, "rare": 1}), "de": Counter({"dateien": 1, "x": 98, "west": 1})}
+    pairs = _lexicon(("is", "West", 1.0), ("file", "Datei", 1.0), ("file", "Feile", 1.0), ("rare", "selten", 1.0))
+    kept = {(word, t.word) for word, t in lexicon.plausible(pairs, counts, 0.03).pairs()}
+    assert kept == {("rare", "selten"), ("file", "Datei")}
+
+
 @pytest.mark.parametrize(
     ("word", "other", "related"),
     [("datei", "dateien", True), ("haus", "hauses", True), ("finden", "findet", True), ("haus", "hausbesitz", False)],
@@ -49,11 +58,27 @@ def test_words_that_differ_by_an_ending_are_forms(word: str, other: str, related
 def test_a_permutation_keeps_words_and_translations_and_breaks_pairs() -> None:
     pairs = [(f"w{number}", f"t{number}", 1.0) for number in range(50)]
     true = _lexicon(*pairs)
-    dealt = lexicon.permuted(true, 1)
+    dealt = permuted(true, 1.0, 1)
     assert [entry.word for entry in dealt.entries] == [entry.word for entry in true.entries]
     assert sorted(t.word for _, t in dealt.pairs()) == sorted(t.word for _, t in true.pairs())
     assert len(set(dealt.pairs()) & set(true.pairs())) < 5
-    assert lexicon.permuted(true, 1) == dealt != lexicon.permuted(true, 2)
+    assert permuted(true, 1.0, 1) == dealt != permuted(true, 1.0, 2)
+    assert permuted(true, 0.0, 1) == true
+    half = permuted(true, 0.5, 1)
+    assert 10 < len(set(half.pairs()) & set(true.pairs())) < 40
+
+
+def test_all_translations_of_a_word_go_to_another_word_of_the_language(tmp_path: Path) -> None:
+    rows = "".join(f"w{n}\ta{n}\tde\t0.7\nw{n}\tb{n}\tde\t0.3\n" for n in range(9)) + "w1\tx\tit\t1.0\n"
+    (tmp_path / "true.tsv").write_text(rows, encoding="utf-8")
+    files = ["--lexicon", str(tmp_path / "true.tsv"), "--output", str(tmp_path / "dealt.tsv")]
+    assert permute_lexicon.main(files) == 0
+    entries = {entry.word: entry.translations for entry in read_lexicon([tmp_path / "dealt.tsv"], "en").entries}
+    assert [t.word for t in entries["w1"] if t.language == "it"] == ["x"]
+    for translations in entries.values():
+        (one, other) = (t for t in translations if t.language == "de")
+        assert (one.word[1:], one.weight, other.weight) == (other.word[1:], 0.7, 0.3)
+    assert permute_lexicon.main([*files, "--ratio", "1.5"]) == 2
 
 
 def _files(tmp_path: Path) -> tuple[list[str], Path]:
@@ -71,14 +96,12 @@ def _files(tmp_path: Path) -> tuple[list[str], Path]:
 
 def test_variants_hold_the_same_words_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, folder = _files(tmp_path)
-    for name, options in (("true", []), ("half", ["--share", "0.5"]), ("permuted", ["--permute"])):
+    for name, options in (("true", []), ("half", ["--share", "0.5"]), ("corpus", ["--rank-by", "corpus"])):
         assert lexicon.main([*arguments, *options, "--output", str(folder / name)]) == 0
-    held_out = {(folder / name / "held_out.tsv").read_text() for name in ("true", "half", "permuted")}
+    held_out = {(folder / name / "held_out.tsv").read_text() for name in ("true", "half", "corpus")}
     assert len(held_out) == 1
-    true, half, permuted = (
-        read_lexicon([folder / name / "lexicon.tsv"], "en") for name in ("true", "half", "permuted")
-    )
-    assert 0 < len(half) < len(true) == len(permuted)
+    true, half, corpus = (read_lexicon([folder / name / "lexicon.tsv"], "en") for name in ("true", "half", "corpus"))
+    assert 0 < len(half) < len(true) == len(corpus)
     assert set(half.entries) < set(true.entries)
     counts = json.loads((folder / "true/counts.json").read_text())
     seen = sum(entry.word in [f"word{chr(97 + number)}" for number in range(10)] for entry in true.entries)
@@ -123,7 +146,12 @@ def test_lexicons_of_one_ranking_share_their_dictionaries() -> None:
     made = DescriptionData(
         folder=Path("d"), languages=("de",), num_words=10, max_translations=2, vocab_size=300, packages=None
     )
-    variants = [LexiconVariant(), LexiconVariant(permuted=True), LexiconVariant(share=0.5, rank_by="corpus")]
+    variants = [LexiconVariant(), LexiconVariant(permuted=1.0), LexiconVariant(share=0.5, rank_by="corpus")]
     steps = [made.lexicon_step(variant) for variant in variants]
-    assert [step.name for step in steps] == ["lexicon_dictionary", "lexicon_dictionary_permuted", "lexicon_0.5_corpus"]
-    assert [step.depends_on[0].name for step in steps] == ["dictionaries_dictionary"] * 2 + ["dictionaries_corpus"]
+    names = ["lexicon_dictionary", "lexicon_dictionary_permuted_1", "lexicon_0.5_corpus"]
+    assert [step.name for step in steps] == names
+    needed = ["dictionaries_dictionary", "lexicon_dictionary", "dictionaries_corpus"]
+    assert [step.depends_on[0].name for step in steps] == needed
+    assert {variant: made.lexicons(variant)[1].parent.name for variant in variants[:2]} == dict.fromkeys(
+        variants[:2], "lexicon_dictionary"
+    )

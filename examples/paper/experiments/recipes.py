@@ -18,11 +18,13 @@ from examples.paper.experiments.specs import Stage
 from examples.paper.experiments.yaml_files import validate
 from examples.real_languages.data import DescriptionData, LexiconVariant
 from examples.real_lexicons.data import RealData
-from examples.steps import Step
+from examples.steps import Step, make_permutation
 from megatron_prealign.errors import DataError
 
 SWITCHED = {"concerns": "switched"}
 LEXICON = {"concerns": "lexicon"}
+BLEND = {"concerns": "all"}
+"""All stages, but no file of the folder."""
 
 
 def digest(content: object, length: int = 12) -> str:
@@ -46,7 +48,7 @@ class Recipe(ABC):
     def identity(self, stages: Sequence[Stage]) -> dict[str, Any]:
         """Return the parameters that these stages depend on."""
         switched = any(stage.text == "switched" for stage in stages)
-        concerned = {None, "switched" if switched else None}
+        concerned = {None, "all", "switched" if switched else None}
         concerned.add("lexicon" if any(stage.reads_lexicon for stage in stages) else None)
         return self._values(part for part in fields(self) if part.metadata.get("concerns") in concerned)
 
@@ -107,6 +109,8 @@ class EnglishClone(Recipe):
     """Share of English-Clone in the text, (0, 1)."""
     lexicon_coverage: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
     """Share of the other words that training is shown, (0, 1]."""
+    lexicon_permuted: Annotated[float, Limits(ge=0, le=1)] = field(default=0.0, metadata=LEXICON)
+    """Share of the words whose translations are those of others, [0, 1]: a control."""
     facts: int = 0
     """Invented facts of each relation and frequency that are stated in the English text."""
     fact_frequencies: tuple[int, ...] = ()
@@ -122,6 +126,11 @@ class EnglishClone(Recipe):
 
     @property
     def _lexicon_name(self) -> str:
+        permuted = f"_permuted_{self.lexicon_permuted:g}" if self.lexicon_permuted else ""
+        return f"{self._true_lexicon_name}{permuted}"
+
+    @property
+    def _true_lexicon_name(self) -> str:
         return "lexicon" if self.lexicon_coverage == 1 else f"lexicon_{self.lexicon_coverage:g}"
 
     @property
@@ -137,7 +146,13 @@ class EnglishClone(Recipe):
         if "lexicon_coverage" in self.identity(stages):
             # The same words are held out, and more: a word's draw depends on the word alone.
             ratio = 1 - (1 - self.held_out_ratio) * self.lexicon_coverage
-            smaller = [made.lexicon_step(self._lexicon_name, ratio)]
+            smaller = [made.lexicon_step(self._true_lexicon_name, ratio)]
+        if self.lexicon_permuted:
+            true = made.folder / f"{self._true_lexicon_name}.tsv"
+            paths = true, self.lexicons(data)[0]
+            smaller.append(
+                make_permutation(self._lexicon_name, *paths, self.lexicon_permuted, *made.clone_steps, *smaller)
+            )
         steps += [*smaller, made.bake_step("clone", made.folder / "clone.jsonl"), made.transfer_step()]
         facts = [made.facts_step(self.facts, self.fact_frequencies)] if self.facts else []
         english = made.folder / "facts/mixed.en.jsonl" if facts else made.text("english")
@@ -272,7 +287,7 @@ class PackageDescriptions(Recipe):
     """Translations of a word in each language."""
     vocab_size: int
     """Tokens for all languages."""
-    language_share: Annotated[float, Limits(gt=0, lt=1)]
+    language_share: Annotated[float, Limits(gt=0, lt=1)] = field(metadata=BLEND)
     """Share of each language beside English in the text, (0, 1)."""
     lexicon_share: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
     """Share of the words that training is shown, (0, 1]."""
@@ -280,8 +295,8 @@ class PackageDescriptions(Recipe):
     """What weights translations: the dictionary and general frequency, or the text as well."""
     lexicon_inflections: bool = field(default=False, metadata=LEXICON)
     """Add the forms of translations that the text has."""
-    lexicon_permuted: bool = field(default=False, metadata=LEXICON)
-    """Deal translations to other words: a control."""
+    lexicon_permuted: Annotated[float, Limits(ge=0, le=1)] = field(default=0.0, metadata=LEXICON)
+    """Share of the words whose translations are those of others, [0, 1]: a control."""
 
     name = "descriptions"
 
