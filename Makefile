@@ -17,7 +17,7 @@ help:  ## list the commands
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
 	$(BIN)/python -u examples/paper/english_clone/run.py --seeds $(SEEDS)
 
-SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
+SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml clone_controls.yaml
 
 experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, resumes where it stopped; OPTIONS=--dry-run, ...
 	$(BIN)/python -u examples/paper/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
