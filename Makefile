@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests .ci setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments-small test test-faults test-matrix lint format docs clean data-samples
+.PHONY: help demo experiments-small experiments-real test test-faults test-matrix lint format docs clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,10 +27,15 @@ help:  ## list the commands
 demo: $(VENV)/.done  ## joint training against PreAlign on English and English-Clone, with report; SEEDS=3 for three seeds
 	$(BIN)/python -u examples/paper/english_clone/run.py --seeds $(SEEDS)
 
-SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml
+SMALL := main_table.yaml maintained.yaml zero_shot.yaml ablations.yaml coverage.yaml knowledge.yaml clone_controls.yaml
 
 experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds: hours on 2 cores, resumes where it stopped; OPTIONS=--dry-run, ...
 	$(BIN)/python -u examples/paper/experiments/run.py $(SMALL) --seeds 3 --jobs 2 $(OPTIONS)
+
+REAL := real_controls.yaml real_sizes.yaml
+
+experiments-real: $(VENV)/.done  ## controls and sizes on real languages, 3 seeds: a day and a half on 2 cores, resumes where it stopped
+	$(BIN)/python -u examples/paper/experiments/run.py $(REAL) --scale real --seeds 3 --first-seed 2 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests; CORE=0.19 with that megatron-core; TESTS="tests/model tests/dataset" a part of them
 	$(BIN)/python -u -m pytest $(TESTS)

@@ -355,6 +355,12 @@ def make_export(name: str, run: Path, export: Path, *before: Step) -> Step:
     return make_step(name, command, [export], *before)
 
 
+def make_permutation(name: str, lexicon: Path, output: Path, ratio: float, *before: Step) -> Step:
+    """Make a step that deals the translations of a share of a lexicon's words to other words."""
+    command = ["examples/permute_lexicon.py", "--lexicon", lexicon, "--ratio", ratio, "--output", output]
+    return make_step(name, command, [output], *before)
+
+
 def last_tokens(metrics_path: Path) -> int:
     """Return the tokens a run has seen at its last record, word tokens counted."""
     lines = metrics_path.read_text(encoding="utf-8").splitlines()

@@ -54,6 +54,7 @@ def test_equals_a_token_by_token_computation(has_eod: bool, tmp_path: Path) -> N
     assert found.num_documents == 4
     assert found.to_json()["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     assert found.to_json()["byte_perplexity"] == pytest.approx(math.exp(total / found.num_bytes), rel=1e-4)
+    assert found.to_json()["bits_per_byte"] == pytest.approx(total / found.num_bytes / math.log(2), rel=1e-4)
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tmp_path: Path) -> None:

@@ -9,19 +9,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Limits
 
 from examples.paper.english_clone.data import CloneData
 from examples.paper.experiments.specs import Stage
 from examples.paper.experiments.yaml_files import validate
+from examples.real_languages.data import DescriptionData, LexiconVariant
 from examples.real_lexicons.data import RealData
-from examples.steps import Step
+from examples.steps import Step, make_permutation
 from megatron_prealign.errors import DataError
 
 SWITCHED = {"concerns": "switched"}
 LEXICON = {"concerns": "lexicon"}
+BLEND = {"concerns": "all"}
+"""All stages, but no file of the folder."""
 
 
 def digest(content: object, length: int = 12) -> str:
@@ -45,7 +48,7 @@ class Recipe(ABC):
     def identity(self, stages: Sequence[Stage]) -> dict[str, Any]:
         """Return the parameters that these stages depend on."""
         switched = any(stage.text == "switched" for stage in stages)
-        concerned = {None, "switched" if switched else None}
+        concerned = {None, "all", "switched" if switched else None}
         concerned.add("lexicon" if any(stage.reads_lexicon for stage in stages) else None)
         return self._values(part for part in fields(self) if part.metadata.get("concerns") in concerned)
 
@@ -106,6 +109,8 @@ class EnglishClone(Recipe):
     """Share of English-Clone in the text, (0, 1)."""
     lexicon_coverage: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
     """Share of the other words that training is shown, (0, 1]."""
+    lexicon_permuted: Annotated[float, Limits(ge=0, le=1)] = field(default=0.0, metadata=LEXICON)
+    """Share of the words whose translations are those of others, [0, 1]: a control."""
     facts: int = 0
     """Invented facts of each relation and frequency that are stated in the English text."""
     fact_frequencies: tuple[int, ...] = ()
@@ -121,6 +126,11 @@ class EnglishClone(Recipe):
 
     @property
     def _lexicon_name(self) -> str:
+        permuted = f"_permuted_{self.lexicon_permuted:g}" if self.lexicon_permuted else ""
+        return f"{self._true_lexicon_name}{permuted}"
+
+    @property
+    def _true_lexicon_name(self) -> str:
         return "lexicon" if self.lexicon_coverage == 1 else f"lexicon_{self.lexicon_coverage:g}"
 
     @property
@@ -136,7 +146,13 @@ class EnglishClone(Recipe):
         if "lexicon_coverage" in self.identity(stages):
             # The same words are held out, and more: a word's draw depends on the word alone.
             ratio = 1 - (1 - self.held_out_ratio) * self.lexicon_coverage
-            smaller = [made.lexicon_step(self._lexicon_name, ratio)]
+            smaller = [made.lexicon_step(self._true_lexicon_name, ratio)]
+        if self.lexicon_permuted:
+            true = made.folder / f"{self._true_lexicon_name}.tsv"
+            paths = true, self.lexicons(data)[0]
+            smaller.append(
+                make_permutation(self._lexicon_name, *paths, self.lexicon_permuted, *made.clone_steps, *smaller)
+            )
         steps += [*smaller, made.bake_step("clone", made.folder / "clone.jsonl"), made.transfer_step()]
         facts = [made.facts_step(self.facts, self.fact_frequencies)] if self.facts else []
         english = made.folder / "facts/mixed.en.jsonl" if facts else made.text("english")
@@ -259,7 +275,98 @@ class RealLanguages(Recipe):
         return {**texts, "lexicon": str(made.lexicons[0]), "held_out_lexicon": str(made.lexicons[1])}
 
 
-RECIPES: Mapping[str, type[Recipe]] = {recipe.name: recipe for recipe in (EnglishClone, RealLanguages)}
+@dataclass(frozen=True, kw_only=True)
+class PackageDescriptions(Recipe):
+    """English and other languages: descriptions of Debian's packages, and the dictionaries that Debian packages."""
+
+    languages: tuple[Literal["da", "de", "fr", "it"], ...]
+    """Beside English."""
+    num_words: int
+    """English words of the lexicon, the most frequent ones of the text."""
+    max_translations: int
+    """Translations of a word in each language."""
+    vocab_size: int
+    """Tokens for all languages."""
+    language_share: Annotated[float, Limits(gt=0, lt=1)] = field(metadata=BLEND)
+    """Share of each language beside English in the text, (0, 1)."""
+    lexicon_share: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
+    """Share of the words that training is shown, (0, 1]."""
+    lexicon_rank_by: Literal["dictionary", "corpus"] = field(default="dictionary", metadata=LEXICON)
+    """What weights translations: the dictionary and general frequency, or the text as well."""
+    lexicon_inflections: bool = field(default=False, metadata=LEXICON)
+    """Add the forms of translations that the text has."""
+    lexicon_permuted: Annotated[float, Limits(ge=0, le=1)] = field(default=0.0, metadata=LEXICON)
+    """Share of the words whose translations are those of others, [0, 1]: a control."""
+
+    name = "descriptions"
+
+    def _made(self, data: Path, packages: Path | None = None) -> DescriptionData:
+        return DescriptionData(
+            folder=self.folder(data),
+            languages=self.languages,
+            num_words=self.num_words,
+            max_translations=self.max_translations,
+            vocab_size=self.vocab_size,
+            packages=packages,
+        )
+
+    @property
+    def _variant(self) -> LexiconVariant:
+        return LexiconVariant(
+            share=self.lexicon_share,
+            rank_by=self.lexicon_rank_by,
+            inflections=self.lexicon_inflections,
+            permuted=self.lexicon_permuted,
+        )
+
+    @property
+    def _switched_name(self) -> str:
+        return f"en_{self.codeswitch_ratio:g}_{self._variant.name}"
+
+    def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
+        """Return the steps in order."""
+        made = self._made(data, packages)
+        variants = dict.fromkeys([LexiconVariant(), self._variant])
+        rankings = dict.fromkeys(variant.rank_by for variant in variants)
+        steps = [made.texts_step, made.sources_step, *map(made.dictionaries_step, rankings)]
+        steps += [*map(made.lexicon_step, variants), made.tokenizer_step, *map(made.bake_step, made.all_languages)]
+        if any(stage.text == "switched" for stage in stages):
+            steps.append(made.switch_step(self._switched_name, self._variant, self.codeswitch_ratio))
+        return steps
+
+    def blend(self, data: Path, text: str) -> list[dict[str, Any]]:
+        """Return all languages."""
+        made = self._made(data)
+        names = {"en": self._switched_name} if text == "switched" else {}
+        shares = {"en": 1 - self.language_share * len(self.languages)}
+        shares |= dict.fromkeys(self.languages, self.language_share)
+        return [
+            {"prefix": str(made.dataset(names.get(language, language))), "weight": share, "language": language}
+            for language, share in shares.items()
+        ]
+
+    def tokenizer(self, data: Path) -> Path:
+        """Return the tokenizer of all languages."""
+        return self._made(data).tokenizer
+
+    def lexicons(self, data: Path) -> tuple[Path, Path]:
+        """Return the pairs that training is shown, and those that every variant holds out."""
+        made = self._made(data)
+        return made.lexicons(self._variant)[0], made.lexicons(LexiconVariant())[1]
+
+    def files(self, data: Path) -> dict[str, str]:
+        """Return validation texts, the zero-shot task, parallel paragraphs, and the lexicons of the dictionaries."""
+        made = self._made(data)
+        texts = {f"valid_{language}": str(made.text(f"{language}_valid")) for language in made.all_languages}
+        tests = {f"task_test_{language}": str(made.text(f"task/test.{language}")) for language in made.all_languages}
+        trained, held_out = made.lexicons(LexiconVariant())
+        others = {"task_train": str(made.text("task/train.en")), "parallel": str(made.text("parallel"))}
+        return {**texts, **tests, **others, "lexicon": str(trained), "held_out_lexicon": str(held_out)}
+
+
+RECIPES: Mapping[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (EnglishClone, RealLanguages, PackageDescriptions)
+}
 
 
 def make_recipe(name: str, parameters: Mapping[str, Any], texts: Iterable[str], place: str) -> Recipe:

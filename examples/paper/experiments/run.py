@@ -35,6 +35,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("experiments", nargs="+", type=Path, help="YAML files, as paths or by their names")
     parser.add_argument("--scale", default="small", help="a name in scales/, or a YAML file")
     parser.add_argument("--seeds", type=_count, default=3, help="number of seeds: 1, 2, ...")
+    parser.add_argument("--first-seed", type=_count, default=1, help="the first of them")
     parser.add_argument("--jobs", type=_count, default=count_cores(), help="cells that run at once, on one machine")
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where cells run")
     parser.add_argument("--output", type=Path, default=Path("runs/experiments"), help="data, runs, models and logs")
@@ -97,10 +98,12 @@ def run(arguments: argparse.Namespace, runner: Runner) -> int:
         raise DataError(f"--packages {arguments.packages}: no such folder")
     scale = read_scale(arguments.scale)
     experiments = read_experiments(arguments.experiments, scale)
-    cells = make_cells(experiments, scale, range(1, arguments.seeds + 1))
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    cells = make_cells(experiments, scale, seeds)
     results = read_results(arguments.results, cells)
     names = " ".join(f"{experiment.name}.yaml" for experiment in experiments)
     command = f"python examples/paper/experiments/run.py {names} --scale {scale.name} --seeds {arguments.seeds}"
+    command += f" --first-seed {arguments.first_seed}" if arguments.first_seed > 1 else ""
     packages = arguments.packages.resolve() if arguments.packages else None
     place = Place(arguments.output, arguments.results, packages, command)
     if arguments.dry_run:
@@ -146,9 +149,9 @@ def submit(arguments: argparse.Namespace, cells: list[Cell], runner: Runner) -> 
         runner.console.print("All cells are finished.")
         return 0
     command: list[str] = ["examples/paper/experiments/run.py", *map(str, arguments.experiments)]
-    for name in ("scale", "seeds", "output", "results", "packages"):
+    for name in ("scale", "seeds", "first_seed", "output", "results", "packages"):
         if (value := getattr(arguments, name)) is not None:
-            command += [f"--{name}", str(value)]
+            command += [f"--{name.replace('_', '-')}", str(value)]
     folder = (arguments.output / "slurm").resolve()
     scripts = slurm.write_scripts(cells, folder, command, arguments.jobs, arguments.sbatch)
     runner.console.print(f"Wrote {scripts[0]} and {scripts[1]} for {len(cells)} cells.", highlight=False)

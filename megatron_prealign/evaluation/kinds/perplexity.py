@@ -42,7 +42,7 @@ def check(options: Options) -> list[str]:
 
 
 def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
-    """Return for each language perplexity, loss, tokens, byte_perplexity, bytes and documents."""
+    """Return for each language perplexity, loss, tokens, byte_perplexity, bits_per_byte, bytes and documents."""
     results = {}
     for language, texts in read_languages(options.texts, options.json_key).items():
         shown = partial(progress, part=language)
@@ -74,11 +74,13 @@ class Perplexity:
     def to_json(self) -> Results:
         """Return the numbers of a results file; infinite ones, which JSON can't hold, as `None`."""
         loss = self.total_loss / self.num_tokens
+        bits = self.total_loss / self.num_bytes / math.log(2)
         return {
             "perplexity": finite_exp(loss),
             "loss": loss if math.isfinite(loss) else None,
             "tokens": self.num_tokens,
             "byte_perplexity": finite_exp(self.total_loss / self.num_bytes),
+            "bits_per_byte": bits if math.isfinite(bits) else None,
             "bytes": self.num_bytes,
             "documents": self.num_documents,
         }

@@ -12,9 +12,11 @@ from examples.paper.experiments.specs import Experiment, Scale, read_experiments
 SCALE = "small"
 
 
-def read(paths: Sequence[str | Path], seeds: int = 3) -> tuple[Scale, list[Experiment], list[Cell]]:
-    """Read experiments at the small scale."""
-    scale = read_scale(SCALE)
+def read(
+    paths: Sequence[str | Path], seeds: int = 3, scale_name: str = SCALE
+) -> tuple[Scale, list[Experiment], list[Cell]]:
+    """Read experiments at the small scale, or another."""
+    scale = read_scale(scale_name)
     experiments = read_experiments([Path(path) for path in paths], scale)
     return scale, experiments, make_cells(experiments, scale, range(1, seeds + 1))
 

@@ -13,7 +13,17 @@ from examples.paper.experiments.recipes import make_recipe
 from megatron_prealign.errors import DataError
 from tests.examples.paper.experiments.grid_fixtures import read
 
-FOLDERS = ("/corpus", "/sources", "/lexicon", "/transfer", "/facts")
+FOLDERS = (
+    "/corpus",
+    "/sources",
+    "/lexicon",
+    "/transfer",
+    "/facts",
+    "/texts",
+    "/lexicon_dictionary",
+    "_corpus",
+    "_inflections",
+)
 
 
 @pytest.fixture
@@ -88,8 +98,9 @@ def test_stages_are_configured_for_the_files_and_the_seed(place: Place) -> None:
 
 def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
     names = ("main_table", "ablations", "coverage", "codeswitch_ratio", "real_languages", "num_languages", "knowledge")
-    for name in names:
-        for cell in read([f"{name}.yaml"], 1)[2]:
+    scales = dict.fromkeys(names, "small") | {"real_controls": "real", "real_diagnosis": "real"}
+    for name, scale in scales.items():
+        for cell in read([f"{name}.yaml"], 1, scale)[2]:
             made = {str(path) for step in cell.recipe.steps(place.data, None, cell.stages) for path in step.outputs}
             for stage in cell.stages:
                 prefixes = [entry["prefix"] for entry in cell.recipe.blend(place.data, stage.text)]
