@@ -317,7 +317,7 @@ class Finish:
 
     def __init__(self, options: BakeOptions) -> None:
         """Take what was asked for."""
-        self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
+        self._options = replace(options, executor="local", cluster={}, resume=True, overwrite=False, num_workers=1)
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         """Run; the arguments are datatrove's."""

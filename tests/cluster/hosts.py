@@ -95,7 +95,7 @@ class Host:
 
 @contextlib.contextmanager
 def make_hosts(folder: Path, num_hosts: int) -> Iterator[list[Host]]:
-    """Make hosts n1, n2, ... on one switch, which belongs to the host `ctl`; yield ctl first, and remove all at the end.
+    """Make hosts n1, n2, ... on one switch, which belongs to the host `ctl`; yield ctl first, remove all at the end.
 
     Skips the test where that is not permitted.
     """

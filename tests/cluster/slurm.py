@@ -88,6 +88,7 @@ class Slurm:
         deadline = time.monotonic() + seconds
         while (fields := self.show(job))["JobState"] in _NOT_ENDED:
             assert time.monotonic() < deadline, f"after {seconds} s: {fields}"
+            assert fields["Reason"] != "DependencyNeverSatisfied", f"job {job} would wait for ever"
             if fields["Reason"] == "BeginTime":
                 self.controller.run(["scontrol", "update", f"job={job}", "StartTime=now"], self.environment)
             time.sleep(0.3)
@@ -161,9 +162,10 @@ def _wait_for_hosts(slurm: Slurm) -> None:
     raise AssertionError(f"the hosts are not idle: {shown}\n{log}")
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = 120.0) -> None:
-    """Wait for something that is about to happen."""
+def wait_until(happened: Callable[[], Any], seconds: float = 200.0) -> Any:
+    """Wait for something that is about to happen, and return it."""
     deadline = time.monotonic() + seconds
-    while not happened():
+    while not (result := happened()):
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.05)
+    return result
