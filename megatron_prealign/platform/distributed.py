@@ -8,15 +8,20 @@ from datetime import timedelta
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed import DistStoreError
 from torch.distributed.rendezvous import rendezvous
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
+from megatron_prealign.signals import current_note
 
 # Ranks that import from a slow disk come late; that is no hanging yet.
 _LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
+_WELCOME_WAIT = timedelta(seconds=2)
+# After a signal, others may still be importing; but a rank may also have failed, for which torchrun stops the rest.
+_WAIT_AFTER_SIGNAL = 10.0
 
 
 def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) -> None:
@@ -77,20 +82,41 @@ def join_store(timeout: timedelta) -> tuple[Store, int, int]:
     every start a store of its own. Collective.
 
     Raises:
-        TimeoutError: A rank did not come within the timeout, or ten minutes if that is shorter.
+        TimeoutError: A rank did not come within the timeout, or ten minutes if that is shorter, or ten seconds after a
+            signal to stop.
     """
     timeout = max(timeout, _LEAST_WAIT)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    start = _welcome_all(store, world_size, timeout) if rank == 0 else _be_welcomed(store, rank)
+    start = _welcome_all(store, world_size, timeout) if rank == 0 else _be_welcomed(store, rank, timeout)
     return PrefixStore(start, store), rank, world_size
 
 
-def _be_welcomed(store: Store, rank: int) -> str:
+def _be_welcomed(store: Store, rank: int, timeout: timedelta) -> str:
     name = uuid.uuid4().hex
     store.set(f"hello/{rank}", name)
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not _is_set(store, f"welcome/{name}"):
+        _check_wait(deadline, "rank 0 did not come")
     start = store.get(f"welcome/{name}").decode()
     store.add(f"{start}/joined", 1)
     return start
+
+
+def _is_set(store: Store, key: str) -> bool:
+    """Tell whether a key is set, at once or within a short wait, after which Python sees its signals."""
+    try:
+        store.wait([key], _WELCOME_WAIT)
+    except DistStoreError:
+        return False
+    return True
+
+
+def _check_wait(deadline: float, problem: str) -> None:
+    note = current_note()
+    if note is not None and note.age() > _WAIT_AFTER_SIGNAL:
+        raise TimeoutError(f"{problem} within {_WAIT_AFTER_SIGNAL:.0f} seconds after {note.name}")
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"{problem} in time; see parallel.distributed_timeout_minutes, of which ten count at least")
 
 
 def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
@@ -104,7 +130,6 @@ def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
             if name is not None and name not in welcomed:
                 store.set(f"welcome/{name}", start)
                 welcomed.add(name)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not all of {world_size} ranks came within {timeout.total_seconds():.0f} seconds")
+        _check_wait(deadline, f"not all of {world_size} ranks came")
         time.sleep(_POLL_SECONDS)
     return start

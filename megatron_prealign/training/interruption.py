@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 
 from megatron_prealign.platform.agreement import max_over_ranks
+from megatron_prealign.signals import SIGNALS, note_signals
 from megatron_prealign.training.job_start import job_age
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIGNALS))
 
 
@@ -18,21 +18,21 @@ class Interruption:
     """Notice a request to stop this rank, and agree on it with the other ranks."""
 
     def __init__(self, minutes: float | None) -> None:
-        """Handle SIGTERM and SIGUSR1 from here on; `minutes` count from the start of the job, None = no limit."""
-        self.cause = ""
-        self._noted = 0
-        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        """Heed SIGTERM and SIGUSR1, also earlier ones that were noted.
 
-    def _note(self, number: int, _: object) -> None:
-        self._noted = _CAUSES.index(signal.Signals(number).name)
+        Args:
+            minutes: Time limit, counted from the start of the job; None = no limit.
+        """
+        self.cause = ""
+        self._note = note_signals()
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
 
     def agreed(self, device: torch.device) -> bool:
         """Return whether any rank is to stop, and keep the cause; a collective."""
-        if self._deadline is not None and not self._noted and time.monotonic() >= self._deadline:
-            self._noted = 1
-        self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]
+        noted = _CAUSES.index(self._note.name)
+        if self._deadline is not None and not noted and time.monotonic() >= self._deadline:
+            noted = 1
+        self.cause = _CAUSES[int(max_over_ranks({"cause": float(noted)}, device)["cause"])]
         return bool(self.cause)
 
 

@@ -33,6 +33,11 @@ class Host:
     def address(self) -> str:
         return f"{_NETWORK}.{self.number}"
 
+    @property
+    def enter(self) -> str:
+        """Return what before a command runs it in the host's network."""
+        return f"nsenter --net=/run/netns/{self.namespace}"
+
     def start(
         self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None, prepare: str = ":"
     ) -> subprocess.Popen[str]:
@@ -60,7 +65,7 @@ class Host:
         ]
         with log.open("a") as stream:
             process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.namespace}", *own, "sh", "-c", inside, "sh", *command],
+                [*self.enter.split(), *own, "sh", "-c", inside, "sh", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -74,7 +79,7 @@ class Host:
     def run(self, command: Sequence[str], environment: dict[str, str] | None = None) -> Finished:
         """Run a command in the host's network alone, and return what it printed."""
         return subprocess.run(
-            ["nsenter", f"--net=/run/netns/{self.namespace}", *command],
+            [*self.enter.split(), *command],
             capture_output=True,
             text=True,
             timeout=60,
