@@ -8,18 +8,18 @@ from datetime import timedelta
 import torch
 from megatron.core import parallel_state, tensor_parallel
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store
-from torch.distributed import DistStoreError
 from torch.distributed.rendezvous import rendezvous
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
+from megatron_prealign.platform.open_files import allow_open_files
 from megatron_prealign.signals import current_note
 
 # Ranks that import from a slow disk come late; that is no hanging yet.
 _LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
-_WELCOME_WAIT = timedelta(seconds=2)
+_MOST_POLL_SECONDS = 0.5  # thousands of ranks ask one store
 # After a signal, others may still be importing; but a rank may also have failed, for which torchrun stops the rest.
 _WAIT_AFTER_SIGNAL = 10.0
 
@@ -36,6 +36,7 @@ def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) ->
         return
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, world_size = join_store(timeout) if "RANK" in os.environ else (HashStore(), 0, 1)
+    allow_open_files(platform.backend, world_size)
     torch.distributed.init_process_group(
         platform.backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
@@ -95,20 +96,14 @@ def _be_welcomed(store: Store, rank: int, timeout: timedelta) -> str:
     name = uuid.uuid4().hex
     store.set(f"hello/{rank}", name)
     deadline = time.monotonic() + timeout.total_seconds()
-    while not _is_set(store, f"welcome/{name}"):
+    pause = _POLL_SECONDS
+    while not store.check([f"welcome/{name}"]):  # a wait in the store would put signals off
         _check_wait(deadline, "rank 0 did not come")
+        time.sleep(pause)
+        pause = min(2 * pause, _MOST_POLL_SECONDS)
     start = store.get(f"welcome/{name}").decode()
     store.add(f"{start}/joined", 1)
     return start
-
-
-def _is_set(store: Store, key: str) -> bool:
-    """Tell whether a key is set, at once or within a short wait, after which Python sees its signals."""
-    try:
-        store.wait([key], _WELCOME_WAIT)
-    except DistStoreError:
-        return False
-    return True
 
 
 def _check_wait(deadline: float, problem: str) -> None:
