@@ -9,6 +9,7 @@ from megatron_prealign.command_line import outlive_standard_error
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, STOPPED_BY_KEYBOARD, PrealignError, TrainingError
 from megatron_prealign.ranks import Ranks, check_rendezvous, read_ranks
+from megatron_prealign.signals import note_signals
 from megatron_prealign.training.exit_note import take_exit, write_exit
 
 _SECONDS_TO_SPEAK = 15.0
@@ -59,6 +60,8 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
     """
     if not dry_run:
         check_rendezvous()
+        # Before the note of the last end is removed: a signal between the two would leave none.
+        note_signals()
         if (ended := take_exit(config.training.run_path)) is not None:
             return ended
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.

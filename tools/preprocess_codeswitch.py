@@ -173,8 +173,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="NAME=VALUE",
-        help="for Slurm: partition, time, memory_gb and venv (its activate script), others are passed to sbatch; for "
-        "Ray: address and memory_gb",
+        help="for Slurm: partition, time, memory_gb and venv (an activate script, by default the environment of this "
+        "command), others are passed to sbatch; for Ray: address and memory_gb",
     )
 
 
@@ -220,7 +220,10 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     )
     if options.executor == "slurm":
         job_id = submit(options, _log)
-        print(f"submitted; Slurm job {job_id} completes the dataset when all tasks are done")
+        print(
+            f"submitted; Slurm job {job_id} completes the dataset when all tasks have ended; the logs are in "
+            f"{options.slurm_logs}"
+        )
         return 0
     manifest = bake(options, log=_log)
     Console().print(statistics_table(options.dataset_prefix, manifest))

@@ -302,7 +302,7 @@ class Finish:
     """The last job of a bake on a cluster: bakes what the tasks could not, and merges the shards to one dataset."""
 
     def __init__(self, options: BakeOptions) -> None:
-        self._options = replace(options, executor="local", resume=True, overwrite=False, num_workers=1)
+        self._options = replace(options, executor="local", cluster={}, resume=True, overwrite=False, num_workers=1)
 
     def __call__(self, data: object, rank: int, world_size: int) -> None:
         """Run with the arguments of a datatrove step."""

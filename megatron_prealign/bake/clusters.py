@@ -5,6 +5,8 @@ executors' completion marks spare a second run the finished tasks.
 """
 
 import json
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from datatrove.executor.ray import RayPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from megatron_prealign.bake.job import Job
+from megatron_prealign.bake.job import Job, slurm_logs
 from megatron_prealign.bake.piece import bake_share
 from megatron_prealign.errors import DataError
 from megatron_prealign.text.encoders import limit_threads
@@ -58,7 +60,7 @@ def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
             pipeline=[BakeShare(job.folder.absolute())],
             tasks=num_tasks,
             mem_per_cpu_gb=float(settings.get("memory_gb", 2)),
-            logging_dir=str(_fresh_log_folder(job, num_tasks)),
+            logging_dir=str(_fresh_log_folder(job.folder / "logs", num_tasks)),
         ).run()
     finally:
         if is_ours:
@@ -69,27 +71,35 @@ def bake_on_ray(job: Job, num_tasks: int, settings: Mapping[str, str]) -> None:
 def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finish: Callable[..., None]) -> str:
     """Submit a job array that bakes the pieces, and a job after it that merges the shards; return the id of the latter.
 
+    The last job also starts when a task has failed: it bakes what killed tasks left, or fails with the error of a bad
+    line, so that what depends on it sees how the bake ended.
+
     Args:
         job: The job; its folder is on a file system that all nodes share.
         num_tasks: Tasks of the array, one core each.
-        settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task; others are passed to sbatch.
+        settings: `partition` and `time` of the jobs, `memory_gb` and `venv` of a task, by default this process's Python
+            environment; others are passed to sbatch.
         finish: What the last job runs.
     """
     _forget_problems(job)
     own = {"partition", "time", "memory_gb", "venv"}
+    path = f"export PATH={shlex.quote(f'{sys.prefix}/bin')}:$PATH"
     common: dict[str, Any] = {
         "time": settings.get("time", "12:00:00"),
         "partition": settings["partition"],
         "mem_per_cpu_gb": int(settings.get("memory_gb", 2)),
-        "venv_path": settings.get("venv"),
+        "env_command": f"source {shlex.quote(settings['venv'])}" if "venv" in settings else path,
         "qos": settings.get("qos", ""),
-        "sbatch_args": {name: value for name, value in settings.items() if name not in own | {"qos"}},
+        # datatrove's job of statistics would wait for a failed array for ever.
+        "sbatch_args": {"kill-on-invalid-dep": "yes"}
+        | {name: value for name, value in settings.items() if name not in own | {"qos"}},
     }
+    logs = slurm_logs(job.folder)
     array = SlurmPipelineExecutor(
         pipeline=[BakeShare(job.folder.absolute())],
         tasks=num_tasks,
         job_name="bake",
-        logging_dir=str(_fresh_log_folder(job, num_tasks)),
+        logging_dir=str(_fresh_log_folder(logs, num_tasks)),
         **common,
     )
     last = SlurmPipelineExecutor(
@@ -97,7 +107,8 @@ def submit_to_slurm(job: Job, num_tasks: int, settings: Mapping[str, str], finis
         tasks=1,
         job_name="bake-finish",
         depends=array,
-        logging_dir=str(_fresh_log_folder(job, 0)),
+        run_on_dependency_fail=True,
+        logging_dir=str(_fresh_log_folder(logs, 0)),
         **common,
     )
     last.run()
@@ -122,8 +133,8 @@ def _forget_problems(job: Job) -> None:
         job.problems_path(number).unlink(missing_ok=True)
 
 
-def _fresh_log_folder(job: Job, num_tasks: int) -> Path:
+def _fresh_log_folder(logs: Path, num_tasks: int) -> Path:
     """Return a folder without completion marks: old ones may be of other shares, and shards are marked anyway."""
-    logs = job.folder.absolute() / "logs"
+    logs = logs.absolute()
     logs.mkdir(exist_ok=True)
     return logs / f"{num_tasks}-tasks-{len(list(logs.iterdir()))}"

@@ -167,6 +167,11 @@ class Job:
             )
 
 
+def slurm_logs(work_folder: Path) -> Path:
+    """Return where the logs of a bake on Slurm are: its last job still writes there after the work folder is gone."""
+    return work_folder.absolute().with_name(f"{work_folder.name}-logs")
+
+
 class ShardMerger:
     """Appends shards to one dataset in the order of the input, while later pieces are still being baked.
 

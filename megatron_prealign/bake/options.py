@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from megatron_prealign.bake.job import OnError, may_overwrite
+from megatron_prealign.bake.job import OnError, may_overwrite, slurm_logs
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions
 from megatron_prealign.dataset.manifest import existing_files, manifest_path
 from megatron_prealign.errors import DataError
@@ -84,6 +84,11 @@ class BakeOptions:
     def work_folder(self) -> Path:
         """Where a bake keeps its finished pieces; next to the outputs, so that renames stay in one file system."""
         return self.dataset_prefix.with_name(f".{self.dataset_prefix.name}.bake")
+
+    @property
+    def slurm_logs(self) -> Path:
+        """Where the logs of a bake on Slurm are: its last job still writes there after the work folder is gone."""
+        return slurm_logs(self.work_folder)
 
 
 def table_options(options: BakeOptions) -> TableOptions:

@@ -96,12 +96,16 @@ class Platform:
 def select_platform(device: Literal["auto", "cuda", "cpu"], local_rank: int = 0) -> Platform:
     """Return the platform that `device` names; auto is cuda if a GPU is visible.
 
+    Without torchrun, a process that sees one GPU uses it, whatever its local rank (Slurm's --gpus-per-task=1).
+
     Raises:
         ConfigError: cuda was asked for and no GPU, or not enough GPUs, are visible.
     """
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and visible == 0):
         return Platform("cpu", "gloo", torch.device("cpu"))
+    if visible == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        local_rank = 0
     if local_rank >= visible:
         raise ConfigError(
             f"local rank {local_rank} needs GPU number {local_rank}, but {visible} are visible; "

@@ -18,10 +18,15 @@ from torch.distributed.rendezvous import rendezvous
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
+from megatron_prealign.platform.open_files import allow_open_files
+from megatron_prealign.signals import current_note
 
 # Ranks that import from a slow disk come late without hanging.
 _LEAST_WAIT = timedelta(minutes=10)
 _POLL_SECONDS = 0.01
+_MOST_POLL_SECONDS = 0.5  # thousands of ranks ask one store
+# After a signal, others may still be importing; but a rank may also have failed, for which torchrun stops the rest.
+_WAIT_AFTER_SIGNAL = 10.0
 
 RandomStates = dict[str, Any]
 """Plain values and tensors, by generator."""
@@ -37,6 +42,7 @@ def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) ->
         return
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, world_size = join_store(timeout) if "RANK" in os.environ else (HashStore(), 0, 1)
+    allow_open_files(platform.backend, world_size)
     torch.distributed.init_process_group(
         platform.backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
@@ -93,20 +99,35 @@ def join_store(timeout: timedelta) -> tuple[Store, int, int]:
     start, because each host counts its own. Can go when torch gives every start its own store.
 
     Raises:
-        TimeoutError: A rank did not join within the timeout, or ten minutes if that is shorter.
+        TimeoutError: A rank did not join within the timeout, or ten minutes if that is shorter, or ten seconds after a
+            signal to stop.
     """
     timeout = max(timeout, _LEAST_WAIT)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    start = _welcome_all(store, world_size, timeout) if rank == 0 else _be_welcomed(store, rank)
+    start = _welcome_all(store, world_size, timeout) if rank == 0 else _be_welcomed(store, rank, timeout)
     return PrefixStore(start, store), rank, world_size
 
 
-def _be_welcomed(store: Store, rank: int) -> str:
+def _be_welcomed(store: Store, rank: int, timeout: timedelta) -> str:
     name = uuid.uuid4().hex
     store.set(f"hello/{rank}", name)
+    deadline = time.monotonic() + timeout.total_seconds()
+    pause = _POLL_SECONDS
+    while not store.check([f"welcome/{name}"]):  # a wait in the store would put signals off
+        _check_wait(deadline, "rank 0 did not come")
+        time.sleep(pause)
+        pause = min(2 * pause, _MOST_POLL_SECONDS)
     start = store.get(f"welcome/{name}").decode()
     store.add(f"{start}/joined", 1)
     return start
+
+
+def _check_wait(deadline: float, problem: str) -> None:
+    note = current_note()
+    if note is not None and note.age() > _WAIT_AFTER_SIGNAL:
+        raise TimeoutError(f"{problem} within {_WAIT_AFTER_SIGNAL:.0f} seconds after {note.name}")
+    if time.monotonic() > deadline:
+        raise TimeoutError(f"{problem} in time; see parallel.distributed_timeout_minutes, of which ten count at least")
 
 
 def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
@@ -120,8 +141,7 @@ def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
             if name is not None and name not in welcomed:
                 store.set(f"welcome/{name}", start)
                 welcomed.add(name)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not all of {world_size} ranks joined within {timeout.total_seconds():.0f} seconds")
+        _check_wait(deadline, f"not all of {world_size} ranks joined")
         time.sleep(_POLL_SECONDS)
     return start
 

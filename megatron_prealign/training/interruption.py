@@ -11,8 +11,8 @@ import psutil
 import torch
 
 from megatron_prealign.platform.agreement import max_over_ranks
+from megatron_prealign.signals import SIGNALS, note_signals
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIGNALS))
 _RUN_ID = "TORCHELASTIC_RUN_ID"
 _AGENTS = ("torchrun", "torch.distributed", "torch/distributed")
@@ -24,21 +24,21 @@ class Interruption:
     """Notice a request to stop this rank, and agree on it with the other ranks."""
 
     def __init__(self, minutes: float | None) -> None:
-        """Handle SIGTERM and SIGUSR1; `minutes` count from the start of the job, None = no limit."""
-        self.cause = ""
-        self._noted = 0
-        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
-        for number in SIGNALS:
-            signal.signal(number, self._note)
+        """Handle SIGTERM and SIGUSR1, earlier ones included that were noted.
 
-    def _note(self, number: int, _: object) -> None:
-        self._noted = _CAUSES.index(signal.Signals(number).name)
+        Args:
+            minutes: Time limit, counted from the start of the job; None = no limit.
+        """
+        self.cause = ""
+        self._note = note_signals()
+        self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
 
     def agreed(self, device: torch.device) -> bool:
         """Return whether any rank must stop, and keep the cause; collective."""
-        if self._deadline is not None and not self._noted and time.monotonic() >= self._deadline:
-            self._noted = 1
-        self.cause = _CAUSES[int(max_over_ranks({"cause": float(self._noted)}, device)["cause"])]
+        noted = _CAUSES.index(self._note.name)
+        if self._deadline is not None and not noted and time.monotonic() >= self._deadline:
+            noted = 1
+        self.cause = _CAUSES[int(max_over_ranks({"cause": float(noted)}, device)["cause"])]
         return bool(self.cause)
 
 

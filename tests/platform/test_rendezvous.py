@@ -16,7 +16,7 @@ def test_each_start_in_one_store_gets_a_part_of_its_own() -> None:
     for _ in range(3):
         with ThreadPoolExecutor(3) as pool:
             first = pool.submit(_welcome_all, store, 3, timedelta(seconds=20))
-            others = [pool.submit(_be_welcomed, store, rank) for rank in (1, 2)]
+            others = [pool.submit(_be_welcomed, store, rank, timedelta(seconds=20)) for rank in (1, 2)]
             names = {first.result(), *(other.result() for other in others)}
         assert len(names) == 1
         starts += names

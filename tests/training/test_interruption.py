@@ -69,6 +69,20 @@ def test_the_time_is_over_before_the_first_step(make_values: MakeValues, tmp_pat
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
+def test_a_signal_before_the_first_step_is_not_lost(make_values: MakeValues, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "exit.json").write_text('{"exit_code": 75, "cause": "the last start"}')
+    values = make_values("pretrain", run)
+    process = start(values, tmp_path / "log", "--standalone", "--shutdown-timeout", "200")
+    wait_until(lambda: not (run / "exit.json").exists(), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+    assert json.loads((run / "exit.json").read_text()) == {"exit_code": 75, "cause": "SIGTERM"}
+    assert not (run / "checkpoints").exists()
+
+
 def test_sigterm_twice_to_every_process_during_a_save(make_values: MakeValues, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     # Enough steps that the run is not at its end before a save was seen.

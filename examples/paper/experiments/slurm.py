@@ -48,7 +48,7 @@ def write_scripts(
 
 
 def submit(data: Path, array: Path) -> tuple[str, str]:
-    """Submit both scripts, the array behind the data, and return their job numbers.
+    """Submit both scripts and return their job numbers; the array starts after the data, or is cancelled if they fail.
 
     Raises:
         StepError: sbatch is not there, or refuses.
@@ -56,7 +56,7 @@ def submit(data: Path, array: Path) -> tuple[str, str]:
     if shutil.which("sbatch") is None:
         raise StepError(f"sbatch was not found; on a machine of the cluster: sbatch {data}, then {array} after it")
     first = _sbatch([str(data)])
-    return first, _sbatch([f"--dependency=afterok:{first}", str(array)])
+    return first, _sbatch([f"--dependency=afterok:{first}", "--kill-on-invalid-dep=yes", str(array)])
 
 
 def _sbatch(arguments: Sequence[str]) -> str:

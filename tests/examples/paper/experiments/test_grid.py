@@ -241,7 +241,8 @@ def test_a_slurm_array_runs_the_data_then_every_cell(tmp_path: Path, monkeypatch
     data, array = (script.read_text() for script in scripts)
     assert "#SBATCH --array=1-6%4" in array and "--array" not in data
     assert all("#SBATCH --partition=gpu\n#SBATCH --gpus-per-node=8\n" in text for text in (data, array))
-    assert f"--dependency=afterok:101 {scripts[1]}" in (tmp_path / "sbatch.log").read_text().splitlines()[1]
+    after = f"--dependency=afterok:101 --kill-on-invalid-dep=yes {scripts[1]}"
+    assert after in (tmp_path / "sbatch.log").read_text().splitlines()[1]
     calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert all(call[:3] == ["my grid.yaml", "--scale", "small"] for call in calls)
     assert calls[0][-1] == "--only-data"

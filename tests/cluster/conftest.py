@@ -1,0 +1,27 @@
+"""A Slurm and plain hosts, one of each for a module."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.hosts import Host, make_hosts
+from tests.cluster.slurm import Slurm, make_slurm
+
+_NUM_HOSTS = 4
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    """A Slurm of four hosts, with a controller of its own."""
+    with make_slurm(tmp_path_factory.mktemp("slurm"), _NUM_HOSTS) as slurm:
+        yield slurm
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[list[Host]]:
+    """Four hosts without Slurm, linked by a switch."""
+    folder = tmp_path / "network"
+    folder.mkdir()
+    with make_hosts(folder, _NUM_HOSTS) as (_, *hosts):
+        yield hosts

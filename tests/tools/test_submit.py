@@ -1,0 +1,64 @@
+"""Chains of steps without Slurm: what is refused, what is printed, and steps that run here."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools.submit import main
+
+
+def _write(folder: Path, steps: Any, **more: Any) -> str:
+    path = folder / "chain.yaml"
+    path.write_text(yaml.safe_dump({"name": "own", "folder": str(folder / "chain"), "steps": steps} | more))
+    return str(path)
+
+
+def test_steps_run_here_and_continue_where_one_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = tmp_path / "ready"
+    steps = [
+        {"name": "one", "command": f"echo one >> {tmp_path}/order"},
+        {"name": "two", "command": f"[ -e {ready} ]\necho two >> {tmp_path}/order"},
+        # Stopped twice, then done.
+        {
+            "name": "three",
+            "command": f"echo three >> {tmp_path}/order\n[ $(wc -l < {tmp_path}/order) -ge 5 ] || exit 75",
+        },
+    ]
+    path = _write(tmp_path, steps)
+    assert main([path, "--local"]) == 1
+    assert "error: step two ended with 1" in capsys.readouterr().err
+    ready.touch()
+    assert main([path, "--local"]) == 0
+    assert (tmp_path / "order").read_text().split() == ["one", "two", "three", "three", "three"]
+
+
+def test_a_dry_run_prints_the_scripts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"name": "one", "command": "true", "options": ["--nodes=2"]}]
+    assert main([_write(tmp_path, steps, options=["--partition=gpu"], setup="module load cuda"), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "#SBATCH --job-name=own-one\n" in printed
+    assert "#SBATCH --partition=gpu\n#SBATCH --nodes=2\n" in printed
+    assert "module load cuda\ntrue\n" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["chain.yaml"]
+
+
+def test_every_wrong_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([_write(tmp_path, [{"name": "a b", "comand": "true"}], setpu="x"), "--local"]) == 2
+    error = capsys.readouterr().err
+    for place in ("steps.0.name:", "steps.0.command:", "steps.0.comand:", "setpu:"):
+        assert place in error
+    assert main([_write(tmp_path, [{"name": "a", "command": "true"}] * 2), "--local"]) == 2
+    assert "a is there twice" in capsys.readouterr().err
+
+
+def test_arrays_and_a_missing_slurm_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _write(tmp_path, [{"name": "one", "command": "true", "options": ["--array=0-3"]}])
+    assert main([path, "--local"]) == 2
+    assert "step one: is a job array, which --local can't run" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main([path]) == 2
+    assert "no sbatch here" in capsys.readouterr().err
