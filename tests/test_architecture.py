@@ -22,7 +22,7 @@ SOURCES = sorted(
 )
 
 # What each part may import of the package besides itself; these are everyone's.
-EVERYONES = {"core_import", "core_version", "errors", "files", "optional_packages", "ranks"}
+EVERYONES = {"core_import", "core_version", "errors", "files", "optional_packages", "ranks", "signals"}
 MAY_IMPORT = {
     "core_import": set(),
     "core_version": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "files": set(),
     "optional_packages": set(),
     "ranks": set(),
+    "signals": set(),
     "command_line": set(),
     "text": set(),
     "config": set(),
