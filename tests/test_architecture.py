@@ -22,12 +22,13 @@ SOURCES = sorted(
 )
 
 # What each part may import of the package besides itself; these are everyone's.
-EVERYONES = {"errors", "files", "optional_packages", "ranks"}
+EVERYONES = {"errors", "files", "optional_packages", "ranks", "signals"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "optional_packages": set(),
     "ranks": set(),
+    "signals": set(),
     "command_line": set(),
     "text": set(),
     "config": set(),
