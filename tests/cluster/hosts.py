@@ -14,6 +14,8 @@ Finished = subprocess.CompletedProcess[str]
 
 _NETWORK = "10.78.0"
 _SWITCH = 254
+# A host ends with the process of the tests, however that ends.
+_WITH_THE_TESTS = ("setpriv", "--pdeathsig", "KILL")
 
 
 @dataclass
@@ -41,7 +43,7 @@ class Host:
     def start(
         self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None, prepare: str = ":"
     ) -> subprocess.Popen[str]:
-        """Start a command as the first process of the host's own process tree, in the current folder.
+        """Start a command in a process tree of its own, of which it is not the first: that one can't be killed inside.
 
         Args:
             command: What to run.
@@ -49,7 +51,7 @@ class Host:
             environment: Additional variables.
             prepare: Shell commands that run first, in the host's own mounts.
         """
-        inside = f'hostname {self.name} && mount --bind {self.folder}/hosts /etc/hosts && {prepare} && exec "$@"'
+        inside = f'hostname {self.name} && mount --bind {self.folder}/hosts /etc/hosts && {prepare} && "$@"; exit $?'
         own = [
             "unshare",
             "--uts",
@@ -65,7 +67,7 @@ class Host:
         ]
         with log.open("a") as stream:
             process = subprocess.Popen(
-                [*self.enter.split(), *own, "sh", "-c", inside, "sh", *command],
+                [*_WITH_THE_TESTS, *self.enter.split(), *own, "sh", "-c", inside, "sh", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,

@@ -147,7 +147,16 @@ def _start_munge(folder: Path) -> subprocess.Popen[bytes]:
     files = {"key-file": key, "pid-file": own / "pid", "log-file": own / "log", "seed-file": own / "seed"}
     options = [f"--{name}={path}" for name, path in files.items()]
     # --force: it minds that the temporary folder of the tests is not root's alone.
-    command = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *options]
+    command = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "munged",
+        "--foreground",
+        "--force",
+        f"--socket={folder}/munge.socket",
+        *options,
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -1,10 +1,12 @@
 """A bake as a Slurm array: the files of a local bake, also when a task is killed; errors that reach the scheduler."""
 
+import contextlib
 import json
 import re
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cluster.slurm import Slurm, wait_until
@@ -62,9 +64,10 @@ def test_an_array_gives_the_files_of_a_local_bake(slurm: Slurm, tmp_path: Path, 
 
 def test_what_a_killed_task_left_is_baked_again(slurm: Slurm, tmp_path: Path, command: list[str]) -> None:
     last = _submit(slurm, command, tmp_path / "slurm")
-    task = wait_until(lambda: re.search(r"\d+_1(?=\.0 )", slurm.run("squeue", "-h", "--steps", "-o", "%i ")))[0]
-    slurm.run("scancel", "--signal=KILL", task)
-    assert slurm.wait(task)[0] == "FAILED"
+    task = wait_until(lambda: _find_task(slurm, 1))
+    array = task.environ()["SLURM_ARRAY_JOB_ID"]
+    task.kill()
+    assert slurm.wait(f"{array}_1")[0] == "FAILED"
     assert slurm.wait(last) == ("COMPLETED", "0:0"), _logs(tmp_path)
     _assert_as_local(slurm, command, tmp_path)
 
@@ -83,6 +86,19 @@ def test_a_bad_line_fails_the_last_job_and_leaves_no_job_waiting(
     assert slurm.wait(after)[0] == "CANCELLED"
     wait_until(lambda: not slurm.run("squeue", "-h"))
     assert not list(tmp_path.glob("slurm_*"))
+
+
+def _find_task(slurm: Slurm, number: int) -> psutil.Process | None:
+    """Return the process of a task of the array, once it runs."""
+    wanted = slurm.environment | {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_JOB_NAME": "bake"}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if (
+                "launch_pickled_pipeline" in " ".join(process.cmdline()[:2])
+                and wanted.items() <= process.environ().items()
+            ):
+                return process
+    return None
 
 
 def _logs(folder: Path) -> str:
