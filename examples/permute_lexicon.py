@@ -31,7 +31,7 @@ def permuted(lexicon: Lexicon, ratio: float, seed: int) -> Lexicon:
     for index, entry in enumerate(lexicon.entries):
         for language in {t.language for t in entry.translations} if entry.word in words else ():
             owners[language].append(index)
-    source_of = {}
+    source_of: dict[tuple[int, str], int] = {}
     for language, indices in sorted(owners.items()):
         dealt = indices.copy()
         random.Random(f"{seed} {language}").shuffle(dealt)
