@@ -32,11 +32,14 @@ from pathlib import Path
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_folder, output_problems
+from megatron_prealign.text.languages import uses_spaces
 
 RELEASE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-LANGUAGES = ("da", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt_BR", "ru", "sk", "sv", "uk", "zh_CN")
+LANGUAGES = {name: name for name in ("da", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "ru", "sk", "sv", "uk")}
+LANGUAGES |= {"en": "en", "pt": "pt_BR", "zh": "zh_CN"}
+"""What Debian calls them."""
 TOPICS = [
     "admin",
     "comm",
@@ -68,8 +71,8 @@ TOPICS = [
 ]
 """Sections that name a topic; the others name a programming language or a kind of file."""
 NUM_LABELS = 12
-MIN_CHARACTERS = 40
-"""Of a paragraph; shorter ones are headings and items of lists."""
+MIN_CHARACTERS, MIN_CHARACTERS_UNSPACED = 40, 12
+"""Of a paragraph, also in scripts without spaces; shorter ones are headings and items of lists."""
 VALID, TASK_TRAIN, TASK_TEST = 0.03, 0.10, 0.10
 """Shares of the source packages."""
 WORD = re.compile(r"\w+")
@@ -120,14 +123,15 @@ def read_packages(path: Path) -> dict[str, Package]:
 
 def read_descriptions(path: Path, language: str, packages: Mapping[str, Package]) -> dict[str, list[str]]:
     """Return the paragraphs of each description by the hash of the English one."""
+    shortest = MIN_CHARACTERS if uses_spaces(language) else MIN_CHARACTERS_UNSPACED
     return {
-        fields["Description-md5"]: paragraphs(fields[f"Description-{language}"])
+        fields["Description-md5"]: paragraphs(fields[f"Description-{LANGUAGES[language]}"], shortest)
         for fields in stanzas(path)
         if fields["Description-md5"] in packages
     }
 
 
-def paragraphs(description: str) -> list[str]:
+def paragraphs(description: str, shortest: int = MIN_CHARACTERS) -> list[str]:
     """Return the running text of a description without its one-line summary, a line a paragraph.
 
     Lines that are indented further are lists and code, a line that holds a dot alone ends a paragraph.
@@ -139,7 +143,7 @@ def paragraphs(description: str) -> list[str]:
         if line.strip() != "." and not line.startswith(" "):
             found[-1].append(line.strip())
     joined = (" ".join(lines) for lines in found)
-    return [text for text in joined if len(text) >= MIN_CHARACTERS]
+    return [text for text in joined if len(text) >= shortest]
 
 
 def part_of(source: str) -> str:
@@ -256,7 +260,7 @@ def download(languages: Sequence[str], folder: Path) -> None:
         "APT::Sandbox::User": "root",
     }
     lines = [f'{name} "{value}";' for name, value in settings.items()]
-    named = " ".join(f'"{name}";' for name in ("en", *languages))
+    named = " ".join(f'"{LANGUAGES[name]}";' for name in ("en", *languages))
     lines.append(f"Acquire::Languages {{ {named} }};")
     (folder / "apt.conf").write_text("\n".join(lines) + "\n")
     hint = "elsewhere download them with Debian's apt-get and name their folder with --lists"
@@ -280,7 +284,9 @@ def find_list(folder: Path, ending: str) -> Path:
     Raises:
         DataError: there is none.
     """
-    found = sorted(path for path in folder.glob(f"*{RELEASE}_main_*") if path.name.endswith(ending))
+    # apt writes the underscore of zh_CN as %5f, since its own separate the parts of a name.
+    named = [(path.name.replace("%5f", "_"), path) for path in folder.glob(f"*{RELEASE}_main_*")]
+    found = sorted(path for name, path in named if name.endswith(ending))
     if not found:
         raise DataError(f"{folder}: no list *{RELEASE}_main_*{ending}; download it, or leave the language out")
     return found[0]
@@ -321,7 +327,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--output", type=path_argument, required=True, help="folder to write")
-    parser.add_argument("--languages", nargs="+", choices=LANGUAGES, default=["de"], help="beside English")
+    parser.add_argument(
+        "--languages", nargs="+", choices=sorted(LANGUAGES.keys() - {"en"}), default=["de"], help="beside English"
+    )
     parser.add_argument("--lists", type=path_argument, help="folder of apt's lists, downloaded already")
     arguments = parser.parse_args(argv)
     languages = ["en", *dict.fromkeys(arguments.languages)]
@@ -334,7 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             download(languages[1:], Path(scratch))
             lists = Path(scratch) / "lists"
         packages = read_packages(find_list(lists, "_Packages"))
-        texts = {name: read_descriptions(find_list(lists, f"Translation-{name}"), name, packages) for name in languages}
+        found = {name: find_list(lists, f"Translation-{LANGUAGES[name]}") for name in languages}
+        texts = {name: read_descriptions(path, name, packages) for name, path in found.items()}
         with atomic_folder(arguments.output) as output:
             write(Collection(packages, texts), languages, output)
     return 0

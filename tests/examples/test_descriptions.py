@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from examples.real_languages.descriptions import language_of, main, masked, paragraphs, part_of
+from examples.real_languages.descriptions import (
+    Package,
+    find_list,
+    language_of,
+    main,
+    masked,
+    paragraphs,
+    part_of,
+    read_descriptions,
+)
 
 SECTIONS = ("games", "net")
 LONG = "a sentence that is long enough to be kept as a paragraph"
@@ -67,6 +76,17 @@ def test_no_source_package_is_in_two_places(tmp_path: Path) -> None:
     labels = [row["label"] for row in _read(output / "task/test.de.jsonl")]
     assert labels.count("games") == labels.count("net") > 5
     assert {tuple(row) for row in _read(output / "parallel.jsonl")} == {("en", "de")}
+
+
+def test_debian_names_some_languages_otherwise(tmp_path: Path) -> None:
+    key, chinese = "0001", "一个用来读写文件的小程序库。"
+    stanza = f"Package: p\nDescription-md5: {key}\nDescription-zh_CN: short\n {chinese}\n .\n 太短\n"
+    (tmp_path / "list").write_text(stanza, encoding="utf-8")
+    found = read_descriptions(tmp_path / "list", "zh", {key: Package("s", "games")})
+    assert found == {key: [chinese]}
+    stored = tmp_path / "mirror_dists_bookworm_main_i18n_Translation-zh%5fCN"
+    stored.touch()
+    assert find_list(tmp_path, "Translation-zh_CN") == stored
 
 
 def test_a_package_without_a_translation_is_english() -> None:

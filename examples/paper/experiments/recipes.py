@@ -326,7 +326,7 @@ class PackageDescriptions(Recipe):
     def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
         """Return the steps in order."""
         made = self._made(data, packages)
-        variants = dict.fromkeys([LexiconVariant(), self._variant])
+        variants = dict.fromkeys([LexiconVariant(), replace(self._variant, permuted=0.0), self._variant])
         rankings = dict.fromkeys(variant.rank_by for variant in variants)
         steps = [made.texts_step, made.sources_step, *map(made.dictionaries_step, rankings)]
         steps += [*map(made.lexicon_step, variants), made.tokenizer_step, *map(made.bake_step, made.all_languages)]

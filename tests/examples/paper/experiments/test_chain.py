@@ -101,7 +101,11 @@ def test_every_dataset_that_a_stage_reads_is_made(place: Place) -> None:
     scales = dict.fromkeys(names, "small") | {"real_controls": "real", "real_diagnosis": "real"}
     for name, scale in scales.items():
         for cell in read([f"{name}.yaml"], 1, scale)[2]:
-            made = {str(path) for step in cell.recipe.steps(place.data, None, cell.stages) for path in step.outputs}
+            steps = cell.recipe.steps(place.data, None, cell.stages)
+            made = {str(path) for step in steps for path in step.outputs}
+            commands = [step.command for step in steps]
+            for index, step in enumerate(steps):
+                assert all(before.command in commands[:index] for before in step.depends_on)
             for stage in cell.stages:
                 prefixes = [entry["prefix"] for entry in cell.recipe.blend(place.data, stage.text)]
                 assert {f"{prefix}.bin" for prefix in prefixes} <= made

@@ -121,6 +121,15 @@ def test_the_command_line_reports_and_refuses(tmp_path: Path, capsys: pytest.Cap
     assert f"{cells[0].key}.json: no result of a cell; remove it" in capsys.readouterr().err
 
 
+def test_a_grid_can_begin_with_another_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_experiment(tmp_path)
+    folders = [f"--{name}={tmp_path / name[0]}" for name in ("output", "results", "report")]
+    assert command_line.main([str(path), *folders, "--dry-run", "--seeds=2", "--first-seed=3"]) == 0
+    shown = capsys.readouterr().out
+    _, _, cells = read([path], 4)
+    assert [cell.seed for cell in cells if cell.key in shown] == [3, 3, 4, 4]
+
+
 def test_a_failure_of_any_kind_stops_no_other_cell(
     tmp_path: Path, made: tuple[Place, Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
