@@ -34,6 +34,7 @@ def test_another_version_is_refused_with_the_way_out(module: str, tmp_path: Path
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        f"megatron_prealign.errors.PrealignError: megatron-core 0.18.2rc1 in {core} is not supported, >=0.16.1,<0.17.0 "
-        "or >=0.19.0,<0.20.0 is; install one: pip install 'megatron-core==0.16.1', or 0.19.2 with Python 3.12 or newer"
+        f"megatron_prealign.errors.PrealignError: megatron-core 0.18.2rc1 in {core} is not supported (supported: "
+        ">=0.16.1,<0.17.0 or >=0.19.0,<0.20.0); install one: pip install 'megatron-core==0.16.1', "
+        "or 0.19.2 with Python 3.12 or newer"
     )

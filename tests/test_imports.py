@@ -15,13 +15,14 @@ NEEDS = {
     "inspect_dataset": (),
     "merge_datasets": (),
     "preprocess_codeswitch": (),
+    "submit": (),
     "train_tokenizer": (),
     "verify_dataset": (),
     "plot_run": ("matplotlib",),
     "evaluate": ("torch", "transformers"),
     "generate": ("torch", "transformers"),
 }
-TRAINING = ("build_index", "convert_checkpoint", "inspect_samples")
+TRAINING = ("build_index", "convert_checkpoint", "inspect_samples", "preflight")
 
 
 def python(code: str) -> str:

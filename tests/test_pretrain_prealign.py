@@ -120,7 +120,7 @@ def test_continuing_with_other_switches(values: Any, tmp_path: Path, capsys: pyt
     capsys.readouterr()
     assert _main(values, tmp_path, "--data.codeswitch_ratios", "[0.2,0.1,0]", "--data.codeswitch_seed", "2") == 2
     error = capsys.readouterr().err
-    assert "data.codeswitch_ratios:" in error and "this run has (0.2, 0.1, 0.0); keep it" in error
+    assert "data.codeswitch_ratios:" in error and "this run has (0.2, 0.1, 0.0); keep that value" in error
     assert "data.codeswitch_seed:" in error
 
 

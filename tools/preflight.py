@@ -18,17 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.distributed import ReduceOp
+from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
 from megatron_prealign.dataset.manifest import check_manifest, manifest_path
-from megatron_prealign.platform import initialize_distributed, select_platform
-from megatron_prealign.platform.agreement import from_all_ranks
-from megatron_prealign.platform.device import Platform
 from megatron_prealign.ranks import check_rendezvous, is_first_of_host, read_ranks
+
+if TYPE_CHECKING:
+    from megatron_prealign.platform import Platform
 
 _PACKAGES = ("megatron-prealign", "torch", "megatron-core", "numpy", "transformers", "transformer-engine", "apex")
 _REDUCED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 24}
@@ -58,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the tool; return 0, 1 if something is wrong, 2 if it could not begin."""
     arguments = build_parser().parse_args(argv)
+    # Imported late: --help must not wait for torch and megatron-core.
+    import torch
+
+    from megatron_prealign.platform import initialize_distributed, select_platform
+    from megatron_prealign.platform.agreement import from_all_ranks
+
     ranks = read_ranks()
     check_rendezvous()
     platform = select_platform(arguments.device, ranks.local_rank)
@@ -74,8 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def _facts(arguments: argparse.Namespace, platform: Platform) -> dict[str, Any]:
+def _facts(arguments: argparse.Namespace, platform: "Platform") -> dict[str, Any]:
     """Return what this process finds, with its own problems."""
+    import torch
+
     problems = [
         problem for prefix in arguments.data for problem in check_manifest(prefix, with_hashes=is_first_of_host())
     ]
@@ -135,22 +140,27 @@ def page(everywhere: Sequence[dict[str, Any]], problems: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"problem: {problem}" for problem in problems), "not ready" if problems else "ready"])
 
 
-def all_reduce_bandwidth(platform: Platform) -> float:
+def all_reduce_bandwidth(platform: "Platform") -> float:
     """Return the bus bandwidth of an all-reduce over all ranks in GB/s, the best of some; 0 with one rank."""
+    import torch
+    from torch.distributed import ReduceOp
+
     world_size = torch.distributed.get_world_size()
     values = torch.ones(_REDUCED_BYTES[platform.name] // 4, device=platform.device)
     seconds = _best_seconds(lambda: torch.distributed.all_reduce(values, ReduceOp.MAX), platform)
     return 2 * (world_size - 1) / world_size * values.nbytes / seconds / 1e9
 
 
-def matrix_speed(platform: Platform) -> float:
+def matrix_speed(platform: "Platform") -> float:
     """Return the speed of this process's matrix products in TFLOP/s, the best of some."""
+    import torch
+
     size = _MATRIX[platform.name]
     matrix = torch.ones(size, size, device=platform.device, dtype=torch.bfloat16)
     return 2 * size**3 / _best_seconds(lambda: matrix @ matrix, platform) / 1e12
 
 
-def _best_seconds(action: Callable[[], Any], platform: Platform) -> float:
+def _best_seconds(action: Callable[[], Any], platform: "Platform") -> float:
     seconds = []
     for _ in range(_REPEATS):
         platform.synchronize()

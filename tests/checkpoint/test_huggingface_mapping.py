@@ -127,7 +127,7 @@ def test_every_missing_unknown_and_misshapen_weight_is_listed() -> None:
     assert caught.value.problems == [
         "Megatron weight decoder.final_layernorm.weight is missing",
         "Megatron weight decoder.layers.2.mlp.linear_fc2.weight is unknown to this architecture",
-        "Megatron weight output_layer.weight has shape [64, 24], the model section says [48, 24]",
+        "Megatron weight output_layer.weight has shape [64, 24], but the model section says [48, 24]",
     ]
     tensors = to_huggingface(random_state(LLAMA), LLAMA)
     tensors["model.norm.bias"] = tensors.pop("model.norm.weight")
