@@ -113,8 +113,8 @@ def _be_welcomed(store: Store, rank: int, timeout: timedelta) -> str:
     store.set(f"hello/{rank}", name)
     deadline = time.monotonic() + timeout.total_seconds()
     pause = _POLL_SECONDS
-    while not store.check([f"welcome/{name}"]):  # a wait in the store would put signals off
-        _check_wait(deadline, "rank 0 did not come")
+    while not store.check([f"welcome/{name}"]):  # a wait in the store would delay signals
+        _check_wait(deadline, "rank 0 did not join")
         time.sleep(pause)
         pause = min(2 * pause, _MOST_POLL_SECONDS)
     start = store.get(f"welcome/{name}").decode()
@@ -127,7 +127,7 @@ def _check_wait(deadline: float, problem: str) -> None:
     if note is not None and note.age() > _WAIT_AFTER_SIGNAL:
         raise TimeoutError(f"{problem} within {_WAIT_AFTER_SIGNAL:.0f} seconds after {note.name}")
     if time.monotonic() > deadline:
-        raise TimeoutError(f"{problem} in time; see parallel.distributed_timeout_minutes, of which ten count at least")
+        raise TimeoutError(f"{problem} within parallel.distributed_timeout_minutes (at least 10); see the other ranks' logs")
 
 
 def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
