@@ -127,7 +127,9 @@ def _check_wait(deadline: float, problem: str) -> None:
     if note is not None and note.age() > _WAIT_AFTER_SIGNAL:
         raise TimeoutError(f"{problem} within {_WAIT_AFTER_SIGNAL:.0f} seconds after {note.name}")
     if time.monotonic() > deadline:
-        raise TimeoutError(f"{problem} within parallel.distributed_timeout_minutes (at least 10); see the other ranks' logs")
+        raise TimeoutError(
+            f"{problem} within parallel.distributed_timeout_minutes (at least 10); see the other ranks' logs"
+        )
 
 
 def _welcome_all(store: Store, world_size: int, timeout: timedelta) -> str:
