@@ -1,10 +1,10 @@
 """The data of experiments with descriptions of packages: text, lexicons, tokenizer and baked datasets, as steps."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from examples.baked_texts import BakedTexts
 from examples.real_languages.dictionaries import inputs
 from examples.steps import Step, make_permutation, make_step
 
@@ -42,31 +42,11 @@ class LexiconVariant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescriptionData:
-    """A folder of English and other languages, whose text is not parallel."""
+class DescriptionData(BakedTexts):
+    """Texts of descriptions of packages, and their lexicons."""
 
-    folder: Path
-    """Folder of everything."""
-    languages: tuple[str, ...]
-    """Beside English."""
-    num_words: int
-    """English words of the lexicon, the most frequent ones of the text."""
-    max_translations: int
-    """Translations of a word in each language."""
-    vocab_size: int
-    """Tokens for all languages."""
     packages: Path | None = None
     """Folder of packages that are downloaded already; its folder lists, if it has one, holds those of apt."""
-
-    @property
-    def all_languages(self) -> tuple[str, ...]:
-        """English and the others."""
-        return ("en", *self.languages)
-
-    @property
-    def tokenizer(self) -> Path:
-        """Tokenizer of all languages."""
-        return self.folder / "tokenizer"
 
     def text(self, name: str) -> Path:
         """Return a text: a language, LANGUAGE_valid, parallel, or a part of the task."""
@@ -77,10 +57,6 @@ class DescriptionData:
         folder = self.folder / variant.folder_name
         trained = f"permuted_{variant.permuted:g}.tsv" if variant.permuted else "lexicon.tsv"
         return folder / trained, folder / "held_out.tsv"
-
-    def dataset(self, name: str) -> Path:
-        """Return the prefix of a baked dataset."""
-        return self.folder / f"{name}_text_document"
 
     @cached_property
     def texts_step(self) -> Step:
@@ -122,23 +98,6 @@ class DescriptionData:
         for language in self.all_languages:
             command += ["--text", f"{language}={self.text(language)}"]
         return make_step(variant.name, command, [output], before, self.texts_step)
-
-    @cached_property
-    def tokenizer_step(self) -> Step:
-        """Trains one tokenizer on the text of all languages."""
-        command: list[object] = ["tools/train_tokenizer.py", "--vocab-size", self.vocab_size]
-        for language in self.all_languages:
-            command += ["--input", f"{language}={self.text(language)}"]
-        return make_step("tokenizer", [*command, "--output", self.tokenizer], [self.tokenizer], self.texts_step)
-
-    def bake_step(self, language: str, name: str = "", options: Sequence[object] = (), *before: Step) -> Step:
-        """Bakes the text of a language, under its own name or another."""
-        name = name or language
-        command: list[object] = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text"]
-        command += ["--input", self.text(language), "--output-prefix", self.folder / name]
-        command += ["--tokenizer-model", self.tokenizer, *options]
-        outputs = [Path(f"{self.dataset(name)}{suffix}") for suffix in (".bin", ".idx", ".json")]
-        return make_step(f"bake_{name}", command, outputs, self.tokenizer_step, *before)
 
     def switch_step(self, name: str, variant: LexiconVariant, ratio: float) -> Step:
         """Bakes code-switched English."""

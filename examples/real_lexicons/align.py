@@ -135,7 +135,7 @@ def run(experiment: Experiment, runner: Runner) -> None:
     if experiment.arguments.steps < 1:
         raise ConfigError("--steps must be at least 1")
     stages = [
-        ("Download dictionaries and text", [experiment.data.sources_step]),
+        ("Download dictionaries and text", [experiment.data.texts_step]),
         ("Make the lexicon", [experiment.data.dictionaries_step, experiment.data.lexicon_step]),
         ("Train a tokenizer, bake the text", [experiment.data.tokenizer_step, *experiment.bake()]),
     ]

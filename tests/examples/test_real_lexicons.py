@@ -90,7 +90,7 @@ def test_every_step_reads_only_what_a_step_before_it_made(tmp_path: Path, monkey
     assert isinstance(arguments, Namespace)
     experiment = align.Experiment(arguments)
     data = experiment.data
-    steps = [data.sources_step, data.dictionaries_step, data.lexicon_step, data.tokenizer_step, *experiment.bake()]
+    steps = [data.texts_step, data.dictionaries_step, data.lexicon_step, data.tokenizer_step, *experiment.bake()]
     steps += [step for name in align.STAGES for step in experiment.chain(name)] + experiment.report()
     made: set[str] = set()
     for step in steps:

@@ -244,7 +244,7 @@ class RealLanguages(Recipe):
     def own_steps(self, data: Path, packages: Path | None, stages: Sequence[Stage]) -> list[Step]:
         """Return the steps in order."""
         made = self._made(data, packages)
-        steps = [made.sources_step, made.dictionaries_step, made.lexicon_step, made.tokenizer_step]
+        steps = [made.texts_step, made.dictionaries_step, made.lexicon_step, made.tokenizer_step]
         steps += [made.bake_step(language) for language in made.all_languages]
         if any(stage.text == "switched" for stage in stages):
             steps.append(made.switch_step(self._switched_name, self.codeswitch_ratio))
