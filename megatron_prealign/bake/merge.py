@@ -57,8 +57,9 @@ def _output_problems(prefixes: Sequence[str | Path], output: Path, overwrite: bo
         problems.append(f"{len(prefixes)} datasets given; give at least two to merge")
     if output.resolve() in {Path(prefix).resolve() for prefix in prefixes}:
         problems.append(f"{output}: is one of the merged datasets; choose another output")
-    elif not overwrite and (existing := existing_files(output)):
-        problems.append(f"{', '.join(map(str, existing))}: already exists; choose another output or pass --overwrite")
+    elif not overwrite:
+        existing = existing_files(output)
+        problems += [f"{path}: already exists; choose another output or pass --overwrite" for path in existing]
     return problems
 
 

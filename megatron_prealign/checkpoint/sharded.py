@@ -296,7 +296,10 @@ def _errors_named(checkpoint: Path) -> Iterator[None]:
         ) from error
     except Exception as error:
         # megatron-core raises a dozen types here, from missing shards to shapes that differ.
-        raise CheckpointError(f"{checkpoint}: can't be loaded into this model: {error!r}") from error
+        raise CheckpointError(
+            f"{checkpoint}: can't be loaded into this model ({error!r}); use the model settings that it was trained "
+            "with, or another checkpoint"
+        ) from error
 
 
 def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[str, Any]) -> None:
@@ -308,7 +311,10 @@ def _load_model(checkpoint: Path, chunks: list[torch.nn.Module], loaded: dict[st
         absent += [name for name in (*found.missing_keys, *found.unexpected_keys) if not may_be_absent(name)]
         damaged += [name for name, parameter in named_global_parameters(chunk) if not parameter.isfinite().all()]
     if absent:
-        raise CheckpointError(f"{checkpoint}: {', '.join(absent[:3])} can't be loaded into this model")
+        raise CheckpointError(
+            f"{checkpoint}: can't be loaded into this model: missing or unexpected weights, such as "
+            f"{', '.join(absent[:3])}; use the model settings that it was trained with, or another checkpoint"
+        )
     if damaged:
         raise TrainingError(f"{checkpoint}: {', '.join(damaged[:3])} hold NaN or infinity; use another checkpoint")
 

@@ -112,7 +112,7 @@ def read_entries(path: str | Path) -> tuple[list[Entry], list[str]]:
         for node in nodes:
             place = f"{path}:{_line(node)}"
             if node is root or not isinstance(node, yaml.MappingNode):
-                problems.append(f"{place}: a list of mappings is expected, each like `- name: value`")
+                problems.append(f"{place}: expected a list of mappings, each like `- name: value`")
                 continue
             fields = {
                 name: Given(loader.construct_object(value, deep=True), _node_place(str(path), value))

@@ -77,7 +77,8 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     try:
         result: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     except Exception as error:  # transformers and safetensors raise many types
-        raise CheckpointError(f"{path}: transformers can't load it: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: transformers can't load it ({reason}); export or download it again") from error
     model, info = result
     damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     for what, names in (

@@ -133,7 +133,7 @@ def read_journal(path: Path, translator: Translator) -> Answers:
                 if record["translator"] != translator.identity():
                     raise DataError(
                         f"{path}: its answers were made with other settings ({record['translator']}); "
-                        "remove it, or use those"
+                        "remove the file, or use those settings"
                     )
             else:
                 answers |= record["answers"]

@@ -168,8 +168,8 @@ def _resolve_vocab_size(config: Config, tokenizer: Tokenizer) -> tuple[Config, l
     if config.model.padded_vocab_size % tensor_parallel:
         problems.append(
             f"the padded vocabulary of {config.model.padded_vocab_size} is not divisible by "
-            f"parallel.tensor_model_parallel_size {tensor_parallel}; make model.make_vocab_size_divisible_by a "
-            "multiple of it"
+            f"parallel.tensor_model_parallel_size {tensor_parallel}; set model.make_vocab_size_divisible_by to a "
+            f"multiple of {tensor_parallel}"
         )
     return config, problems
 

@@ -62,7 +62,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ":8: word_retrieval has no option seeds; did you mean seed?",
         ":9: seed: must not be a boolean, got True",
         f":10: no evaluation is named; write `evaluation: NAME` with one of {known}",
-        ":11: a list of mappings is expected, each like `- name: value`",
+        ":11: expected a list of mappings, each like `- name: value`",
         ":12: name 'a b': use only letters, digits, _, . and -",
         ":12: texts is given twice (first on line 12); keep one of them",
     ):
@@ -74,7 +74,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_files_that_are_no_list(tmp_path: Path) -> None:
     for text, expected in (
         ("", "tasks.yaml: no task; write a list of mappings"),
-        ("evaluation: perplexity\n", "tasks.yaml:1: a list of mappings is expected"),
+        ("evaluation: perplexity\n", "tasks.yaml:1: expected a list of mappings"),
         ("- [\n", "tasks.yaml:2: not valid YAML"),
     ):
         tasks, problems = read(tmp_path / "tasks.yaml", text)

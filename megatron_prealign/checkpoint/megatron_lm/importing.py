@@ -155,4 +155,7 @@ def _compare(
         if not torch.equal(here, weights[name][rows].to(here.dtype)):
             differing.append(name)
     if differing:
-        raise CheckpointError(f"self-check failed: {', '.join(differing[:3])} differ from the source")
+        names = ", ".join(differing[:3])
+        raise CheckpointError(
+            f"{weights.path}: self-check failed: imported weights differ from it, such as {names}; report this"
+        )
