@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from megatron_prealign.command_line import outlive_standard_error
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, STOPPED_BY_KEYBOARD, PrealignError, TrainingError
+from megatron_prealign.gpu_environment import set_gpu_environment
 from megatron_prealign.ranks import Ranks, check_rendezvous, read_ranks
 from megatron_prealign.signals import note_signals
 from megatron_prealign.training.exit_note import take_exit, write_exit
@@ -64,6 +65,7 @@ def train(config: Config, ranks: Ranks, *, dry_run: bool) -> int:
         note_signals()
         if (ended := take_exit(config.training.run_path)) is not None:
             return ended
+    set_gpu_environment(config)
     # Imported late: --help and a refused configuration must not wait for torch and megatron-core.
     from megatron_prealign.checkpoint.run_lock import run_lock
     from megatron_prealign.platform import (

@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "ranks": set(),
     "signals": set(),
     "command_line": set(),
+    "gpu_environment": {"config"},
     "text": set(),
     "config": set(),
     "platform": {"config"},

@@ -40,6 +40,10 @@ class TrainingConfig:
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Platform; auto = cuda if a GPU is visible, else cpu."""
 
+    z_loss_weight: Annotated[float, AT_LEAST_0] = 0.0
+    """Weight of the z-loss: the squared logarithm of the softmax's normaliser at predicted positions, which keeps
+    logits small (PaLM: 1e-4). Reported losses do not include it; 0 = none."""
+
     recompute: Literal["none", "selective", "full"] = "none"
     """Activation recomputation: none, core attention only, or whole layers."""
 
@@ -56,6 +60,10 @@ class TrainingConfig:
     """Minutes from the start of the job after which it saves and exits with code 75; none = no limit. The job starts
     at SLURM_JOB_START_TIME, with torchrun's agent or with the process, whichever is earliest; restarts by torchrun do
     not reset it."""
+
+    manual_gc_interval: Annotated[int, AT_LEAST_0] = 100
+    """Steps between collections of Python's garbage, which all ranks make after the same step; otherwise each rank
+    makes its own at any time, and all wait for it. 0 = whenever Python chooses."""
 
     check_invariants: bool = True
     """Check at log steps that replicated parameters are equal across ranks, that every parameter has a finite gradient,
@@ -123,7 +131,7 @@ class ScheduleConfig:
     """Learning rate: warm-up, then decay; all lengths in optimizer steps."""
 
     lr_decay_style: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape after the warm-up; wsd = constant, then a linear decay over the last steps."""
+    """Shape after the warm-up; wsd = constant, then a decay over the last steps."""
 
     lr_warmup_steps: Annotated[int, AT_LEAST_0] = 0
     """Steps of linear warm-up from 0 to optimizer.lr."""
@@ -133,6 +141,9 @@ class ScheduleConfig:
 
     lr_wsd_decay_steps: Annotated[int, AT_LEAST_1] | None = None
     """Steps of the final decay of wsd; none = 20 % of lr_decay_steps."""
+
+    lr_wsd_decay_style: Literal["linear", "cosine", "exponential", "minus_sqrt"] = "linear"
+    """Shape of the final decay of wsd; minus_sqrt = 1 - sqrt, exponential = 2 * 0.5^x - 1."""
 
 
 def global_batch_size_at(training: TrainingConfig, consumed_samples: int) -> int:

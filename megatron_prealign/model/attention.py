@@ -6,6 +6,7 @@ cpu; megatron-core's own unfused attention stores all S x S scores.
 Shapes: S sequence, B batch, N heads and G query groups of this tensor-parallel rank, D head size.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -30,6 +31,14 @@ def segment_mask(segments: Tensor) -> Tensor:
     size = segments.shape[1]
     future = torch.ones(size, size, dtype=torch.bool, device=segments.device).triu(1)
     return (future | (segments[:, :, None] != segments[:, None, :]))[:, None]
+
+
+def additive_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a mask to be added to attention scores: zero, and minus infinity where `hidden` is true.
+
+    PyTorch makes one of each boolean mask that it is given and keeps it for the backward pass: S x S numbers a layer.
+    """
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
 
 
 def number_documents(tokens: Tensor, end_of_document: int) -> Tensor:
@@ -76,7 +85,7 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
             query: [S, B, N, D].
             key: [S, B, G, D].
             value: [S, B, G, D].
-            attention_mask: bool [B, 1, S, S], true where a position is hidden; None = causal.
+            attention_mask: [B, 1, S, S], added to the scores (see `additive_mask`); None = causal.
             attn_mask_type: ignored.
 
         Returns:
@@ -86,7 +95,10 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         if self.config.context_parallel_size > 1:
             assert attention_mask is None, "words are not split over context-parallel ranks"
             assert self.context_group is not None
-            key, value, attention_mask = _gather_context(key, value, self.context_group)
+            key, value = (
+                tensor_parallel.gather_from_sequence_parallel_region(x, group=self.context_group) for x in (key, value)
+            )
+            attention_mask = _context_mask(len(key), self.context_group, query.dtype, query.device)
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         dropout = self.dropout if self.training else 0.0
         if dropout > 0.0 and not self.config.sequence_parallel:
@@ -108,7 +120,7 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
             query,
             key,
             value,
-            attn_mask=None if attention_mask is None else ~attention_mask,
+            attn_mask=attention_mask,
             dropout_p=dropout,
             is_causal=attention_mask is None,
             scale=self.softmax_scale,
@@ -116,15 +128,15 @@ class SDPAttention(MegatronModule):  # type: ignore[misc]
         )
 
 
-def _gather_context(key: Tensor, value: Tensor, group: ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
-    """Return keys and values [C * S, ...] of all C context-parallel ranks, and the mask of this rank's queries.
+@functools.lru_cache(maxsize=1)
+def _context_mask(size: int, group: ProcessGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the additive mask [1, 1, S, size] of this rank's S queries over the keys of all context-parallel ranks.
 
-    The mask is bool [1, 1, S, C * S], true where hidden. Rank r holds pieces r and 2C - 1 - r of the sequence.
+    Rank r holds pieces r and 2C - 1 - r of the sequence. All layers share one mask.
     """
-    key, value = (tensor_parallel.gather_from_sequence_parallel_region(x, group=group) for x in (key, value))
-    pieces = torch.arange(key.shape[0], device=key.device).chunk(2 * group.size())
+    pieces = torch.arange(size, device=device).chunk(2 * group.size())
     held = [torch.cat([pieces[rank], pieces[-1 - rank]]) for rank in range(group.size())]
-    return key, value, (torch.cat(held) > held[group.rank()][:, None])[None, None]
+    return additive_mask((torch.cat(held) > held[group.rank()][:, None])[None, None], dtype)
 
 
 def transformer_engine_attention() -> type:

@@ -1,4 +1,4 @@
-"""megatron-core's GPTModel with the logits of padded vocabulary rows masked, and the chunks of this pipeline stage."""
+"""megatron-core's GPTModel with a loss over the real vocabulary, and the chunks of this pipeline stage."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from megatron_prealign.config import Config
-from megatron_prealign.model.layer_spec import build_block_spec
+from megatron_prealign.model.attention import additive_mask
+from megatron_prealign.model.cross_entropy import vocab_parallel_cross_entropy
+from megatron_prealign.model.layer_spec import build_block_spec, select_implementation
 from megatron_prealign.model.parameters import initialize_parameters
 from megatron_prealign.model.transformer_config import build_transformer_config
 from megatron_prealign.platform import Mesh
@@ -23,20 +25,36 @@ class PrealignGPTModel(GPTModel):  # type: ignore[misc]
     The loss then depends on the tokenizer's vocabulary only, and padded rows never receive a gradient.
     """
 
-    def __init__(self, *args: Any, num_tokens: int, **kwargs: Any) -> None:
-        """Take GPTModel's arguments and the vocabulary size before padding, in tokens."""
+    def __init__(self, *args: Any, num_tokens: int, z_loss_weight: float, adds_mask: bool, **kwargs: Any) -> None:
+        """Take GPTModel's arguments and more.
+
+        Args:
+            args: GPTModel's.
+            num_tokens: vocabulary size before padding.
+            z_loss_weight: see `vocab_parallel_cross_entropy`.
+            adds_mask: whether the layers add masks to scores, or take boolean ones.
+            kwargs: GPTModel's.
+        """
         super().__init__(*args, **kwargs)
         self.num_tokens = num_tokens
+        self.z_loss_weight = z_loss_weight
+        self.adds_mask = adds_mask
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """Take a mask that is true where a position is hidden; local layers share one additive form of it."""
+        if attention_mask is not None and self.adds_mask:
+            attention_mask = additive_mask(attention_mask, self.config.params_dtype)
+        output: Tensor = super().forward(input_ids, position_ids, attention_mask, **options)
+        return output
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """Return the cross entropy [B, S] of logits [S, B, V rows of this rank] for labels [B, S]; masks in place."""
-        rows = logits.size(-1)
-        first_row = self.pg_collection.tp.rank() * rows
-        num_real = min(max(self.num_tokens - first_row, 0), rows)
-        if num_real < rows:
-            logits[..., num_real:] = torch.finfo(logits.dtype).min
-        loss: Tensor = super().compute_language_model_loss(labels, logits)
-        return loss
+        """Return the cross entropy [B, S] of logits [S, B, V rows of this rank] for labels [B, S]."""
+        losses = vocab_parallel_cross_entropy(
+            logits, labels.t(), self.num_tokens, self.pg_collection.tp, self.z_loss_weight
+        )
+        return losses.t().contiguous()
 
 
 def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Module]:
@@ -57,6 +75,8 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
             transformer_layer_spec=build_block_spec(model, transformer, device.type, vp_stage),
             vocab_size=num_rows,
             num_tokens=model.vocab_size,
+            z_loss_weight=config.training.z_loss_weight,
+            adds_mask=select_implementation(model, device.type)[0] == "local",
             max_sequence_length=model.max_position_embeddings,
             pre_process=mesh.holds_start(index),
             post_process=mesh.holds_end(index),

@@ -1,11 +1,13 @@
 """Translate the configuration to megatron-core's TransformerConfig."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_prealign.config import Config, TrainingConfig
+from megatron_prealign.config.model import ArchitectureTraits
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
 from megatron_prealign.optional_packages import find_problems, is_usable
@@ -17,6 +19,13 @@ PARAMS_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 def gelu_tanh(hidden: torch.Tensor) -> torch.Tensor:
     """Apply the tanh form of GELU, which fused kernels compute and the export declares."""
     return torch.nn.functional.gelu(hidden, approximate="tanh")
+
+
+def _activation(traits: ArchitectureTraits, device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    if traits.has_gated_mlp:
+        return torch.nn.functional.silu
+    # megatron-core fuses bias and GELU where it finds this function, and computes the tanh form.
+    return torch.nn.functional.gelu if device == "cuda" else gelu_tanh
 
 
 def leave_empty(weight: torch.Tensor) -> torch.Tensor:
@@ -46,7 +55,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         normalization=traits.normalization,
         qk_layernorm=traits.has_qk_norm,
         gated_linear_unit=traits.has_gated_mlp,
-        activation_func=torch.nn.functional.silu if traits.has_gated_mlp else gelu_tanh,
+        activation_func=_activation(traits, device),
         add_bias_linear=traits.has_linear_bias,
         add_qkv_bias=traits.has_qkv_bias,
         hidden_dropout=model.hidden_dropout,
@@ -75,8 +84,8 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         and can_free_sent_outputs(interleaved),
         gradient_accumulation_fusion=device == "cuda" and is_usable("fused_weight_gradient_mlp_cuda"),
         masked_softmax_fusion=False,
-        # The fused forms compile for cuda only; fused bias-SwiGLU and bias-GELU need a bias or TE.
-        bias_activation_fusion=device == "cuda" and traits.has_gated_mlp,
+        # The fused forms compile for cuda only.
+        bias_activation_fusion=device == "cuda",
         bias_dropout_fusion=device == "cuda",
         persist_layer_norm=False,
         apply_rope_fusion=implementation == "transformer_engine",

@@ -84,8 +84,6 @@ class Platform:
     def activate(self) -> None:
         """Make this the device that megatron-core uses in this process."""
         if self.name == "cuda":
-            # megatron-core's overlap of communication with computation relies on the order of a single queue.
-            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
             torch.cuda.set_device(self.device)
         else:
             _keep_freed_memory()

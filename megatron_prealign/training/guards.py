@@ -13,6 +13,7 @@ from megatron_prealign.config import Config
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.platform.agreement import from_all_ranks
 from megatron_prealign.platform.mesh import gradient_buffers
+from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.norms import sum_of_squares
 from megatron_prealign.training.objectives.stage import Stage
 from megatron_prealign.training.record_file import RecordFile
@@ -31,10 +32,13 @@ class DivergenceError(PrealignError):
 
 
 class Guard:
-    """Judges each step before its update."""
+    """Judges each step before its update, and counts the votes to stop after it."""
 
-    def __init__(self, config: Config, step: int, say: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, config: Config, step: int, interruption: Interruption, say: Callable[[str], None] | None
+    ) -> None:
         """Judge the steps after `step`; record skipped ones on the rank that has `say`, which shows a line."""
+        self._interruption = interruption
         self._options = config.guards
         self._run_path = Path(config.training.run_path)
         self._say = say
@@ -61,7 +65,8 @@ class Guard:
         Raises:
             DivergenceError: Too many steps were skipped in a row, or the run returned to a checkpoint too often.
         """
-        sums, num_bad = self._sum_over_ranks(chunks, stage)
+        sums, num_bad, votes = self._sum_over_ranks(chunks, stage)
+        self._interruption.count(votes)
         total, count = (sum(part) for part in zip((0.0, 0.0), *(pair for pair in sums if pair[1]), strict=True))
         loss = total / max(count, 1)
         # The optimizer itself skips a step that overflows in fp16, and lowers the loss scale until the lowest one.
@@ -80,14 +85,15 @@ class Guard:
         state.skipped_in_a_row = 0
         return "apply"
 
-    def _sum_over_ranks(self, chunks: list[torch.nn.Module], stage: Stage) -> tuple[list[list[float]], float]:
-        # After the reduction all data-parallel ranks have a NaN of one of them; other stages and shards do not.
+    def _sum_over_ranks(self, chunks: list[torch.nn.Module], stage: Stage) -> tuple[list[list[float]], float, float]:
         sums = stage.step_sums()
-        squares = sum_of_squares(gradient_buffers(chunks), sums.device)
-        sums = torch.cat([sums, (~squares.isfinite()).expand(1, 2)])
+        # After the reduction all data-parallel ranks have a NaN of one of them; other stages and shards do not.
+        is_bad = ~sum_of_squares(gradient_buffers(chunks), sums.device).isfinite()
+        vote = torch.full_like(sums[0, 0], self._interruption.vote())
+        sums = torch.cat([sums, torch.stack([is_bad.to(vote), vote])[None]])
         torch.distributed.all_reduce(sums)
-        *values, (num_bad, _) = sums.tolist()
-        return values, num_bad
+        *values, (num_bad, votes) = sums.tolist()
+        return values, num_bad, votes
 
     def _spike_limit(self, state: TrainState) -> float:
         """Return the loss above which a step is a spike; infinite until enough losses are known."""

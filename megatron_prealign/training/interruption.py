@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from megatron_prealign.platform.agreement import max_over_ranks
 from megatron_prealign.signals import SIGNALS, note_signals
 
 _CAUSES = ("", "training.exit_duration_minutes", *(number.name for number in SIGNALS))
@@ -21,7 +20,11 @@ _START_FIELD = 19
 
 
 class Interruption:
-    """Notice a request to stop this rank, and agree on it with the other ranks."""
+    """Notice a request to stop this rank, and agree on it with the other ranks.
+
+    In each step the ranks add up their votes together with the losses that the guard judges: no collective, and no wait
+    for the device, is added.
+    """
 
     def __init__(self, minutes: float | None) -> None:
         """Handle SIGTERM and SIGUSR1, earlier ones included that were noted.
@@ -33,13 +36,28 @@ class Interruption:
         self._note = note_signals()
         self._deadline = None if minutes is None else time.monotonic() + 60 * minutes - job_age()
 
-    def agreed(self, device: torch.device) -> bool:
-        """Return whether any rank must stop, and keep the cause; collective."""
+    def vote(self) -> float:
+        """Return 0, or a number for why this rank must stop, in a base in which the votes of all ranks add up."""
         noted = _CAUSES.index(self._note.name)
         if self._deadline is not None and not noted and time.monotonic() >= self._deadline:
             noted = 1
-        self.cause = _CAUSES[int(max_over_ranks({"cause": float(noted)}, device)["cause"])]
+        return float(_base() ** (noted - 1)) if noted else 0.0
+
+    def count(self, votes: float) -> bool:
+        """Return whether any rank must stop, from the sum of all votes; keep the cause."""
+        noted = next((number for number in reversed(range(1, len(_CAUSES))) if votes >= _base() ** (number - 1)), 0)
+        self.cause = _CAUSES[noted]
         return bool(self.cause)
+
+    def agreed(self, device: torch.device) -> bool:
+        """Return whether any rank must stop before the first step, and keep the cause; collective."""
+        votes = torch.full((), self.vote(), dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(votes)
+        return self.count(votes.item())
+
+
+def _base() -> int:
+    return torch.distributed.get_world_size() + 1
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ gradients once, and updates. Records, validations and checkpoints happen at thei
 """
 
 import contextlib
+import gc
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,22 @@ from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.validation import Validator
 from megatron_prealign.training.word_validation import WordValidator, held_out_retrieval
+
+
+@contextlib.contextmanager
+def _collector(*, paused: bool) -> Iterator[None]:
+    """Keep Python's garbage collector from running by itself; what exists already is never scanned again."""
+    if not paused:
+        yield
+        return
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @dataclass
@@ -67,19 +85,23 @@ class Trainer:
         self._saved_step = self._recorded_step = self.state.step
         gradient_norm: float | None = None
         self.throughput.start(self.state)
-        while not self.is_done and not self.interruption.agreed(self.platform.device):
-            self.profile.before_step(self.state.step + 1)
-            gradient_norm = self.train_step()
-            self.profile.after_step(self.state.step)
-            if self.metrics is not None:
-                self.metrics.advance(self.state.step)
-            if self._is_due(logging.log_interval):
-                self._record(gradient_norm)
-            with self.throughput.pause.running():
-                if self._is_due(training.eval_interval):
-                    self._validate()
-                if self._is_due(self.config.checkpoint.save_interval):
-                    self.save()
+        self.interruption.agreed(self.platform.device)
+        with _collector(paused=training.manual_gc_interval > 0):
+            while not self.is_done and not self.interruption.cause:
+                self.profile.before_step(self.state.step + 1)
+                gradient_norm = self.train_step()
+                self.profile.after_step(self.state.step)
+                if self.metrics is not None:
+                    self.metrics.advance(self.state.step)
+                if self._is_due(logging.log_interval):
+                    self._record(gradient_norm)
+                with self.throughput.pause.running():
+                    if self._is_due(training.eval_interval):
+                        self._validate()
+                    if self._is_due(self.config.checkpoint.save_interval):
+                        self.save()
+                if self._is_due(training.manual_gc_interval):
+                    gc.collect()
         self.profile.close()
         if self._recorded_step < self.state.step:
             self._record(gradient_norm)

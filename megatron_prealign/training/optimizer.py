@@ -129,7 +129,7 @@ def _schedule(optimizer: Any, config: Config) -> OptimizerParamScheduler:
         lr_decay_steps=decay_steps(config),
         lr_decay_style="WSD" if schedule.lr_decay_style == "wsd" else schedule.lr_decay_style,
         wsd_decay_steps=schedule.lr_wsd_decay_steps or math.ceil(0.2 * decay_steps(config)),
-        lr_wsd_decay_style="linear",
+        lr_wsd_decay_style=schedule.lr_wsd_decay_style,
         start_wd=options.weight_decay,
         end_wd=options.weight_decay,
         wd_incr_steps=0,

@@ -283,7 +283,7 @@ def build_trainer(plan: Plan, platform: Platform, mesh: Mesh) -> Trainer:
         throughput=throughput,
         profile=ProfileWindow(config, mesh.rank),
         interruption=interruption,
-        guard=Guard(config, state.step, writer.say if writer is not None else None),
+        guard=Guard(config, state.step, interruption, writer.say if writer is not None else None),
         tokenizer_path=Path(config.data.tokenizer_path),
         state=state,
     )

@@ -1,5 +1,6 @@
 """The network: its size, its initial weights, its masked padding, attention against megatron-core's own."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from megatron_prealign.config import Config, ModelConfig, count_parameters
 from megatron_prealign.model import PrealignGPTModel, build_model_chunks
-from megatron_prealign.model.attention import SDPAttention
+from megatron_prealign.model.attention import SDPAttention, additive_mask, segment_mask
 from megatron_prealign.model.parameters import named_global_parameters
+from megatron_prealign.model.transformer_config import build_transformer_config
 from megatron_prealign.platform import (
     cpu,
     initialize_distributed,
@@ -99,6 +101,37 @@ def test_attention_equals_megatron_core() -> None:
     torch.testing.assert_close(ours(query, key, value), theirs(query, key, value, mask), rtol=1e-5, atol=1e-6)
 
 
+def test_layers_share_one_mask() -> None:
+    model = _build(num_layers=3)
+    size = 40
+    tokens = torch.randint(0, NUM_TOKENS, (2, size), generator=torch.Generator().manual_seed(0))
+    masks: set[int] = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] == (size, size):
+            masks.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        segments = (torch.arange(size) // 15).expand(2, -1)
+        loss = model(tokens, torch.arange(size).expand(2, -1), segment_mask(segments), labels=tokens)
+    assert len(masks) == 1
+    loss.mean().backward()
+
+
+def test_on_gpus_bias_and_gelu_are_one_kernel_of_the_same_function() -> None:
+    from megatron.core.fusions.fused_bias_gelu import bias_gelu
+
+    config = Config(model=ModelConfig(**{**SIZES, "architecture": "gpt_neox"}))
+    fused = build_transformer_config(config, "cuda")
+    # megatron-core fuses them where it finds this very function.
+    assert fused.bias_activation_fusion
+    assert fused.activation_func is torch.nn.functional.gelu
+    numbers, bias = torch.linspace(-6, 6, 101)[:, None], torch.tensor([0.5])
+    expected = build_transformer_config(config, "cpu").activation_func(numbers + bias)
+    torch.testing.assert_close(inspect.unwrap(bias_gelu)(bias, numbers), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.gpu
 def test_groups_and_a_mask_on_a_gpu_need_no_kernel_that_holds_all_scores() -> None:
     from megatron.core.transformer.enums import AttnMaskType
@@ -109,7 +142,7 @@ def test_groups_and_a_mask_on_a_gpu_need_no_kernel_that_holds_all_scores() -> No
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(6, 2, 4, 8, generator=generator)
     key, value = (torch.randn(6, 2, 2, 8, generator=generator) for _ in range(2))
-    mask = torch.ones(1, 1, 6, 6).triu(1).bool()
+    mask = additive_mask(torch.ones(1, 1, 6, 6).triu(1).bool(), torch.float32)
     expected = attention(query, key, value, mask)
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
         result = attention(query.cuda(), key.cuda(), value.cuda(), mask.cuda())

@@ -68,7 +68,6 @@ def _reads(configurations: list[Any]) -> list[tuple[Places, Places]]:
         for is_recorded in (False, True):
             places: Places = collections.Counter()
             with _Methods(places), _Operators(places):
-                trainer.interruption.agreed(trainer.platform.device)
                 norm = trainer.train_step()
                 if is_recorded:
                     trainer._record(norm)
@@ -79,12 +78,11 @@ def _reads(configurations: list[Any]) -> list[tuple[Places, Places]]:
 
 # On the device: each is a wait for it.
 STEP = {
-    "platform/agreement.py:max_over_ranks": 1,  # whether any rank is to stop
-    "training/guards.py:_sum_over_ranks": 1,  # the step's loss, and whether all gradients are finite
+    "training/guards.py:_sum_over_ranks": 1,  # the loss, whether all gradients are finite, and any rank must stop
     "training/norms.py:_global_norm": 1,  # what clipping divides by, and the record
 }
 RECORD = {
-    "platform/agreement.py:max_over_ranks": 2,  # and speed and memory of the slowest
+    "platform/agreement.py:max_over_ranks": 1,  # speed and memory of the slowest
     "training/guards.py:_sum_over_ranks": 1,
     "training/norms.py:_global_norm": 2,  # and the parameters'
     "training/invariants.py:check_batches": 1,  # that ranks have the samples that they should

@@ -12,8 +12,10 @@ import torch
 import yaml
 
 import pretrain_prealign
+from megatron_prealign.platform import initialize_distributed, select_platform
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
+from megatron_prealign.training.interruption import Interruption
 from tests.launching import start, train_records, wait_until
 from tests.workspace import MakeValues
 
@@ -42,6 +44,29 @@ def test_a_signal_to_one_rank_ends_all_after_the_same_step(make_values: MakeValu
     assert (run / "checkpoints" / "latest").read_text() == "step_0000003\n"
     assert run_distributed(_train, 2, values) == [("", 6)] * 2
     assert train_records(run) == train_records(whole)
+
+
+def _agree(signals: list[signal.Signals | None]) -> list[str]:
+    initialize_distributed(select_platform("cpu"))
+    interruption = Interruption(None)
+    number = signals[torch.distributed.get_rank()]
+    if number is not None:
+        os.kill(os.getpid(), number)
+    stops = interruption.agreed(torch.device("cpu"))
+    assert stops is bool(interruption.cause)
+    return [interruption.cause]
+
+
+def test_ranks_with_different_causes_name_the_same_one(make_values: MakeValues) -> None:
+    term, user = signal.SIGTERM, signal.SIGUSR1
+    for signals, cause in (
+        ([None, None, None], ""),
+        ([None, term, None], "SIGTERM"),
+        ([term, term, term], "SIGTERM"),
+        ([term, user, term], "SIGUSR1"),
+        ([user, user, user], "SIGUSR1"),
+    ):
+        assert run_distributed(_agree, 3, signals) == [[cause]] * 3
 
 
 def test_a_stop_between_two_records_loses_no_losses(make_values: MakeValues, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What happens around the steps: validation, records, schedules, checks."""
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def test_schedules_warm_up_and_end_at_the_minimum() -> None:
         assert all(later <= earlier for earlier, later in pairwise(rates[2:])), style
     assert _schedule_rates(lr_decay_style="wsd", lr_wsd_decay_steps=4)[6:] == pytest.approx(
         [1.0, 0.775, 0.55, 0.325, 0.1]
+    )
+    assert _schedule_rates(lr_decay_style="wsd", lr_wsd_decay_steps=4, lr_wsd_decay_style="minus_sqrt")[6:] == (
+        pytest.approx([0.1 + 0.9 * (1 - math.sqrt(done / 4)) for done in range(5)])
     )
     assert _schedule_rates(lr_decay_style="constant")[10] == 1.0
 
