@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -30,8 +31,8 @@ class ModelFolder:
 
     @property
     def document_start(self) -> list[int]:
-        """Tokens before a document: the end-of-document token, as in training; empty if the tokenizer has none."""
-        return [] if self.tokenizer.eod_id is None else [self.tokenizer.eod_id]
+        """Tokens before the text of a document, as in training: those of its frame, or else the end of another one."""
+        return document_frame(self.tokenizer).context
 
     @property
     def is_tied(self) -> bool:
@@ -59,8 +60,8 @@ def check_folder(path: Path) -> None:
         )
 
 
-def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
-    """Load a folder in fp32.
+def open_folder(path: Path, device: str = "cpu", eod_token: str | None = None) -> ModelFolder:
+    """Load a folder in fp32; `eod_token` ends documents instead of the tokenizer's eos_token.
 
     Raises:
         CheckpointError: not a Hugging Face folder, damaged, or its weights and tokenizer don't belong together.
@@ -71,7 +72,7 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     if device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: torch finds no GPU; use --device cpu")
     check_folder(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, eod_token)
     from transformers import AutoModelForCausalLM
 
     try:

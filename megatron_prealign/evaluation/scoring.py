@@ -1,9 +1,9 @@
 """Log-probabilities of tokens: of documents, each read on its own, and of the completions of a prompt.
 
-A document is its token ids after an end-of-document token, as training sees the start of a document; if the tokenizer
-has none, the first token is not predicted. Documents longer than the model's window are read in overlapping windows:
-each token is predicted once, and all but those of the first window with at least window - stride tokens before them.
-The end-of-document token after a document is not counted.
+A document is its token ids after those that training puts before them (`text.frame`): a begin-of-document token, or the
+end-of-document token of another document; if the tokenizer has neither, the first token is not predicted. Documents
+longer than the model's window are read in overlapping windows: each token is predicted once, and all but those of the
+first window with at least window - stride tokens before them. The end-of-document token behind it is not counted.
 
 Shape legend: B windows of a batch, S positions.
 """
@@ -57,6 +57,12 @@ class ScoredDocument:
     tokens: list[int]
     losses: Tensor
     """float64, in nats, of all tokens, but not of a first one without a token before it."""
+
+    def num_given_bytes(self, text: str, token_bytes: Sequence[bytes]) -> int:
+        """Return the bytes of the document's text whose token was given, not predicted."""
+        given = b"".join(token_bytes[token] for token in self.tokens[: len(self.tokens) - len(self.losses)])
+        # A SentencePiece model puts a space before a text.
+        return len(given) - (given.startswith(b" ") and not text.startswith(" "))
 
 
 def score_documents(

@@ -27,16 +27,18 @@ def test_windows_score_each_token_once_with_enough_before_it(length: int, window
             assert len(one.tokens) - one.num_scored >= window + 1 - stride
 
 
-@pytest.mark.parametrize("has_eod", [True, False])
-def test_equals_a_token_by_token_computation(has_eod: bool, tmp_path: Path) -> None:
-    folder = open_folder(make_folder(tmp_path / "model", has_eod=has_eod))
+@pytest.mark.parametrize("start", ["end of another document", "begin of document", "nothing"])
+def test_equals_a_token_by_token_computation(start: str, tmp_path: Path) -> None:
+    given = {"end of another document": [0], "begin of document": [699], "nothing": []}[start]
+    path = make_folder(tmp_path / "model", has_eod=bool(given), adds_bos=start == "begin of document")
+    folder = open_folder(path)
     texts = ["", PROSE[3][:90], "Straße und 银行", PROSE[9][:30], "a"]
     window, stride = 16, 6
     found = measure_perplexity(folder, texts, window=window, stride=stride)
 
     total, count = 0.0, 0
     for text in texts:
-        tokens = ([0] if has_eod else []) + folder.tokenizer.encode(text)
+        tokens = given + folder.tokenizer.encode(text)
         end_of_window = window
         for position in range(1, len(tokens)):
             # The window that scores this token is the first one that reaches it.
@@ -50,7 +52,10 @@ def test_equals_a_token_by_token_computation(has_eod: bool, tmp_path: Path) -> N
     assert count > 50
     assert found.num_tokens == count
     assert found.total_loss == pytest.approx(total, rel=1e-5)
-    assert found.num_bytes == sum(len(text.encode()) for text in texts)
+    # Without a token before it, the first one is not predicted, and its bytes do not count.
+    firsts = [] if given else [folder.tokenizer.encode(text)[0] for text in texts[1:]]
+    num_given = sum(len(folder.tokenizer.token_bytes[token]) for token in firsts)
+    assert found.num_bytes == sum(len(text.encode()) for text in texts) - num_given
     assert found.num_documents == 4
     assert found.to_json()["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     assert found.to_json()["byte_perplexity"] == pytest.approx(math.exp(total / found.num_bytes), rel=1e-4)

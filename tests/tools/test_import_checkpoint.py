@@ -250,3 +250,15 @@ def test_a_link_to_nowhere_is_an_output_that_exists(
     (tmp_path / "out").symlink_to("nowhere")
     assert import_folder(folder, tmp_path / "out", "--no-verify") == 2
     assert "out: exists" in capsys.readouterr().err
+
+
+def test_a_whole_file_comes_before_a_stale_index(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    names = dict.fromkeys(load_file(source / WEIGHTS), "model-00001-of-00002.safetensors")
+    (source / INDEX).write_text(json.dumps({"weight_map": names}))
+    # The self-check loads the folder with transformers.
+    assert import_folder(source, tmp_path / "out") == 0
+    assert f"note: {source}: has {WEIGHTS} and {INDEX}; the former is read" in capsys.readouterr().err

@@ -1,11 +1,11 @@
-"""config.json and generation_config.json of a Hugging Face folder, written by hand.
+"""config.json of a Hugging Face folder, written by hand.
 
 transformers 4.x and 5.x name the same settings differently and silently use defaults if they don't find theirs (a
 rotary base of 500,000 becomes 10,000), so both names are written.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,14 @@ from megatron_prealign.checkpoint.huggingface.mapping import architecture_of
 from megatron_prealign.config import ModelConfig
 
 
-@dataclass(frozen=True)
-class SpecialTokenIds:
-    """Ids of the tokenizer's special tokens; None if it has no such token."""
-
-    bos: int | None
-    eos: int | None
-    pad: int | None
-
-
 def model_config_json(
-    model: ModelConfig, special_ids: SpecialTokenIds, dtype: str, training_seq_length: int
+    model: ModelConfig, special_ids: Mapping[str, Any], dtype: str, training_seq_length: int
 ) -> dict[str, Any]:
     """Return the content of config.json.
 
     Args:
         model: the model section of the checkpoint's config, vocab_size set.
-        special_ids: the tokenizer's; never the architecture's defaults, which are other tokens here.
+        special_ids: by their names there; never the architecture's defaults, which are other tokens here.
         dtype: of the stored weights, "float32" or "bfloat16".
         training_seq_length: tokens a training sample had; kept so that evaluation need not guess what was trained.
 
@@ -51,10 +42,7 @@ def model_config_json(
         "initializer_range": model.init_method_std,
         "attention_dropout": 0.0,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
-        "bos_token_id": special_ids.bos,
-        "eos_token_id": special_ids.eos,
-        # Not the eos token that pads batches: an embedding's padding index never gets a gradient in fine-tuning.
-        "pad_token_id": None,
+        **special_ids,
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,
@@ -97,11 +85,6 @@ def _gpt_neox_fields(model: ModelConfig, rope: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def generation_config_json(special_ids: SpecialTokenIds) -> dict[str, Any]:
-    """Return the content of generation_config.json; without the eos token there, generation would never stop."""
-    return {"bos_token_id": special_ids.bos, "eos_token_id": special_ids.eos, "pad_token_id": special_ids.pad}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write one of the folder's JSON files."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
