@@ -145,7 +145,7 @@ def test_every_missing_unknown_and_misshapen_weight_is_listed() -> None:
         (replace(LLAMA, vocab_size=None), "vocab_size is not set"),
         (
             replace(LLAMA, architecture="mamba"),
-            "has no Hugging Face equivalent; choose from llama, qwen2, qwen3, gpt_neox",
+            "has no Hugging Face equivalent; choose from llama, mistral, qwen2, qwen3, smollm3, gpt_neox",
         ),
     ],
 )

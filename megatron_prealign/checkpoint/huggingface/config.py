@@ -28,7 +28,8 @@ def model_config_json(
         CheckpointError: a setting has no counterpart in the architecture.
     """
     architecture = architecture_of(model)
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": model.rotary_base}
+    scaling = _rope_scaling(model)
+    rope: dict[str, Any] = {"rope_type": "default", **(scaling or {}), "rope_theta": model.rotary_base}
     content: dict[str, Any] = {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
@@ -48,10 +49,25 @@ def model_config_json(
         "torch_dtype": dtype,
         "rope_parameters": rope,
         "rope_theta": model.rotary_base,
-        "rope_scaling": None,
+        "rope_scaling": scaling,
     }
     fields = _gpt_neox_fields(model, rope) if model.architecture == "gpt_neox" else _llama_like_fields(model)
     return content | fields
+
+
+LLAMA3_FACTORS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+"""The other settings of rope scaling as in Llama 3.1 that megatron-core computes."""
+
+
+def _rope_scaling(model: ModelConfig) -> dict[str, Any] | None:
+    if model.rope_scaling == "none":
+        return None
+    scaling: dict[str, Any] = {
+        "rope_type": model.rope_scaling,
+        "factor": model.rope_scaling_factor,
+        "original_max_position_embeddings": model.original_max_position_embeddings,
+    }
+    return scaling | (LLAMA3_FACTORS if model.rope_scaling == "llama3" else {})
 
 
 def _llama_like_fields(model: ModelConfig) -> dict[str, Any]:
@@ -61,12 +77,19 @@ def _llama_like_fields(model: ModelConfig) -> dict[str, Any]:
         "head_dim": model.head_size,
         "rms_norm_eps": model.norm_epsilon,
     }
-    if model.architecture == "llama":
-        fields |= {"mlp_bias": False}
-    else:
-        fields |= {"use_sliding_window": False, "sliding_window": None}
+    name = model.architecture
+    if name in ("llama", "smollm3"):
+        fields["mlp_bias"] = False
+    if name != "llama":
+        fields["sliding_window"] = None
+    if name not in ("llama", "mistral"):
+        fields["use_sliding_window"] = False
+    if name == "smollm3":
+        every = model.no_rope_freq or model.num_layers + 1
+        fields["no_rope_layers"] = [int((layer + 1) % every != 0) for layer in range(model.num_layers)]
+        fields["no_rope_layer_interval"] = every
     # Qwen2 has its biases without being asked, and releases differ in whether they know the setting there.
-    return fields if model.architecture == "qwen2" else fields | {"attention_bias": False}
+    return fields if name in ("qwen2", "mistral") else fields | {"attention_bias": False}
 
 
 def _gpt_neox_fields(model: ModelConfig, rope: dict[str, Any]) -> dict[str, Any]:
