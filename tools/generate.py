@@ -57,9 +57,9 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
     import torch
     from transformers import GenerationConfig
 
-    from megatron_prealign.checkpoint.huggingface.special_ids import as_ids
     from megatron_prealign.evaluation.folder import open_folder
     from megatron_prealign.text.frame import document_frame
+    from megatron_prealign.text.tokenizer_settings import as_ids
 
     folder = open_folder(options.model, options.device)
     frame = document_frame(folder.tokenizer)

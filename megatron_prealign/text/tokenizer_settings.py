@@ -80,6 +80,12 @@ def token_text(token: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
+def as_ids(value: Any) -> list[int]:
+    """Return the ids of a setting that is an id, a list of ids or nothing."""
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if isinstance(one, int)]
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file, empty if there is none.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.text.tokenizer import Tokenizer
-from megatron_prealign.text.tokenizer_settings import read_object, read_settings
+from megatron_prealign.text.tokenizer_settings import as_ids, read_object, read_settings
 
 FILE = "huggingface.json"
 """In the tokenizer folder of a checkpoint."""
@@ -90,12 +90,6 @@ class FolderIds:
                         f"{file}: {role} is {', '.join(map(str, ids))}, but the tokenizer's "
                         f"{role.removesuffix('_id')} is {token!r} ({index})"
                     )
-
-
-def as_ids(value: Any) -> list[int]:
-    """Return the ids of a setting that is an id, a list of ids or nothing."""
-    values = value if isinstance(value, list) else [value]
-    return [one for one in values if isinstance(one, int)]
 
 
 def _with_end(given: Any, end: int | None) -> int | list[int] | None:
