@@ -54,10 +54,10 @@ class DataConfig:
     """Hugging Face tokenizer.json or folder, or SentencePiece .model."""
 
     eod_token: str | None = None
-    """Special token that ends documents, as --eod-token of the bake; none = the tokenizer's eos_token."""
+    """Special token that ends documents, the same as in the bake; none = the tokenizer's eos_token."""
 
     bos: Literal["auto", "always", "never"] = "auto"
-    """Whether documents begin with the begin-of-document token, as --bos of the bake; auto = if the tokenizer adds
+    """Whether documents begin with the begin-of-document token, the same as in the bake; auto = if the tokenizer adds
     it."""
 
     blend: tuple[BlendEntry, ...] = ()
