@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from benchmarks.step_ways import BATCHES, CONFIG, WAYS, WEIGHTS
 from megatron_prealign.bake.bake import bake
 from megatron_prealign.bake.options import BakeOptions
-from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, model_config_json
+from megatron_prealign.checkpoint.huggingface.config import model_config_json
 from megatron_prealign.checkpoint.huggingface.mapping import to_huggingface
 from megatron_prealign.config import Config, config_from_dict, dump_config
 from megatron_prealign.dataset.blend import build_train_dataset
@@ -147,7 +147,7 @@ def write_others(folder: Path, config: Config) -> None:
         folder / WEIGHTS / "model.safetensors",
         metadata={"format": "pt"},
     )
-    model = model_config_json(config.model, SpecialTokenIds(1, 2, None), "float32", config.data.seq_length)
+    model = model_config_json(config.model, {"bos_token_id": 1, "eos_token_id": 2}, "float32", config.data.seq_length)
     (folder / WEIGHTS / "config.json").write_text(json.dumps(model), encoding="utf-8")
     settings = {
         "lr": optimizer.lr,

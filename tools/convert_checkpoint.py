@@ -7,7 +7,7 @@ python tools/convert_checkpoint.py from-megatron-lm --checkpoint megatron --toke
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", type=path_argument, required=True, help="checkpoint to write, for checkpoint.init_from"
     )
     from_hf.add_argument("--tokenizer", type=path_argument, help="tokenizer to train with; default: the folder's own")
+    from_hf.add_argument(
+        "--eod-token", metavar="TOKEN", help="special token that ends documents; default: the tokenizer's eos_token"
+    )
     _add_vocabulary(from_hf)
     from_megatron_lm = _command(
         commands,
@@ -134,7 +137,7 @@ def _to_hf(options: argparse.Namespace) -> None:
     checkpoint = resolve_checkpoint(options.checkpoint)
     results = None if options.results is None else read_results(options.results)
     print(f"writing {checkpoint} to {options.output}", file=sys.stderr)
-    export_checkpoint(
+    notes = export_checkpoint(
         checkpoint,
         options.output,
         dtype=options.dtype,
@@ -143,6 +146,7 @@ def _to_hf(options: argparse.Namespace) -> None:
         max_shard_size=options.max_shard_size,
         results=results,
     )
+    _print_notes(notes)
     print(f"done: {options.output}", file=sys.stderr)
     if options.push_to_hub:
         print(f"uploaded: {push_to_hub(options.output, options.push_to_hub)}", file=sys.stderr)
@@ -155,6 +159,7 @@ def _from_hf(options: argparse.Namespace) -> None:
         options.model,
         options.output,
         tokenizer_path=options.tokenizer,
+        eod_token=options.eod_token,
         **_start_options(options),
     )
     _report_start(options.output, start)
@@ -196,9 +201,15 @@ def _growth(options: argparse.Namespace) -> "Growth | None":
     return Growth(options.new_rows, tuple(options.lexicon), options.source_language, options.target_language)
 
 
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
 def _report_start(output: Path, start: "Start") -> None:
     """Print what was written, and the options that start a run from it."""
     config = start.config
+    _print_notes(start.notes)
     if start.new_rows is not None:
         print(start.new_rows.describe(), file=sys.stderr)
     print(

@@ -65,6 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", type=path_argument, help="Hugging Face folder with tokenizer")
+    parser.add_argument(
+        "--eod-token", metavar="TOKEN", help="special token that ends documents; default: the tokenizer's eos_token"
+    )
     parser.add_argument("--tasks", metavar="FILE", help="YAML list of evaluations with their options")
     parser.add_argument(
         "--list", nargs="?", const="", metavar="NAME", help="show all evaluations, or the options of one, and exit"
@@ -107,11 +110,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     problems += check_tasks(tasks)
     if options.model is not None:
         problems += problems_of(lambda: check_folder(options.model)) or problems_of(
-            lambda: load_tokenizer(options.model)
+            lambda: load_tokenizer(options.model, options.eod_token)
         )
     if options.model is None or options.output is None:
         raise DataError(problems)
-    session = Session(options.model, options.device, options.output, _progress)
+    session = Session(options.model, options.device, options.output, _progress, options.eod_token)
     problems += session.output_problems(resume=options.resume, overwrite=options.overwrite)
     if problems:
         raise DataError(problems)

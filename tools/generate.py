@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.errors import DataError
@@ -54,26 +55,35 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
         raise DataError(problems)
     # Imported here: torch takes seconds, which --help should not cost.
     import torch
+    from transformers import GenerationConfig
 
     from megatron_prealign.evaluation.folder import open_folder
+    from megatron_prealign.text.frame import document_frame
+    from megatron_prealign.text.tokenizer_settings import as_ids
 
     folder = open_folder(options.model, options.device)
+    frame = document_frame(folder.tokenizer)
     torch.manual_seed(options.seed)
-    sampling = {"temperature": options.temperature} if options.temperature > 0 else {}
+    ends = as_ids(folder.model.generation_config.eos_token_id) or frame.end
+    how = {"eos_token_id": ends or None, "max_new_tokens": options.max_new_tokens, "do_sample": options.temperature > 0}
+    if options.temperature > 0:
+        how["temperature"] = options.temperature
+    else:
+        # The likeliest token, whatever penalties the folder's settings have.
+        plain: Any = GenerationConfig
+        folder.model.generation_config = plain(pad_token_id=folder.model.generation_config.pad_token_id)
     found = []
     for prompt in options.prompt:
-        # Without text, continue after the end of the previous document.
-        ids = folder.tokenizer.encode(prompt) or [folder.tokenizer.eod_id or 0]
+        # As transformers reads a prompt; without text, continue after the end of another document.
+        ids = [*frame.start, *folder.tokenizer.encode(prompt)] or frame.context or [0]
         inputs = torch.tensor([ids], device=folder.device)
         output = folder.model.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
-            do_sample=bool(sampling),
-            max_new_tokens=options.max_new_tokens,
-            **sampling,
+            **how,
         )
         new = output[0, len(ids) :].tolist()
-        has_stopped = bool(new) and new[-1] == folder.tokenizer.eod_id
+        has_stopped = bool(new) and new[-1] in ends
         found.append((prompt, folder.tokenizer.decode(new[:-1] if has_stopped else new), has_stopped))
     return found
 

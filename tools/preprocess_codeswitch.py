@@ -74,6 +74,11 @@ def _add_corpus(parser: argparse.ArgumentParser) -> None:
         "--append-eod", action="store_true", help="end each document with the tokenizer's end-of-document token"
     )
     corpus.add_argument(
+        "--eod-token",
+        metavar="TOKEN",
+        help="special token that ends documents; default: the tokenizer's eos_token, which in chat models ends a turn",
+    )
+    corpus.add_argument(
         "--bos",
         choices=("auto", "always", "never"),
         default="auto",
@@ -207,6 +212,7 @@ def _bake(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         language_weights=_weights(arguments.language_weights),
         seed=arguments.seed,
         append_eod=arguments.append_eod,
+        eod_token=arguments.eod_token,
         bos=arguments.bos,
         sentence_language=arguments.sentence_language,
         backend=arguments.backend,

@@ -37,6 +37,7 @@ from megatron_prealign.lexicon.reading import read_bytes
 from megatron_prealign.text.documents import read_texts
 from megatron_prealign.text.encoders import Backend, make_encoder, probe_gigatoken
 from megatron_prealign.text.files import Piece, cut_into_pieces, expand_inputs
+from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.ragged import paused_collector
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -110,7 +111,7 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
     problems += option_problems(options)
     tokenizer = None
     with _collected(problems):
-        tokenizer = load_tokenizer(options.tokenizer_path)
+        tokenizer = load_tokenizer(options.tokenizer_path, options.eod_token)
     if tokenizer:
         problems += special_token_problems(options, tokenizer)
     if options.sentence_language:
@@ -129,14 +130,14 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
 
 def _encoding(options: BakeOptions, materials: _Materials, log: Callable[[str], None]) -> EncodingSettings:
     tokenizer = materials.tokenizer
-    begins = options.bos == "always" or (options.bos == "auto" and tokenizer.adds_bos)
+    frame = document_frame(tokenizer, options.bos)
     return EncodingSettings(
         tokenizer_path=str(tokenizer.path.absolute()),
         tokenizer_fingerprint=tokenizer.fingerprint,
         backend=_choose_backend(options, materials.pieces, tokenizer, log),
         json_key=options.json_key,
-        bos_id=tokenizer.bos_id if begins else None,
-        eod_id=tokenizer.eod_id if options.append_eod else None,
+        bos_id=frame.bos_id,
+        eod_id=frame.eod_id if options.append_eod else None,
         sentence_language=options.sentence_language,
     )
 

@@ -16,7 +16,7 @@ from megatron_prealign.dataset.manifest import Manifest, existing_files, read_ma
 from megatron_prealign.errors import DataError
 
 # What must be equal for token ids, labels and ends of documents to mean the same.
-_SHARED = ("tokenizer_fingerprint", "vocab_size", "dtype", "eod_id")
+_SHARED = ("tokenizer_fingerprint", "vocab_size", "dtype", "bos_id", "eod_id")
 # What must be equal if words were switched: records name entries of a lexicon.
 _OF_LEXICON = ("lexicon_fingerprint", "lexicon_entries")
 
@@ -34,7 +34,7 @@ def merge_datasets(
 
     Raises:
         DataError: Every reason why they can't be merged, before anything is written: damage; another tokenizer, type,
-            end-of-document token or lexicon; an output that exists or is one of the inputs.
+            begin- or end-of-document token or lexicon; an output that exists or is one of the inputs.
     """
     problems = _output_problems(prefixes, output, overwrite)
     for prefix in prefixes:

@@ -11,10 +11,10 @@ from megatron_prealign.codeswitch.compile_lexicon import TableOptions
 from megatron_prealign.dataset.manifest import existing_files, manifest_path
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import can_be_made
+from megatron_prealign.text.frame import BosMode
 from megatron_prealign.text.languages import language_problems
 from megatron_prealign.text.tokenizer import Tokenizer
 
-BosMode = Literal["auto", "always", "never"]
 BackendChoice = Literal["auto", "reference", "gigatoken"]
 ExecutorKind = Literal["local", "slurm", "ray"]
 
@@ -52,7 +52,9 @@ class BakeOptions:
     seed: int = 1
     """Seed of all draws."""
     append_eod: bool = False
-    """End every non-empty document with the tokenizer's end-of-document token."""
+    """End every non-empty document with the end-of-document token."""
+    eod_token: str | None = None
+    """Special token that ends documents; None for the tokenizer's eos_token."""
     bos: BosMode = "auto"
     """Begin documents with the tokenizer's begin-of-document token; auto: if the tokenizer adds it."""
     sentence_language: str | None = None
@@ -147,9 +149,11 @@ def special_token_problems(options: BakeOptions, tokenizer: Tokenizer) -> list[s
     problems = []
     if options.append_eod and tokenizer.eod_id is None:
         problems.append(
-            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; set eos_token in a "
-            "tokenizer_config.json next to it, or leave out --append-eod"
+            f"{tokenizer.path}: the tokenizer has no end-of-document token to append; name one of its special tokens "
+            "with --eod-token, set eos_token in a tokenizer_config.json next to it, or leave out --append-eod"
         )
+    if options.eod_token is not None and not options.append_eod:
+        problems.append(f"--eod-token {options.eod_token}: without --append-eod nothing ends a document; pass both")
     if options.bos == "always" and tokenizer.bos_id is None:
         problems.append(
             f"{tokenizer.path}: the tokenizer has no begin-of-document token; set bos_token in a "

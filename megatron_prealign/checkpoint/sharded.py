@@ -40,8 +40,15 @@ from megatron_prealign.platform.megatron.torch_dist import write_sharded
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 RANDOM_STATES_KEY = "random_states"
-TOKENIZER_COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Files of a tokenizer besides the one with its vocabulary."""
+TOKENIZER_COMPANIONS = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates",
+    "huggingface.json",
+)
+"""What belongs to a tokenizer besides the file with its vocabulary, if it is there."""
 
 
 def _random_states(states: RandomStates | None) -> ShardedObject:
@@ -129,7 +136,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     target.mkdir()
     file = load_tokenizer(source).path
     for path in (file, *(file.parent / name for name in TOKENIZER_COMPANIONS)):
-        if path.is_file():
+        if path.is_dir():
+            shutil.copytree(path, target / path.name)
+        elif path.is_file():
             shutil.copy2(path, target / path.name)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint import folder
 from megatron_prealign.checkpoint.huggingface.mapping import megatron_shapes
+from megatron_prealign.checkpoint.huggingface.special_ids import FolderIds
 from megatron_prealign.checkpoint.manifest import write_manifest
 from megatron_prealign.checkpoint.new_rows import NewRows
 from megatron_prealign.checkpoint.sharded import copy_tokenizer
@@ -36,6 +37,12 @@ class Origin:
     """Return the weight at TP1 PP1 for a name of the local layer spec; a vocabulary weight has at least vocab_size
     rows."""
 
+    special_ids: FolderIds | None = None
+    """What it says about special tokens besides its tokenizer."""
+
+    notes: tuple[str, ...] = ()
+    """What users should know about it."""
+
 
 @dataclass(frozen=True)
 class Start:
@@ -47,6 +54,9 @@ class Start:
     new_rows: NewRows | None
     """Rows made for ids that the model did not know."""
 
+    notes: tuple[str, ...] = ()
+    """What users should know about the origin."""
+
 
 def write_start(
     output: Path,
@@ -54,6 +64,7 @@ def write_start(
     tokenizer: Tokenizer,
     new_rows: NewRows | None,
     *,
+    eod_token: str | None = None,
     overwrite: bool,
     verify: Callable[[Path], None] | None = None,
 ) -> Start:
@@ -71,6 +82,7 @@ def write_start(
         model=model,
         data=DataConfig(
             tokenizer_path=str(output / folder.TOKENIZER / tokenizer.path.name),
+            eod_token=eod_token,
             seq_length=min(DataConfig().seq_length, model.max_position_embeddings),
         ),
         training=TrainingConfig(precision="bf16" if origin.dtype is torch.bfloat16 else "fp32"),
@@ -94,7 +106,9 @@ def write_start(
         (temporary / folder.CONFIG).write_text(dump_config(config), encoding="utf-8")
         (temporary / folder.STATE).write_text(json.dumps({"step": 0}) + "\n", encoding="utf-8")
         copy_tokenizer(tokenizer.path, temporary / folder.TOKENIZER)
+        if origin.special_ids is not None:
+            origin.special_ids.write(temporary / folder.TOKENIZER)
         write_manifest(temporary, {})
         if verify is not None:
             verify(temporary)
-    return Start(config, new_rows)
+    return Start(config, new_rows, origin.notes)

@@ -53,6 +53,13 @@ class DataConfig:
     tokenizer_path: str = ""
     """Hugging Face tokenizer.json or folder, or SentencePiece .model."""
 
+    eod_token: str | None = None
+    """Special token that ends documents, the same as in the bake; none = the tokenizer's eos_token."""
+
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether documents begin with the begin-of-document token, the same as in the bake; auto = if the tokenizer adds
+    it."""
+
     blend: tuple[BlendEntry, ...] = ()
     """Baked datasets of the training mix, with shares and languages."""
 

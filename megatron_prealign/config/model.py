@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from megatron_prealign.config.constraints import ABOVE_0, AT_LEAST_1, BELOW_1, Range
 
-ArchitectureName = Literal["llama", "qwen2", "qwen3", "gpt_neox"]
+ArchitectureName = Literal["llama", "mistral", "qwen2", "qwen3", "smollm3", "gpt_neox"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,12 @@ class ArchitectureTraits:
     rotates_part: bool
     """Rotary position embeddings may rotate only a part of each head."""
 
+    scales_rotary: bool
+    """Rotary position embeddings may be stretched for longer sequences."""
+
+    skips_rotary: bool
+    """Some layers may have no position embeddings."""
+
 
 _LLAMA = ArchitectureTraits(
     title="Llama",
@@ -51,11 +57,15 @@ _LLAMA = ArchitectureTraits(
     shares_keys=True,
     sets_head_size=True,
     rotates_part=False,
+    scales_rotary=True,
+    skips_rotary=False,
 )
 ARCHITECTURE_TRAITS: Mapping[str, ArchitectureTraits] = {
     "llama": _LLAMA,
+    "mistral": replace(_LLAMA, title="Mistral"),
     "qwen2": replace(_LLAMA, title="Qwen2", has_qkv_bias=True, sets_head_size=False),
     "qwen3": replace(_LLAMA, title="Qwen3", has_qk_norm=True),
+    "smollm3": replace(_LLAMA, title="SmolLM3", skips_rotary=True),
     "gpt_neox": ArchitectureTraits(
         title="GPT-NeoX",
         normalization="LayerNorm",
@@ -66,6 +76,8 @@ ARCHITECTURE_TRAITS: Mapping[str, ArchitectureTraits] = {
         shares_keys=False,
         sets_head_size=False,
         rotates_part=True,
+        scales_rotary=False,
+        skips_rotary=False,
     ),
 }
 """By the values of model.architecture, which equal Hugging Face's `model_type`."""
@@ -80,8 +92,9 @@ class ModelConfig:
     override it."""
 
     architecture: ArchitectureName = "llama"
-    """llama: RMSNorm, SwiGLU, no biases; qwen2: llama with biases on queries, keys and values; qwen3: llama with norms
-    on queries and keys; gpt_neox: LayerNorm, GELU (tanh), biases, sequential residual."""
+    """llama: RMSNorm, SwiGLU, no biases; mistral: the same under another name; qwen2: llama with biases on queries,
+    keys and values; qwen3: llama with norms on queries and keys; smollm3: llama with layers without rotary embeddings;
+    gpt_neox: LayerNorm, GELU (tanh), biases, sequential residual."""
 
     num_layers: Annotated[int, AT_LEAST_1] = 4
     """Transformer layers."""
@@ -118,6 +131,19 @@ class ModelConfig:
 
     rotary_percent: Annotated[float, Range(0, 1, above=True)] = 1.0
     """Share of each head's dimensions that is rotated, in (0, 1]."""
+
+    rope_scaling: Literal["none", "llama3", "yarn"] = "none"
+    """Stretching of rotary embeddings for longer sequences than a model was first trained on: llama3 as in Llama 3.1
+    and later, yarn as in Qwen2.5."""
+
+    rope_scaling_factor: Annotated[float, AT_LEAST_1] = 8.0
+    """How many times longer; only with rope_scaling."""
+
+    original_max_position_embeddings: Annotated[int, AT_LEAST_1] = 8192
+    """Length before stretching, in tokens; only with rope_scaling, and always 8192 for llama3."""
+
+    no_rope_freq: Annotated[int, AT_LEAST_1] | None = None
+    """Every n-th layer has no rotary embeddings; none = all have them."""
 
     norm_epsilon: Annotated[float, ABOVE_0] = 1e-5
     """Epsilon inside the norms."""

@@ -107,6 +107,21 @@ def _model(config: Config) -> Iterator[Problem]:
             "even and at least 2: change it, --model.hidden_size or --model.num_attention_heads",
             ("model.kv_channels",),
         )
+    if model.rope_scaling != "none" and not model.traits.scales_rotary:
+        yield Problem(
+            f"--model.rope_scaling {model.rope_scaling} with --model.architecture {model.architecture}: "
+            f"{model.traits.title} has plain rotary embeddings here; set it to none, or use llama"
+        )
+    if model.rope_scaling == "llama3" and model.original_max_position_embeddings != _LLAMA3_LENGTH:
+        yield Problem(
+            f"--model.original_max_position_embeddings {model.original_max_position_embeddings} with "
+            f"--model.rope_scaling llama3: megatron-core always scales from {_LLAMA3_LENGTH} tokens; set it to that"
+        )
+    if model.no_rope_freq is not None and not model.traits.skips_rotary:
+        yield Problem(
+            f"--model.no_rope_freq {model.no_rope_freq} with --model.architecture {model.architecture}: all layers of "
+            f"{model.traits.title} have rotary embeddings; set it to none, or use smollm3"
+        )
     if model.transformer_impl == "transformer_engine" and config.training.device == "cpu":
         yield Problem(
             "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto"
@@ -297,6 +312,9 @@ def _logging(config: Config, world_size: int | None) -> Iterator[Problem]:
             ("training.device",),
         )
 
+
+_LLAMA3_LENGTH = 8192
+"""megatron-core has no setting for it."""
 
 _CHECKPOINT_MARKS = ("checkpoints", "state.json")
 """Names in a run folder and in a single checkpoint."""

@@ -4,7 +4,7 @@ A run's order of samples is a function of its datasets, its seed and the history
 history deals its samples by its shares, and every dataset continues at its last position.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from megatron_prealign.config.data import BlendEntry, DataConfig, find_prefixes
 from megatron_prealign.dataset.manifest import check_manifest, read_manifest
 from megatron_prealign.dataset.samples import open_indexed, split_range
 from megatron_prealign.ranks import is_first_of_host
+from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.tokenizer import Tokenizer
 
 
@@ -263,12 +264,31 @@ def _check_dataset(prefix: str, data: DataConfig, tokenizer: Tokenizer) -> Seque
             f"{prefix}: baked with another tokenizer (fingerprint {content['tokenizer_fingerprint'][:12]}, this run's "
             f"is {tokenizer.fingerprint[:12]}); set data.tokenizer_path to the bake's tokenizer or bake again"
         )
-    if data.reset_attention_mask and content.get("eod_id") != tokenizer.eod_id:
-        problems.append(
+    else:
+        problems += _frame_problems(prefix, content, data, tokenizer)
+    return problems
+
+
+def _frame_problems(prefix: str, content: Mapping[str, Any], data: DataConfig, tokenizer: Tokenizer) -> Iterator[str]:
+    """Yield a problem if documents begin or end with other tokens than this run takes for the frame."""
+    frame = document_frame(tokenizer, data.bos)
+    bos, eod = content.get("bos_id", frame.bos_id), content.get("eod_id")
+    if bos != frame.bos_id:
+        there, here = (f"begin {'without a token' if i is None else f'with token {i}'}" for i in (bos, frame.bos_id))
+        yield (
+            f"{prefix}: its documents {there}, but this run expects that they {here}; set data.bos to the bake's --bos "
+            f"({'never' if bos is None else 'always'}), or bake again"
+        )
+    if eod is not None and eod != frame.eod_id:
+        yield (
+            f"{prefix}: its documents end with token {eod}, but this run's end-of-document token is {frame.eod_id}; "
+            "set data.eod_token to the bake's --eod-token, or bake again"
+        )
+    if data.reset_attention_mask and eod is None:
+        yield (
             f"{prefix}: baked without --append-eod, so data.reset_attention_mask finds no end of a document; bake "
             "it with --append-eod, or set reset_attention_mask to false"
         )
-    return problems
 
 
 def read_datasets(data: DataConfig) -> list[list[BakedDataset]]:

@@ -22,6 +22,7 @@ from transformers import (
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.labelled import Example
+from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.tokenizer import Tokenizer
 
 
@@ -36,7 +37,7 @@ class Tuning:
 
 
 def separator_of(tokenizer: Tokenizer) -> int:
-    """Return the token that begins a text, separates the two texts of a pair, and pads; no text is encoded to it.
+    """Return the token that separates the two texts of a pair, and pads; no text is encoded to it.
 
     Raises:
         DataError: the tokenizer has no special token.
@@ -48,21 +49,22 @@ def separator_of(tokenizer: Tokenizer) -> int:
 
 
 def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example], max_tokens: int) -> list[list[int]]:
-    """Return the tokens of each example after the separator, cut to `max_tokens`.
+    """Return the tokens of each example, begun as a document in training, cut to `max_tokens`.
 
     In a pair, the first text gets the tokens that the second leaves free, but at least half of them.
     """
     separator = separator_of(tokenizer)
+    begin = document_frame(tokenizer).context or [separator]
     firsts = tokenizer.encode_batch([example.text for example in examples])
     pairs = tokenizer.encode_batch([example.pair or "" for example in examples])
     encoded = []
     for first, pair, example in zip(firsts, pairs, examples, strict=True):
         if example.pair is None:
-            encoded.append([separator, *first][:max_tokens])
+            encoded.append([*begin, *first][:max_tokens])
             continue
         room = max_tokens - 2
         kept = first[: max(room - len(pair), room - room // 2)]
-        encoded.append([separator, *kept, separator, *pair[: room - len(kept)]])
+        encoded.append([*begin, *kept, separator, *pair[: room - len(kept)]])
     return encoded
 
 

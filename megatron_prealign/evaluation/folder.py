@@ -3,13 +3,19 @@
 torch and transformers take seconds to import; a mistake on the command line is reported before that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class ModelFolder:
 
     @property
     def document_start(self) -> list[int]:
-        """Tokens before a document: the end-of-document token, as in training; empty if the tokenizer has none."""
-        return [] if self.tokenizer.eod_id is None else [self.tokenizer.eod_id]
+        """Tokens before the text of a document, as in training: those of its frame, or else the end of another one."""
+        return document_frame(self.tokenizer).context
 
     @property
     def is_tied(self) -> bool:
@@ -42,6 +48,32 @@ class ModelFolder:
     def taps(self) -> list[str]:
         """Names of the model's taps, in order."""
         return tap_names(int(self.model.config.num_hidden_layers), tied=self.is_tied)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits at a position."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    def states_and_head(self, ids: "Tensor") -> "tuple[Tensor, Callable[[Tensor], Tensor]]":
+        """Return states [B, S, ...] of token ids [B, S], and the function from some of them [N, ...] to logits [N, V].
+
+        They are hidden states, or logits themselves if the model scales or caps what its output embedding gives.
+        """
+        if self._has_plain_head:
+            states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            return states, self.model.get_output_embeddings()
+        return self.model(input_ids=ids, use_cache=False).logits, lambda logits: logits
+
+    @cached_property
+    def _has_plain_head(self) -> bool:
+        """Whether logits are the output embedding of the hidden states and nothing else."""
+        import torch
+
+        ids = torch.arange(min(self.vocab_size, 8), device=self.device)[None]
+        with torch.inference_mode():
+            output = self.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            plain = self.model.get_output_embeddings()(output.hidden_states[-1])
+        return bool(torch.equal(plain, output.logits))
 
 
 def check_folder(path: Path) -> None:
@@ -59,8 +91,8 @@ def check_folder(path: Path) -> None:
         )
 
 
-def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
-    """Load a folder in fp32.
+def open_folder(path: Path, device: str = "cpu", eod_token: str | None = None) -> ModelFolder:
+    """Load a folder in fp32; `eod_token` ends documents instead of the tokenizer's eos_token.
 
     Raises:
         CheckpointError: not a Hugging Face folder, damaged, or its weights and tokenizer don't belong together.
@@ -71,7 +103,7 @@ def open_folder(path: Path, device: str = "cpu") -> ModelFolder:
     if device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device cuda: torch finds no GPU; use --device cpu")
     check_folder(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, eod_token)
     from transformers import AutoModelForCausalLM
 
     try:

@@ -1,9 +1,9 @@
 """Log-probabilities of tokens: of documents, each read on its own, and of the completions of a prompt.
 
-A document is its token ids after an end-of-document token, as training sees the start of a document; if the tokenizer
-has none, the first token is not predicted. Documents longer than the model's window are read in overlapping windows:
-each token is predicted once, and all but those of the first window with at least window - stride tokens before them.
-The end-of-document token after a document is not counted.
+A document is its token ids after those that training puts before them (`text.frame`): a begin-of-document token, or the
+end-of-document token of another document; if the tokenizer has neither, the first token is not predicted. Documents
+longer than the model's window are read in overlapping windows: each token is predicted once, and all but those of the
+first window with at least window - stride tokens before them. The end-of-document token behind it is not counted.
 
 Shape legend: B windows of a batch, S positions.
 """
@@ -20,8 +20,8 @@ from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.vectors import batches_by_length
 
 _IGNORE = -100
-# Logits of a batch: 2^26 numbers are 256 MiB in fp32.
-_MAX_BATCH_LOGITS = 2**26
+# Logits at once: 2^26 numbers are 256 MiB in fp32.
+_MAX_LOGITS = 2**26
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class ScoredDocument:
     tokens: list[int]
     losses: Tensor
     """float64, in nats, of all tokens, but not of a first one without a token before it."""
+
+    def num_given_bytes(self, text: str, token_bytes: Sequence[bytes]) -> int:
+        """Return the bytes of the document's text whose token was given, not predicted."""
+        given = b"".join(token_bytes[token] for token in self.tokens[: len(self.tokens) - len(self.losses)])
+        # A SentencePiece model puts a space before a text.
+        return len(given) - (given.startswith(b" ") and not text.startswith(" "))
 
 
 def score_documents(
@@ -97,22 +103,38 @@ def score_documents(
 @torch.inference_mode()
 def score_windows(folder: ModelFolder, windows: Sequence[Window], progress: Callable[[int, int], None]) -> list[Tensor]:
     """Return the losses of the scored tokens of each window, float64, in nats."""
-    max_tokens = max(_MAX_BATCH_LOGITS // int(folder.model.config.vocab_size), 1)
+    max_tokens = max(_MAX_LOGITS // folder.vocab_size, 1)
     results: list[Tensor] = [torch.empty(0)] * len(windows)
     done = 0
     for batch in batches_by_length([len(one.tokens) for one in windows], max_tokens):
-        inputs, targets = pad_windows([windows[index] for index in batch])
+        chosen = [windows[index] for index in batch]
         # Padding follows each window, where causal attention never looks.
-        logits = folder.model(input_ids=inputs.to(folder.device), use_cache=False).logits
-        losses = cross_entropy(
-            logits.flatten(0, 1).float(), targets.to(folder.device).flatten(), ignore_index=_IGNORE, reduction="none"
-        )
-        rows = losses.double().cpu().view(targets.shape)
-        for index, row, row_targets in zip(batch, rows, targets, strict=True):
-            results[index] = row[row_targets != _IGNORE]
+        losses = token_losses(folder, *pad_windows(chosen))
+        for index, row in zip(batch, torch.split(losses, [one.num_scored for one in chosen]), strict=True):
+            results[index] = row
         done += len(batch)
         progress(done, len(windows))
     return results
+
+
+@torch.inference_mode()
+def token_losses(folder: ModelFolder, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the losses of all positions with a target, row by row, float64 [N] on the CPU, in nats.
+
+    The logits of a long document are larger than the model, so those of a part of it exist at a time.
+
+    Args:
+        folder: model.
+        inputs: token ids, int64 [B, S].
+        targets: token to predict at each position, int64 [B, S]; -100 where there is none.
+    """
+    inputs, targets = inputs.to(folder.device), targets.to(folder.device)
+    is_scored = targets != _IGNORE
+    size = max(_MAX_LOGITS // folder.vocab_size, 1)
+    states, head = folder.states_and_head(inputs)
+    parts = zip(torch.split(states[is_scored], size), torch.split(targets[is_scored], size), strict=True)
+    losses = [cross_entropy(head(part).float(), expected, reduction="none").double() for part, expected in parts]
+    return torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in losses)])
 
 
 def pad_windows(windows: Sequence[Window]) -> tuple[Tensor, Tensor]:

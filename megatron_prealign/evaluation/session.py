@@ -38,6 +38,8 @@ class Session:
     output: Path
     """JSON file of the results."""
     show_progress: ShowProgress
+    eod_token: str | None = None
+    """Special token that ends documents; None = the tokenizer's eos_token."""
 
     @property
     def partial(self) -> Path:
@@ -47,7 +49,7 @@ class Session:
     @cached_property
     def folder(self) -> ModelFolder:
         """Return the opened folder; it is loaded when the first task needs it."""
-        return open_folder(self.model_path, self.device)
+        return open_folder(self.model_path, self.device, self.eod_token)
 
     def output_problems(self, *, resume: bool, overwrite: bool) -> list[str]:
         """Return why the results can't be written."""
@@ -77,6 +79,8 @@ class Session:
             PrealignError: a task is impossible with this model, or the existing results are of another model.
         """
         model = {"model": self.model_path.resolve().name, "model_sha256": hash_folder(self.model_path)}
+        if self.eod_token is not None:
+            model["eod_token"] = self.eod_token
         earlier = self._earlier(model) if resume else {}
         described = earlier or {"taps": self.folder.taps, "window": self.folder.window}
         self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +116,7 @@ class Session:
             return {}
         try:
             earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            is_same = earlier["model_sha256"] == model["model_sha256"]
+            is_same = all(earlier.get(name) == model.get(name) for name in ("model_sha256", "eod_token"))
             _ = earlier["taps"], earlier["window"], [entry["results"] for entry in earlier["tasks"].values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -126,7 +130,10 @@ class Session:
 def hash_folder(path: Path) -> str:
     """Return one SHA-256 (hex) of a folder's configuration, tokenizer and weights."""
     names = sorted(
-        file.name for pattern in ("config.json", "tokenizer*", "*.safetensors") for file in path.glob(pattern)
+        file.name
+        for pattern in ("config.json", "*token*", "*.safetensors")
+        for file in path.glob(pattern)
+        if file.is_file()
     )
     digest = hashlib.sha256()
     for name in names:

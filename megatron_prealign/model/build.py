@@ -81,9 +81,11 @@ def build_model_chunks(config: Config, device: torch.device) -> list[torch.nn.Mo
             pre_process=mesh.holds_start(index),
             post_process=mesh.holds_end(index),
             share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
-            position_embedding_type="rope",
+            position_embedding_type="yarn" if model.rope_scaling == "yarn" else "rope",
             rotary_percent=model.rotary_percent,
             rotary_base=model.rotary_base,
+            rope_scaling=model.rope_scaling == "llama3",
+            rope_scaling_factor=model.rope_scaling_factor,
             vp_stage=vp_stage,
         )
         initialize_parameters(chunk, config.training.seed)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_prealign.config import Config, TrainingConfig
+from megatron_prealign.config import Config, ModelConfig, TrainingConfig
 from megatron_prealign.config.model import ArchitectureTraits
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.model.layer_spec import select_implementation
@@ -44,7 +44,7 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
     implementation, _ = select_implementation(model, device)
     _check_fp8(training.fp8, implementation, device)
     interleaved = parallel.virtual_pipeline_model_parallel_size is not None
-    return TransformerConfig(
+    transformer = TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
@@ -91,6 +91,25 @@ def build_transformer_config(config: Config, device: str) -> TransformerConfig:
         apply_rope_fusion=implementation == "transformer_engine",
         attention_softmax_in_fp32=True,
     )
+    return _with_positions(transformer, model)
+
+
+def _with_positions(transformer: TransformerConfig, model: ModelConfig) -> TransformerConfig:
+    """Set which layers have rotary embeddings, and what GPTModel reads for YaRN.
+
+    For the latter megatron-core has fields only in the configuration of another attention.
+    """
+    if (every := model.no_rope_freq) is not None:
+        transformer.no_rope_freq = [int((layer + 1) % every == 0) for layer in range(model.num_layers)]
+    if model.rope_scaling != "yarn":
+        return transformer
+    transformer.yarn_rotary_scaling_factor = model.rope_scaling_factor
+    transformer.yarn_original_max_position_embeddings = model.original_max_position_embeddings
+    transformer.yarn_beta_fast, transformer.yarn_beta_slow = 32.0, 1.0
+    # None: the length alone determines by how much attention is sharpened.
+    transformer.yarn_mscale = transformer.yarn_mscale_all_dim = None
+    transformer.yarn_correction_range_round_to_int = True
+    return transformer
 
 
 def _check_fp8(fp8: str, implementation: str, device: str) -> None:

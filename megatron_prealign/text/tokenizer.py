@@ -15,6 +15,7 @@ from typing import Any
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.text.ragged import paused_collector
+from megatron_prealign.text.tokenizer_settings import ADDED_TOKENS_FILE, TokenizerSettings, read_settings
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
@@ -32,11 +33,13 @@ class Tokenizer(ABC):
     vocab_size: int
     """Largest id + 1, added tokens included."""
     eod_id: int | None
-    """End-of-document token, if there is one."""
+    """End-of-document token, if there is one: that of the caller of `load_tokenizer`, or eos_token of the settings."""
     bos_id: int | None
     """Begin-of-document token, if there is one."""
     special_ids: frozenset[int]
     """Ids that no text has: control tokens and the unknown token."""
+    special_tokens: tuple[str, ...]
+    """Their names."""
     added_tokens: tuple[str, ...]
     """Strings that the library extracts from a text before it splits words, including special tokens."""
     token_bytes: list[bytes]
@@ -55,6 +58,10 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, without any special token."""
+
+    @abstractmethod
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary, None if there is none of this name."""
 
     @abstractmethod
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -124,9 +131,11 @@ class HuggingFaceTokenizer(Tokenizer):
             special.add(vocabulary[unknown])
         self.special_ids = frozenset(special)
         self.added_tokens = tuple(token["content"] for token in added.values())
+        self.special_tokens = tuple(token["content"] for index, token in added.items() if index in special)
         self.token_bytes = self._make_token_bytes(vocabulary, added, definition)
-        self.eod_id = self._named_id("eos_token", _EOD_TOKENS, vocabulary)
-        self.bos_id = self._named_id("bos_token", _BOS_TOKENS, vocabulary)
+        settings = read_settings(path)
+        self.eod_id = self._named_id(settings, "eos_token", _EOD_TOKENS)
+        self.bos_id = self._named_id(settings, "bos_token", _BOS_TOKENS)
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
         self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
@@ -190,36 +199,23 @@ class HuggingFaceTokenizer(Tokenizer):
                 table[index] = token.encode("utf-8") if index in added else to_bytes(token)
         return table
 
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        path = self.path.parent / "tokenizer_config.json"
-        if self.path.name != "tokenizer.json" or not path.is_file():
-            return {}
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not valid JSON ({error})") from None
-        if not isinstance(settings, dict):
-            raise DataError(f"{path}: not an object; it should map names such as eos_token to values")
-        return settings
+    def token_id(self, token: str) -> int | None:
+        """Ask the `tokenizers` library."""
+        index: int | None = self._tokenizer.token_to_id(token)
+        return index
 
-    def _named_id(self, name: str, well_known: Sequence[str], vocabulary: dict[str, int]) -> int | None:
-        named = self._settings.get(name)
-        token = named.get("content") if isinstance(named, dict) else named
-        if token is not None and not isinstance(token, str):
-            raise DataError(f"{self.path.parent / 'tokenizer_config.json'}: {name} is {token!r}, not a string")
-        if isinstance(token, str):
-            if token not in vocabulary:
-                raise DataError(
-                    f"{self.path.parent / 'tokenizer_config.json'}: {name} {token!r} is not in the vocabulary"
-                )
-            return vocabulary[token]
-        found = (vocabulary[token] for token in well_known if vocabulary.get(token) in self.special_ids)
+    def _named_id(self, settings: TokenizerSettings, name: str, well_known: Sequence[str]) -> int | None:
+        if name in settings.named:
+            return _id_of_named(self, settings, name)
+        found = (index for index in map(self.token_id, well_known) if index in self.special_ids)
         return next(found, None)
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece `.model` file."""
+    """A SentencePiece `.model` file, with the settings beside it."""
+
+    more_tokens: dict[str, int]
+    """Special tokens that the file lacks, by their text."""
 
     def __init__(self, path: Path) -> None:
         """Load the file.
@@ -233,25 +229,52 @@ class SentencePieceTokenizer(Tokenizer):
         content = path.read_bytes()
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-            self.vocab_size = int(self._processor.get_piece_size())
+            self._num_pieces = int(self._processor.get_piece_size())
         except Exception as error:  # the library raises RuntimeError and others for malformed files
             raise DataError(f"{path}: not a SentencePiece model ({error})") from None
-        processor = self._processor
-        everything = range(self.vocab_size)
-        self.special_ids = frozenset(i for i in everything if processor.is_control(i) or processor.is_unknown(i))
-        self.token_bytes = [
-            b"" if i in self.special_ids or processor.is_unused(i) else _metaspace_bytes(processor.id_to_piece(i))
-            for i in everything
-        ]
-        self.eod_id = _non_negative(processor.eos_id())
-        self.bos_id = _non_negative(processor.bos_id())
-        self.adds_bos = False  # the library does so only on request
+        settings = read_settings(path)
+        processor, pieces = self._processor, range(self._num_pieces)
+        self.more_tokens = self._read_more_tokens(settings)
+        self.vocab_size = max([self._num_pieces - 1, *self.more_tokens.values()]) + 1
+        own_special = {i for i in pieces if processor.is_control(i) or processor.is_unknown(i)}
+        self.special_ids = frozenset(own_special.union(self.more_tokens.values()))
+        self.token_bytes = [b""] * self.vocab_size
+        for i in pieces:
+            if i not in self.special_ids and not processor.is_unused(i):
+                self.token_bytes[i] = _metaspace_bytes(processor.id_to_piece(i))
+        self.eod_id = self._named_id(settings, "eos_token", processor.eos_id())
+        self.bos_id = self._named_id(settings, "bos_token", processor.bos_id())
+        # The library adds it only on request; transformers does where the settings say so.
+        self.adds_bos = self.bos_id is not None and settings.config.get("add_bos_token") is True
         self.encodes_any_text = False  # normalisers drop characters
         self.splits_at_spaces = False  # pieces may hold spaces
-        self.added_tokens = tuple(
-            processor.id_to_piece(i) for i in everything if processor.is_control(i) or processor.is_unknown(i)
-        )
-        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.added_tokens = tuple(processor.id_to_piece(i) for i in sorted(own_special))
+        self.special_tokens = (*self.added_tokens, *self.more_tokens)
+        more = json.dumps(self.more_tokens, ensure_ascii=False).encode() if self.more_tokens else b""
+        self.fingerprint = hashlib.sha256(content + more).hexdigest()
+
+    def _read_more_tokens(self, settings: TokenizerSettings) -> dict[str, int]:
+        """Return the tokens that only the settings know, by their text; some take the place of an unused piece."""
+        more = {text: i for i, (text, _) in settings.added.items() if self._piece_id(text) != i}
+        if plain := [text for text, i in more.items() if not settings.added[i][1]]:
+            names = ", ".join(map(repr, plain[:5]))
+            raise DataError(
+                f"{self.path.parent}: {ADDED_TOKENS_FILE} or tokenizer_config.json adds the tokens {names} "
+                "without marking them as special, and sentencepiece can't find them in text; save the folder with "
+                "transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...)) and use its tokenizer.json"
+            )
+        return more
+
+    def _named_id(self, settings: TokenizerSettings, name: str, own: int) -> int | None:
+        return _id_of_named(self, settings, name) if name in settings.named else _non_negative(own)
+
+    def _piece_id(self, token: str) -> int | None:
+        index = int(self._processor.piece_to_id(token))  # the unknown token's for all others
+        return index if self._processor.id_to_piece(index) == token else None
+
+    def token_id(self, token: str) -> int | None:
+        """Ask the settings, then the `sentencepiece` library."""
+        return self.more_tokens.get(token, self._piece_id(token))
 
     def encode(self, text: str) -> list[int]:
         """Encode with the `sentencepiece` library."""
@@ -267,13 +290,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`; control tokens have none."""
-        text: str = self._processor.decode([int(i) for i in ids])
+        text: str = self._processor.decode([int(i) for i in ids if i < self._num_pieces])
         return text
 
 
 @paused_collector()
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
     """Load a Hugging Face `tokenizer.json`, a folder that holds one, or a SentencePiece `.model`.
+
+    Args:
+        path: the file or folder.
+        eod_token: special token that ends documents; None = the tokenizer's eos_token.
 
     Raises:
         DataError: If there is no tokenizer, or not a usable one.
@@ -289,7 +316,23 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise DataError(
             f"{path}: no such tokenizer; give a tokenizer.json, a folder with one, or a SentencePiece .model"
         )
-    return HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+    tokenizer: Tokenizer = HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
+    if eod_token is not None:
+        tokenizer.eod_id = tokenizer.token_id(eod_token)
+        if tokenizer.eod_id not in tokenizer.special_ids:
+            raise DataError(
+                f"{path}: {eod_token!r} can't end documents: it is not a special token of this tokenizer, as "
+                f"{', '.join(tokenizer.special_tokens[:8])} are"
+            )
+    return tokenizer
+
+
+def _id_of_named(tokenizer: Tokenizer, settings: TokenizerSettings, name: str) -> int:
+    token, source = settings.named[name]
+    index = tokenizer.token_id(token)
+    if index is None:
+        raise DataError(f"{source}: {name} {token!r} is not in the vocabulary")
+    return index
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -90,7 +90,7 @@ def plan_run(config: Config) -> Plan:
     if problems:
         # The checks below read these paths.
         raise ConfigError(problems)
-    tokenizer = load_tokenizer(config.data.tokenizer_path)
+    tokenizer = load_tokenizer(config.data.tokenizer_path, config.data.eod_token)
     config, quick_problems = _resolve_vocab_size(config, tokenizer)
     problems += quick_problems
     pair_sets: list[PairSet] = []

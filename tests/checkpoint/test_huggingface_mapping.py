@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from megatron_prealign.checkpoint.huggingface import to_huggingface
-from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, model_config_json
+from megatron_prealign.checkpoint.huggingface.config import model_config_json
 from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, weight_rows
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.config import ModelConfig
@@ -56,7 +56,7 @@ def test_round_trip_is_exact_and_names_are_those_of_transformers(model: ModelCon
     state = random_state(model)
     converted = to_huggingface(state, model)
 
-    settings = model_config_json(model, SpecialTokenIds(None, None, None), "float32", 32)
+    settings = model_config_json(model, {}, "float32", 32)
     settings["architectures"] = None
     reference = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings)).state_dict()
     if not model.untie_embeddings_and_output_weights:
@@ -145,7 +145,7 @@ def test_every_missing_unknown_and_misshapen_weight_is_listed() -> None:
         (replace(LLAMA, vocab_size=None), "vocab_size is not set"),
         (
             replace(LLAMA, architecture="mamba"),
-            "has no Hugging Face equivalent; choose from llama, qwen2, qwen3, gpt_neox",
+            "has no Hugging Face equivalent; choose from llama, mistral, qwen2, qwen3, smollm3, gpt_neox",
         ),
     ],
 )

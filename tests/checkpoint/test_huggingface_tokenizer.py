@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds
-from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
+from megatron_prealign.checkpoint.huggingface.special_ids import SpecialTokenIds
+from megatron_prealign.checkpoint.huggingface.tokenizer import TrainedTokenizer, check_tokenizer, write_tokenizer
+from megatron_prealign.config import DataConfig
 from megatron_prealign.errors import CheckpointError, DataError
 from megatron_prealign.text.tokenizer import load_tokenizer
 from tests.checkpoint.languages import lines_of_ten_languages
@@ -25,9 +28,21 @@ FOREIGN = (
 )
 
 
-def exported(source: Path, output: Path) -> SpecialTokenIds:
+def exported(source: Path, output: Path, **data: str) -> SpecialTokenIds:
     output.mkdir()
-    return write_tokenizer(source, output, model_max_length=77)
+    ids, notes = write_tokenizer(trained(source, **data), output, model_max_length=77)
+    assert notes == []
+    return ids
+
+
+def trained(source: Path, **data: str) -> TrainedTokenizer:
+    return TrainedTokenizer.load(source, DataConfig(**data))  # type: ignore[arg-type]
+
+
+def check(source: Path, output: Path, num_rows: int | None = None, **data: str) -> None:
+    """Check an exported tokenizer, for a model with a row for each id."""
+    training = trained(source, **data)
+    check_tokenizer(training, output, num_rows or training.tokenizer.vocab_size)
 
 
 def assert_same_ids(source: Path, output: Path, texts: list[str]) -> None:
@@ -67,7 +82,7 @@ def test_sentencepiece_of_mistral_becomes_a_fast_tokenizer(prose: list[str], tmp
     assert exported(source, tmp_path / "out") == SpecialTokenIds(bos=1, eos=2, pad=2)
     lines = [line for text in prose[:10] for line in text.splitlines()]
     assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, ""])
-    check_tokenizer(source, tmp_path / "out")
+    check(source, tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.decode(tokenizer(FOREIGN[1], add_special_tokens=False)["input_ids"]) == FOREIGN[1]
 
@@ -94,7 +109,7 @@ def test_own_sentencepiece_with_normalisation_keeps_ids(
     lines = [line for text in prose[:10] for line in text.splitlines() if not re.search(r"(\S)\1\1", line)]
     assert len(lines) > 300
     assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, "", "  "])
-    check_tokenizer(source, tmp_path / "out")
+    check(source, tmp_path / "out")
 
 
 def test_sentencepiece_of_characters_is_refused(prose: list[str], tmp_path: Path) -> None:
@@ -112,7 +127,64 @@ def test_other_ids_are_refused(bpe_folder: Path, tmp_path: Path) -> None:
     content["normalizer"] = {"type": "NFKC"}
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=r"gives other ids in Hugging Face: for .* training has \["):
-        check_tokenizer(bpe_folder, tmp_path / "out")
+        check(bpe_folder, tmp_path / "out")
+
+
+def test_a_sentencepiece_folder_keeps_its_settings(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(str(files("mistral_common") / "data" / "tokenizer.model.v1"), source / "tokenizer.model")
+    added = {"32001": {"content": "<|im_end|>", "special": True}, "32003": {"content": "[PAD]", "special": True}}
+    settings = {"eos_token": "<|im_end|>", "pad_token": "[PAD]", "add_bos_token": True, "added_tokens_decoder": added}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert exported(source, tmp_path / "out") == SpecialTokenIds(bos=1, eos=32001, pad=32003)
+    check(source, tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (len(tokenizer), tokenizer.eos_token, tokenizer.pad_token) == (32004, "<|im_end|>", "[PAD]")
+    assert_same_ids(source, tmp_path / "out", list(FOREIGN))
+    assert tokenizer("a")["input_ids"] == [1, *load_tokenizer(source).encode("a")]
+    again = load_tokenizer(tmp_path / "out")
+    assert (again.bos_id, again.eod_id, again.adds_bos, again.vocab_size) == (1, 32001, True, 32004)
+
+
+@pytest.mark.parametrize("bos", ["always", "never"])
+def test_the_export_begins_texts_as_training_did(bos: str, bpe_folder: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    fast = FastTokenizer.from_file(str(bpe_folder / "tokenizer.json"))
+    fast.add_special_tokens(["<s>", "<end>"])
+    if bos == "never":
+        fast.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 501)])
+    fast.save(str(source / "tokenizer.json"))
+    data = {"bos": bos, "eod_token": "<end>"}
+    assert exported(source, tmp_path / "out", **data) == SpecialTokenIds(bos=501, eos=502, pad=502)
+    check(source, tmp_path / "out", **data)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer("a b")["input_ids"][:-2] == ([501] if bos == "always" else [])
+    assert load_tokenizer(tmp_path / "out").adds_bos == (bos == "always")
+    assert tokenizer.eos_token == "<end>"
+
+
+def test_named_tokens_without_an_id_are_left_out(bpe_folder: Path, tmp_path: Path) -> None:
+    source, output = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(bpe_folder, source)
+    named = {"eos_token": "<|endoftext|>", "pad_token": "[PAD]", "additional_special_tokens": ["<|endoftext|>", "[A]"]}
+    (source / "tokenizer_config.json").write_text(json.dumps(named))
+    output.mkdir()
+    ids, notes = write_tokenizer(trained(source), output, model_max_length=77)
+    assert ids == SpecialTokenIds(bos=None, eos=0, pad=0)
+    assert [note.split(" is not")[0] for note in notes] == ["pad_token: '[PAD]'", "additional_special_tokens: '[A]'"]
+    check(source, output)
+    assert len(AutoTokenizer.from_pretrained(output)) == 501
+    # What would have been written before: transformers adds the token behind the model's rows.
+    settings = output / "tokenizer_config.json"
+    (output / "special_tokens_map.json").unlink()
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"pad_token": "[PAD]"}))
+    with pytest.raises(CheckpointError, match=r"it has 502 ids, but the model 501 rows: '\[PAD\]' have none"):
+        check(source, output)
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"pad_token": None, "eos_token": None}))
+    with pytest.raises(CheckpointError, match="eos_token is token None in Hugging Face, but 0 in training"):
+        check(source, output)
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ UNTIED_LLAMA = replace(
 )
 MODELS = {
     "llama": UNTIED_LLAMA,
+    "llama 3.2": replace(UNTIED_LLAMA, rope_scaling="llama3", rope_scaling_factor=32.0),
     "qwen3": replace(UNTIED_LLAMA, architecture="qwen3", kv_channels=12, untie_embeddings_and_output_weights=False),
     "qwen2": replace(UNTIED_LLAMA, architecture="qwen2", num_query_groups=1),
     "gpt_neox": replace(UNTIED_LLAMA, architecture="gpt_neox", num_query_groups=None, rotary_percent=0.5),
@@ -59,6 +60,8 @@ def arguments(model: ModelConfig) -> dict[str, Any]:
         "position_embedding_type": "rope",
         "rotary_percent": model.rotary_percent,
         "rotary_base": int(model.rotary_base),
+        "use_rope_scaling": model.rope_scaling == "llama3",
+        "rope_scaling_factor": model.rope_scaling_factor,
         "normalization": traits.normalization,
         "norm_epsilon": model.norm_epsilon,
         "swiglu": traits.has_gated_mlp,
@@ -170,7 +173,7 @@ def test_a_tokenizer_that_grew_gets_rows(tokenizer: Path, tmp_path: Path, one_ra
     [
         ({"num_experts": 8}, "num_experts 8: mixture of experts"),
         ({"position_embedding_type": "learned_absolute"}, "only rotary embeddings (rope) are supported"),
-        ({"use_rope_scaling": True}, "rope scaling"),
+        ({"rotary_seq_len_interpolation_factor": 2}, "rope scaling: positions are interpolated"),
         ({"rotary_interleaved": True}, "rotary embeddings turn neighbouring dimensions"),
         ({"apply_layernorm_1p": True}, "norm weights are stored less one"),
         ({"normalization": "LayerNorm"}, "no supported architecture has layers with these parts"),

@@ -51,6 +51,18 @@ ROWS = [
     Row({**NEOX, "model.rotary_percent": 0.1}, "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which"),
     Row({**NEOX, "model.rotary_percent": 0.01}, "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which"),
     Row(
+        {**NEOX, "model.rope_scaling": "yarn"},
+        "--model.rope_scaling yarn with --model.architecture gpt_neox: GPT-NeoX has plain rotary embeddings here",
+    ),
+    Row(
+        {"model.rope_scaling": "llama3", "model.original_max_position_embeddings": 4096},
+        "--model.original_max_position_embeddings 4096 with --model.rope_scaling llama3: megatron-core always",
+    ),
+    Row(
+        {"model.no_rope_freq": 4},
+        "--model.no_rope_freq 4 with --model.architecture llama: all layers of Llama have rotary embeddings",
+    ),
+    Row(
         {"model.transformer_impl": "transformer_engine", "training.device": "cpu"},
         "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
     ),
@@ -326,6 +338,8 @@ ACCEPTED = [
     Row({"checkpoint.init_from": "gone", "training.run_path": "stage1"}, ""),  # a run that continues
     Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),
     Row({"model.architecture": "gpt_neox", "model.num_query_groups": 4, "model.rotary_percent": 0.25}, ""),
+    Row({"model.architecture": "qwen2", "model.rope_scaling": "yarn", "model.rope_scaling_factor": 4.0}, ""),
+    Row({"model.architecture": "smollm3", "model.no_rope_freq": 4}, ""),
     Row({"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 600}, ""),
 ]
 

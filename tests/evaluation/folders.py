@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 import torch
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -36,8 +36,25 @@ def tokenizer_json(is_qwen: bool = False, vocab_size: int = 700) -> str:
     return tokenizer.to_str()
 
 
+@cache
+def tokenizer_json_with_bos(vocab_size: int = 700) -> str:
+    """Train a tokenizer that begins every text with its last token, <s>."""
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json(vocab_size=vocab_size - 1))
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", vocab_size - 1)]
+    )
+    return tokenizer.to_str()
+
+
 def make_folder(
-    path: Path, *, model_type: str = "llama", tied: bool = False, has_eod: bool = True, **settings: Any
+    path: Path,
+    *,
+    model_type: str = "llama",
+    tied: bool = False,
+    has_eod: bool = True,
+    adds_bos: bool = False,
+    **settings: Any,
 ) -> Path:
     """Write a model of 2 layers with random weights large enough to make its predictions uneven."""
     shape: dict[str, Any] = {
@@ -62,7 +79,7 @@ def make_folder(
             if parameter.dim() == 1:
                 parameter += 0.2 * torch.randn(parameter.shape)
     model.save_pretrained(path)
-    content = json.loads(tokenizer_json(model_type == "qwen2"))
+    content = json.loads(tokenizer_json_with_bos() if adds_bos else tokenizer_json(model_type == "qwen2"))
     if not has_eod:
         content["added_tokens"] = []
         content["model"]["vocab"]["unused"] = content["model"]["vocab"].pop("<|endoftext|>")

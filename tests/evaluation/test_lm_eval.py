@@ -48,11 +48,11 @@ metric_list:
 """
 
 
-def expected_accuracy(folder: Path) -> float:
-    """Return the share of documents whose right choice is the likelier continuation."""
+def expected_accuracy(folder: Path, documents: list[tuple[str, str, str, str, int]]) -> float:
+    """Return the share of documents whose right choice is the likelier continuation, read as transformers reads it."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     num_right = 0
-    for premise, question, *choices, label in DOCUMENTS:
+    for premise, question, *choices, label in documents:
         scores = []
         for choice in choices:
             context = f"{premise[:-1]} {JOINT[question]}"
@@ -62,7 +62,7 @@ def expected_accuracy(folder: Path) -> float:
                 predicted = model(ids[None]).logits[0].log_softmax(-1)
             scores.append(float(predicted[:-1].gather(1, ids[1:, None])[start - 1 :].sum()))
         num_right += scores.index(max(scores)) == label
-    return num_right / len(DOCUMENTS)
+    return num_right / len(documents)
 
 
 def write_task(folder: Path, name: str, documents: list[tuple[str, str, str, str, int]]) -> None:
@@ -85,15 +85,18 @@ def draw_documents(count: int) -> list[tuple[str, str, str, str, int]]:
 
 
 @pytest.mark.slow
-def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) -> None:
+@pytest.mark.parametrize("adds_bos", [False, True], ids=["plain", "begun"])
+def test_a_local_task_is_scored_on_an_exported_folder_offline(adds_bos: bool, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
-    source = make_folder(tmp_path / "source", num_key_value_heads=2, max_position_embeddings=256)
+    shape = {"num_key_value_heads": 2, "max_position_embeddings": 256}
+    source = make_folder(tmp_path / "source", adds_bos=adds_bos, **shape)
     import_folder(source, tmp_path / "checkpoint")
     export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported")
     shut_down_distributed()
     (tmp_path / "task").mkdir()
     write_task(tmp_path / "task", "local_xcopa", DOCUMENTS)
-    write_task(tmp_path / "task", "random_labels", draw_documents(400))
+    drawn = draw_documents(400)
+    write_task(tmp_path / "task", "random_labels", drawn)
     (tmp_path / "tasks.yaml").write_text(
         f"- {{evaluation: lm_eval, tasks: [local_xcopa, random_labels], include_path: {tmp_path / 'task'}}}\n"
     )
@@ -112,10 +115,11 @@ def test_a_local_task_is_scored_on_an_exported_folder_offline(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "local_xcopa acc" in done.stdout
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["tasks"]["lm_eval"]["results"]
-    expected = expected_accuracy(tmp_path / "exported")
+    expected = expected_accuracy(tmp_path / "exported", DOCUMENTS)
     assert results["local_xcopa"]["acc"] == expected
     assert results["local_xcopa"]["num_documents"] == len(DOCUMENTS)
     assert 0 < expected < 1
+    assert results["random_labels"]["acc"] == expected_accuracy(tmp_path / "exported", drawn)
     # Three standard deviations of a coin.
     assert abs(results["random_labels"]["acc"] - 0.5) < 3 * math.sqrt(0.25 / 400)
 

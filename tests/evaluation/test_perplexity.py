@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from megatron_prealign.errors import CheckpointError, DataError
+from megatron_prealign.evaluation import scoring
 from megatron_prealign.evaluation.folder import open_folder
 from megatron_prealign.evaluation.kinds.perplexity import Perplexity, measure_perplexity
-from megatron_prealign.evaluation.scoring import document_windows
+from megatron_prealign.evaluation.scoring import document_windows, score_documents
 from tests.evaluation.folders import PROSE, make_folder
 
 
@@ -27,16 +28,18 @@ def test_windows_score_each_token_once_with_enough_before_it(length: int, window
             assert len(one.tokens) - one.num_scored >= window + 1 - stride
 
 
-@pytest.mark.parametrize("has_eod", [True, False])
-def test_equals_a_token_by_token_computation(has_eod: bool, tmp_path: Path) -> None:
-    folder = open_folder(make_folder(tmp_path / "model", has_eod=has_eod))
+@pytest.mark.parametrize("start", ["end of another document", "begin of document", "nothing"])
+def test_equals_a_token_by_token_computation(start: str, tmp_path: Path) -> None:
+    given = {"end of another document": [0], "begin of document": [699], "nothing": []}[start]
+    path = make_folder(tmp_path / "model", has_eod=bool(given), adds_bos=start == "begin of document")
+    folder = open_folder(path)
     texts = ["", PROSE[3][:90], "Straße und 银行", PROSE[9][:30], "a"]
     window, stride = 16, 6
     found = measure_perplexity(folder, texts, window=window, stride=stride)
 
     total, count = 0.0, 0
     for text in texts:
-        tokens = ([0] if has_eod else []) + folder.tokenizer.encode(text)
+        tokens = given + folder.tokenizer.encode(text)
         end_of_window = window
         for position in range(1, len(tokens)):
             # The window that scores this token is the first one that reaches it.
@@ -50,11 +53,41 @@ def test_equals_a_token_by_token_computation(has_eod: bool, tmp_path: Path) -> N
     assert count > 50
     assert found.num_tokens == count
     assert found.total_loss == pytest.approx(total, rel=1e-5)
-    assert found.num_bytes == sum(len(text.encode()) for text in texts)
+    # Without a token before it, the first one is not predicted, and its bytes do not count.
+    firsts = [] if given else [folder.tokenizer.encode(text)[0] for text in texts[1:]]
+    num_given = sum(len(folder.tokenizer.token_bytes[token]) for token in firsts)
+    assert found.num_bytes == sum(len(text.encode()) for text in texts) - num_given
     assert found.num_documents == 4
     assert found.to_json()["perplexity"] == pytest.approx(math.exp(total / count), rel=1e-4)
     assert found.to_json()["byte_perplexity"] == pytest.approx(math.exp(total / found.num_bytes), rel=1e-4)
     assert found.to_json()["bits_per_byte"] == pytest.approx(total / found.num_bytes / math.log(2), rel=1e-4)
+
+
+def test_only_a_part_of_the_logits_of_a_long_document_exists_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_folder(make_folder(tmp_path / "model"))
+    texts = [PROSE[3][:400], "a", PROSE[4][:90]]
+    whole = score_documents(folder, texts)
+    monkeypatch.setattr(scoring, "_MAX_LOGITS", 700 * 5)
+    sizes: list[int] = []
+    head = folder.model.get_output_embeddings()
+    head.register_forward_hook(lambda module, given, logits: sizes.append(logits.numel()))
+    chunked = score_documents(folder, texts)
+    assert max(sizes) == 700 * 5
+    for one, other in zip(whole, chunked, strict=True):
+        assert one.tokens == other.tokens
+        assert torch.allclose(one.losses, other.losses, rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_that_scales_its_logits_is_not_taken_for_a_plain_one(tmp_path: Path) -> None:
+    path = make_folder(tmp_path / "model", model_type="granite", logits_scaling=4.0)
+    folder = open_folder(path)
+    (found,) = score_documents(folder, [PROSE[3][:60]])
+    tokens = torch.tensor([[0, *found.tokens]])
+    with torch.inference_mode():
+        expected = folder.model(tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+    assert torch.allclose(found.losses.float(), -expected, atol=1e-5)
 
 
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_perplexity(tmp_path: Path) -> None:

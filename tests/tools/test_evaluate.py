@@ -165,7 +165,7 @@ def test_the_new_evaluation_of_the_docs_works_as_it_stands_there(
     opened = open_folder(folder)
     hits = []
     for text in texts:
-        ids = opened.tokenizer.encode(text)
+        ids = [*opened.document_start, *opened.tokenizer.encode(text)]
         with torch.inference_mode():
             logits = opened.model(torch.tensor([ids])).logits[0]
         for position, token in enumerate(ids[1:]):

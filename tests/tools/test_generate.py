@@ -1,5 +1,6 @@
 """tools/generate.py: the likeliest continuation, and the end where the model ends."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,21 @@ def test_it_stops_where_the_model_ends(tmp_path: Path, capsys: pytest.CaptureFix
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert main(["--model", str(folder), "--prompt", PROMPT, "--prompt", "A class"]) == 0
     assert capsys.readouterr().out == f"{PROMPT}\n[end]\nA class\n[end]\n"
+
+
+def test_it_stops_at_every_end_that_the_folder_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model")
+    command = ["--model", str(folder), "--prompt", PROMPT, "--max-new-tokens", "5"]
+    assert main(command) == 0
+    plain = capsys.readouterr().out.splitlines()[0]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    third = model.generate(**tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=5)[0, -3].item()
+    settings = {"eos_token_id": [0, third], "repetition_penalty": 50.0}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert main(command) == 0
+    continued, end = capsys.readouterr().out.splitlines()
+    assert end == "[end]"
+    assert plain.startswith(continued), "the likeliest tokens, whatever penalty the folder names"
 
 
 def test_sampling_is_repeatable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,31 +35,46 @@ def import_folder(source: Path, output: Path, *options: str) -> int:
     return main(["from-hf", "--model", str(source), "--output", str(output), *options])
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
+STARTS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {"rope_parameters": YARN},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0], "pad_token_id": None},
+}
+"""Folders to start from, by model type: settings."""
+
+
 def test_both_stages_start_from_an_imported_folder_at_any_layout(
     workspace: Path, make_values: MakeValues, tmp_path: Path
 ) -> None:
-    source = make_folder(tmp_path / "llama", num_key_value_heads=2, num_hidden_layers=4, vocab_size=300)
-    for file in (workspace / "tok").iterdir():
-        shutil.copy(file, source)
-    imported = tmp_path / "imported"
-    assert import_folder(source, imported) == 0
-    model = dataclasses.asdict(load_resolved(imported / "config.yaml").model)
-    init = {"init_from": str(imported)}
+    imports = {}
+    for model_type, given in STARTS.items():
+        source, imports[model_type] = tmp_path / model_type, tmp_path / f"imported-{model_type}"
+        shape = {"num_key_value_heads": 2, "num_hidden_layers": 4, "vocab_size": 300}
+        make_folder(source, model_type=model_type, **shape, **given)
+        for file in (workspace / "tok").iterdir():
+            shutil.copy(file, source)
+        assert import_folder(source, imports[model_type]) == 0
 
-    def runs(name: str, parallel: dict[str, int], checkpoint: dict[str, str]) -> list[Any]:
-        return [
-            make_values(stage, tmp_path / name / stage, model=model, parallel=parallel, checkpoint=checkpoint)
-            for stage in ("align_init", "pretrain")
-        ]
+    def runs(name: str, parallel: dict[str, int], is_fresh: bool = False) -> list[Any]:
+        found = []
+        for model_type, imported in imports.items():
+            model = dataclasses.asdict(load_resolved(imported / "config.yaml").model)
+            for stage in ("align_init", "pretrain"):
+                path = tmp_path / name / model_type / stage
+                checkpoint = {} if is_fresh else {"init_from": str(imported)}
+                found.append(make_values(stage, path, model=model, parallel=parallel, checkpoint=checkpoint))
+        return found
 
     layout = {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}
-    alone = run_distributed(run_all_steps, 1, [*runs("single", {}, init), *runs("fresh", {}, {})], 1)[0]
-    spread = run_distributed(run_all_steps, 4, runs("spread", layout, init), 1)[0]
-    single, fresh = alone[:2], alone[2:]
-    for stage in range(2):
-        expected = {name: pytest.approx(value, rel=1e-5) for name, value in single[stage]["steps"][0].items()}
-        assert spread[stage]["steps"][0] == expected
-        assert fresh[stage]["steps"][0]["lm_loss"] != pytest.approx(single[stage]["steps"][0]["lm_loss"], rel=1e-3)
+    both = [*runs("single", {}), *runs("fresh", {}, is_fresh=True)]
+    alone = run_distributed(run_all_steps, 1, both, 1)[0]
+    spread = run_distributed(run_all_steps, 4, runs("spread", layout), 1)[0]
+    num_runs = 2 * len(STARTS)
+    for there, here, fresh in zip(spread, alone[:num_runs], alone[num_runs:], strict=False):
+        expected = {name: pytest.approx(value, rel=1e-5) for name, value in here["steps"][0].items()}
+        assert there["steps"][0] == expected
+        assert fresh["steps"][0]["lm_loss"] != pytest.approx(here["steps"][0]["lm_loss"], rel=1e-3)
 
 
 Edit = Callable[[Path], Any]
@@ -250,3 +265,15 @@ def test_a_link_to_nowhere_is_an_output_that_exists(
     (tmp_path / "out").symlink_to("nowhere")
     assert import_folder(folder, tmp_path / "out", "--no-verify") == 2
     assert "out: exists" in capsys.readouterr().err
+
+
+def test_a_whole_file_comes_before_a_stale_index(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder, source)
+    names = dict.fromkeys(load_file(source / WEIGHTS), "model-00001-of-00002.safetensors")
+    (source / INDEX).write_text(json.dumps({"weight_map": names}))
+    # The self-check loads the folder with transformers.
+    assert import_folder(source, tmp_path / "out") == 0
+    assert f"note: {source}: has {WEIGHTS} and {INDEX}; the former is read" in capsys.readouterr().err

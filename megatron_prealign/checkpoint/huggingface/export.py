@@ -20,14 +20,15 @@ from torch import Tensor
 
 from megatron_prealign.checkpoint.folder import CONFIG, TOKENIZER
 from megatron_prealign.checkpoint.huggingface.card import model_card
-from megatron_prealign.checkpoint.huggingface.config import generation_config_json, model_config_json, write_json
+from megatron_prealign.checkpoint.huggingface.config import model_config_json, write_json
 from megatron_prealign.checkpoint.huggingface.logits import (
     LogitsFunction,
     check_logits,
     checkpoint_logits,
 )
 from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, huggingface_shapes, weight_rows
-from megatron_prealign.checkpoint.huggingface.tokenizer import check_tokenizer, write_tokenizer
+from megatron_prealign.checkpoint.huggingface.special_ids import GENERATION, FolderIds
+from megatron_prealign.checkpoint.huggingface.tokenizer import TrainedTokenizer, check_tokenizer, write_tokenizer
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.checkpoint.huggingface.weights import INDEX, write_safetensors
 from megatron_prealign.checkpoint.tensors import CheckpointTensors, local_name
@@ -68,12 +69,12 @@ def export_checkpoint(
     overwrite: bool = False,
     max_shard_size: str = MAX_SHARD_SIZE,
     results: Mapping[str, Any] | None = None,
-) -> None:
+) -> list[str]:
     """Write a checkpoint of any layout (a step folder) as a Hugging Face folder.
 
     Continues a killed export of the same checkpoint with the same options. With `verify`, logits and tokenizer are
-    compared at the end, which needs the whole model in memory in fp32. Other arguments and errors are those of
-    `export_folder`.
+    compared at the end, which needs the whole model in memory in fp32. Other arguments, the result and errors are those
+    of `export_folder`.
     """
     check_output(output, overwrite)
     if problems := lost_inputs(output, [checkpoint]):
@@ -82,7 +83,7 @@ def export_checkpoint(
     weights = CheckpointTensors(checkpoint)
     # .metadata identifies the save.
     digest = hashlib.sha256((checkpoint / ".metadata").read_bytes()).hexdigest()
-    export_folder(
+    return export_folder(
         weights,
         config,
         checkpoint / TOKENIZER,
@@ -108,7 +109,7 @@ def export_folder(
     max_shard_size: str = MAX_SHARD_SIZE,
     results: Mapping[str, Any] | None = None,
     identity: str | None = None,
-) -> None:
+) -> list[str]:
     """Write weights, configs and tokenizer under a temporary name, check them, and rename.
 
     Args:
@@ -125,6 +126,9 @@ def export_folder(
         identity: determines the content of the weight files; those of an interrupted export of equal identity are
             kept. None starts afresh and removes everything after an error.
 
+    Returns:
+        What users should know about the tokens of the folder.
+
     Raises:
         CheckpointError: the output exists, the model has no Hugging Face counterpart, or the self-check failed. No new
             file remains, and an existing output is unchanged.
@@ -140,14 +144,18 @@ def export_folder(
     check_megatron(shapes, config.model)
     output.parent.mkdir(parents=True, exist_ok=True)
     with _resumable_folder(output, identity) as folder:
-        special_ids = write_tokenizer(tokenizer_path, folder, config.model.max_position_embeddings)
-        write_json(folder / "config.json", model_config_json(config.model, special_ids, dtype, config.data.seq_length))
-        write_json(folder / "generation_config.json", generation_config_json(special_ids))
+        trained = TrainedTokenizer.load(tokenizer_path, config.data)
+        own, notes = write_tokenizer(trained, folder, config.model.max_position_embeddings)
+        carried = FolderIds.of_tokenizer(trained.tokenizer.path.parent)
+        ids = carried.for_config(own)
+        write_json(folder / "config.json", model_config_json(config.model, ids, dtype, config.data.seq_length))
+        write_json(folder / GENERATION, carried.for_generation(own))
         _write_weights(state, config.model, DTYPES[dtype], folder, shard_bytes)
         (folder / "README.md").write_text(model_card(config, dtype, results), encoding="utf-8")
         if logits_fn is not None:
-            check_tokenizer(tokenizer_path, folder)
+            check_tokenizer(trained, folder, int(config.model.vocab_size or 0))
             check_logits(folder, logits_fn, config.model)
+    return [*notes, *carried.disagreements(trained.tokenizer)]
 
 
 @contextmanager
@@ -164,7 +172,7 @@ def _resumable_folder(output: Path, identity: str | None) -> Iterator[Path]:
         mark.write_text(identity or "", encoding="utf-8")
     try:
         yield folder
-        for path in (*folder.iterdir(), folder):
+        for path in (*folder.rglob("*"), folder):
             sync(path)
         if output.exists():
             output.rename(scratch / "replaced")

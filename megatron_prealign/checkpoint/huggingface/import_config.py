@@ -1,17 +1,32 @@
 """Derive the model section from a Hugging Face folder, or report why its model is not supported."""
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from megatron_prealign.checkpoint.huggingface.config import LLAMA3_FACTORS
 from megatron_prealign.checkpoint.huggingface.mapping import ARCHITECTURES
 from megatron_prealign.config import Config, ModelConfig, find_problems
 from megatron_prealign.errors import CheckpointError
 
 _GELU_TANH = ("gelu_pytorch_tanh", "gelu_new")
 """Names of the form of GELU that megatron-core computes."""
+_NOT_MODELLED: Mapping[str, str] = dict.fromkeys(
+    ("olmo2", "olmo3"),
+    "its norms stand behind attention and MLP, and queries and keys are normalised over all heads together, which "
+    "megatron-core's layers don't do",
+)
+"""Why architectures that users may expect are not supported."""
+
+
+_SCALINGS: Mapping[str, dict[str, Any]] = {
+    "llama3": {**LLAMA3_FACTORS, "original_max_position_embeddings": 8192},
+    "yarn": {"beta_fast": 32, "beta_slow": 1, "truncate": True},
+}
+"""Kinds of rope scaling with the settings that megatron-core computes them with."""
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
@@ -47,8 +62,10 @@ def model_section(folder: Path, make_vocab_size_divisible_by: int) -> ModelConfi
     raw = read_config_json(folder)
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        known = _NOT_MODELLED.get(str(model_type))
+        reason = f" ({known})" if known else ""
         raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {model_type!r} is not a supported architecture; "
+            f"{folder / 'config.json'}: model_type {model_type!r} is not a supported architecture{reason}; "
             f"known: {', '.join(ARCHITECTURES)}"
         )
     # Takes seconds to import; its classes know each release's defaults and names.
@@ -91,7 +108,25 @@ def _translate(found: Any, multiple: int) -> ModelConfig:
         norm_epsilon=found.layer_norm_eps if is_neox else found.rms_norm_eps,
         init_method_std=found.initializer_range,
     )
-    return replace(model, rotary_percent=float(rope.get("partial_rotary_factor", 1.0))) if is_neox else model
+    if is_neox:
+        return replace(model, rotary_percent=float(rope.get("partial_rotary_factor", 1.0)))
+    if rope["rope_type"] != "default":
+        model = replace(
+            model,
+            rope_scaling=rope["rope_type"],
+            rope_scaling_factor=float(rope["factor"]),
+            original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
+        )
+    return replace(model, no_rope_freq=_no_rope_freq(found))
+
+
+def _no_rope_freq(found: Any) -> int | None:
+    """Return of how many layers the last has no rotary embeddings, None if all have them; 0 for another pattern."""
+    rotated = list(getattr(found, "no_rope_layers", None) or ())
+    if all(rotated):
+        return None
+    every = rotated.index(0) + 1
+    return every if rotated == [int((layer + 1) % every != 0) for layer in range(len(rotated))] else 0
 
 
 def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
@@ -105,11 +140,23 @@ def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
 def _rope_problems(found: Any) -> Iterator[str]:
     rope = found.rope_parameters or {}
     kind = rope.get("rope_type", "default")
-    if kind != "default":
+    if kind not in ("default", *_SCALINGS) or (kind != "default" and found.model_type == "gpt_neox"):
         yield (
-            f"rope scaling of type {kind!r}: only plain rotary embeddings are supported; without "
-            "scaling, the model would compute something else"
+            f"rope scaling of type {kind!r}: only plain rotary embeddings are supported, and {' and '.join(_SCALINGS)} "
+            "except in gpt_neox; without scaling, the model would compute something else"
         )
+    elif kind != "default":
+        known = _SCALINGS[kind]
+        if kind == "yarn":
+            known = known | {"attention_factor": 0.1 * math.log(rope["factor"]) + 1}
+            if rope.get("mscale") and rope.get("mscale_all_dim"):
+                yield "rope scaling of type 'yarn' with mscale and mscale_all_dim: here it is computed without them"
+        for name, value in known.items():
+            given = rope.get(name)
+            if given is not None and not math.isclose(given, value):
+                yield f"rope scaling of type {kind!r} with {name} {given}: here it is computed with {value:g}"
+    if _no_rope_freq(found) == 0:
+        yield f"no_rope_layers {found.no_rope_layers}: only every n-th layer can be without rotary embeddings here"
     part = rope.get("partial_rotary_factor", 1.0)
     if found.model_type != "gpt_neox" and part != 1.0:
         yield f"partial_rotary_factor {part}: only gpt_neox rotates a part of each head here"
@@ -117,8 +164,10 @@ def _rope_problems(found: Any) -> Iterator[str]:
 
 def _mask_problems(found: Any) -> Iterator[str]:
     kinds = sorted(set(getattr(found, "layer_types", None) or ()) - {"full_attention"})
-    if getattr(found, "use_sliding_window", False) or kinds:
-        named = ", ".join(kinds) or "use_sliding_window"
+    # Mistral has no switch.
+    window = found.sliding_window if found.model_type == "mistral" else None
+    if getattr(found, "use_sliding_window", False) or kinds or window is not None:
+        named = ", ".join(kinds) or ("use_sliding_window" if window is None else f"sliding_window {window}")
         yield f"sliding-window attention ({named}): attention here covers the whole sequence"
 
 

@@ -1,13 +1,16 @@
 """Import a Hugging Face folder as a checkpoint from which either stage starts at any layout."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from megatron_prealign.checkpoint.huggingface.import_config import model_section
 from megatron_prealign.checkpoint.huggingface.logits import check_logits, checkpoint_logits
 from megatron_prealign.checkpoint.huggingface.mapping import check_huggingface, weight_rows
+from megatron_prealign.checkpoint.huggingface.special_ids import FolderIds
 from megatron_prealign.checkpoint.huggingface.transforms import Sizes
 from megatron_prealign.checkpoint.huggingface.weights import FolderTensors
 from megatron_prealign.checkpoint.new_rows import Growth, NewRows, fit_tokenizer
@@ -17,6 +20,8 @@ from megatron_prealign.errors import CheckpointError, PrealignError
 from megatron_prealign.files import output_problems
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
+T = TypeVar("T")
+
 _TIED_COPIES = ("lm_head.weight", "embed_out.weight")
 
 
@@ -25,6 +30,7 @@ def import_folder(
     output: Path,
     *,
     tokenizer_path: Path | None = None,
+    eod_token: str | None = None,
     growth: Growth | None = None,
     make_vocab_size_divisible_by: int = 128,
     verify: bool = True,
@@ -36,6 +42,7 @@ def import_folder(
         source: folder with config.json, safetensors and a tokenizer.
         output: checkpoint to make; `checkpoint.init_from` takes it.
         tokenizer_path: tokenizer to train with; None = the folder's own.
+        eod_token: special token that ends documents; None = the tokenizer's eos_token.
         growth: how to make rows for ids that the model does not know; None = there must be no such ids.
         make_vocab_size_divisible_by: multiple to which the embedding rows are padded; a multiple of every
             tensor-parallel size that will be used.
@@ -49,7 +56,8 @@ def import_folder(
     """
     inputs = [source, *([tokenizer_path] if tokenizer_path else []), *(growth.lexicon_paths if growth else [])]
     problems = output_problems(output, overwrite, inputs)
-    model, weights, tokenizer, new_rows = _open(source, tokenizer_path, growth, make_vocab_size_divisible_by, problems)
+    opened = _open(source, tokenizer_path, eod_token, growth, make_vocab_size_divisible_by, problems)
+    model, weights, tokenizer, special_ids, new_rows = opened
     dtype = torch.bfloat16 if set(weights.dtypes.values()) == {torch.bfloat16} else torch.float32
     sizes, rows = Sizes.of(model), {row.megatron: row for row in weight_rows(model)}
     known = model if new_rows is None else replace(model, vocab_size=new_rows.num_old)
@@ -57,34 +65,54 @@ def import_folder(
     def check(checkpoint: Path) -> None:
         check_logits(source, lambda ids: checkpoint_logits(checkpoint, ids), known)
 
-    origin = Origin(model, dtype, lambda name: rows[name].merge(weights, sizes))
-    return write_start(output, origin, tokenizer, new_rows, overwrite=overwrite, verify=check if verify else None)
+    origin = Origin(
+        model,
+        dtype,
+        lambda name: rows[name].merge(weights, sizes),
+        special_ids,
+        (*weights.notes, *special_ids.disagreements(tokenizer)),
+    )
+    return write_start(
+        output,
+        origin,
+        tokenizer,
+        new_rows,
+        eod_token=eod_token,
+        overwrite=overwrite,
+        verify=check if verify else None,
+    )
 
 
 def _open(
-    source: Path, tokenizer_path: Path | None, growth: Growth | None, multiple: int, problems: list[str]
-) -> tuple[ModelConfig, FolderTensors, Tokenizer, NewRows | None]:
+    source: Path,
+    tokenizer_path: Path | None,
+    eod_token: str | None,
+    growth: Growth | None,
+    multiple: int,
+    problems: list[str],
+) -> tuple[ModelConfig, FolderTensors, Tokenizer, FolderIds, NewRows | None]:
     """Open all parts of a folder and check that they fit together; raise every problem at once."""
-    model, weights, tokenizer, new_rows = None, None, None, None
-    try:
-        model = model_section(source, multiple)
-    except PrealignError as error:
-        problems += error.problems
-    try:
-        weights = FolderTensors(source)
-    except PrealignError as error:
-        problems += error.problems
-    try:
-        tokenizer = load_tokenizer(tokenizer_path or source)
-    except PrealignError as error:
-        problems += error.problems
+    new_rows = None
+    model = _attempt(lambda: model_section(source, multiple), problems)
+    weights = _attempt(lambda: FolderTensors(source), problems)
+    tokenizer = _attempt(lambda: load_tokenizer(tokenizer_path or source, eod_token), problems)
+    special_ids = _attempt(lambda: FolderIds.of_model(source), problems)
     if model is not None and weights is not None:
         problems += _weight_problems(weights, model)
     if model is not None and tokenizer is not None:
-        new_rows = fit_tokenizer(tokenizer, _own_tokenizer(source), model, growth, problems)
-    if problems or model is None or weights is None or tokenizer is None:
+        new_rows = fit_tokenizer(tokenizer, _attempt(lambda: load_tokenizer(source), []), model, growth, problems)
+    if problems or model is None or weights is None or tokenizer is None or special_ids is None:
         raise CheckpointError(problems)
-    return model, weights, tokenizer, new_rows
+    return model, weights, tokenizer, special_ids, new_rows
+
+
+def _attempt(read: Callable[[], T], problems: list[str]) -> T | None:
+    """Return what a function returns, or None after adding its problems."""
+    try:
+        return read()
+    except PrealignError as error:
+        problems += error.problems
+        return None
 
 
 def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
@@ -104,11 +132,3 @@ def _weight_problems(weights: FolderTensors, model: ModelConfig) -> list[str]:
     except PrealignError as error:
         problems += error.problems
     return problems
-
-
-def _own_tokenizer(source: Path) -> Tokenizer | None:
-    """Return the folder's tokenizer, or None."""
-    try:
-        return load_tokenizer(source)
-    except PrealignError:
-        return None

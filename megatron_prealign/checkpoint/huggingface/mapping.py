@@ -119,6 +119,7 @@ def _gpt_neox() -> Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": _llama_like("LlamaForCausalLM", "llama"),
+    "mistral": _llama_like("MistralForCausalLM", "mistral"),
     "qwen2": _llama_like(
         "Qwen2ForCausalLM",
         "qwen2",
@@ -130,6 +131,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         _llama_layer("self_attention.q_layernorm.weight", ("head",), "self_attn.q_norm.weight"),
         _llama_layer("self_attention.k_layernorm.weight", ("head",), "self_attn.k_norm.weight"),
     ),
+    "smollm3": _llama_like("SmolLM3ForCausalLM", "smollm3"),
     "gpt_neox": _gpt_neox(),
 }
 

@@ -1,6 +1,7 @@
 """A SentencePiece model as a tokenizers model, so that the exported folder needs no code of ours and no .model file."""
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from megatron_prealign.errors import CheckpointError
 
 _SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
-_CONTROL, _USER_DEFINED = 3, 4
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
-def convert_sentencepiece(path: Path) -> Tokenizer:
+def convert_sentencepiece(path: Path, more_tokens: Mapping[str, int]) -> Tokenizer:
     """Build the tokenizers equivalent of a SentencePiece BPE or unigram model; piece i keeps id i.
+
+    `more_tokens` are special tokens that the folder adds to the model, with their ids.
 
     Equality of ids on text is for the caller to check: both libraries have corners that the other lacks. One known
     is a tie: a unigram model finds several cuts of a repeated character ("*****") equally probable, and each library
@@ -24,6 +27,7 @@ def convert_sentencepiece(path: Path) -> Tokenizer:
         CheckpointError: the model is of a kind that tokenizers has no counterpart for.
     """
     proto = _read_proto(path)
+    _add_pieces(proto, more_tokens)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type not in (_UNIGRAM, _BPE):
         raise CheckpointError(f"{path}: only BPE and unigram SentencePiece models can be written for Hugging Face")
@@ -61,6 +65,14 @@ def _read_proto(path: Path) -> Any:
     return proto
 
 
+def _add_pieces(proto: Any, tokens: Mapping[str, int]) -> None:
+    """Make tokens control pieces: in place of a piece, or behind all of them with unused ones in between."""
+    for text, index in tokens.items():
+        for unused in range(len(proto.pieces), index + 1):
+            proto.pieces.add(piece=f"<unused piece {unused}>", score=0.0, type=_UNUSED)
+        proto.pieces[index].piece, proto.pieces[index].type = text, _CONTROL
+
+
 def _unigram(proto: Any) -> models.Unigram:
     """Build a unigram model: pieces with their log probabilities."""
     vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
@@ -76,7 +88,7 @@ def _bpe(proto: Any) -> models.BPE:
     joins: list[tuple[float, int, str, str]] = []
     for index, piece in enumerate(proto.pieces):
         text = piece.piece
-        if piece.type != 1:
+        if piece.type != _NORMAL:
             continue
         cuts = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
         joins.extend((-piece.score, index, left, right) for left, right in cuts if left in ids and right in ids)

@@ -1,18 +1,24 @@
 """Write tokenizer files that give the training tokenizer's ids in transformers 4.x and 5.x."""
 
-import json
 import random
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import processors
 
-from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, write_json
+from megatron_prealign.checkpoint.huggingface.config import write_json
 from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
+from megatron_prealign.checkpoint.huggingface.special_ids import SpecialTokenIds
+from megatron_prealign.checkpoint.sharded import TOKENIZER_COMPANIONS
+from megatron_prealign.config import DataConfig
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.text.frame import DocumentFrame, document_frame
+from megatron_prealign.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from megatron_prealign.text.tokenizer_settings import TokenizerSettings, read_settings, token_text
 
 # Where tokenizers differ most: spaces at the ends and in runs, line ends, composed forms, scripts, empty text.
 _PROBE_TEXTS = (
@@ -28,7 +34,7 @@ _PROBE_TEXTS = (
 )
 _NUM_RANDOM_PROBES = 64
 _RANDOM_PROBE_TOKENS = 24
-_PLAIN_FILES = ("chat_template.jinja",)
+_CHAT_TEMPLATES = ("chat_template.jinja", "additional_chat_templates")
 # Settings that name another tokenizer class, its code or its files: the folder holds a plain tokenizer.json.
 _DROPPED_SETTINGS = (
     "auto_map",
@@ -47,47 +53,99 @@ _QWEN2_ADVICE = (
 )
 
 
-def write_tokenizer(source: Path, output: Path, model_max_length: int) -> SpecialTokenIds:
-    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json; return the ids of special tokens.
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    """A tokenizer as a run used it."""
+
+    tokenizer: Tokenizer
+    frame: DocumentFrame
+
+    @classmethod
+    def load(cls, source: Path, data: DataConfig) -> "TrainedTokenizer":
+        """Load a tokenizer file or folder, whose file may have any name.
+
+        Raises:
+            DataError: the source holds no usable tokenizer.
+        """
+        if source.is_dir() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+            found = sorted(
+                {*source.glob("*.json"), *source.glob("*.model")} - {source / name for name in TOKENIZER_COMPANIONS}
+            )
+            source = found[0] if len(found) == 1 else source
+        tokenizer = load_tokenizer(source, data.eod_token)
+        return cls(tokenizer, document_frame(tokenizer, data.bos))
+
+    @property
+    def probe(self) -> list[int]:
+        """The beginning of a document whose text is "a"."""
+        return [*self.frame.start, *self.tokenizer.encode("a")]
+
+
+def write_tokenizer(
+    trained: TrainedTokenizer, output: Path, model_max_length: int
+) -> tuple[SpecialTokenIds, list[str]]:
+    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     Args:
-        source: folder with the training tokenizer's files, or the file itself.
+        trained: the training tokenizer.
         output: existing folder to write into.
         model_max_length: longest input that the model is declared for, in tokens.
 
+    Returns:
+        The ids of special tokens, and what was left out.
+
     Raises:
-        DataError: the source holds no usable tokenizer.
         CheckpointError: it can't be written so that its ids stay the same.
     """
-    training = _load_training_tokenizer(source)
+    training = trained.tokenizer
     file = training.path
-    if file.suffix == ".json":
+    if isinstance(training, SentencePieceTokenizer):
+        fast = convert_sentencepiece(file, training.more_tokens)
+    else:
         fast = FastTokenizer.from_file(str(file))
         shutil.copyfile(file, output / "tokenizer.json")
-    else:
-        fast = convert_sentencepiece(file)
+    if file.suffix != ".json" or fast.encode("a").ids[: len(trained.probe)] != trained.probe:
+        fast.post_processor = _begin_with(fast, trained.frame.bos_id)
         fast.save(str(output / "tokenizer.json"))
-    for name in _PLAIN_FILES:
-        if (file.parent / name).is_file():
+    for name in _CHAT_TEMPLATES:
+        if (file.parent / name).is_dir():
+            shutil.copytree(file.parent / name, output / name, dirs_exist_ok=True)
+        elif (file.parent / name).is_file():
             shutil.copyfile(file.parent / name, output / name)
-    given = _given_settings(file)
-    settings = _settings(given, fast, training, model_max_length)
+    # The file may have another name than tokenizer.json.
+    settings = _settings(read_settings(file.parent / "tokenizer.json"), fast, training, model_max_length)
+    left_out = _leave_out_unknown(settings, fast)
+    pad = settings["pad_token"] = settings.get("pad_token") or settings["eos_token"]
+    settings["add_bos_token"] = bool(trained.frame.start)
     write_json(output / "tokenizer_config.json", settings)
     special = {key: settings[key] for key in ("bos_token", "eos_token", "pad_token", "unk_token") if settings.get(key)}
     write_json(output / "special_tokens_map.json", special)
-    return SpecialTokenIds(
-        bos=_token_id(fast, settings["bos_token"]),
-        eos=_token_id(fast, settings["eos_token"]),
-        pad=_token_id(fast, settings["pad_token"]),
+    own = SpecialTokenIds(training.bos_id, training.eod_id, None if pad is None else fast.token_to_id(pad))
+    return own, left_out
+
+
+def _begin_with(fast: FastTokenizer, bos_id: int | None) -> processors.TemplateProcessing | None:
+    """Return what makes the library begin each text with a token."""
+    if bos_id is None:
+        return None
+    bos = fast.id_to_token(bos_id)
+    return processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, bos_id)]
     )
 
 
-def check_tokenizer(source: Path, folder: Path) -> None:
-    """Check that a folder's `AutoTokenizer` gives the ids of the training tokenizer on a probe of text.
+def check_tokenizer(trained: TrainedTokenizer, folder: Path, num_rows: int) -> None:
+    """Check that a folder's `AutoTokenizer` gives the ids of the training tokenizer, none of them beyond the model.
 
     The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens, except special and added
     ones: training reads a special token in text as plain text, Hugging Face as the token, and there text right after a
-    SentencePiece user-defined symbol gets a leading space mark.
+    SentencePiece user-defined symbol gets a leading space mark. Beside it, each named token and the token that begins
+    a text are compared.
+
+    Args:
+        trained: the training tokenizer.
+        folder: the exported one.
+        num_rows: embedding rows of the model.
 
     Raises:
         CheckpointError: ids differ; the first difference is shown.
@@ -95,27 +153,35 @@ def check_tokenizer(source: Path, folder: Path) -> None:
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
     from transformers import AutoTokenizer
 
-    training = _load_training_tokenizer(source)
+    training = trained.tokenizer
     exported = AutoTokenizer.from_pretrained(folder)
+    advice = _QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else ""
     plain = set(range(training.vocab_size)) - training.special_ids - set(exported.added_tokens_decoder)
     for text in _probe_texts(training, sorted(plain)):
         expected = training.encode(text)
         found = list(exported(text, add_special_tokens=False)["input_ids"])
         if found != expected:
             raise CheckpointError(
-                f"{source}: the tokenizer gives other ids in Hugging Face: for {text!r}, training has {expected}, "
-                f"the export {found}; this tokenizer can't be exported"
-                + (_QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else "")
+                f"{training.path}: the tokenizer gives other ids in Hugging Face: for {text!r}, training has "
+                f"{expected}, the export {found}; this tokenizer can't be exported{advice}"
             )
+    if problems := list(_special_problems(trained, exported, num_rows)):
+        raise CheckpointError([f"{training.path}: {problem}; this tokenizer can't be exported" for problem in problems])
 
 
-def _load_training_tokenizer(source: Path) -> Tokenizer:
-    """Load a tokenizer file or folder; a folder's file may have any name."""
-    if source.is_dir() and not any((source / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        found = sorted([*source.glob("*.json"), *source.glob("*.model")])
-        if len(found) == 1:
-            return load_tokenizer(found[0])
-    return load_tokenizer(source)
+def _special_problems(trained: TrainedTokenizer, exported: Any, num_rows: int) -> Iterator[str]:
+    """Yield what differs in the special tokens of an exported tokenizer, and which ids the model lacks."""
+    size = 1 + max(exported.get_vocab().values())
+    if size > num_rows:
+        beyond = ", ".join(map(repr, exported.convert_ids_to_tokens(list(range(num_rows, min(size, num_rows + 5))))))
+        yield f"in Hugging Face it has {size} ids, but the model {num_rows} rows: {beyond} have none"
+    for role, expected in (("eos_token", trained.tokenizer.eod_id), ("bos_token", trained.tokenizer.bos_id)):
+        found = getattr(exported, f"{role}_id")
+        if found != expected:
+            yield f"{role} is token {found} in Hugging Face, but {expected} in training"
+    begun = list(exported("a")["input_ids"])
+    if begun[: len(trained.probe)] != trained.probe:
+        yield f"the document 'a' begins with {begun} in Hugging Face, but with {trained.probe} in training"
 
 
 def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
@@ -126,35 +192,21 @@ def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
         yield tokenizer.decode(draw.choices(ids, k=_RANDOM_PROBE_TOKENS))
 
 
-def _given_settings(file: Path) -> dict[str, Any]:
-    """Return the tokenizer_config.json next to the tokenizer, empty if there is none."""
-    path = file.parent / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object")
-    return content
-
-
-def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, model_max_length: int) -> dict[str, Any]:
+def _settings(
+    given: TokenizerSettings, fast: FastTokenizer, training: Tokenizer, model_max_length: int
+) -> dict[str, Any]:
     """Return the content of tokenizer_config.json; chat template and similar settings are kept."""
-    settings = {key: value for key, value in given.items() if key not in _DROPPED_SETTINGS}
-    extra = settings.get("extra_special_tokens")
-    if isinstance(extra, list):
-        # 5.x writes a list under this name, 4.47 and later read a mapping there; both read a list under the old name.
+    settings = {key: value for key, value in given.config.items() if key not in _DROPPED_SETTINGS}
+    settings |= {name: token for name, (token, _) in given.named.items()}
+    # 5.x writes a list under this name, 4.47 and later read a mapping there; both read a list under the old name.
+    if isinstance(settings.get("extra_special_tokens"), list):
         del settings["extra_special_tokens"]
-        settings["additional_special_tokens"] = extra
+    if given.extra:
+        settings["additional_special_tokens"] = list(given.extra)
     eos = None if training.eod_id is None else fast.id_to_token(training.eod_id)
     bos = None if training.bos_id is None else fast.id_to_token(training.bos_id)
     settings["eos_token"] = eos
     settings["bos_token"] = bos
-    settings["pad_token"] = _token_text(settings.get("pad_token")) or eos
-    if _token_text(settings.get("unk_token")):
-        settings["unk_token"] = _token_text(settings["unk_token"])
     # Known to 4.x and 5.x; 5.x would write TokenizersBackend, and a model's own class rebuilds parts of tokenizer.json.
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     # Without it 4.x also returns token types, which no model here accepts: generate would refuse them.
@@ -164,13 +216,23 @@ def _settings(given: dict[str, Any], fast: FastTokenizer, training: Tokenizer, m
     return settings
 
 
-def _token_text(token: Any) -> str | None:
-    """Return the text of a token given as a string or as the mapping of an AddedToken."""
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+def _leave_out_unknown(settings: dict[str, Any], fast: FastTokenizer) -> list[str]:
+    """Remove named tokens that the vocabulary lacks, and return a line for each.
 
+    transformers would add them behind the vocabulary, where the model has no row.
+    """
 
-def _token_id(fast: FastTokenizer, token: str | None) -> int | None:
-    """Return a token's id; None for no token."""
-    return None if token is None else fast.token_to_id(token)
+    def is_known(token: Any) -> bool:
+        return (text := token_text(token)) is None or fast.token_to_id(text) is not None
+
+    unknown: list[tuple[str, Any]] = []
+    for name, value in list(settings.items()):
+        if name.endswith("_token") and not is_known(value):
+            unknown.append((name, settings.pop(name)))
+        elif name == "additional_special_tokens":
+            settings[name] = list(filter(is_known, value))
+            unknown += [(name, token) for token in value if not is_known(token)]
+        elif name in ("extra_special_tokens", "added_tokens_decoder") and isinstance(value, dict):
+            settings[name] = {key: token for key, token in value.items() if is_known(token)}
+            unknown += [(name, token) for token in value.values() if not is_known(token)]
+    return [f"{name}: {token_text(token)!r} is not in the vocabulary, so it is left out" for name, token in unknown]

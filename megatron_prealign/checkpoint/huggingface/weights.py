@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_prealign.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+SINGLE = "model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -39,6 +39,10 @@ class FolderTensors(Mapping[str, Tensor]):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._files: dict[str, Any] = {}
+        self.notes: list[str] = []
+        """What users should know about the files."""
+        if (folder / SINGLE).is_file() and (folder / INDEX).is_file():
+            self.notes.append(f"{folder}: has {SINGLE} and {INDEX}; the former is read, as in transformers")
         expected = _expected_names(folder)
         for path, names in expected.items():
             problems += self._open(path, names)
@@ -90,8 +94,8 @@ class FolderTensors(Mapping[str, Tensor]):
 
 def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
     """Return the weight files, each with its tensors according to the index, if there is one."""
-    if (folder / _SINGLE).is_file() and not (folder / INDEX).is_file():
-        return {folder / _SINGLE: None}
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
     if not (folder / INDEX).is_file():
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -99,7 +103,7 @@ def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
                 f"{folder}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when they are read; "
                 "use the model's safetensors version, or convert the pickles yourself if you trust them"
             )
-        raise CheckpointError(f"{folder}: no {_SINGLE} and no {INDEX}; name a Hugging Face folder with weights")
+        raise CheckpointError(f"{folder}: no {SINGLE} and no {INDEX}; name a Hugging Face folder with weights")
     try:
         weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         by_file: dict[Path, set[str] | None] = {}

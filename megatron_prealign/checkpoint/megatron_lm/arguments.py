@@ -25,7 +25,6 @@ _NOTHING = (None, False, 0)
 # what it is. Weights that are not supported are refused by their names.
 _UNMODELLED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "rotary_interleaved": (_NOTHING, "rotary embeddings turn neighbouring dimensions, here those half a head apart"),
-    "use_rope_scaling": (_NOTHING, "rope scaling: only plain rotary embeddings are supported"),
     "rotary_seq_len_interpolation_factor": ((*_NOTHING, 1), "rope scaling: positions are interpolated"),
     "rope_type": ((None, "rope"), "rope scaling: only plain rotary embeddings are supported"),
     "no_rope_freq": (_NOTHING, "layers without rotary embeddings"),
@@ -89,6 +88,8 @@ def _translate(args: Mapping[str, Any], architecture: ArchitectureName, vocab_si
         untie_embeddings_and_output_weights=bool(args.get("untie_embeddings_and_output_weights")),
         rotary_base=float(args.get("rotary_base") or default.rotary_base),
         rotary_percent=float(args.get("rotary_percent") or default.rotary_percent),
+        rope_scaling="llama3" if args.get("use_rope_scaling") else "none",
+        rope_scaling_factor=float(args.get("rope_scaling_factor") or default.rope_scaling_factor),
         norm_epsilon=float(args.get("norm_epsilon") or default.norm_epsilon),
         init_method_std=float(args.get("init_method_std") or default.init_method_std),
     )

@@ -13,6 +13,7 @@ from megatron_prealign.config.conversion import did_you_mean
 from megatron_prealign.errors import DataError
 from megatron_prealign.evaluation.folder import ModelFolder
 from megatron_prealign.evaluation.frame import Evaluation, Paths, Progress, Results
+from megatron_prealign.text.frame import document_frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,14 @@ def run(folder: ModelFolder, options: Options, progress: Progress) -> Results:
     manager = _manager(options.include_path)
     names = manager.match_tasks(list(options.tasks))
     tokenizer: Any = AutoTokenizer.from_pretrained(folder.path)
-    model = HFLM(pretrained=folder.model, tokenizer=tokenizer, backend="causal", batch_size=options.batch_size)
+    model = HFLM(
+        pretrained=folder.model,
+        tokenizer=tokenizer,
+        backend="causal",
+        batch_size=options.batch_size,
+        # Without it, releases of the harness differ in what they do.
+        add_bos_token=bool(document_frame(folder.tokenizer).start),
+    )
     try:
         found = simple_evaluate(
             model,

@@ -68,7 +68,7 @@ class Perplexity:
     num_tokens: int
     """Predicted tokens."""
     num_bytes: int
-    """Bytes of the documents' text in UTF-8."""
+    """Bytes of the predicted text in UTF-8."""
     num_documents: int
 
     def to_json(self) -> Results:
@@ -105,7 +105,10 @@ def measure_perplexity(
     return Perplexity(
         total_loss=sum(float(document.losses.sum()) for document in documents),
         num_tokens=sum(len(document.losses) for document in documents),
-        num_bytes=sum(len(text.encode()) for text in kept),
+        num_bytes=sum(
+            len(text.encode()) - document.num_given_bytes(text, folder.tokenizer.token_bytes)
+            for text, document in zip(kept, documents, strict=True)
+        ),
         num_documents=len(kept),
     )
 

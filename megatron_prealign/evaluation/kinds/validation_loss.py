@@ -71,20 +71,19 @@ def _measure(
 ) -> Results:
     """Return the mean losses over the first samples of a language."""
     import torch
-    from torch.nn.functional import cross_entropy
+
+    from megatron_prealign.evaluation.scoring import token_losses
 
     # Rows: ordinary and switched positions; columns: the sum of their losses, and their number.
     sums = torch.zeros(2, 2, dtype=torch.float64)
     for start in range(0, num_samples, batch_size):
         samples = [dataset[index] for index in range(start, min(start + batch_size, num_samples))]
-        batch = {name: torch.stack([sample[name] for sample in samples]).to(folder.device) for name in samples[0]}
-        with torch.inference_mode():
-            logits = folder.model(input_ids=batch["tokens"], use_cache=False).logits
-        losses = cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), reduction="none")
+        batch = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+        losses = token_losses(folder, batch["tokens"], batch["labels"])
         mask = batch["loss_mask"].flatten().double()
         is_switched = (batch["loss_group"].flatten() % 2).double()
         for row, chosen in enumerate((mask * (1 - is_switched), mask * is_switched)):
-            sums[row] += torch.stack([(losses.double() * chosen).sum(), chosen.sum()]).cpu()
+            sums[row] += torch.stack([(losses * chosen).sum(), chosen.sum()])
         progress(start + len(samples), num_samples)
     (ordinary, num_ordinary), (switched, num_switched) = sums.tolist()
     result = {
