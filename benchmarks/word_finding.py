@@ -11,19 +11,25 @@ match, character by character:
 
     python -m benchmarks.word_finding --tokenizer-model data/tokenizer zh.jsonl --lexicon zh-en.tsv --language zh
 
-The last line is one JSON object: for each file words of the reference, precision, recall, and the share of the words
-that token boundaries begin and end.
+With `--segmenter` the reference takes the words of a lexicon that a segmenter finds: pythainlp's newmm for Thai,
+khmercut for Khmer, both of PyPI. They also tell whether a match cuts a written syllable (Thai character clusters, Khmer
+character clusters); without them Unicode's grapheme clusters do.
+
+The last line is one JSON object: for each file words of the reference, precision, recall, the share of the words that
+token boundaries begin and end, and the share of the words found that cut a syllable.
 """
 
 import argparse
 import json
 import sys
 import unicodedata
-from collections.abc import Collection, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
+import regex
 
 from megatron_prealign.codeswitch.codeswitch import find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
@@ -95,6 +101,45 @@ def matches_of_text(text: str, lexicon: Collection[str], longest: int) -> set[tu
     return found
 
 
+Segmenter = Callable[[str], list[str]]
+
+
+def segmenters(name: str | None) -> tuple[Segmenter | None, Segmenter]:
+    """Return what cuts a text into words, and what cuts it into written syllables."""
+    if name is None:
+        return None, partial(regex.findall, r"\X")
+    if name == "newmm":
+        from pythainlp.tokenize import tcc_p, word_tokenize
+
+        return partial(word_tokenize, engine="newmm"), lambda text: list(tcc_p.tcc(text))
+    import khmercut
+
+    # It takes one sign of punctuation for a part of the word before.
+    return khmercut.tokenize, lambda text: khmercut.seg_kcc(text.replace("\u17d6", "\u17d4"))
+
+
+def ends_of(pieces: Sequence[str]) -> list[int]:
+    """Return the bytes of a text at which its consecutive pieces begin, and its end."""
+    return [0, *accumulate(len(piece.encode()) for piece in pieces)]
+
+
+def matches_of_segmenter(text: str, segment: Segmenter, lexicon: Collection[str]) -> set[tuple[int, int]]:
+    """Return (first byte, byte behind the last) of the words of a lexicon that a segmenter finds."""
+    found = set()
+    for part, start in _split_white(text):
+        if _TAINTS & set(part) or "www" in part:
+            continue
+        pieces = segment(part)
+        ends = ends_of(pieces)
+        before = len(text[:start].encode())
+        found |= {
+            (before + first, before + stop)
+            for piece, first, stop in zip(pieces, ends, ends[1:], strict=False)
+            if piece in lexicon
+        }
+    return found
+
+
 def _is_tainted(text: str, position: int) -> bool:
     start = max(text.rfind(white, 0, position) for white in " \n\t\u3000") + 1
     chunk = text[start:].split(maxsplit=1)[0]
@@ -142,20 +187,26 @@ def eligible_words(tokens: Tokens, tokenizer: Tokenizer) -> Words:
 
 
 def measure(
-    texts: Sequence[str], tokens: Tokens, expected: Sequence[set[tuple[int, int]]], words: Words
+    texts: Sequence[str],
+    tokens: Tokens,
+    expected: Sequence[set[tuple[int, int]]],
+    words: Words,
+    cut: Segmenter,
 ) -> tuple[dict[str, float], list[str]]:
-    """Return the reference's words, precision, recall and share at boundaries, and examples of disagreement."""
-    total = correct = found = bounded = 0
+    """Return the reference's words, precision, recall, shares at boundaries and cut, and examples of disagreement."""
+    total = correct = found = bounded = num_cut = 0
     examples: list[str] = []
     for number, (text, reference, spans) in enumerate(zip(texts, expected, tokens.spans(words), strict=True)):
         total, correct, found = total + len(reference), correct + len(reference & spans), found + len(spans)
         boundaries = tokens.boundaries(number)
         bounded += sum(first in boundaries and stop in boundaries for first, stop in reference)
+        syllables = frozenset(ends_of(cut(text)))
+        num_cut += sum(first not in syllables or stop not in syllables for first, stop in spans)
         raw = text.encode()
         for sign, missed in (("+", spans - reference), ("-", reference - spans)):
             examples += [f"{sign} {raw[max(a - 12, 0) : b + 12].decode(errors='replace')!r}" for a, b in sorted(missed)]
     shares = {"precision": correct / found, "recall": correct / total, "at_token_boundaries": bounded / total}
-    return {"words": total, **shares}, examples
+    return {"words": total, **shares, "cutting_a_syllable": num_cut / found}, examples
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -167,10 +218,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=int, default=0, help="disagreements to show (+ found, - missed)")
     parser.add_argument("--lexicon", type=Path, help="for languages without spaces: source words in its first column")
     parser.add_argument("--language", default="zh", help="source language of the lexicon")
+    parser.add_argument("--segmenter", choices=("newmm", "khmercut"), help="take the words that it finds as reference")
     arguments = parser.parse_args(argv)
     tokenizer = load_tokenizer(arguments.tokenizer_model)
     lexicon = read_lexicon([arguments.lexicon], arguments.language) if arguments.lexicon else None
     table = compile_lexicon(lexicon, tokenizer) if lexicon else None
+    segment, cut = segmenters(arguments.segmenter)
     results = {}
     for path in arguments.input:
         batches = (batch for piece in cut_into_pieces([path]) for batch in read_texts(piece, "text"))
@@ -179,12 +232,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lexicon and table:
             entries = {lexicon.entries[number].word for number in table.key_entries}
             longest = max(map(len, entries))
-            expected = [matches_of_text(text, entries, longest) for text in texts]
+            expected = [
+                matches_of_segmenter(text, segment, entries) if segment else matches_of_text(text, entries, longest)
+                for text in texts
+            ]
             words = find_matches(table, tokens.ids, tokens.offsets).spans
         else:
             expected = [words_of_text(text) for text in texts]
             words = eligible_words(tokens, tokenizer)
-        results[path.name], examples = measure(texts, tokens, expected, words)
+        results[path.name], examples = measure(texts, tokens, expected, words, cut)
         step = max(1, len(examples) // max(arguments.examples, 1))
         print("\n".join(examples[::step][: arguments.examples]), file=sys.stderr)
     print(json.dumps(results))

@@ -168,7 +168,7 @@ def _run_dictionaries(arguments: argparse.Namespace) -> None:
     built = build_lexicon(options)
     _write(arguments, built)
     for warning in built.warnings:
-        print(f"warning: left out {warning}", file=sys.stderr)
+        print(f"warning: {warning}", file=sys.stderr)
     Console(stderr=True).print(report_table(built.report))
 
 

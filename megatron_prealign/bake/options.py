@@ -13,6 +13,7 @@ from megatron_prealign.errors import DataError
 from megatron_prealign.files import can_be_made
 from megatron_prealign.text.frame import BosMode
 from megatron_prealign.text.languages import language_problems
+from megatron_prealign.text.spelling import fold_case
 from megatron_prealign.text.tokenizer import Tokenizer
 
 BackendChoice = Literal["auto", "reference", "gigatoken"]
@@ -102,14 +103,17 @@ def table_options(options: BakeOptions) -> TableOptions:
     excluded: set[str] = set()
     if options.stop_words_path is not None:
         try:
-            excluded.update(options.stop_words_path.read_text(encoding="utf-8").casefold().split())
+            excluded.update(
+                fold_case(options.stop_words_path.read_text(encoding="utf-8"), options.source_language).split()
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"--stop-words {options.stop_words_path}: can't be read ({error})") from None
     if options.max_rank > 0:
         try:
             import wordfreq  # optional, and slow to load
 
-            excluded.update(map(str.casefold, wordfreq.top_n_list(options.source_language, options.max_rank)))
+            frequent = wordfreq.top_n_list(options.source_language, options.max_rank)
+            excluded.update(fold_case(word, options.source_language) for word in frequent)
         except ImportError:
             raise DataError("--max-rank: needs wordfreq; install megatron-prealign[data]") from None
         except LookupError:

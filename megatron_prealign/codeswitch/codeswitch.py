@@ -17,6 +17,7 @@ from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.codeswitch.word_forms import NUM_FORMS
 from megatron_prealign.codeswitch.words import Words, find_eligible, find_letter_tokens, find_words, token_flags
 from megatron_prealign.text.ragged import spread
+from megatron_prealign.text.syllables import find_breaks
 
 
 @dataclass
@@ -88,7 +89,11 @@ def find_matches(table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.i
     firsts = np.flatnonzero(keys >= 0)
     found = [(firsts, np.ones_like(firsts), keys[firsts]), *_find_phrases(table, tokens, atoms)]
     firsts, sizes, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    is_eligible = find_eligible(flags, offsets, atoms.take(firsts, sizes), in_runs=not table.is_spaced)
+    spans = atoms.take(firsts, sizes)
+    is_eligible = find_eligible(flags, offsets, spans, in_runs=not table.is_spaced)
+    if not table.is_spaced and table.has_signs[tokens].any():
+        breaks = find_breaks(table.vocabulary, tokens, offsets)
+        is_eligible &= breaks[spans.starts] & breaks[spans.stops]
     firsts, sizes, keys = firsts[is_eligible], sizes[is_eligible], keys[is_eligible]
     kept = _longest_from_the_left(firsts, sizes, len(atoms))
     return Matches(atoms.take(firsts[kept], sizes[kept]), keys[kept], len(atoms))

@@ -10,20 +10,15 @@ from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import WeightedChoice
 from megatron_prealign.codeswitch.switch_table import Phrases, SwitchTable
-from megatron_prealign.codeswitch.token_classes import Token, classify_vocabulary, is_letters
-from megatron_prealign.codeswitch.word_forms import (
-    NUM_CASES,
-    TargetForms,
-    TargetWords,
-    WordEncoder,
-    has_dotted_i,
-    in_case,
-)
+from megatron_prealign.codeswitch.token_classes import Token, Vocabulary, classify_vocabulary, is_letters
+from megatron_prealign.codeswitch.word_forms import Spellings, TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.lexicon import Lexicon, uses_spaces
 from megatron_prealign.text.encoders import Encoder
 from megatron_prealign.text.languages import script_fits
 from megatron_prealign.text.ragged import Ragged, paused_collector, same_spans
+from megatron_prealign.text.spelling import WORD_MARKS, fold_case
+from megatron_prealign.text.syllables import find_signs
 from megatron_prealign.text.tokenizer import Tokenizer
 
 # Longer entries are explanations.
@@ -41,7 +36,7 @@ class TableOptions:
     max_translations: int | None = None
     """Most translations per word and language to draw from, those of the largest weights; None for all."""
     excluded_words: frozenset[str] = frozenset()
-    """Source words that are never switched, case-folded."""
+    """Source words that are never switched, as `fold_case` returns them."""
     language_weights: Mapping[str, float] = field(default_factory=dict)
     """Relative probability of a language among those with a translation of a word; 1 if not named."""
 
@@ -70,7 +65,8 @@ def compile_lexicon(
     is_spaced = uses_spaces(lexicon.source_language)
     language = lexicon.source_language
     of_letters = [i for i, entry in enumerate(lexicon.entries) if _is_source(entry.word, language, is_spaced)]
-    numbers = [i for i in of_letters if lexicon.entries[i].word.casefold() not in options.excluded_words]
+    excluded = options.excluded_words
+    numbers = [i for i in of_letters if not excluded or fold_case(lexicon.entries[i].word, language) not in excluded]
     entries = [lexicon.entries[number] for number in numbers]
     pairs = [translation for entry in entries for translation in entry.translations]
     language_numbers = {language: number for number, language in enumerate(lexicon.languages)}
@@ -78,7 +74,6 @@ def compile_lexicon(
     languages = np.array([language_numbers[tag] for tag in tags], dtype=np.int32)
     owners = np.repeat(np.arange(len(entries)), [len(entry.translations) for entry in entries])
     spaced = np.array([uses_spaces(language) for language in lexicon.languages], dtype=bool)
-    dotted = np.array([has_dotted_i(language) for language in lexicon.languages], dtype=bool)
     is_usable = _are_usable(tokenizer, encode, texts, spaced[languages])
     weights = np.array(weights_of_pairs, dtype=np.float64)
     order, groups = _rank_pairs(owners, languages, weights, is_usable, options.max_translations)
@@ -86,15 +81,15 @@ def compile_lexicon(
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     language_weights = np.array([options.language_weights.get(name, 1.0) for name in lexicon.languages])
     usable, num_languages = np.unique(owners[begins], return_counts=True)
-    vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids)
-    entry_numbers = np.array(numbers, dtype=np.int32)[usable]
-    words = [entries[owner].word for owner in usable]
-    forms = _encode_forms(encode, words, has_dotted_i(language), options.case_transfer)
-    keys = _source_keys(forms, entry_numbers, vocabulary, is_spaced)
+    spellings = Spellings.of([entries[owner].word for owner in usable], language, options.case_transfer)
+    inner_marks = WORD_MARKS & set("".join(spellings.texts))
+    vocabulary = classify_vocabulary(tokenizer.token_bytes, tokenizer.special_ids, inner_marks)
+    keys = _source_keys(encode, spellings, np.array(numbers, dtype=np.int32)[usable], vocabulary, is_spaced)
     num_entries = len(np.unique(keys["key_groups"]))
-    targets = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages], dotted[languages])
+    targets = TargetWords.encode([texts[number] for number in order.tolist()], spaced[languages])
     return SwitchTable(
         vocabulary=vocabulary,
+        has_signs=np.zeros(0, dtype=bool) if is_spaced else find_signs(vocabulary),
         is_spaced=is_spaced,
         languages=lexicon.languages,
         num_entries=num_entries,
@@ -108,7 +103,7 @@ def compile_lexicon(
         by_language=WeightedChoice.of(language_weights[languages[begins]], num_languages),
         by_translation=WeightedChoice.of(weights, np.diff(begins, append=len(order))),
         pair_languages=languages,
-        targets=TargetForms(targets, encode),
+        targets=TargetForms(targets, languages, lexicon.languages, encode),
     )
 
 
@@ -145,24 +140,24 @@ def _rank_pairs(
 
 def _is_source(word: str, language: str, is_spaced: bool) -> bool:
     if is_spaced:
-        return word.isalpha() or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
+        return is_letters(word) or (word.count(" ") < _MAX_WORDS and all(map(is_letters, word.split(" "))))
     # A foreign word would be found inside longer ones.
     return is_letters(word) and script_fits(word, language)
 
 
-def _encode_forms(encode: WordEncoder, words: Sequence[str], dotted_i: bool, case_transfer: bool) -> Ragged:
-    """Return the ids of all words in the first form, then in the second and so on; empty if one can't be encoded."""
-    cases = [[in_case(word, case, dotted_i) for word in words] for case in range(NUM_CASES if case_transfer else 1)]
-    blocks = [encode(cased, spaced) for cased in cases for spaced in (False, True)]
-    lengths = np.concatenate([block.lengths for block in blocks])
-    return Ragged.of(np.concatenate([block.values for block in blocks]), lengths)
-
-
 def _source_keys(
-    forms: Ragged, entries: NDArray[np.int32], vocabulary: NDArray[np.uint16], is_spaced: bool
+    encode: WordEncoder,
+    spellings: Spellings,
+    entries: NDArray[np.int32],
+    vocabulary: Vocabulary,
+    is_spaced: bool,
 ) -> dict[str, Any]:
-    """Return the key fields of a SwitchTable; a form as written has precedence over one derived from another word."""
-    values, starts, all_lengths = forms.values, forms.offsets, forms.lengths
+    """Return the key fields of a SwitchTable: of equal spellings, the one with precedence."""
+    # Each spelling without a space before it, then each with one; empty if it can't be encoded.
+    blocks = [encode(spellings.texts, spaced) for spaced in (False, True)]
+    values = np.concatenate([block.values for block in blocks])
+    forms = Ragged.of(values, np.concatenate([block.lengths for block in blocks]))
+    starts, all_lengths = forms.offsets, forms.lengths
     by_form = np.flatnonzero(all_lengths)
     hashes = hash_words(values, starts[by_form], all_lengths[by_form])
     order = np.argsort(hashes, kind="stable")
@@ -182,27 +177,28 @@ def _source_keys(
     is_single = np.flatnonzero(keys.lengths == 1)
     single_keys = np.full(len(vocabulary), -1, dtype=np.int32)
     single_keys[keys.values[keys.offsets[is_single]]] = is_single
-    kinds, groups = np.divmod(rows, max(1, len(entries)))
+    is_behind_space, numbers = np.divmod(rows, max(1, len(spellings.texts)))
+    groups = spellings.owners[numbers]
     return {
         "key_hashes": hashes,
         "key_tokens": keys,
         "key_entries": entries[groups],
         "key_groups": groups.astype(np.int32),
-        "key_forms": kinds.astype(np.int8),
+        "key_forms": (2 * spellings.cases[numbers] + is_behind_space).astype(np.int8),
         "single_keys": single_keys,
         "phrases": _phrases(keys, vocabulary, is_spaced),
         "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
     }
 
 
-def _phrases(keys: Ragged, vocabulary: NDArray[np.uint16], is_spaced: bool) -> Phrases:
+def _phrases(keys: Ragged, vocabulary: Vocabulary, is_spaced: bool) -> Phrases:
     """Return the phrases: source forms of several words, or of several tokens in languages without spaces."""
     rows = np.repeat(np.arange(len(keys)), keys.lengths)
     is_first = np.zeros(len(rows), dtype=bool)
     is_first[keys.offsets[:-1]] = True
     begins = ~is_first
     if is_spaced:
-        begins &= (vocabulary[keys.values] & np.uint16(Token.SPACED | Token.LONE_SPACE)) != 0
+        begins &= (vocabulary.flags[keys.values] & np.uint16(Token.SPACED | Token.LONE_SPACE)) != 0
     places = np.flatnonzero(begins)
     long, places_of_seconds, num_others = np.unique(rows[places], return_index=True, return_counts=True)
     seconds = keys.values[places[places_of_seconds]]

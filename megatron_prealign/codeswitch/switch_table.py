@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import WeightedChoice
+from megatron_prealign.codeswitch.token_classes import Vocabulary
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
@@ -61,8 +62,10 @@ class Phrases:
 class SwitchTable:
     """Everything that the code-switch needs to know of a tokenizer and a lexicon."""
 
-    vocabulary: NDArray[np.uint16]
+    vocabulary: Vocabulary
     """Classes of the tokens."""
+    has_signs: NDArray[np.bool_]
+    """Whether a token may be part of a written syllable: [V] in languages without spaces, else empty."""
     is_spaced: bool
     """Whether the source language puts spaces between words."""
     languages: tuple[str, ...]
@@ -103,7 +106,8 @@ class SwitchTable:
         for item in fields(self):
             value = getattr(self, item.name)
             value = value.words if isinstance(value, TargetForms) else value
-            parts = vars(value) if isinstance(value, Ragged | WeightedChoice | Phrases) else {"": value}
+            is_group = isinstance(value, Ragged | WeightedChoice | Phrases)
+            parts = {part.name: getattr(value, part.name) for part in fields(value)} if is_group else {"": value}
             for part, array in parts.items():
                 if isinstance(array, np.ndarray):
                     np.save(folder / f"{item.name}.{part}.npy", array, allow_pickle=False)
@@ -126,10 +130,12 @@ class SwitchTable:
             "key_tokens": Ragged,
             "phrases": Phrases,
             "targets": TargetWords,
+            "vocabulary": Vocabulary,
         }
         for name, arrays in parts.items():
             values[name] = kinds[name](**arrays) if name in kinds else arrays[""]
-        return cls(**values | {"targets": TargetForms(values["targets"], encode)})
+        targets = TargetForms(values["targets"], values["pair_languages"], values["languages"], encode)
+        return cls(**values | {"targets": targets})
 
     @cached_property
     def longest_key(self) -> int:

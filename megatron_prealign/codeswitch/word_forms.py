@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from megatron_prealign.text.encoders import Encoder, ReferenceEncoder
 from megatron_prealign.text.ragged import Ragged, spread
+from megatron_prealign.text.spelling import as_written, capitalise, capitalise_each, equal_spellings, in_capitals
 from megatron_prealign.text.tokenizer import Tokenizer
 
 NUM_CASES = 3
@@ -22,23 +23,50 @@ NUM_FORMS = 2 * NUM_CASES
 """Forms of a word: 2 * case + spaced, for case as written, Capitalised, CAPITALS, without or with a space before it."""
 
 _WORDS_PER_TEXT = 512
-# Languages in which i and ı are two letters, with the capitals İ and I.
-_DOTTED_I = frozenset(("tr", "tur", "az", "aze"))
 
 
-def has_dotted_i(language: str) -> bool:
-    """Return whether a language has İ for the capital of i."""
-    return language.partition("-")[0] in _DOTTED_I
-
-
-def in_case(word: str, case: int, dotted_i: bool) -> str:
+def in_case(word: str, case: int, language: str) -> str:
     """Return a word as written (case 0), Capitalised (1) or in CAPITALS (2)."""
-    if case == 0:
-        return word
-    if case == 1:
-        # The only letter whose capital depends on the language.
-        return ("İ" if dotted_i and word[:1] == "i" else word[:1].title()) + word[1:]
-    return (word.replace("i", "İ") if dotted_i else word).upper()
+    return (word, capitalise(word, language), in_capitals(word, language))[case]
+
+
+@dataclass(frozen=True)
+class Spellings:
+    """How running text may spell words, by precedence: as in the dictionary, in other cases, with equal letters."""
+
+    texts: list[str]
+    owners: NDArray[np.int64]
+    """The word that each spells: [N]."""
+    cases: NDArray[np.int64]
+    """Its case, as for `in_case`: [N]."""
+
+    @classmethod
+    def of(cls, words: Sequence[str], language: str, case_transfer: bool) -> Self:
+        """Spell words of a dictionary, with capitals only for `case_transfer`."""
+        written = [as_written(word, language) for word in words]
+        texts, owners, cases = written.copy(), list(range(len(words))), [0] * len(words)
+
+        def add(case: int, spelt: Sequence[str], known: Sequence[str]) -> None:
+            numbers = [number for number, pair in enumerate(zip(spelt, known, strict=True)) if pair[0] != pair[1]]
+            texts.extend(spelt[number] for number in numbers)
+            owners.extend(numbers)
+            cases.extend([case] * len(numbers))
+
+        if case_transfer:
+            capitalised, capitals = ([in_case(word, case, language) for word in written] for case in (1, 2))
+            add(1, capitalised, written)
+            add(2, capitals, written)
+        # As a careless dictionary or typist writes them.
+        add(0, words, written)
+        if case_transfer:
+            add(1, [capitalise_each(word, language) for word in written], capitalised)
+            add(2, list(map(str.upper, written)), capitals)
+        for number, case, text in zip(owners.copy(), cases.copy(), texts.copy(), strict=True):
+            equal = [] if text.isascii() else equal_spellings(text)
+            texts += equal
+            owners += [number] * len(equal)
+            cases += [case] * len(equal)
+        return cls(texts, np.array(owners, dtype=np.int64), np.array(cases, dtype=np.int64))
 
 
 class WordEncoder:
@@ -120,15 +148,13 @@ class TargetWords(Ragged):
 
     is_spaced: NDArray[np.bool_]
     """Whether its language has spaces between words; 银行 replaces a word and its space: [pairs]."""
-    has_dotted_i: NDArray[np.bool_]
-    """Whether its language has İ for the capital of i: [pairs]."""
 
     @classmethod
-    def encode(cls, words: Sequence[str], is_spaced: NDArray[np.bool_], has_dotted_i: NDArray[np.bool_]) -> Self:
-        """Take words, and the properties of the language of each."""
+    def encode(cls, words: Sequence[str], is_spaced: NDArray[np.bool_]) -> Self:
+        """Take words, and whether the language of each has spaces."""
         encoded = [word.encode() for word in words]
         offsets = np.cumsum([0, *map(len, encoded)])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets, is_spaced, has_dotted_i)
+        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets, is_spaced)
 
     def word(self, number: int) -> str:
         """Return a translation as written."""
@@ -143,9 +169,12 @@ class TargetForms:
     NUM_FORMS * translation + its number among the forms of a word.
     """
 
-    def __init__(self, words: TargetWords, encode: WordEncoder) -> None:
-        """Take the translations, each of which `encode` can write."""
+    def __init__(
+        self, words: TargetWords, languages: NDArray[np.int32], names: Sequence[str], encode: WordEncoder
+    ) -> None:
+        """Take the translations, each of which `encode` can write, the language of each, and their names."""
         self.words = words
+        self._languages, self._names = languages, names
         self._encode = encode
         # Pages of zeros take no memory until they are written.
         self._starts = np.zeros(NUM_FORMS * len(words), dtype=np.int64)
@@ -168,8 +197,8 @@ class TargetForms:
         """Encode forms and keep their ids."""
         numbers, kinds = np.divmod(forms, NUM_FORMS)
         words = [self.words.word(number) for number in numbers]
-        dotted = self.words.has_dotted_i[numbers]
-        texts = [in_case(word, case, has) for word, case, has in zip(words, kinds // 2, dotted, strict=True)]
+        names = [self._names[language] for language in self._languages[numbers]]
+        texts = [in_case(word, case, name) for word, case, name in zip(words, kinds // 2, names, strict=True)]
         is_spaced = (kinds % 2 == 1) & self.words.is_spaced[numbers]
         for spaced in (False, True):
             chosen = np.flatnonzero(is_spaced == spaced)

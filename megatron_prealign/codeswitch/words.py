@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.codeswitch.draws import mix
-from megatron_prealign.codeswitch.token_classes import Token
+from megatron_prealign.codeswitch.token_classes import Token, Vocabulary
 
 _WORD = Token.SPACED | Token.LETTERS
+_JOINED_LETTERS = np.uint16(Token.LETTERS | Token.STARTS_STICKY | Token.ENDS_STICKY)
+# Bytes of a character after its first.
+_MOST_INNER = 3
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,108 @@ class Words:
         )
 
 
-def token_flags(vocabulary: NDArray[np.uint16], tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint16]:
+def token_flags(vocabulary: Vocabulary, tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint16]:
     """Return the classes of the tokens of a text: uint16 [T]; inner bytes become like what they continue.
 
     Args:
-        vocabulary: uint16 [V] of `classify_vocabulary`.
+        vocabulary: The classes of all tokens.
         tokens: int [T], documents back to back.
         offsets: int64 [D + 1], where each document begins and ends.
     """
-    flags: NDArray[np.uint16] = vocabulary[tokens]
+    flags: NDArray[np.uint16] = vocabulary.flags[tokens]
     inner = np.flatnonzero(_has(flags, Token.CONTINUATION))
-    if not len(inner):
+    marks = np.flatnonzero(_has(flags, Token.INNER)) if len(vocabulary.inner_marks) else inner[:0]
+    if not len(inner) + len(marks):
         return flags
+    is_first = np.zeros(len(tokens) + 1, dtype=bool)
+    is_first[_document_starts(offsets, len(tokens))] = True
+    is_first[-1] = True
+    if len(inner):
+        _fill_characters(vocabulary, tokens, flags, inner, is_first)
+        marks = np.flatnonzero(_has(flags, Token.INNER)) if len(vocabulary.inner_marks) else marks
+    if len(marks):
+        _join_marks(flags, marks, is_first)
+    return flags
+
+
+def _fill_characters(
+    vocabulary: Vocabulary,
+    tokens: NDArray[Any],
+    flags: NDArray[np.uint16],
+    inner: NDArray[np.int64],
+    is_first: NDArray[np.bool_],
+) -> None:
+    """Give tokens of inner bytes the classes of what they continue: letters if that is a word.
+
+    Args:
+        vocabulary: The classes of all tokens.
+        tokens: int [T].
+        flags: uint16 [T], changed.
+        inner: int64 [N], the tokens that are inner bytes only.
+        is_first: bool [T + 1], where documents begin, and at the end.
+    """
     # A run of inner bytes continues the token before it within its document.
     begins = np.diff(inner, prepend=-2) != 1
-    is_first = np.zeros(len(tokens), dtype=bool)
-    is_first[_document_starts(offsets, len(tokens))] = True
     begins |= is_first[inner]
     runs = np.flatnonzero(begins)
+    counts = np.diff(runs, append=len(inner))
     before = inner[runs] - 1
-    continues_word = _has(flags[before], _WORD) & ~is_first[inner[runs]]
-    letters = Token.LETTERS | Token.STARTS_STICKY | Token.ENDS_STICKY
-    values = np.where(continues_word, np.uint16(letters), np.uint16(0))
-    flags[inner] = np.repeat(values, np.diff(runs, append=len(inner)))
-    return flags
+    continues = ~is_first[inner[runs]]
+    values = np.where(continues & _has(flags[before], _WORD), _JOINED_LETTERS, np.uint16(0))
+    flags[inner] = np.repeat(values, counts)
+    is_open = continues & _has(flags[before], Token.UNSURE)
+    if is_open.any():
+        counts = np.minimum(counts[is_open], _MOST_INNER)
+        _classify_whole(vocabulary, tokens, flags, before[is_open], counts, is_first)
+
+
+def _classify_whole(
+    vocabulary: Vocabulary,
+    tokens: NDArray[Any],
+    flags: NDArray[np.uint16],
+    leads: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    is_first: NDArray[np.bool_],
+) -> None:
+    """Give characters in several tokens, whose first bytes leave open what they are, the classes of all their bytes.
+
+    Args:
+        vocabulary: The classes of all tokens.
+        tokens: int [T].
+        flags: uint16 [T], changed.
+        leads: int64 [N], the token in which each begins.
+        counts: int64 [N], the tokens behind it that continue the character.
+        is_first: bool [T + 1], where documents begin, and at the end.
+    """
+    places = leads[:, None] + np.arange(_MOST_INNER + 1)
+    lasts = leads + counts
+    is_inside = places <= lasts[:, None]
+    rows = np.where(is_inside, tokens[np.minimum(places, len(tokens) - 1)].astype(np.int64), -1)
+    distinct, numbers = np.unique(rows, axis=0, return_inverse=True)
+    classes = [vocabulary.classify_joined([token for token in row if token >= 0]) for row in distinct.tolist()]
+    exact = np.array(classes, dtype=np.uint16)[numbers.ravel()]
+    is_inner = is_inside & (places > leads[:, None])
+    flags[leads] = exact
+    behind = np.where(_has(exact, _WORD), _JOINED_LETTERS, exact & ~np.uint16(Token.LONE_SPACE))
+    flags[places[is_inner]] = np.repeat(behind, counts)
+    # A mark inside a word looks at the tokens beside it, and a quote at the one beyond: past the rest of itself.
+    is_mark, is_quote = _has(exact, Token.INNER), _has(exact, Token.OPENS_OUTSIDE | Token.CLOSES_OUTSIDE)
+    follows, precedes = is_quote & ~is_first[leads], is_quote & ~is_first[lasts + 1]
+    follows[follows] = _has(flags[leads[follows] - 1], Token.ENDS_STICKY)
+    precedes[precedes] = _has(flags[lasts[precedes] + 1], Token.STARTS_STICKY)
+    is_outer = is_inside & (places < lasts[:, None])
+    flags[places[is_outer & (follows | is_mark)[:, None]]] |= np.uint16(Token.ENDS_STICKY)
+    flags[places[is_inner & (precedes | is_mark)[:, None]]] |= np.uint16(Token.STARTS_STICKY)
+
+
+def _join_marks(flags: NDArray[np.uint16], marks: NDArray[np.int64], is_first: NDArray[np.bool_]) -> None:
+    """Make the tokens at `marks`, int64 [N], letters where letters are on both sides of their marks."""
+    before, after = flags[marks - 1], flags[np.minimum(marks + 1, len(flags) - 1)]
+    follows = _has(before, _WORD | Token.INNER) & _has(before, Token.ENDS_STICKY) & ~is_first[marks]
+    precedes = _has(after, Token.LETTERS | Token.INNER) & _has(after, Token.STARTS_STICKY) & ~is_first[marks + 1]
+    follows |= _has(flags[marks], Token.STARTS_STICKY)
+    precedes |= _has(flags[marks], Token.ENDS_STICKY)
+    flags[marks[follows & precedes]] = _JOINED_LETTERS
 
 
 def find_words(flags: NDArray[np.uint16], offsets: NDArray[np.int64]) -> Words:
@@ -117,7 +198,6 @@ def find_eligible(
         before, after = (flags[np.clip(neighbours, 0, len(flags) - 1)] for neighbours in (starts - 1, stops))
         opened = (starts == first) | spaced | _has(before, _WORD) | ~_has(before, Token.ENDS_STICKY)
         closed = (stops == end) | _has(after, _WORD) | ~_has(after, Token.STARTS_STICKY)
-        closed &= (stops == end) | ~_has(after, Token.STARTS_MARK)
     else:
         opened = spaced | _is_bounded(flags, starts - 1, starts - first, -1, Token.OPENS, Token.ENDS_STICKY)
         closed = _is_bounded(flags, stops, end - stops, 1, Token.CLOSES, Token.STARTS_STICKY)

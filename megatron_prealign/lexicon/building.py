@@ -16,14 +16,18 @@ from megatron_prealign.lexicon.readers import LexiconFormat, parse_languages, re
 from megatron_prealign.lexicon.reading import Pair
 from megatron_prealign.text.documents import read_documents
 from megatron_prealign.text.languages import expected_scripts
+from megatron_prealign.text.spelling import uncapitalise, with_word_marks
 
 # Soft hyphen, zero-width space, word joiner, byte order mark, direction marks: invisible, but they prevent matches.
 _INVISIBLE = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF, 0x200E, 0x200F, *range(0x202A, 0x202F)])
 # The tatweel stretches Arabic letters; running text omits the vowel signs of Arabic and Hebrew.
 _VOWEL_SIGNS = re.compile("[\u0640\u064b-\u0652\u0670\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]")
-_WITHOUT_VOWEL_SIGNS = ({"ARABIC"}, {"HEBREW"})
+_WITHOUT_VOWEL_SIGNS = frozenset({"Arab", "Hebr"})
 # A dictionary that capitalises this share of its headwords capitalises all.
 _CAPITALISED_SHARE = 0.9
+# Filters of faults; a dictionary in which one of them finds more than this share is rather misread or mistagged.
+_FAULTS = ("identity", "script", "non_letters", "one_letter")
+_ALARMING_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class BuiltLexicon:
     report: dict[str, Any]
     """Sizes, what each step dropped with examples, coverage: plain types."""
     warnings: list[str]
-    """Skipped bad lines."""
+    """Skipped bad lines; filters that dropped most of a dictionary."""
 
 
 def build_lexicon(options: BuildOptions) -> BuiltLexicon:
@@ -100,6 +104,7 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
         raise DataError([*problems.shown, f"{_names(options)}: no word pair is left"])
     report: dict[str, Any] = {"files": files, "read": _sizes(lexicon)}
     lexicon, dropped = filter_lexicon(lexicon, **options.filters)
+    report["warnings"] = _alarms(report["read"]["pairs_by_language"], dropped)
     if options.rank:
         lexicon, report["ranked_by"] = rank_translations(lexicon)
     if options.max_translations is not None:
@@ -120,14 +125,15 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     report |= {"fingerprint": kept.fingerprint, "bad_lines": problems.count}
     if options.corpus_paths:
         report["coverage"] = _coverage(options, kept)
-    return BuiltLexicon(kept, held_out, report, problems.shown)
+    warnings = [*(f"left out {problem}" for problem in problems.shown), *report["warnings"]]
+    return BuiltLexicon(kept, held_out, report, warnings)
 
 
 def normalize_word(word: str, language: str) -> str:
     """Return a word as in running text; empty if nothing is left.
 
     Unicode NFC, presentation forms and full-width letters as ordinary ones, without invisible characters, and in Arabic
-    and Hebrew script without vowel signs and tatweel.
+    and Hebrew script without vowel signs and tatweel. Quotes inside Hebrew words become gershayim.
     """
     if word.isascii():
         return " ".join(word.split())
@@ -135,9 +141,9 @@ def normalize_word(word: str, language: str) -> str:
     if not unicodedata.is_normalized("NFKC", text):
         # Letters alone: ½ and ² would become digits.
         text = "".join(unicodedata.normalize("NFKC", c) if c.isalpha() else c for c in text)
-    if set(expected_scripts(language) or ()) in _WITHOUT_VOWEL_SIGNS:
+    if not _WITHOUT_VOWEL_SIGNS.isdisjoint(expected_scripts(language) or ()):
         text = _VOWEL_SIGNS.sub("", unicodedata.normalize("NFC", text))
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(with_word_marks(unicodedata.normalize("NFC", text)).split())
 
 
 def normalize_pairs(pairs: Sequence[Pair], source_language: str) -> list[Pair]:
@@ -149,7 +155,7 @@ def normalize_pairs(pairs: Sequence[Pair], source_language: str) -> list[Pair]:
     return [(word, translation) for word, translation in normalized if word and translation.word]
 
 
-def lower_headwords(pairs: Sequence[Pair]) -> tuple[list[Pair], bool]:
+def lower_headwords(pairs: Sequence[Pair], language: str) -> tuple[list[Pair], bool]:
     """Write source words in lower case if the dictionary capitalises every headword; words in capitals (NATO) stay.
 
     Returns:
@@ -159,7 +165,8 @@ def lower_headwords(pairs: Sequence[Pair]) -> tuple[list[Pair], bool]:
     capitalised = sum(word[0].isupper() for word in cased)
     if not cased or capitalised < _CAPITALISED_SHARE * len(cased):
         return list(pairs), False
-    return [(word if word[1:2].isupper() else word[:1].lower() + word[1:], t) for word, t in pairs], True
+    lowered = [uncapitalise(word, language) for word, _ in pairs]
+    return [(word if low[1:2].isupper() else low, t) for (word, t), low in zip(pairs, lowered, strict=True)], True
 
 
 def _read_all(options: BuildOptions, problems: Problems) -> tuple[Lexicon, list[dict[str, Any]]]:
@@ -170,7 +177,7 @@ def _read_all(options: BuildOptions, problems: Problems) -> tuple[Lexicon, list[
     for file in options.files:
         languages = parse_languages(options.source_language, file.language, problems)
         found = read_pairs(file.path, languages, problems, options.file_format, file.reverse)
-        normalized, is_lowered = lower_headwords(normalize_pairs(found, languages.source))
+        normalized, is_lowered = lower_headwords(normalize_pairs(found, languages.source), languages.source)
         if options.check_languages:
             mismatches += _language_problems(file, languages.source, normalized)
         pairs += normalized
@@ -207,6 +214,19 @@ def _keep(lexicon: Lexicon, is_kept: Callable[[LexiconEntry], bool]) -> tuple[Le
         for translation in () if is_kept(entry) else entry.translations:
             dropped.add(entry.word, translation)
     return Lexicon(lexicon.source_language, tuple(filter(is_kept, lexicon.entries))), dropped
+
+
+def _alarms(read: dict[str, int], dropped: dict[str, Dropped]) -> list[str]:
+    """Return a warning for each filter that drops most pairs of a language."""
+    return [
+        f"the filter {name.replace('_', '-')} dropped {count:,} of {read[language]:,} word pairs into {language} "
+        f"({', '.join(dropped[name].examples[:2])}); look at the language tags (a script is named as in uz-cyrl), or "
+        f"pass --no-{name.replace('_', '-')} if they are right"
+        for name in _FAULTS
+        if name in dropped
+        for language, count in dropped[name].by_language.items()
+        if count > _ALARMING_SHARE * read[language]
+    ]
 
 
 def _coverage(options: BuildOptions, lexicon: Lexicon) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.lexicon.lexicon import Lexicon, Translation
 from megatron_prealign.text.languages import one_letter_is_a_word, script_fits
+from megatron_prealign.text.spelling import INNER_MARKS
 
 # Inside a word these join letters (l'eau, mother-in-law, Persian compounds with a zero-width non-joiner).
-_JOINERS = frozenset("'\u2019-\u2010\u00b7\u200c\u200d")
+_JOINERS = frozenset("'\u2019-\u2010\u200c\u200d") | INNER_MARKS
 
 _NUM_EXAMPLES = 5
 
@@ -25,10 +26,13 @@ class Dropped:
     """Number of word pairs."""
     examples: list[str] = field(default_factory=list)
     """The first of them, as `word → translation`."""
+    by_language: Counter[str] = field(default_factory=Counter, compare=False)
+    """Number by language of the translation."""
 
     def add(self, word: str, translation: Translation) -> None:
         """Count a pair, and keep it as an example if it is among the first."""
         self.count += 1
+        self.by_language[translation.language] += 1
         if len(self.examples) < _NUM_EXAMPLES:
             self.examples.append(f"{word} → {translation.word}")
 

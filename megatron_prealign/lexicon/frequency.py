@@ -1,18 +1,24 @@
 """Word frequencies: of running text in general (wordfreq), and of a corpus compared with a lexicon."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import langcodes
+import numpy as np
 import regex
 
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.lexicon.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.text.languages import is_traditional_chinese, primary_language, uses_spaces
+from megatron_prealign.text.spelling import INNER_MARKS, fold_case
+from megatron_prealign.text.syllables import find_text_breaks
 
 # Runs of letters with their marks, as code-switching finds words.
-_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*")
+_LETTERS = r"\p{L}[\p{L}\p{M}\u200c\u200d]*"
+_WORD = regex.compile(f"{_LETTERS}(?:[{''.join(INNER_MARKS)}]{_LETTERS})*")
 # Occurrences per million of an unlisted word: those of the rarest that wordfreq lists.
 _UNLISTED = 0.01
 _PER_MILLION = 1e6
@@ -57,7 +63,6 @@ def _ranked(translations: tuple[Translation, ...], frequencies: dict[str, Freque
 def _frequency(language: str) -> Frequency | None:
     """Return the occurrences of a word per million, or None if the language has no list."""
     try:
-        import langcodes
         import wordfreq
         from wordfreq.preprocess import preprocess_text
     except ImportError:
@@ -65,12 +70,13 @@ def _frequency(language: str) -> Frequency | None:
             "wordfreq, which ranks translations, is not installed; pip install 'megatron-prealign[data]', or pass "
             "--no-rank"
         ) from None
-    primary = primary_language(language)
+    lists = {primary_language(name): name for name in wordfreq.available_languages("best")}
+    name = lists.get(primary_language(language))
     # The Chinese list is in simplified characters, and wordfreq simplifies only with jieba.
-    if primary not in wordfreq.available_languages("best") or is_traditional_chinese(language):
+    if name is None or is_traditional_chinese(language):
         return None
-    listed = wordfreq.get_frequency_dict(primary)
-    folded_as = langcodes.get(primary)
+    listed = wordfreq.get_frequency_dict(name)
+    folded_as = langcodes.get(name)
 
     def frequency(word: str) -> float:
         folded = preprocess_text(word, folded_as)
@@ -87,7 +93,7 @@ class Coverage:
     """Coverage of a corpus by a lexicon, ignoring case."""
 
     words: int
-    """Words of the corpus; in scripts without spaces the longest matches, else single letters."""
+    """Words of the corpus; in scripts without spaces the longest matches, else single written syllables."""
     covered_words: int
     """Words that are source words of the lexicon."""
     distinct_words: int
@@ -116,7 +122,7 @@ def count_corpus_words(texts: Iterable[str], language: str, known: frozenset[str
     """
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(_WORD.findall(text.casefold()))
+        counts.update(_WORD.findall(fold_case(text, language)))
     if uses_spaces(language):
         return counts
     pieces: Counter[str] = Counter()
@@ -128,11 +134,15 @@ def count_corpus_words(texts: Iterable[str], language: str, known: frozenset[str
 
 
 def _longest_matches(run: str, known: frozenset[str], longest: int) -> Iterable[str]:
-    start = 0
-    while start < len(run):
-        length = next((n for n in range(min(longest, len(run) - start), 1, -1) if run[start : start + n] in known), 1)
-        yield run[start : start + length]
-        start += length
+    breaks = np.flatnonzero(find_text_breaks(run)).tolist()
+    number = 0
+    while number < len(breaks) - 1:
+        start = breaks[number]
+        limit = bisect_right(breaks, start + longest) - 1
+        ends = (end for end in range(limit, number, -1) if run[start : breaks[end]] in known)
+        end = next(ends, number + 1)
+        yield run[start : breaks[end]]
+        number = end
 
 
 def measure_coverage(lexicon: Lexicon, texts: Iterable[str], num_missed: int = 50) -> Coverage:
@@ -142,7 +152,8 @@ def measure_coverage(lexicon: Lexicon, texts: Iterable[str], num_missed: int = 5
     """
     languages: dict[str, set[str]] = {}
     for entry in lexicon.entries:
-        languages.setdefault(entry.word.casefold(), set()).update(t.language for t in entry.translations)
+        word = fold_case(entry.word, lexicon.source_language)
+        languages.setdefault(word, set()).update(t.language for t in entry.translations)
     counts = count_corpus_words(texts, lexicon.source_language, frozenset(languages))
     missed = Counter({word: count for word, count in counts.items() if word not in languages})
     covered = {word: count for word, count in counts.items() if word in languages}

@@ -1,10 +1,11 @@
-"""Readers of dictionaries made for people: CC-CEDICT (Chinese-English), EDICT (Japanese-English), Ding, FreeDict.
+"""Readers of dictionaries made for people: CC-CEDICT and its kin (Chinese), EDICT (Japanese), Ding, FreeDict.
 
 Their explanations become words: annotations are removed and alternatives are separated.
 """
 
 import re
 from collections.abc import Iterable, Iterator
+from os.path import splitext
 from pathlib import Path
 
 from megatron_prealign.errors import Problems
@@ -17,9 +18,10 @@ from megatron_prealign.lexicon.reading import (
     parse_lines,
     read_bytes,
 )
-from megatron_prealign.text.languages import is_traditional_chinese
+from megatron_prealign.text.languages import is_traditional_chinese, primary_language
 
-CEDICT_LINE = re.compile(r"(\S+) (\S+) \[([^\]]*)\] /(.*)/\s*")
+# Pinyin stands in one or two pairs of brackets, Jyutping in braces; CC-Canto ends lines with comments.
+CEDICT_LINE = re.compile(r"(\S+) (\S+) \[\[?([^\]]*)\]\]?(?: \{[^}]*\})? /(.*)/\s*(?:#.*)?")
 # Real files have entries that end before their first gloss.
 EDICT_LINE = re.compile(r"(\S+)(?: \[([^\]]*)\])? /((?:.*/)?)\s*")
 
@@ -45,13 +47,17 @@ _BASE_64 = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 _ABOUT = re.compile(r"00-?database")
 _SENSE = re.compile(r"^ ?\d+\.\s*")
 _NEXT_SENSE = re.compile(r"(?: \d+\.)+$")
+# Spellings of a Japanese headword, each with its pronunciation.
+_SPELLING_END = re.compile(r"[,、]\s")
+_KANA = re.compile(r"[\u3040-\u30ff]+")
+_MOSTLY_KANA = "usually written using kana alone"
 
 
 def parse_cedict(line: str, languages: Languages) -> Iterator[Pair]:
     """Yield the pairs of `Traditional Simplified [pin1 yin1] /gloss/gloss; gloss/`.
 
-    Words are simplified, or traditional if the tag of Chinese says so (zh-hant, zh-tw); the k-th gloss of an entry has
-    the weight 1 / k.
+    HanDeDict, CFDICT and CC-Canto have the same format. Words are simplified, or traditional if the tag of Chinese says
+    so (zh-hant, zh-tw, yue); the k-th gloss of an entry has the weight 1 / k.
     """
     if line.startswith("#"):
         return
@@ -115,7 +121,7 @@ def split_glosses(text: str, separators: str, language: str) -> list[str]:
 
 def _clean(piece: str, language: str) -> str:
     word = " ".join(_PLACEHOLDERS.sub(" ", piece).split()).strip(_QUOTES + " ")
-    return _ENGLISH_LEAD.sub("", word) if language.partition("-")[0] in ("en", "eng") else word
+    return _ENGLISH_LEAD.sub("", word) if primary_language(language) == "en" else word
 
 
 def strip_annotations(headword: str) -> str:
@@ -140,6 +146,12 @@ def is_dictd(path: Path) -> bool:
     return path.name.endswith((".index", ".dict.dz")) or (
         path.suffix == ".dict" and path.with_suffix(".index").exists()
     )
+
+
+def is_stardict(path: Path) -> bool:
+    """Return whether a path is one of a StarDict dictionary's files, which share endings with dictd's."""
+    base, _ = splitext(str(path).removesuffix(".dz").removesuffix(".gz"))
+    return path.suffix != ".ifo" and Path(f"{base}.ifo").exists()
 
 
 def read_dictd(path: Path, languages: Languages, problems: Problems) -> Iterator[Pair]:
@@ -203,13 +215,29 @@ def _base_64(text: str) -> int:
 
 def _article_pairs(article: str, languages: Languages) -> Iterator[Pair]:
     headword_line, *lines = article.split("\n")
-    headword = strip_annotations(headword_line)
+    headwords = _headwords(headword_line, article, languages.source)
     target = languages.single_target()
     margin = [line for line in lines if line.strip() and not line.startswith(("  ", " see:"))]
-    # A line after a translation without its own number is a definition in the language of the headword.
-    senses = [line for place, line in enumerate(margin) if place == 0 or _SENSE.match(line)]
     position = 0
-    for sense in senses if headword else ():
-        for gloss in split_glosses(_NEXT_SENSE.sub("", _SENSE.sub("", sense)), ",;", target):
+    is_open = True  # whether the translations of a sense are still to come
+    for line in margin if headwords else ():
+        is_open |= _SENSE.match(line) is not None
+        text = _NEXT_SENSE.sub("", _SENSE.sub("", line))
+        glosses = split_glosses(text, ",;", target) if is_open else []
+        # They may stand below a line of grammar. A line below them is a definition in the language of the headword.
+        is_open &= bool(text.strip()) and not _ROUND.sub("", text).strip()
+        for gloss in glosses:
             position += 1
-            yield make_pair(headword, gloss, target, 1.0 / position)
+            for headword in headwords:
+                yield make_pair(headword, gloss, target, 1.0 / position)
+
+
+def _headwords(line: str, article: str, language: str) -> list[str]:
+    """Return the headword of an article; of a Japanese one its spellings, or its readings if it is written so."""
+    if primary_language(language) != "ja":
+        return [word] if (word := strip_annotations(line)) else []
+    spelt = [part.partition(" /")[0] for part in _SPELLING_END.split(line)]
+    words = split_glosses("\n".join(spelt), "\n", language)
+    readings = [word for word in words if _KANA.fullmatch(word)]
+    spellings = [word for word in words if word not in readings]
+    return readings if _MOSTLY_KANA in article or not spellings else spellings

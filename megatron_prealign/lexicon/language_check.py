@@ -57,7 +57,7 @@ class Identification:
     def is_mismatch(self) -> bool:
         """Whether the words are clearly in another language."""
         total = sum(self.votes.values())
-        own = _with_related(_macro_language(self.language))
+        own = _with_related(primary_language(self.language))
         (best, most), *_ = self.votes.items()
         share = sum(count for language, count in self.votes.items() if language in own) / total
         return best not in own and share < _OWN_SHARE and most / total >= _OTHER_SHARE
@@ -84,7 +84,7 @@ def identify(words: Iterable[str], language: str) -> Identification | None:
     distinct = sorted({word for word in words if all(part.isalpha() or not part.isalnum() for part in word)})
     count = min(len(distinct) // _WORDS_A_SAMPLE, _MOST_SAMPLES)
     known = {name for name, _ in identifier.rank("")}
-    if count < _FEWEST_SAMPLES or not _with_related(_macro_language(language)) & known:
+    if count < _FEWEST_SAMPLES or not _with_related(primary_language(language)) & known:
         return None
     drawn = random.Random(0).sample(distinct, count * _WORDS_A_SAMPLE)
     samples = [drawn[start : start + _WORDS_A_SAMPLE] for start in range(0, len(drawn), _WORDS_A_SAMPLE)]
@@ -98,23 +98,10 @@ def _with_related(language: str) -> frozenset[str]:
     return frozenset({language}).union(*(group for group in _RELATED if language in group))
 
 
-def _macro_language(tag: str) -> str:
-    """Return the two-letter code of a language if it has one: deu is de, swh is sw, cmn is zh."""
-    import langcodes  # comes with wordfreq
-    from langcodes.tag_parser import LanguageTagError
-
-    primary = primary_language(tag)
-    try:
-        return langcodes.standardize_tag(primary, macro=True)
-    except LanguageTagError:
-        return primary
-
-
 @cache
 def _identifier():  # type: ignore[no-untyped-def]
     """Load py3langid, which takes a second."""
     try:
-        import langcodes  # noqa: F401 - also needed; fail early
         import py3langid
     except ImportError:
         raise ConfigError(

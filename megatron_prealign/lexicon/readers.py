@@ -1,5 +1,6 @@
 """Readers of dictionaries in any known format, alone or several into one lexicon."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,6 +10,7 @@ from megatron_prealign.lexicon.glosses import (
     CEDICT_LINE,
     EDICT_LINE,
     is_dictd,
+    is_stardict,
     parse_cedict,
     parse_ding,
     parse_edict,
@@ -44,10 +46,20 @@ _PARSERS: dict[str, Callable[[str, Languages], Iterator[Pair]]] = {
     "edict": parse_edict,
     "ding": parse_ding,
 }
-# Formats of a single dictionary, by the language of its headwords; its glosses are English.
-_HEADWORD_LANGUAGES = {"cedict": ("zh", "zho", "cmn", "yue"), "edict": ("ja", "jpn")}
-_ENGLISH = ("en", "eng")
+# Formats of a single dictionary, by the language of its headwords.
+_HEADWORD_LANGUAGES = {"cedict": ("zh", "yue"), "edict": ("ja",)}
 _BOM = b"\xef\xbb\xbf"
+# Formats of other programs, by the bytes at their beginning.
+_FOREIGN_FORMATS = {
+    rb"(?:\s|<[?!][^>]*>)*<tmx\b": "TMX, a translation memory",
+    rb"(?:\s|<[?!][^>]*>)*<dictionary\b": "a dictionary of Apertium",
+    rb"\s*<[?!]": "XML",
+    rb"StarDict's ": "a dictionary of StarDict",
+    rb"SQLite format 3": "a database of SQLite",
+    rb"PK\x03\x04": "a ZIP archive or spreadsheet",
+    rb"%PDF": "PDF",
+    rb"[^\n]{0,4096}\x00": "binary",
+}
 _SNIFFED = 1 << 16  # bytes; licences are comments before the first entry
 
 
@@ -103,15 +115,19 @@ def read_pairs(
 ) -> list[Pair]:
     """Read one dictionary; everything wrong goes to `problems` as `path:line: problem`, and bad lines give no pair.
 
-    Arguments are those of `read_lexicon`; CC-CEDICT and EDICT are reversed automatically if English is the source.
+    Arguments are those of `read_lexicon`; CC-CEDICT and EDICT are reversed automatically if the source is the language
+    of their glosses.
     """
-    if is_dictd(path) and file_format in ("auto", "dictd"):
+    if is_dictd(path) and file_format in ("auto", "dictd") and not is_stardict(path):
         return _read(path, languages, reverse, problems, lambda given: read_dictd(path, given, problems))
     try:
         data = read_bytes(path)
     except OSError as error:
         reason = error.strerror or error
         problems.add(f"{path}: can't be read ({reason}); give an existing dictionary file")
+        return []
+    if foreign := "a dictionary of StarDict" if is_stardict(path) else _foreign_format(data):
+        problems.add(f"{path}: {foreign}, which is not read; convert it to TSV with the columns source, translation")
         return []
     chosen = detect_format(path, data) if file_format == "auto" else file_format
     if chosen == "dictd":
@@ -120,7 +136,10 @@ def read_pairs(
     if natives := _HEADWORD_LANGUAGES.get(chosen):
         named = _name_both(languages, natives)
         if named is None:
-            problems.add(f"{path}: a dictionary of {natives[0]} and en; give these two languages")
+            problems.add(
+                f"{path}: a dictionary of {natives[0]}; give this language on one side, and on the other that of its "
+                "glosses (English in the original)"
+            )
             return []
         languages, reverse = named
     if chosen == "tsv" and not reverse and (clean := _read_clean_table(data, languages)):
@@ -161,13 +180,18 @@ def _encoding(data: bytes) -> str:
 
 
 def _name_both(languages: Languages, natives: tuple[str, ...]) -> tuple[Languages, bool] | None:
-    """Return the languages for a dictionary into English and whether to reverse it; None if they don't fit."""
-    reverse = primary_language(languages.source) in _ENGLISH
-    sources, targets = (_ENGLISH, natives) if reverse else (natives, _ENGLISH)
-    given = languages.targets or targets[:1]
-    if primary_language(languages.source) not in sources or any(primary_language(tag) not in targets for tag in given):
+    """Return the languages for a dictionary from `natives` and whether to reverse it; None if they don't fit."""
+    reverse = primary_language(languages.source) not in natives
+    given = languages.targets or (natives[0] if reverse else "en",)
+    if any((primary_language(tag) in natives) != reverse for tag in given):
         return None
     return Languages(languages.source, given), reverse
+
+
+def _foreign_format(data: bytes) -> str | None:
+    """Return the name of a format that has no reader."""
+    start = data[:_SNIFFED].removeprefix(_BOM)
+    return next((name for pattern, name in _FOREIGN_FORMATS.items() if re.match(pattern, start, re.DOTALL)), None)
 
 
 def _read(
@@ -194,7 +218,7 @@ def _read_clean_table(data: bytes, languages: Languages) -> list[Pair] | None:
     except UnicodeDecodeError:
         return None
     first, _, rest = text.partition("\n")
-    columns = header_columns(first.split("\t"))
+    columns = header_columns(first.split("\t"), languages)
     if columns and not set(columns) <= set(TSV_COLUMNS):
         return None
     return read_clean_columns(rest if columns else text, columns or TSV_COLUMNS, languages)
@@ -206,7 +230,7 @@ def _read_table(
     """Read rows of named columns, in the order of their header row or of the canonical TSV."""
     if not lines:
         return []
-    columns = _header(lines[0][1], separator)
+    columns = _header(lines[0][1], separator, languages, reverse)
     if columns and (unknown := set(columns) - set(TSV_COLUMNS)):
         problems.add(f"{path}:1: unknown columns {sorted(unknown)}; the columns are {', '.join(TSV_COLUMNS)}")
         return []
@@ -228,8 +252,9 @@ def _read_table(
     return _read(path, languages, reverse, problems, lambda given: parse_lines(path, rows, parse, given, problems))
 
 
-def _header(line: str, separator: str) -> Columns | None:
+def _header(line: str, separator: str, languages: Languages, reverse: bool) -> Columns | None:
+    turned = Languages(languages.targets[0], (languages.source,)) if reverse and languages.targets else languages
     try:
-        return header_columns(split_row(line, separator))
+        return header_columns(split_row(line, separator), turned)
     except LineError:
         return None

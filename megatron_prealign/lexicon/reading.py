@@ -5,6 +5,7 @@ import json
 import math
 import re
 import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from pathlib import Path
 from megatron_prealign.errors import Problems
 from megatron_prealign.lexicon.lexicon import Translation
 from megatron_prealign.text.files import open_corpus, reading_errors
-from megatron_prealign.text.languages import normalize_language
+from megatron_prealign.text.languages import normalize_language, primary_language
 
 Pair = tuple[str, Translation]
 Columns = tuple[str, ...]
@@ -62,14 +63,17 @@ def is_language(tag: str) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return a file's content, decompressed if its name ends in .gz, .dz or .zst.
+    """Return a file's content, decompressed if its name ends in .gz, .dz or .zst; UTF-16 as UTF-8.
 
     Raises:
         OSError: It can't be read, or is damaged.
     """
     try:
         with open_corpus(path) as stream:
-            return stream.read()
+            data = stream.read()
+        return data.decode("utf-16").encode() if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else data
+    except UnicodeDecodeError as error:
+        raise OSError(f"not UTF-16 at byte {error.start}, as its first bytes say") from None
     except OSError:
         raise
     except reading_errors() as error:
@@ -138,9 +142,12 @@ def split_row(line: str, separator: str) -> list[str]:
     return fields
 
 
-def header_columns(fields: list[str]) -> Columns | None:
-    """Return the column names if the row is a header."""
+def header_columns(fields: list[str], languages: Languages) -> Columns | None:
+    """Return the column names if the row is a header; it may name the two languages instead."""
     columns = tuple(field.strip().lower() for field in fields)
+    if len(columns) == 2 and len(languages.targets) == 1:
+        sides = {primary_language(languages.source): "source", primary_language(languages.targets[0]): "translation"}
+        columns = tuple(sides.get(primary_language(column), column) for column in columns)
     return columns if {"source", "translation"} <= set(columns) and len(set(columns)) == len(columns) else None
 
 

@@ -201,7 +201,9 @@ def test_a_saved_table_is_the_same(tmp_path: Path, tokenizer: Tokenizer, table: 
     loaded = SwitchTable.load(tmp_path / "table", WordEncoder(tokenizer))
     for name in ("languages", "num_entries", "skipped"):
         assert getattr(loaded, name) == getattr(table, name)
-    for name in ("vocabulary", "key_hashes", "key_entries", "key_groups", "key_forms", "single_keys", "buckets"):
+    for name in ("values", "offsets", "flags", "inner_marks"):
+        assert np.array_equal(getattr(loaded.vocabulary, name), getattr(table.vocabulary, name))
+    for name in ("has_signs", "key_hashes", "key_entries", "key_groups", "key_forms", "single_keys", "buckets"):
         assert np.array_equal(getattr(loaded, name), getattr(table, name))
     assert np.array_equal(loaded.key_tokens.values, table.key_tokens.values)
     assert np.array_equal(loaded.key_tokens.offsets, table.key_tokens.offsets)

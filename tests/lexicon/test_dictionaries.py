@@ -49,6 +49,7 @@ ARTICLES = [
     ("hut", "hut //hʌt// //x// <n>\nHütte 2.\nsmall house\n 3.\nshed\n"),
     ("run", "run <V>\n1. Lauf\nan act of running\n2. ?\n3. Rennen\n"),
     ("anat", "(anat.)\nAnatomie\n"),
+    ("old", "old <adj>\n1. (adjective (keiyoushi))\n (archaic)\nalt, betagt\na definition\n"),
 ]
 EXPECTED = [
     ("bank", "Bank", "de", 1.0),
@@ -60,6 +61,32 @@ EXPECTED = [
     ("hut", "Hütte", "de", 1.0),
     ("run", "Lauf", "de", 1.0),
     ("run", "Rennen", "de", 0.5),
+    ("old", "alt", "de", 1.0),
+    ("old", "betagt", "de", 0.5),
+]
+
+# As in FreeDict's Japanese-English: spellings with their pronunciations, grammar above the translations.
+JAPANESE = [
+    (
+        "矢印",
+        " [ichi1]  矢印 /(en)tʃˈaɪniːz/, →,  [ichi1] やじるし /jˌädʑiɽˈɯᵝɕi/\n(noun (common))\narrow, indicator\n",
+    ),
+    ("気持ち", "気持ち /x/, 気持 /x/, きもち /kimˈo̞tɕi/\n1. (noun (common))\nfeeling\n2. mood\n3.\n         Note: x\n"),
+    (
+        "也",
+        "也 /x/, なり /nˈäɽi/\n1. (auxiliary verb)\n\n         Note: word usually written using kana alone\nto be\n",
+    ),
+    ("ビル", "ビル /x/\n(noun (common))\n (suffix)\n{ビルディング}building\n"),
+]
+JAPANESE_PAIRS = [
+    ("矢印", "arrow"),
+    ("矢印", "indicator"),
+    ("気持ち", "feeling"),
+    ("気持ち", "mood"),
+    ("気持", "feeling"),
+    ("気持", "mood"),
+    ("なり", "to be"),
+    ("ビル", "building"),
 ]
 
 
@@ -69,6 +96,11 @@ def test_dictd(tmp_path: Path, packed: bool) -> None:
     assert rows(read_lexicon([index], "en", "de")) == EXPECTED
     other = index.with_name("x.dict.dz" if packed else "x.dict")
     assert rows(read_lexicon([other], "en", "de")) == EXPECTED
+
+
+def test_japanese_headwords_have_several_spellings(tmp_path: Path) -> None:
+    read = rows(read_lexicon([write_dictd(tmp_path, JAPANESE)], "ja", "fr"))
+    assert [(word, gloss) for word, gloss, *_ in read] == JAPANESE_PAIRS
 
 
 @pytest.mark.parametrize(
@@ -186,11 +218,12 @@ def test_ding_both_ways(tmp_path: Path) -> None:
     [
         ("cedict.u8", CEDICT + "銀行 银行 /bank/\n", "zh", "en", r"cedict.u8:7: not an entry of CC-CEDICT"),
         ("cedict.u8", CEDICT.encode() + b"\xff\xfe [x] /y/\n", "zh", "en", r"cedict.u8:7: not UTF-8 at byte 0"),
-        ("cedict.u8", CEDICT, "en", "de", r"cedict.u8: a dictionary of zh and en"),
-        ("cedict.u8", CEDICT, "ja", "en", r"cedict.u8: a dictionary of zh and en"),
+        ("cedict.u8", CEDICT, "en", "de", r"cedict.u8: a dictionary of zh; give this language on one side"),
+        ("cedict.u8", CEDICT, "ja", "en", r"cedict.u8: a dictionary of zh; "),
+        ("cedict.u8", CEDICT, "zh", "yue", r"cedict.u8: a dictionary of zh; "),
         ("edict", EDICT.encode("euc_jp") + b"\xff\xff /x/\n", "ja", "en", r"edict:7: not EUC_JP at byte 0"),
         ("edict", EDICT + "bank\n", "ja", "en", r"edict:7: not an entry of EDICT"),
-        ("edict", EDICT, "en", "zh", r"edict: a dictionary of ja and en"),
+        ("edict", EDICT, "en", "zh", r"edict: a dictionary of ja; "),
         ("de-en", DING + "Bank bank\n", "de", "en", r"de-en:5: 1 sides"),
         ("de-en", DING + "a :: b :: c\n", "de", "en", r"de-en:5: 3 sides"),
         ("de-en", DING, "de", None, r"de-en: no language in its lines"),

@@ -27,6 +27,8 @@ def lexicon_of(source: str, language: str, *pairs: tuple[str, str]) -> Lexicon:
         ("שָׁלוֹם", "he", "שלום"),
         ("क़लम", "hi", "क़लम"),
         ("کتاب\u200cها", "fa", "کتاب\u200cها"),
+        ('צה"ל', "he", "צה״ל"),
+        ("བོད་ཡིག་", "bo", "བོད་ཡིག"),
         ("\u200b", "de", ""),
     ],
 )
@@ -44,9 +46,12 @@ def test_only_habitual_capitals_are_lowered() -> None:
     def pairs(*words: str) -> list[tuple[str, Translation]]:
         return [(word, Translation("x", "de")) for word in words]
 
-    assert lower_headwords(pairs("Bank", "House", "NATO", "银行")) == (pairs("bank", "house", "NATO", "银行"), True)
-    assert lower_headwords(pairs("Sunday", "house")) == (pairs("Sunday", "house"), False)
-    assert lower_headwords(pairs("银行")) == (pairs("银行"), False)
+    headwords = pairs("Bank", "House", "NATO", "银行")
+    assert lower_headwords(headwords, "en") == (pairs("bank", "house", "NATO", "银行"), True)
+    assert lower_headwords(pairs("Sunday", "house"), "en") == (pairs("Sunday", "house"), False)
+    assert lower_headwords(pairs("银行"), "en") == (pairs("银行"), False)
+    assert lower_headwords(pairs("İzmir", "Isparta"), "tr") == (pairs("izmir", "ısparta"), True)
+    assert lower_headwords(pairs("IJs", "BMWs"), "nl") == (pairs("ijs", "BMWs"), True)
 
 
 def test_translations_are_ranked_by_frequency_and_weights_sum_to_one() -> None:
@@ -70,6 +75,31 @@ def test_words_of_unspaced_scripts_are_found_by_the_longest_match() -> None:
 def test_marks_belong_to_words() -> None:
     coverage = measure_coverage(lexicon_of("hi", "en", ("किताब", "book")), ["किताब, किताब!"])
     assert (coverage.words, coverage.covered_words, coverage.ratio) == (2, 2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "text", "covered"),
+    [
+        ("vi", "việt", "vie\u0323\u0302t Việt", (2, 2)),
+        ("bn", "ব\u09a1\u09bc", "ব\u09dc", (1, 1)),
+        ("tr", "istanbul", "İSTANBUL istanbul", (2, 2)),
+        ("he", "צה״ל", "צה״ל,", (1, 1)),
+        ("fa", "کتاب\u200cها", "کتاب\u200cها", (1, 1)),
+        ("bo", "བོད", "བོད་ཡིག བོདས", (4, 1)),  # བོད ་ ཡིག བོདས
+        ("th", "กา", "แมวเกาหลังกา", (6, 1)),
+    ],
+)
+def test_coverage_finds_words_as_the_bake_does(language: str, word: str, text: str, covered: tuple[int, int]) -> None:
+    coverage = measure_coverage(lexicon_of(language, "en", (word, "x")), [text])
+    assert (coverage.words, coverage.covered_words) == covered
+
+
+def test_other_codes_of_a_language_have_its_frequencies() -> None:
+    pairs = (("bank", "Ufer"), ("bank", "Bank"))
+    ranked, lists = rank_translations(lexicon_of("eng_Latn", "deu-latn", *pairs))
+    assert lists == {"deu-latn": "wordfreq de"}
+    assert ranked.entries == tuple(rank_translations(lexicon_of("en", "deu-latn", *pairs))[0].entries)
+    assert [t.word for _, t in ranked.pairs()] == ["Bank", "Ufer"]
 
 
 def test_few_words_and_unknown_languages_are_not_judged() -> None:

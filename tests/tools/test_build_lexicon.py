@@ -34,6 +34,21 @@ def test_filters_and_counts(muse: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert "1" in line
 
 
+def test_a_filter_that_drops_most_of_a_dictionary_is_an_alarm(muse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    muse.write_text("house\tghar\nwater\tpani\nbook\tkitaab\ndog\tकुत्ता\nHaus\tHaus\n", encoding="utf-8")
+    report = muse.parent / "report.json"
+    options = ["--target-language", "hi", "--no-check-languages", "--report", str(report)]
+    assert _run(muse, *options) == 0
+    alarm = (
+        "the filter script dropped 3 of 5 word pairs into hi (house → ghar, water → pani); look at the language tags"
+    )
+    assert f"warning: {alarm}" in capsys.readouterr().err
+    (told,) = json.loads(report.read_text(encoding="utf-8"))["warnings"]
+    assert told.startswith(alarm)
+    assert _run(muse, *options, "--no-script", "--overwrite") == 0
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_filters_can_be_switched_off(muse: Path) -> None:
     assert _run(muse, "--no-identity", "--no-script", "--no-non-letters", "--no-one-letter") == 0
     assert len(read_lexicon([muse.parent / "clean.tsv"], "en")) == 7
