@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from megatron_prealign.command_line import outlive_standard_error
+from megatron_prealign.command_line import check_locale, outlive_standard_error
 from megatron_prealign.config import Config, describe, load_config
 from megatron_prealign.errors import INTERRUPTED, STOPPED_BY_KEYBOARD, PrealignError, TrainingError
 from megatron_prealign.gpu_environment import set_gpu_environment
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outlive_standard_error()
     rank = 0
     try:
+        check_locale()
         ranks = read_ranks()
         rank = ranks.rank
         loaded = load_config(sys.argv[1:] if argv is None else argv, world_size=ranks.world_size)

@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from megatron_prealign.errors import STOPPED_BY_KEYBOARD, PrealignError
+from megatron_prealign.errors import STOPPED_BY_KEYBOARD, ConfigError, PrealignError
 
 Main = Callable[..., int]
 
@@ -29,7 +29,10 @@ def tool(main: Main) -> Main:
     def run(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does: for names that are not UTF-8
         try:
+            check_locale()
             return main(argv)
         except (PrealignError, OSError) as error:  # OSError: a full disk, a file that vanished
             print(f"error: {describe(error)}", file=sys.stderr)
@@ -39,6 +42,19 @@ def tool(main: Main) -> Main:
             return STOPPED_BY_KEYBOARD
 
     return run
+
+
+def check_locale() -> None:
+    """Refuse a Python that reads arguments and file names in another encoding than UTF-8.
+
+    Raises:
+        ConfigError: The encoding and how to change it.
+    """
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise ConfigError(
+            f"Python reads arguments and file names as {encoding}; unset PYTHONUTF8=0, or choose a locale of UTF-8: "
+            "LC_ALL=C.UTF-8"
+        )
 
 
 class _LossyFile(io.FileIO):

@@ -1,6 +1,8 @@
 """Atomic outputs: a file or folder appears complete or not at all."""
 
+import glob
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -10,6 +12,9 @@ from pathlib import Path
 from typing import TextIO
 
 from megatron_prealign.errors import DataError
+
+# s3://bucket/name, which pathlib writes with one slash.
+_REMOTE = re.compile(r"([a-z][a-z0-9+.-]+:)//?(?!/)(.*)", re.DOTALL)
 
 
 def output_problems(path: str | Path, overwrite: bool, inputs: Iterable[Path] = ()) -> list[str]:
@@ -54,7 +59,21 @@ def _temporary(path: Path) -> Path:
 
 def leftovers(path: Path) -> list[Path]:
     """Return temporary files that killed writes of a target left in its folder."""
-    return list(path.parent.glob(f".{path.name}.tmp-*"))
+    return list(path.parent.glob(f".{glob.escape(path.name)}.tmp-*"))
+
+
+def remote_problem(path: str | Path) -> str | None:
+    """Return what is wrong with the address of another machine, or None for a path."""
+    address = _REMOTE.match(str(path))
+    return address and f"{address[1]}//{address[2]}: only files of this machine are read; copy or mount it"
+
+
+def match_pattern(pattern: str) -> Iterator[str]:
+    """Yield the paths that a pattern matches; folders in it that exist are meant literally, such as data[1]."""
+    existing = next(parent for parent in (*Path(pattern).parents, Path()) if parent.exists())
+    if glob.has_magic(str(existing)):
+        pattern = f"{glob.escape(str(existing))}/{Path(pattern).relative_to(existing)}"
+    return glob.iglob(pattern, recursive=True)
 
 
 def sync(path: Path) -> None:
@@ -90,10 +109,15 @@ def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 def atomic_text_file(path: str | Path, overwrite: bool = False) -> Iterator[TextIO]:
     """Open a UTF-8 text file that appears under its name when the block ends without an error.
 
+    Bytes of file names that are not UTF-8 become escapes, which JSON reads as what they were.
+
     Raises:
         DataError: the file exists and overwrite is off, or its folder does not exist.
     """
-    with atomic_file(path, overwrite) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+    with (
+        atomic_file(path, overwrite) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream,
+    ):
         yield stream
 
 

@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -72,3 +73,16 @@ def test_an_option_given_twice_adds_to_what_it_had(name: str) -> None:
                 parsers += action.choices.values()
             elif action.option_strings and action.nargs == "+" and not action.default:
                 assert isinstance(action, argparse._ExtendAction), action.option_strings
+
+
+def test_other_encodings_than_utf8_are_refused() -> None:
+    code = "from tools.verify_dataset import main; raise SystemExit(main(['absent']))"
+    plain = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run([sys.executable, "-c", code], env=os.environ | plain, capture_output=True, text=True)
+    assert result.returncode == 2 and "reads arguments and file names as ascii; unset PYTHONUTF8=0" in result.stderr
+
+
+def test_names_that_are_not_utf8_can_be_printed() -> None:
+    code = "from megatron_prealign.command_line import tool; tool(lambda argv: print('caf\\udce9') or 0)([])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stdout == b"caf\\udce9\n"

@@ -75,7 +75,7 @@ def staging(prefix: Path) -> Iterator[Path]:
 
 def publish(staged: Path, prefix: Path, manifest: Manifest) -> None:
     """Give the files their final names; at every moment an existing manifest describes the files next to it."""
-    manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8")
+    manifest_path(staged).write_text(manifest.to_json(), encoding="utf-8", errors="backslashreplace")
     sync(manifest_path(staged))
     manifest_path(prefix).unlink(missing_ok=True)
     for suffix in DATA_SUFFIXES:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from glob import glob
+from pathlib import Path
 from typing import Annotated, Literal
 
 from megatron_prealign.config.constraints import ABOVE_0, AT_LEAST_1, SEED, Range
+from megatron_prealign.files import match_pattern
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ def find_prefixes(prefix: str | Iterable[str]) -> list[str]:
     """Replace patterns among prefixes by the datasets that they match, in the order of their names."""
     found: list[str] = []
     for pattern in (prefix,) if isinstance(prefix, str) else prefix:
-        if any(sign in pattern for sign in "*?["):
-            indices = (path.removesuffix(".idx") for path in glob(f"{pattern}.idx", recursive=True))
+        if any(sign in pattern for sign in "*?[") and not Path(f"{pattern}.idx").exists():
+            indices = (path.removesuffix(".idx") for path in match_pattern(f"{pattern}.idx"))
             found += sorted(path for path in indices if not path.endswith(".switch"))
         else:
             found.append(pattern)

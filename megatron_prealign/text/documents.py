@@ -189,6 +189,8 @@ def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Recor
             line = line.removeprefix(_BOM)
             if line.startswith(_UTF16_BOMS):
                 raise DataError(f"{piece.path}: UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+            if b"\r" in line.rstrip() and not line.endswith(b"\n"):
+                raise DataError(f"{piece.path}: its lines end with CR alone; convert them (tr '\\r' '\\n')")
         if len(line) > MAX_LINE_BYTES:
             record = ValueError(f"longer than {MAX_LINE_BYTES >> 20} MiB; split or remove the document")
         elif not line or line.isspace():

@@ -7,16 +7,18 @@ valid with another number of workers.
 
 import gzip
 import io
+import os
 import re
 import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import has_magic, iglob
+from glob import has_magic
 from pathlib import Path
 from typing import IO, cast
 
 from megatron_prealign.errors import DataError
+from megatron_prealign.files import match_pattern, remote_problem
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 TEXT_SUFFIXES = (".txt",)
@@ -53,20 +55,27 @@ def find_files(names: Sequence[str | Path]) -> tuple[list[Path], list[str], list
     for name in names:
         path = Path(name)
         if path.is_dir():
-            found = _visible_files(path)
+            found = _visible_files(path, problems, notes)
             known = [file for file in found if is_known(file)]
-            paths += known
+            broken = {file for file in known if not file.exists()}
+            problems += [f"{file}: a link to nothing; mend or remove it" for file in sorted(broken)]
+            paths += [file for file in known if file not in broken]
             if not known:
                 problems.append(f"{path}: the folder contains no file of a known kind; known are {KNOWN_KINDS}")
             elif skipped := [str(file.relative_to(path)) for file in found if not is_known(file)]:
                 notes.append(f"{path}: {len(skipped)} files of other kinds skipped ({', '.join(skipped[:5])})")
         elif path.exists():
             paths.append(path)
+        elif problem := remote_problem(name):
+            problems.append(problem)
         elif has_magic(str(name)):
-            matches = sorted((Path(match) for match in iglob(str(name), recursive=True)), key=_natural)
-            paths += [match for match in matches if match.is_file()]
-            if not matches:
+            matches = sorted(map(Path, match_pattern(str(name))), key=_natural)
+            files = [match for match in matches if match.is_file()]
+            paths += files
+            if not files:
                 problems.append(f"{name}: no file matches")
+            elif len(files) < len(matches):
+                notes.append(f"{name}: {len(matches) - len(files)} of its matches are no files, so they are skipped")
         else:
             problems.append(f"{path}: no such input file")
     return paths, problems, notes
@@ -128,8 +137,11 @@ def open_corpus(path: Path) -> IO[bytes]:
     if suffix == ".zst":
         from backports import zstd  # deferred: most corpora do not need it
 
-        # Unlike zstandard's readers, this one reads all frames and reports a truncated file.
-        return cast(IO[bytes], io.BufferedReader(zstd.open(path), _BUFFER_BYTES))
+        # Unlike zstandard's readers, this one reads all frames and reports a truncated file. By default it refuses
+        # those of `zstd --long=28` and more, which take 256 MiB to 2 GiB of memory.
+        window = zstd.DecompressionParameter.window_log_max
+        stream = zstd.open(path, options={window: window.bounds()[1]})
+        return cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
     return path.open("rb", buffering=_BUFFER_BYTES)
 
 
@@ -153,10 +165,24 @@ def is_known(path: Path) -> bool:
     return text_suffix(path) in JSON_SUFFIXES + TEXT_SUFFIXES or path.suffix.lower() == PARQUET_SUFFIX
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    visible = (path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    return sorted(visible, key=_natural)
+def _visible_files(folder: Path, problems: list[str], notes: list[str]) -> list[Path]:
+    """Return the files below a folder and below folders that links lead to, each folder once; none that are hidden."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    roots = [folder]
+    for root in roots:  # grows by links, so real folders come before them
+        for name, folders, files in os.walk(root, onerror=lambda error: problems.append(str(error))):
+            parent = Path(name)
+            status = parent.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                notes.append(f"{parent}: is read already under another name, so it is skipped")
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            found += [parent / file for file in files if not file.startswith(".")]
+            folders[:] = [below for below in folders if not below.startswith(".")]
+            roots += [parent / below for below in sorted(folders) if (parent / below).is_symlink()]
+    return sorted(found, key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
@@ -183,11 +209,15 @@ def parquet_problem(path: Path, json_key: str) -> str | None:
         return f"{path}: parquet files need pyarrow; install megatron-prealign[data]"
     try:
         schema = parquet.read_schema(path)
+    except UnicodeEncodeError:
+        return f"{path}: pyarrow can't open a file whose name is not UTF-8; rename it"
     except (OSError, lib.ArrowException) as error:
         return f"{path}: not a parquet file ({error})"
     if json_key not in schema.names:
         columns = ", ".join(map(repr, schema.names[:8])) or "none"
         return f"{path}: no column {json_key!r} (there are {columns}); name the right one with --json-key"
+    if schema.names.count(json_key) > 1:
+        return f"{path}: {schema.names.count(json_key)} columns are named {json_key!r}; rename or remove all but one"
     kind = schema.field(json_key).type
     value = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):

@@ -345,6 +345,19 @@ def test_a_dead_worker_ends_the_bake(options: dict[str, Any], monkeypatch: pytes
     assert set(multiprocessing.active_children()) == others
 
 
+def test_names_of_input_that_are_not_utf8_reach_the_manifest(tmp_path: Path, options: dict[str, Any]) -> None:
+    folder = tmp_path / "latin"
+    folder.mkdir()
+    path = folder / os.fsdecode("café.jsonl".encode("latin-1"))
+    path.write_bytes(b'{"text": "the statement"}\nbad\n')
+    first = run(options, input_paths=(folder,), on_error="skip", command=f"bake --input {path}")
+    assert run(options, input_paths=(folder,), on_error="skip", resume=True) == first
+    written = Path(f"{options['output_prefix']}_text_document.json").read_bytes()
+    provenance = json.loads(written.decode())["provenance"]
+    assert [Path(source["path"]) for source in provenance["sources"]] == [path]
+    assert os.fsencode(provenance["skipped_examples"][0]).startswith(os.fsencode(path) + b":2: not JSON")
+
+
 def test_the_manifest_knows_what_it_is_of(options: dict[str, Any], bpe: Tokenizer) -> None:
     run(options, command="the command")
     manifest = read_manifest(str(options["output_prefix"]) + "_text_document")
