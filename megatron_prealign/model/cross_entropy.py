@@ -34,7 +34,7 @@ def vocab_parallel_cross_entropy(
             loss; the returned losses do not include it.
     """
     num_real = min(max(num_tokens - group.rank() * logits.shape[-1], 0), logits.shape[-1])
-    losses: Tensor = _CrossEntropy.apply(logits, labels, num_real, group, z_loss_weight)
+    losses: Tensor = _CrossEntropy.apply(logits, labels, num_real, group, z_loss_weight)  # type: ignore[no-untyped-call]
     return losses
 
 
