@@ -45,7 +45,7 @@ class PrealignGPTModel(GPTModel):  # type: ignore[misc]
     ) -> Tensor:
         """Take a mask that is true where a position is hidden; local layers share one additive form of it."""
         if attention_mask is not None and self.adds_mask:
-            attention_mask = additive_mask(attention_mask, self.config.params_dtype)
+            attention_mask = additive_mask(attention_mask, next(self.parameters()).dtype)
         output: Tensor = super().forward(input_ids, position_ids, attention_mask, **options)
         return output
 
