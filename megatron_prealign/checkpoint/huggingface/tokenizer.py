@@ -1,33 +1,18 @@
 """Write tokenizer files that give the training tokenizer's ids in transformers 4.x and 5.x."""
 
 import json
-import random
 import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from megatron_prealign.checkpoint.huggingface.config import SpecialTokenIds, write_json
-from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
 from megatron_prealign.errors import CheckpointError
-from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.text.probe import probe_texts
+from megatron_prealign.text.sentencepiece_conversion import convert_sentencepiece
+from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer, read_sentencepiece
 
-# Where tokenizers differ most: spaces at the ends and in runs, line ends, composed forms, scripts, empty text.
-_PROBE_TEXTS = (
-    "",
-    " ",
-    "The quick brown fox, 3.14 times!",
-    "  two  spaces  at both ends  ",
-    "tab\tand\nlines\r\n\n  indented",
-    "Straße, naïve, cafe\u0301 \ufb01ne \uff46\uff55\uff4c\uff4c \u2460\u00b2",
-    "Привет, мир. שלום مرحبا नमस्ते สวัสดี",
-    "我们在银行工作。日本語のテキスト 한국어",
-    "emoji 🙂👩\u200d💻 and a zero-width\u200bspace",
-)
-_NUM_RANDOM_PROBES = 64
-_RANDOM_PROBE_TOKENS = 24
 _PLAIN_FILES = ("chat_template.jinja",)
 # Settings that name another tokenizer class, its code or its files: the folder holds a plain tokenizer.json.
 _DROPPED_SETTINGS = (
@@ -44,6 +29,10 @@ _DROPPED_SETTINGS = (
 _QWEN2_ADVICE = (
     ": transformers 5 splits text by Qwen's own rule for every qwen2 model. Train with qwen3 or "
     "llama, or with a tokenizer of Qwen's kind; --no-verify exports it anyway, for PreTrainedTokenizerFast"
+)
+_NORMALIZER_ADVICE = (
+    ": Hugging Face applies its normaliser's table of characters differently to decomposed and half-width text. Train "
+    "SentencePiece with normalization_rule_name=identity; --no-verify exports it anyway"
 )
 
 
@@ -85,7 +74,7 @@ def write_tokenizer(source: Path, output: Path, model_max_length: int) -> Specia
 def check_tokenizer(source: Path, folder: Path) -> None:
     """Check that a folder's `AutoTokenizer` gives the ids of the training tokenizer on a probe of text.
 
-    The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens, except special and added
+    The probe is fixed texts of all scripts and texts made of the vocabulary's own tokens, without special and added
     ones: training reads a special token in text as plain text, Hugging Face as the token, and there text right after a
     SentencePiece user-defined symbol gets a leading space mark.
 
@@ -93,20 +82,32 @@ def check_tokenizer(source: Path, folder: Path) -> None:
         CheckpointError: ids differ; the first difference is shown.
     """
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
+    from tokenizers.models import Unigram
     from transformers import AutoTokenizer
 
     training = _load_training_tokenizer(source)
     exported = AutoTokenizer.from_pretrained(folder)
     plain = set(range(training.vocab_size)) - training.special_ids - set(exported.added_tokens_decoder)
-    for text in _probe_texts(training, sorted(plain)):
+    spelt = {str(token) for token in exported.added_tokens_decoder.values() if token.special or not training.definition}
+    is_unigram = isinstance(exported.backend_tokenizer.model, Unigram)
+    for text in probe_texts(training, sorted(plain), has_runs=not is_unigram):
+        if any(token in text for token in spelt):
+            continue
         expected = training.encode(text)
-        found = list(exported(text, add_special_tokens=False)["input_ids"])
+        found = list(exported(text, add_special_tokens=False, verbose=False)["input_ids"])
         if found != expected:
             raise CheckpointError(
                 f"{source}: the tokenizer gives other ids in Hugging Face: for {text!r}, training has {expected}, "
-                f"the export {found}; this tokenizer can't be exported"
-                + (_QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else "")
+                f"the export {found}; this tokenizer can't be exported{_advice(training, exported)}"
             )
+
+
+def _advice(training: Tokenizer, exported: Any) -> str:
+    if exported.__class__.__name__.startswith("Qwen2"):
+        return _QWEN2_ADVICE
+    if training.definition or not read_sentencepiece(training.path).normalizer_spec.precompiled_charsmap:
+        return ""
+    return _NORMALIZER_ADVICE
 
 
 def _load_training_tokenizer(source: Path) -> Tokenizer:
@@ -116,14 +117,6 @@ def _load_training_tokenizer(source: Path) -> Tokenizer:
         if len(found) == 1:
             return load_tokenizer(found[0])
     return load_tokenizer(source)
-
-
-def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
-    """Yield fixed texts, then texts decoded from seeded random draws of `ids`."""
-    yield from _PROBE_TEXTS
-    draw = random.Random(0)
-    for _ in range(_NUM_RANDOM_PROBES):
-        yield tokenizer.decode(draw.choices(ids, k=_RANDOM_PROBE_TOKENS))
 
 
 def _given_settings(file: Path) -> dict[str, Any]:
