@@ -32,7 +32,7 @@ from megatron_prealign.bake.piece import encode_documents
 from megatron_prealign.codeswitch.codeswitch import codeswitch
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.text.encoders import make_encoder
+from megatron_prealign.text.backends import make_encoder
 from megatron_prealign.text.tokenizer import load_tokenizer
 
 NUM_ENTRIES = 100_000

@@ -162,8 +162,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=("auto", "reference", "gigatoken"),
         default="auto",
-        help="encoder: the tokenizer's own library, or gigatoken; auto: gigatoken if its ids are equal on a sample of "
-        "the corpus",
+        help="encoder: the tokenizer's own library, or gigatoken; auto: gigatoken where it is proved to give equal ids",
     )
     output.add_argument(
         "--executor",

@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,16 +33,12 @@ from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.dataset.manifest import Manifest
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
-from megatron_prealign.lexicon.reading import read_bytes
-from megatron_prealign.text.documents import read_texts
-from megatron_prealign.text.encoders import Backend, make_encoder, probe_gigatoken
+from megatron_prealign.text.backends import Backend, make_encoder, why_not_gigatoken
 from megatron_prealign.text.files import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.ragged import paused_collector
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
-_PROBE_BYTES = 200_000
-_PROBED_PIECES = 20
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -134,7 +130,7 @@ def _encoding(options: BakeOptions, materials: _Materials, log: Callable[[str], 
     return EncodingSettings(
         tokenizer_path=str(tokenizer.path.absolute()),
         tokenizer_fingerprint=tokenizer.fingerprint,
-        backend=_choose_backend(options, materials.pieces, tokenizer, log),
+        backend=_choose_backend(options, tokenizer, log),
         json_key=options.json_key,
         bos_id=frame.bos_id,
         eod_id=frame.eod_id if options.append_eod else None,
@@ -203,34 +199,17 @@ def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexi
     return table
 
 
-def _choose_backend(
-    options: BakeOptions, pieces: Sequence[Piece], tokenizer: Tokenizer, log: Callable[[str], None]
-) -> Backend:
+def _choose_backend(options: BakeOptions, tokenizer: Tokenizer, log: Callable[[str], None]) -> Backend:
     if options.backend == "reference":
         return "reference"
-    # The beginnings of pieces from the whole corpus: languages often follow each other.
-    step = max(1, len(pieces) // _PROBED_PIECES)
-    num_bytes = _PROBE_BYTES // _PROBED_PIECES
-    beginnings = (next(read_texts(piece, options.json_key, num_bytes)) for piece in pieces[::step])
-    probe = [text for batch in beginnings for text in batch.texts]
-    # As many bytes of all dictionaries together: the reference library is slow, and there may be dozens.
-    share = _PROBE_BYTES // max(1, len(options.lexicon_paths))
-    reason = probe_gigatoken(tokenizer, [*probe, *(_beginning(path, share) for path in options.lexicon_paths)])
+    reason = why_not_gigatoken(tokenizer)
     if reason is None:
-        log(f"encoding with gigatoken: its ids equal the tokenizer's own on a probe of {len(probe)} documents")
+        log("encoding with gigatoken: its ids equal the tokenizer's own on a fixed probe of all scripts")
         return "gigatoken"
     if options.backend == "gigatoken":
         raise DataError(f"--backend gigatoken: {reason}; use auto or reference")
     log(f"encoding with the tokenizer's own library; the faster gigatoken can't be used: {reason} (no action needed)")
     return "reference"
-
-
-def _beginning(path: Path, num_bytes: int) -> str:
-    """Return some text of a dictionary, whatever its format; empty if it can't be read."""
-    try:
-        return read_bytes(path)[:num_bytes].decode(errors="ignore")
-    except OSError:
-        return ""
 
 
 class _Progress:

@@ -27,7 +27,7 @@ from megatron_prealign.dataset.indexed import IndexedWriter, WrittenFile, optima
 from megatron_prealign.dataset.manifest import DATA_SUFFIXES
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import atomic_text_file
-from megatron_prealign.text.encoders import Backend
+from megatron_prealign.text.backends import Backend
 from megatron_prealign.text.files import Piece
 
 OnError = Literal["fail", "skip"]

@@ -61,7 +61,7 @@ class BakeOptions:
     sentence_language: str | None = None
     """Make each sentence a sequence, found by Punkt's model of this name; None makes each document one."""
     backend: BackendChoice = "auto"
-    """Encoder; auto: gigatoken if its ids equal the reference's on a probe of the corpus."""
+    """Encoder; auto: gigatoken where it is proved to give the reference's ids."""
     executor: ExecutorKind = "local"
     """What runs the tasks."""
     num_workers: int = 1

@@ -22,8 +22,9 @@ from megatron_prealign.dataset.indexed import IndexedWriter, optimal_dtype
 from megatron_prealign.dataset.manifest import DATA_SUFFIXES
 from megatron_prealign.errors import NUM_SHOWN, DataError, Problems
 from megatron_prealign.files import atomic_file, atomic_text_file
+from megatron_prealign.text.backends import make_encoder
 from megatron_prealign.text.documents import TextBatch, locate, read_texts
-from megatron_prealign.text.encoders import Encoder, make_encoder
+from megatron_prealign.text.encoders import Encoder
 from megatron_prealign.text.files import Piece
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 

@@ -1,20 +1,16 @@
-"""Encoders of a tokenizer: batches of texts to packed token ids."""
+"""Encoders of a tokenizer with its own library: batches of texts to packed token ids."""
 
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain, pairwise
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from megatron_prealign.text.ragged import Ragged
 from megatron_prealign.text.tokenizer import Tokenizer
-
-Backend = Literal["reference", "gigatoken"]
-"""The tokenizer's own library, or the faster gigatoken, used where its ids are the same on a probe."""
 
 # A space between two characters that are not white space begins a chunk. The literal space in front lets the search
 # skip to the next one.
@@ -82,10 +78,10 @@ class ChunkedEncoder(Encoder):
         numbers = np.empty(len(is_first), dtype=np.int64)
         lookup = map(self._numbers.__getitem__, chain.from_iterable(chunks))
         numbers[~is_first] = np.fromiter(lookup, np.int64, len(numbers) - len(heads))
-        self._rows = _extended(self._rows, self._encode_chunks(self._numbers.unseen))
+        self._rows = self._rows.joined(Ragged.of_rows(self._encode_chunks(self._numbers.unseen)))
         self._numbers.unseen.clear()
         numbers[is_first] = len(self._numbers) + np.arange(len(heads))
-        ids, lengths = _extended(self._rows, self._tokenizer.encode_batch(heads)).take(numbers)
+        ids, lengths = self._rows.joined(Ragged.of_rows(self._tokenizer.encode_batch(heads))).take(numbers)
         if len(self._rows.values) > _MAX_TOKENS:
             self._numbers, self._rows = _Numbers(), _NO_ROWS
         return ids, np.add.reduceat(lengths, firsts) if len(firsts) else lengths
@@ -110,77 +106,7 @@ class ChunkedEncoder(Encoder):
         return rows
 
 
-class GigatokenEncoder(Encoder):
-    """gigatoken; texts that spell out an added token go to the reference, which keeps special tokens as text."""
-
-    def __init__(self, tokenizer: Tokenizer, is_parallel: bool) -> None:
-        """Load the tokenizer's file again.
-
-        Raises:
-            ImportError: If gigatoken is not installed.
-            Exception: Whatever gigatoken raises for an unsupported tokenizer.
-        """
-        import gigatoken  # deferred: it is optional
-
-        load = gigatoken.Tokenizer if tokenizer.path.suffix == ".json" else gigatoken.Tokenizer.from_sentencepiece
-        self._backend: Any = load(str(tokenizer.path))
-        self._reference = ReferenceEncoder(tokenizer)
-        self._is_parallel = is_parallel
-        spelt = "|".join(map(re.escape, sorted(tokenizer.added_tokens, key=len, reverse=True)))
-        self._added = re.compile(spelt) if spelt else None
-
-    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Encode with gigatoken where it agrees with the reference."""
-        if self._added is None or not any(map(self._added.search, texts)):
-            return self._encode(texts)
-        parts = []
-        for text in texts:
-            encode = self._reference.encode if self._added.search(text) else self._encode
-            parts.append(encode([text]))
-        return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
-
-    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        if not texts:
-            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
-        if not self._is_parallel:
-            # Nearly as fast, and avoids importing awkward arrays: a third of a second in each process.
-            rows = [self._backend.encode(text) for text in texts]
-            return np.concatenate(rows).astype(np.int32, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
-        layout = self._backend.encode_batch(list(texts), parallel=True).layout
-        offsets = np.asarray(layout.offsets)
-        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
-        return ids.astype(np.int32), np.diff(offsets).astype(np.int64)
-
-
-def make_encoder(tokenizer: Tokenizer, backend: Backend, is_parallel: bool) -> Encoder:
-    """Return the encoder of a backend."""
-    if backend == "gigatoken":
-        return GigatokenEncoder(tokenizer, is_parallel)
-    return ChunkedEncoder(tokenizer) if tokenizer.splits_at_spaces else ReferenceEncoder(tokenizer)
-
-
-def probe_gigatoken(tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
-    """Return why gigatoken can't replace a tokenizer's own library, or None if the ids of a probe are equal."""
-    try:
-        encoder = GigatokenEncoder(tokenizer, is_parallel=False)
-    except ImportError:
-        return "it is not installed"
-    except Exception as error:  # the library's own, for unsupported kinds of tokenizers
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return f"it does not support this tokenizer ({reason})"
-    ids, lengths = encoder.encode(texts)
-    expected, expected_lengths = ReferenceEncoder(tokenizer).encode(texts)
-    if not np.array_equal(lengths, expected_lengths) or not np.array_equal(ids, expected):
-        return "its ids differ from the tokenizer's own library on a probe of the corpus"
-    return None
-
-
 def limit_threads(num_threads: int) -> None:
     """Limit the threads of the tokenizer libraries in this process; call it before they are used."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
     os.environ["RAYON_NUM_THREADS"] = str(num_threads)
-
-
-def _extended(rows: Ragged, more: Sequence[Sequence[int]]) -> Ragged:
-    added = Ragged.of_rows(more)
-    return Ragged.of(np.concatenate((rows.values, added.values)), np.concatenate((rows.lengths, added.lengths)))

@@ -51,6 +51,11 @@ class Ragged:
         lengths = self.lengths_of(rows)
         return self.values[spread(self.offsets[rows], lengths)], lengths
 
+    def joined(self, other: Self) -> Self:
+        """Return these rows and those of another behind them."""
+        values = np.concatenate((self.values, other.values))
+        return type(self).of(values, np.concatenate((self.lengths, other.lengths)))
+
     def cut(self, max_length: int) -> Self:
         """Return the first `max_length` values of each row."""
         lengths = np.minimum(self.lengths, max_length)

@@ -5,8 +5,10 @@ always plain: nothing is added around it, and a literal `<|endoftext|>` in it st
 """
 
 import hashlib
+import importlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_prealign.errors import DataError
+from megatron_prealign.files import remote_problem
 from megatron_prealign.text.ragged import paused_collector
+from megatron_prealign.text.split_patterns import begins_parts_at_spaces, steps
 from megatron_prealign.text.tokenizer_settings import ADDED_TOKENS_FILE, TokenizerSettings, read_settings
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
@@ -23,6 +27,10 @@ _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
 # letter; the digit is for normalisers that turn line breaks into spaces.
 _ANCHORS = ("\n", "0")
 _SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
+# Of a SentencePiece model: unknown, control, user-defined.
+_EXTRACTED_PIECES = (2, 3, 4)
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
+_USE_JSON = "use the tokenizer.json of the model's Hugging Face folder"
 
 
 class Tokenizer(ABC):
@@ -44,6 +52,8 @@ class Tokenizer(ABC):
     """Strings that the library extracts from a text before it splits words, including special tokens."""
     token_bytes: list[bytes]
     """The bytes of each id in running text; b"" for special and unused ids."""
+    definition: dict[str, Any]
+    """A tokenizer.json without its vocabulary and merges; empty for SentencePiece."""
     fingerprint: str
     """SHA-256 (hex) of the model file, or of its canonical JSON."""
 
@@ -120,6 +130,8 @@ class HuggingFaceTokenizer(Tokenizer):
             definition: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise self._malformed(error) from None
+        if isinstance(definition, dict) and isinstance(definition.get("vocab"), list) and "config" in definition:
+            raise DataError(f"{path}: a tekken vocabulary of Mistral, which is not read; {_USE_JSON}")
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise DataError(f"{path}: the vocabulary is empty")
@@ -139,7 +151,10 @@ class HuggingFaceTokenizer(Tokenizer):
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
         self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
-        self.splits_at_spaces = _splits_at_spaces(self._tokenizer, definition)
+        self.definition = {name: definition.get(name) for name in ("normalizer", "pre_tokenizer", "added_tokens")}
+        model = definition.get("model") or {}
+        self.definition["model"] = {name: model[name] for name in model.keys() - {"vocab", "merges"}}
+        self.splits_at_spaces = _splits_at_spaces(self.definition)
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -226,12 +241,14 @@ class SentencePieceTokenizer(Tokenizer):
         import sentencepiece  # deferred: not needed for Hugging Face
 
         self.path = path
+        proto = read_sentencepiece(path)
+        if proto.trainer_spec.treat_whitespace_as_suffix:
+            raise DataError(
+                f"{path}: trained with treat_whitespace_as_suffix, so its words can't be found; use a model without it"
+            )
         content = path.read_bytes()
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-            self._num_pieces = int(self._processor.get_piece_size())
-        except Exception as error:  # the library raises RuntimeError and others for malformed files
-            raise DataError(f"{path}: not a SentencePiece model ({error})") from None
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+        self._num_pieces = int(self._processor.get_piece_size())
         settings = read_settings(path)
         processor, pieces = self._processor, range(self._num_pieces)
         self.more_tokens = self._read_more_tokens(settings)
@@ -248,8 +265,9 @@ class SentencePieceTokenizer(Tokenizer):
         self.adds_bos = self.bos_id is not None and settings.config.get("add_bos_token") is True
         self.encodes_any_text = False  # normalisers drop characters
         self.splits_at_spaces = False  # pieces may hold spaces
-        self.added_tokens = tuple(processor.id_to_piece(i) for i in sorted(own_special))
-        self.special_tokens = (*self.added_tokens, *self.more_tokens)
+        self.definition = {}
+        self.added_tokens = tuple(piece.piece for piece in proto.pieces if piece.type in _EXTRACTED_PIECES)
+        self.special_tokens = (*(processor.id_to_piece(i) for i in sorted(own_special)), *self.more_tokens)
         more = json.dumps(self.more_tokens, ensure_ascii=False).encode() if self.more_tokens else b""
         self.fingerprint = hashlib.sha256(content + more).hexdigest()
 
@@ -294,6 +312,27 @@ class SentencePieceTokenizer(Tokenizer):
         return text
 
 
+def read_sentencepiece(path: Path) -> Any:
+    """Return the settings and pieces of a SentencePiece model.
+
+    Raises:
+        DataError: If it is none; the message says what it is instead.
+    """
+    # Slow to import, and not needed for Hugging Face.
+    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    decode_error: Any = importlib.import_module("google.protobuf.message").DecodeError
+    model, content = messages.ModelProto(), path.read_bytes()
+    if _TIKTOKEN_LINE.match(content):
+        raise DataError(f"{path}: a tiktoken vocabulary, which does not say how text is split; {_USE_JSON}")
+    try:
+        model.ParseFromString(content)
+    except decode_error as error:
+        raise DataError(f"{path}: not a SentencePiece model ({error})") from None
+    if not model.pieces:
+        raise DataError(f"{path}: not a SentencePiece model (it has no pieces)")
+    return model
+
+
 @paused_collector()
 def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
     """Load a Hugging Face `tokenizer.json`, a folder that holds one, or a SentencePiece `.model`.
@@ -314,7 +353,8 @@ def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
         path = found
     if not path.is_file():
         raise DataError(
-            f"{path}: no such tokenizer; give a tokenizer.json, a folder with one, or a SentencePiece .model"
+            remote_problem(path)
+            or f"{path}: no such tokenizer; give a tokenizer.json, a folder with one, or a SentencePiece .model"
         )
     tokenizer: Tokenizer = HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
     if eod_token is not None:
@@ -365,21 +405,14 @@ def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> 
     )
 
 
-# One character of each kind that known pre-tokenizers distinguish, and words that some of them name.
-_KINDS = ("a", "Z", "ñ", "字", "ग", "\u0301", "5", "²", ".", "-", "'", "'s", "_", "€", "🙂", "\u200d", "\x00")
-
-
-def _splits_at_spaces(tokenizer: Any, definition: dict[str, Any]) -> bool:
-    """Return whether a tokenizer.json begins a new part at each space between two characters of any kind."""
-    if (definition.get("normalizer") or {"type": "NFC"})["type"] != "NFC" or tokenizer.pre_tokenizer is None:
+def _splits_at_spaces(definition: dict[str, Any]) -> bool:
+    """Return whether a tokenizer.json always begins a new part at a space between characters that are none."""
+    if not all(step["type"] == "NFC" for step in steps(definition, "normalizer")):
         return False  # NFC joins nothing to a space; others may
-    for token in definition.get("added_tokens") or ():
+    for token in definition["added_tokens"] or ():
         if any(map(str.isspace, token["content"])) or token.get("lstrip") or token.get("rstrip"):
             return False
-    split = tokenizer.pre_tokenizer.pre_tokenize_str
-    return all(
-        len(left) in {start for _, (start, _) in split(f"{left} {right}")} for left in _KINDS for right in _KINDS
-    )
+    return begins_parts_at_spaces(definition)
 
 
 def _metaspace_bytes(token: str) -> bytes:

@@ -14,13 +14,10 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.text.split_patterns import WITHOUT_CONTRACTIONS
 
 Texts = Callable[[], Iterator[str]]
 """Starts another pass over the documents of one language."""
-
-# Words with their leading space, single digits, runs of other characters, white space. It names no literal
-# contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters (Hindi, Thai).
-PRE_TOKENIZER_PATTERN = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 SENTENCEPIECE_OWN_IDS = 1
 """SentencePiece needs an `<unk>`."""
@@ -88,7 +85,7 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
     if problems := settings_problems(vocab_size, special_tokens):
         raise ConfigError(problems)
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), behavior="isolated")
+    split = pre_tokenizers.Split(Regex(WITHOUT_CONTRACTIONS), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()

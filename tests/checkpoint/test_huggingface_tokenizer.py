@@ -99,22 +99,29 @@ def test_a_thousand_lines_of_ten_languages_keep_their_ids(kind: str, bpe_folder:
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 @pytest.mark.parametrize("byte_fallback", [False, True])
-def test_own_sentencepiece_with_normalisation_keeps_ids(
-    model_type: str, byte_fallback: bool, prose: list[str], tmp_path: Path
-) -> None:
-    train_sentencepiece(tmp_path, prose, model_type=model_type, byte_fallback=byte_fallback)
+def test_own_sentencepiece_keeps_ids(model_type: str, byte_fallback: bool, prose: list[str], tmp_path: Path) -> None:
+    """Also one that removes spaces at both ends and in runs, but neither tabs nor line ends."""
+    options = {"model_type": model_type, "byte_fallback": byte_fallback}
+    train_sentencepiece(tmp_path, prose, normalization_rule_name="identity", **options)
     source = tmp_path / "tokenizer.model"
     exported(source, tmp_path / "out")
     # Runs of one character are cut by tie in a unigram model: neither library's order is wrong.
     lines = [line for text in prose[:10] for line in text.splitlines() if not re.search(r"(\S)\1\1", line)]
     assert len(lines) > 300
-    assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, "", "  "])
+    assert_same_ids(source, tmp_path / "out", [*lines, *FOREIGN, "", "  ", "\ta \n", " \n a\n  b  "])
     check(source, tmp_path / "out")
+
+
+def test_a_normaliser_that_transformers_applies_differently_is_refused(prose: list[str], tmp_path: Path) -> None:
+    train_sentencepiece(tmp_path, prose, model_type="bpe", byte_fallback=True)
+    exported(tmp_path / "tokenizer.model", tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"applies its normaliser's table .* normalization_rule_name=identity"):
+        check(tmp_path / "tokenizer.model", tmp_path / "out")
 
 
 def test_sentencepiece_of_characters_is_refused(prose: list[str], tmp_path: Path) -> None:
     train_sentencepiece(tmp_path, prose, model_type="char")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.model: only BPE and unigram"):
+    with pytest.raises(DataError, match=r"tokenizer\.model: only BPE and unigram"):
         exported(tmp_path / "tokenizer.model", tmp_path / "out")
 
 

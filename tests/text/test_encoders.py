@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from megatron_prealign.text import encoders
-from megatron_prealign.text.encoders import ChunkedEncoder, ReferenceEncoder, make_encoder
+from megatron_prealign.text.backends import make_encoder
+from megatron_prealign.text.encoders import ChunkedEncoder, ReferenceEncoder
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
 LLAMA_3 = (

@@ -1,10 +1,12 @@
 """The tokenizer wrapper against the libraries it wraps, on a trained BPE and a published SentencePiece model."""
 
+import base64
 import json
 import re
 import shutil
 from pathlib import Path
 
+import mistral_common
 import pytest
 import sentencepiece as sentencepiece_library
 import tokenizers
@@ -101,3 +103,26 @@ def test_unusable_files_are_refused(bpe_folder: Path, tmp_path: Path) -> None:
     word_level.save(str(tmp_path / "wordpiece.json"))
     with pytest.raises(DataError, match="neither a byte-level BPE"):
         load_tokenizer(tmp_path / "wordpiece.json")
+
+
+def test_formats_of_others_are_named(tmp_path: Path, documents: list[str]) -> None:
+    tekken = Path(mistral_common.__file__).parent / "data/tekken_240911.json"
+    with pytest.raises(DataError, match=r"tekken_240911\.json: a tekken vocabulary .* use the tokenizer\.json"):
+        load_tokenizer(tekken)
+    ranks = b"".join(base64.b64encode(bytes([byte])) + f" {byte}\n".encode() for byte in range(256))
+    for name in ("o200k.tiktoken", "tokenizer.model"):
+        (tmp_path / name).write_bytes(ranks)
+        with pytest.raises(DataError, match=rf"{name}: a tiktoken vocabulary, .* use the tokenizer\.json"):
+            load_tokenizer(tmp_path / name)
+    with pytest.raises(DataError, match=r"^s3://bucket/tok: only files of this machine are read"):
+        load_tokenizer("s3://bucket/tok")
+    sentencepiece_library.SentencePieceTrainer.train(
+        sentence_iterator=iter(documents[0].splitlines()),
+        model_prefix=str(tmp_path / "suffix"),
+        vocab_size=100,
+        hard_vocab_limit=False,
+        treat_whitespace_as_suffix=True,
+        minloglevel=2,
+    )
+    with pytest.raises(DataError, match=r"suffix\.model: trained with treat_whitespace_as_suffix"):
+        load_tokenizer(tmp_path / "suffix.model")

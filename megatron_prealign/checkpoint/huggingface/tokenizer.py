@@ -1,8 +1,7 @@
 """Write tokenizer files that give the training tokenizer's ids in transformers 4.x and 5.x."""
 
-import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,16 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import processors
 
 from megatron_prealign.checkpoint.huggingface.config import write_json
-from megatron_prealign.checkpoint.huggingface.sentencepiece_conversion import convert_sentencepiece
 from megatron_prealign.checkpoint.huggingface.special_ids import SpecialTokenIds
 from megatron_prealign.checkpoint.sharded import TOKENIZER_COMPANIONS
 from megatron_prealign.config import DataConfig
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.text.frame import DocumentFrame, document_frame
-from megatron_prealign.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from megatron_prealign.text.probe import probe_texts
+from megatron_prealign.text.sentencepiece_conversion import convert_sentencepiece
+from megatron_prealign.text.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_sentencepiece
 from megatron_prealign.text.tokenizer_settings import TokenizerSettings, read_settings, token_text
 
-# Where tokenizers differ most: spaces at the ends and in runs, line ends, composed forms, scripts, empty text.
-_PROBE_TEXTS = (
-    "",
-    " ",
-    "The quick brown fox, 3.14 times!",
-    "  two  spaces  at both ends  ",
-    "tab\tand\nlines\r\n\n  indented",
-    "Straße, naïve, cafe\u0301 \ufb01ne \uff46\uff55\uff4c\uff4c \u2460\u00b2",
-    "Привет, мир. שלום مرحبا नमस्ते สวัสดี",
-    "我们在银行工作。日本語のテキスト 한국어",
-    "emoji 🙂👩\u200d💻 and a zero-width\u200bspace",
-)
-_NUM_RANDOM_PROBES = 64
-_RANDOM_PROBE_TOKENS = 24
 _CHAT_TEMPLATES = ("chat_template.jinja", "additional_chat_templates")
 # Settings that name another tokenizer class, its code or its files: the folder holds a plain tokenizer.json.
 _DROPPED_SETTINGS = (
@@ -50,6 +36,10 @@ _DROPPED_SETTINGS = (
 _QWEN2_ADVICE = (
     ": transformers 5 splits text by Qwen's own rule for every qwen2 model. Train with qwen3 or "
     "llama, or with a tokenizer of Qwen's kind; --no-verify exports it anyway, for PreTrainedTokenizerFast"
+)
+_NORMALIZER_ADVICE = (
+    ": Hugging Face applies its normaliser's table of characters differently to decomposed and half-width text. Train "
+    "SentencePiece with normalization_rule_name=identity; --no-verify exports it anyway"
 )
 
 
@@ -137,7 +127,7 @@ def _begin_with(fast: FastTokenizer, bos_id: int | None) -> processors.TemplateP
 def check_tokenizer(trained: TrainedTokenizer, folder: Path, num_rows: int) -> None:
     """Check that a folder's `AutoTokenizer` gives the ids of the training tokenizer, none of them beyond the model.
 
-    The probe is fixed texts of many scripts and texts made of the vocabulary's own tokens, except special and added
+    The probe is fixed texts of all scripts and texts made of the vocabulary's own tokens, without special and added
     ones: training reads a special token in text as plain text, Hugging Face as the token, and there text right after a
     SentencePiece user-defined symbol gets a leading space mark. Beside it, each named token and the token that begins
     a text are compared.
@@ -151,19 +141,23 @@ def check_tokenizer(trained: TrainedTokenizer, folder: Path, num_rows: int) -> N
         CheckpointError: ids differ; the first difference is shown.
     """
     # transformers takes seconds to import, and a conversion without the self-check does not need it.
+    from tokenizers.models import Unigram
     from transformers import AutoTokenizer
 
     training = trained.tokenizer
     exported = AutoTokenizer.from_pretrained(folder)
-    advice = _QWEN2_ADVICE if exported.__class__.__name__.startswith("Qwen2") else ""
     plain = set(range(training.vocab_size)) - training.special_ids - set(exported.added_tokens_decoder)
-    for text in _probe_texts(training, sorted(plain)):
+    spelt = {str(token) for token in exported.added_tokens_decoder.values() if token.special or not training.definition}
+    is_unigram = isinstance(exported.backend_tokenizer.model, Unigram)
+    for text in probe_texts(training, sorted(plain), has_runs=not is_unigram):
+        if any(token in text for token in spelt):
+            continue
         expected = training.encode(text)
-        found = list(exported(text, add_special_tokens=False)["input_ids"])
+        found = list(exported(text, add_special_tokens=False, verbose=False)["input_ids"])
         if found != expected:
             raise CheckpointError(
                 f"{training.path}: the tokenizer gives other ids in Hugging Face: for {text!r}, training has "
-                f"{expected}, the export {found}; this tokenizer can't be exported{advice}"
+                f"{expected}, the export {found}; this tokenizer can't be exported{_advice(training, exported)}"
             )
     if problems := list(_special_problems(trained, exported, num_rows)):
         raise CheckpointError([f"{training.path}: {problem}; this tokenizer can't be exported" for problem in problems])
@@ -184,12 +178,12 @@ def _special_problems(trained: TrainedTokenizer, exported: Any, num_rows: int) -
         yield f"the document 'a' begins with {begun} in Hugging Face, but with {trained.probe} in training"
 
 
-def _probe_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[str]:
-    """Yield fixed texts, then texts decoded from seeded random draws of `ids`."""
-    yield from _PROBE_TEXTS
-    draw = random.Random(0)
-    for _ in range(_NUM_RANDOM_PROBES):
-        yield tokenizer.decode(draw.choices(ids, k=_RANDOM_PROBE_TOKENS))
+def _advice(training: Tokenizer, exported: Any) -> str:
+    if exported.__class__.__name__.startswith("Qwen2"):
+        return _QWEN2_ADVICE
+    if training.definition or not read_sentencepiece(training.path).normalizer_spec.precompiled_charsmap:
+        return ""
+    return _NORMALIZER_ADVICE
 
 
 def _settings(

@@ -1,17 +1,18 @@
-"""A SentencePiece model as a tokenizers model, so that the exported folder needs no code of ours and no .model file."""
+"""A SentencePiece model as a tokenizers model: for exported folders without a .model file, and for other encoders."""
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
-from megatron_prealign.errors import CheckpointError
+from megatron_prealign.errors import DataError
+from megatron_prealign.text.tokenizer import read_sentencepiece
 
 _SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
+_NEVER = -1e4
 
 
 def convert_sentencepiece(path: Path, more_tokens: Mapping[str, int]) -> Tokenizer:
@@ -19,26 +20,28 @@ def convert_sentencepiece(path: Path, more_tokens: Mapping[str, int]) -> Tokeniz
 
     `more_tokens` are special tokens that the folder adds to the model, with their ids.
 
-    Equality of ids on text is for the caller to check: both libraries have corners that the other lacks. One known
-    is a tie: a unigram model finds several cuts of a repeated character ("*****") equally probable, and each library
-    has its own order among them.
+    Equality of ids on text is for the caller to check: both libraries have corners that the other lacks. Two are known.
+    A unigram model finds several cuts of a repeated character ("*****") equally probable, and each library has its own
+    order among them. Normalisers other than identity replace whole grapheme clusters in tokenizers, and drop what the
+    rule does not name: marks of decomposed text.
 
     Raises:
-        CheckpointError: the model is of a kind that tokenizers has no counterpart for.
+        DataError: the model is of a kind that tokenizers has no counterpart for.
     """
-    proto = _read_proto(path)
-    _add_pieces(proto, more_tokens)
+    proto = read_sentencepiece(path)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type not in (_UNIGRAM, _BPE):
-        raise CheckpointError(f"{path}: only BPE and unigram SentencePiece models can be written for Hugging Face")
-    if trainer.treat_whitespace_as_suffix:
-        raise CheckpointError(f"{path}: trained with treat_whitespace_as_suffix, which the tokenizers library can't do")
+        raise DataError(f"{path}: only BPE and unigram SentencePiece models can be written for Hugging Face")
+    if any(piece.type == _UNUSED for index, piece in enumerate(proto.pieces) if index not in more_tokens.values()):
+        raise DataError(f"{path}: has unused pieces, which SentencePiece splits again and the tokenizers library can't")
+    _add_pieces(proto, more_tokens)
     tokenizer = Tokenizer(_unigram(proto) if trainer.model_type == _UNIGRAM else _bpe(proto))
     steps: list[Any] = []
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        # Not Strip, which also takes tabs and line ends.
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if rules.add_dummy_prefix:
         # Not Metaspace, which adds no prefix to text that starts with a space. The price is Llama's well-known one: the
         # text after a special token in the middle gets a prefix too, which SentencePiece would not give it.
@@ -56,15 +59,6 @@ def convert_sentencepiece(path: Path, more_tokens: Mapping[str, int]) -> Tokeniz
     return tokenizer
 
 
-def _read_proto(path: Path) -> Any:
-    """Parse a model file that sentencepiece itself has already read."""
-    # Needs protobuf; imported here because most tokenizers do without both.
-    messages: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    proto = messages.ModelProto()
-    proto.ParseFromString(path.read_bytes())
-    return proto
-
-
 def _add_pieces(proto: Any, tokens: Mapping[str, int]) -> None:
     """Make tokens control pieces: in place of a piece, or behind all of them with unused ones in between."""
     for text, index in tokens.items():
@@ -75,7 +69,8 @@ def _add_pieces(proto: Any, tokens: Mapping[str, int]) -> None:
 
 def _unigram(proto: Any) -> models.Unigram:
     """Build a unigram model: pieces with their log probabilities."""
-    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    # tokenizers also finds the names of bytes in a text, such as <0x0A>, unless any other cut is likelier.
+    vocabulary = [(piece.piece, piece.score if piece.type != _BYTE else _NEVER) for piece in proto.pieces]
     return models.Unigram(vocabulary, proto.trainer_spec.unk_id, proto.trainer_spec.byte_fallback)
 
 

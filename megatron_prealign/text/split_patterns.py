@@ -1,0 +1,77 @@
+"""How tokenizer.json files split a text: the steps of one, and the regular expressions of published tokenizers.
+
+Names are those of the first model known for it; others use the same: Qwen2's is that of Qwen3, Llama 3's of OLMo 2.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_REST = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+
+LLAMA_3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}"
+QWEN_2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_REST}"
+QWEN_3_5 = (
+    rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_REST}"
+)
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
+)
+GPT_4O = "|".join(
+    (*(f"{part}{_CONTRACTIONS}?" for part in _CASED), r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", _REST)
+)
+DEEPSEEK_V3 = (
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
+)
+WITHOUT_CONTRACTIONS = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+"""Words with their leading space, single digits, runs of other characters, white space. It names no literal
+contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters (Hindi, Thai)."""
+
+_BEGIN_AT_SPACES = frozenset((LLAMA_3, QWEN_2, QWEN_3_5, GPT_4O, DEEPSEEK_V3, WITHOUT_CONTRACTIONS))
+# GPT-2's expression is part of the step ByteLevel.
+_PLAIN = (("isolated", False), ("removed", True))
+
+
+def steps(definition: Mapping[str, Any], part: str) -> list[dict[str, Any]]:
+    """Return the steps of the `normalizer` or `pre_tokenizer` of a tokenizer.json, sequences unfolded."""
+    return _unfolded(definition.get(part), "normalizers" if part == "normalizer" else "pretokenizers")
+
+
+def is_plain_split(step: Mapping[str, Any]) -> bool:
+    """Return whether a step makes every match of a regular expression a part, and what lies between them.
+
+    The second spelling of that drops what lies between matches, of which known expressions leave nothing.
+    """
+    return (
+        step["type"] == "Split"
+        and "Regex" in step["pattern"]
+        and (step["behavior"].lower(), bool(step.get("invert"))) in _PLAIN
+    )
+
+
+def begins_parts_at_spaces(definition: Mapping[str, Any]) -> bool:
+    """Return whether a new part begins at each space between two characters that are not white space.
+
+    It does where an expression of which only the first character of a match can be such a space matches every
+    character; further steps only cut the parts.
+    """
+    splits = steps(definition, "pre_tokenizer")
+    if not all(step["type"] in ("ByteLevel", "Digits") or is_plain_split(step) for step in splits):
+        return False
+    return any(
+        step.get("use_regex", True) if step["type"] == "ByteLevel" else step["pattern"]["Regex"] in _BEGIN_AT_SPACES
+        for step in splits
+        if step["type"] != "Digits"
+    )
+
+
+def _unfolded(part: Mapping[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    if part is None:
+        return []
+    return (
+        [step for child in part[name] for step in _unfolded(child, name)]
+        if part["type"] == "Sequence"
+        else [dict(part)]
+    )
