@@ -75,3 +75,13 @@ def _unfolded(part: Mapping[str, Any] | None, name: str) -> list[dict[str, Any]]
         if part["type"] == "Sequence"
         else [dict(part)]
     )
+
+
+def splits_at_spaces(definition: dict[str, Any]) -> bool:
+    """Return whether a tokenizer.json always begins a new part at a space between characters that are none."""
+    if not all(step["type"] == "NFC" for step in steps(definition, "normalizer")):
+        return False  # NFC joins nothing to a space; others may
+    for token in definition["added_tokens"] or ():
+        if any(map(str.isspace, token["content"])) or token.get("lstrip") or token.get("rstrip"):
+            return False
+    return begins_parts_at_spaces(definition)

@@ -18,7 +18,8 @@ from typing import Any
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import remote_problem
 from megatron_prealign.text.ragged import paused_collector
-from megatron_prealign.text.split_patterns import begins_parts_at_spaces, steps
+from megatron_prealign.text.split_patterns import splits_at_spaces
+from megatron_prealign.text.token_bytes import SPACE_MARKER, byte_level_bytes, keeps_all_bytes, metaspace_bytes
 from megatron_prealign.text.tokenizer_settings import ADDED_TOKENS_FILE, TokenizerSettings, read_settings
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
@@ -26,7 +27,6 @@ _BOS_TOKENS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>")
 # A word is encoded after one of these, so that it is split as inside running text. No pre-tokenizer joins them to a
 # letter; the digit is for normalisers that turn line breaks into spaces.
 _ANCHORS = ("\n", "0")
-_SPACE_MARKER = "\N{LOWER ONE EIGHTH BLOCK}"
 # Of a SentencePiece model: unknown, control, user-defined.
 _EXTRACTED_PIECES = (2, 3, 4)
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n")
@@ -150,11 +150,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_id = self._named_id(settings, "bos_token", _BOS_TOKENS)
         begun = self._tokenizer.encode("a", add_special_tokens=True).ids
         self.adds_bos = self.bos_id is not None and begun[:1] == [self.bos_id]
-        self.encodes_any_text = _keeps_all_bytes(definition, vocabulary)
+        self.encodes_any_text = keeps_all_bytes(definition, vocabulary)
         self.definition = {name: definition.get(name) for name in ("normalizer", "pre_tokenizer", "added_tokens")}
         model = definition.get("model") or {}
         self.definition["model"] = {name: model[name] for name in model.keys() - {"vocab", "merges"}}
-        self.splits_at_spaces = _splits_at_spaces(self.definition)
+        self.splits_at_spaces = splits_at_spaces(self.definition)
         canonical = json.dumps(definition, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -200,9 +200,9 @@ class HuggingFaceTokenizer(Tokenizer):
     ) -> list[bytes]:
         parts = json.dumps([definition.get(name) for name in ("normalizer", "pre_tokenizer", "decoder")])
         if '"ByteLevel"' in parts:
-            to_bytes = _byte_level_bytes
-        elif '"Metaspace"' in parts or json.dumps(_SPACE_MARKER) in parts:
-            to_bytes = _metaspace_bytes
+            to_bytes = byte_level_bytes
+        elif '"Metaspace"' in parts or json.dumps(SPACE_MARKER) in parts:
+            to_bytes = metaspace_bytes
         else:
             raise DataError(
                 f"{self.path}: neither a byte-level BPE nor a SentencePiece-like tokenizer; words can't be found on "
@@ -258,7 +258,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.token_bytes = [b""] * self.vocab_size
         for i in pieces:
             if i not in self.special_ids and not processor.is_unused(i):
-                self.token_bytes[i] = _metaspace_bytes(processor.id_to_piece(i))
+                self.token_bytes[i] = metaspace_bytes(processor.id_to_piece(i))
         self.eod_id = self._named_id(settings, "eos_token", processor.eos_id())
         self.bos_id = self._named_id(settings, "bos_token", processor.bos_id())
         # The library adds it only on request; transformers does where the settings say so.
@@ -373,52 +373,6 @@ def _id_of_named(tokenizer: Tokenizer, settings: TokenizerSettings, name: str) -
     if index is None:
         raise DataError(f"{source}: {name} {token!r} is not in the vocabulary")
     return index
-
-
-def _byte_level_alphabet() -> dict[str, int]:
-    """Return GPT-2's mapping of printable characters to bytes."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_level_alphabet()
-# The same for str.translate: Latin-1 has a character for each byte. Other characters of Latin-1 represent none.
-_LATIN_1_OF = {code: "\u0100" for code in range(256)} | {ord(character): byte for character, byte in _BYTE_OF.items()}
-
-
-def _byte_level_bytes(token: str) -> bytes:
-    try:
-        return token.translate(_LATIN_1_OF).encode("latin-1")
-    except UnicodeEncodeError:  # an entry that no text can produce, such as a placeholder
-        return token.encode("utf-8")
-
-
-def _keeps_all_bytes(definition: dict[str, Any], vocabulary: dict[str, int]) -> bool:
-    """Return whether a tokenizer.json drops nothing of a text and has a token for each byte."""
-    splits = json.dumps(definition.get("pre_tokenizer"))
-    return (
-        (definition.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
-        and '"ByteLevel"' in splits
-        and '"Removed"' not in splits
-        and _BYTE_OF.keys() <= vocabulary.keys()
-    )
-
-
-def _splits_at_spaces(definition: dict[str, Any]) -> bool:
-    """Return whether a tokenizer.json always begins a new part at a space between characters that are none."""
-    if not all(step["type"] == "NFC" for step in steps(definition, "normalizer")):
-        return False  # NFC joins nothing to a space; others may
-    for token in definition["added_tokens"] or ():
-        if any(map(str.isspace, token["content"])) or token.get("lstrip") or token.get("rstrip"):
-            return False
-    return begins_parts_at_spaces(definition)
-
-
-def _metaspace_bytes(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
-    return token.replace(_SPACE_MARKER, " ").encode("utf-8")
 
 
 def _non_negative(index: int) -> int | None:
