@@ -32,8 +32,7 @@ FP8 = {"training.fp8": "hybrid", "training.precision": "bf16"}
 ALIGN = {"training.stage": "align_init", "alignment.lexicon_paths": ["en-de.tsv"]}
 SENTENCES = {"training.stage": "align_init", "alignment.sentence_paths": ["en-de.tsv"]}
 KEPT = {"alignment.maintain_interval": 5, "alignment.lexicon_paths": ["en-de.tsv"]}
-INTERLEAVED = {PIPELINE: 2, VIRTUAL: 2}
-ENGLISH = {"prefix": "en_text_document"}
+INTERLEAVED, ENGLISH = {PIPELINE: 2, VIRTUAL: 2}, {"prefix": "en_text_document"}
 ONLINE = {"data.codeswitch": "online", "data.codeswitch_lexicon_paths": ["en-de.tsv"]}
 
 ROWS = [
@@ -50,18 +49,12 @@ ROWS = [
     Row({"model.rotary_percent": 0.5}, "--model.rotary_percent 0.5 with --model.architecture llama: Llama rotates"),
     Row({**NEOX, "model.rotary_percent": 0.1}, "--model.rotary_percent 0.1 rotates 3 dimensions of each head, which"),
     Row({**NEOX, "model.rotary_percent": 0.01}, "--model.rotary_percent 0.01 rotates 0 dimensions of each head, which"),
-    Row(
-        {**NEOX, "model.rope_scaling": "yarn"},
-        "--model.rope_scaling yarn with --model.architecture gpt_neox: GPT-NeoX has plain rotary embeddings here",
-    ),
+    Row({**NEOX, "model.rope_scaling": "yarn"}, "--model.rope_scaling yarn with --model.architecture gpt_neox:"),
     Row(
         {"model.rope_scaling": "llama3", "model.original_max_position_embeddings": 4096},
         "--model.original_max_position_embeddings 4096 with --model.rope_scaling llama3: megatron-core always",
     ),
-    Row(
-        {"model.no_rope_freq": 4},
-        "--model.no_rope_freq 4 with --model.architecture llama: all layers of Llama have rotary embeddings",
-    ),
+    Row({"model.no_rope_freq": 4}, "--model.no_rope_freq 4 with --model.architecture llama: all layers of Llama"),
     Row(
         {"model.transformer_impl": "transformer_engine", "training.device": "cpu"},
         "--model.transformer_impl transformer_engine needs a GPU, but --training.device is cpu: set one to auto",
@@ -348,12 +341,12 @@ ACCEPTED = [
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lay out the files that the rows name; what they call gone or zh is not there."""
     monkeypatch.chdir(tmp_path)
-    names = ["en_text_document.bin", "en_text_document.idx", "en_text_document.json", "tokenizer.json", "en-de.tsv"]
-    for name in [*names, "bare_text_document.bin", "bare_text_document.idx"]:
+    data = [f"{name}_text_document.{kind}" for name in ("en", "bare") for kind in ("bin", "idx")]
+    for name in [*data, "en_text_document.json", "tokenizer.json", "en-de.tsv"]:
         Path(name).touch()
-    Path("stage1/checkpoints/step_0000100").mkdir(parents=True)
-    Path("stage1/checkpoints/step_0000100/state.json").touch()
     Path("empty").mkdir()
+    (checkpoint := Path("stage1/checkpoints/step_0000100")).mkdir(parents=True)
+    (checkpoint / "state.json").touch()
 
 
 def configure(overrides: Overrides) -> Config:
@@ -380,8 +373,7 @@ def test_acceptance(row: Row) -> None:
 
 @pytest.mark.parametrize("module", ["validation", "layout_validation", "data_validation"])
 def test_the_table_triggers_every_rejection(module: str) -> None:
-    path = sys.modules[f"megatron_prealign.config.{module}"].__file__
-    assert path is not None
+    path = str(sys.modules[f"megatron_prealign.config.{module}"].__file__)
     rejections = [
         range(node.lineno, (node.end_lineno or node.lineno) + 1)
         for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8")))
