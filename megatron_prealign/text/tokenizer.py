@@ -247,8 +247,12 @@ class SentencePieceTokenizer(Tokenizer):
                 f"{path}: trained with treat_whitespace_as_suffix, so its words can't be found; use a model without it"
             )
         content = path.read_bytes()
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-        self._num_pieces = int(self._processor.get_piece_size())
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+            self._num_pieces = int(self._processor.get_piece_size())
+            self.added_tokens = tuple(piece.piece for piece in proto.pieces if piece.type in _EXTRACTED_PIECES)
+        except Exception as error:  # the library raises RuntimeError and others for malformed files
+            raise DataError(f"{path}: not a SentencePiece model ({error}); use another file") from None
         settings = read_settings(path)
         processor, pieces = self._processor, range(self._num_pieces)
         self.more_tokens = self._read_more_tokens(settings)
@@ -266,7 +270,6 @@ class SentencePieceTokenizer(Tokenizer):
         self.encodes_any_text = False  # normalisers drop characters
         self.splits_at_spaces = False  # pieces may hold spaces
         self.definition = {}
-        self.added_tokens = tuple(piece.piece for piece in proto.pieces if piece.type in _EXTRACTED_PIECES)
         self.special_tokens = (*(processor.id_to_piece(i) for i in sorted(own_special)), *self.more_tokens)
         more = json.dumps(self.more_tokens, ensure_ascii=False).encode() if self.more_tokens else b""
         self.fingerprint = hashlib.sha256(content + more).hexdigest()
