@@ -35,7 +35,10 @@ def read_ranks() -> Ranks:
         if not _NUMBER.fullmatch(value)
     ]
     if not problems and int(values["RANK"]) >= int(values["WORLD_SIZE"]):
-        problems.append(f"RANK={values['RANK']} in the environment is not below WORLD_SIZE={values['WORLD_SIZE']}")
+        problems.append(
+            f"RANK={values['RANK']} in the environment is not below WORLD_SIZE={values['WORLD_SIZE']}; "
+            "start it with torchrun"
+        )
     if problems:
         raise ConfigError([f"{problem}; start with torchrun, or unset it" for problem in problems])
     return Ranks(*(int(value) for value in values.values()))
@@ -54,7 +57,7 @@ def check_rendezvous() -> None:
     port = os.environ.get("MASTER_PORT", "")
     problems = [f"{name} is missing in the environment, which has {', '.join(sorted(given))}" for name in missing]
     if port and not (_NUMBER.fullmatch(port) and 0 < int(port) < 65536):
-        problems.append(f"MASTER_PORT={port!r:.40} in the environment is not a port")
+        problems.append(f"MASTER_PORT={port!r:.40} in the environment is not a port; use a number from 1 to 65535")
     if problems:
         raise ConfigError([f"{problem}; start with torchrun, or unset them all" for problem in problems])
 

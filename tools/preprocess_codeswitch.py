@@ -260,7 +260,7 @@ def _weights(pairs: Sequence[str]) -> dict[str, float]:
     try:
         return {normalize_language(language): float(weight) for language, weight in named.items()}
     except ValueError as error:
-        raise ConfigError(f"--language-weights: {error}") from None
+        raise ConfigError(f"--language-weights: {error}; write LANGUAGE=NUMBER, such as de=2") from None
 
 
 def _verify(arguments: argparse.Namespace) -> int:

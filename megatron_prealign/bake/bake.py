@@ -145,8 +145,8 @@ def _read_lexicon(options: BakeOptions) -> Lexicon:
     unknown = sorted(options.language_weights.keys() - set(lexicon.languages))
     if unknown:
         raise DataError(
-            f"--language-weights {', '.join(unknown)}: {_join(options.lexicon_paths)} has no translations into that "
-            f"language; it has {', '.join(lexicon.languages)}"
+            f"--language-weights {', '.join(unknown)}: no translations in {_join(options.lexicon_paths)}; it has "
+            f"{', '.join(lexicon.languages)}"
         )
     return lexicon
 

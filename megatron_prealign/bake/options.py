@@ -107,7 +107,9 @@ def table_options(options: BakeOptions) -> TableOptions:
                 fold_case(options.stop_words_path.read_text(encoding="utf-8"), options.source_language).split()
             )
         except (OSError, ValueError) as error:
-            raise DataError(f"--stop-words {options.stop_words_path}: can't be read ({error})") from None
+            raise DataError(
+                f"--stop-words {options.stop_words_path}: can't be read ({error}); check the path"
+            ) from None
     if options.max_rank > 0:
         try:
             import wordfreq  # optional, and slow to load
@@ -117,7 +119,9 @@ def table_options(options: BakeOptions) -> TableOptions:
         except ImportError:
             raise DataError("--max-rank: needs wordfreq; install megatron-prealign[data]") from None
         except LookupError:
-            raise DataError(f"--max-rank: wordfreq does not know the language {options.source_language!r}") from None
+            raise DataError(
+                f"--max-rank: wordfreq does not know the language {options.source_language!r}; leave --max-rank out"
+            ) from None
     return TableOptions(options.case_transfer, options.max_translations, frozenset(excluded), options.language_weights)
 
 

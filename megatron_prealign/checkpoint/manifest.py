@@ -86,10 +86,11 @@ def read_manifest(checkpoint: Path) -> dict[str, Entry]:
             f"{path}: missing, so the checkpoint may be incomplete; to use it unchecked, pass --checkpoint.verify false"
         ) from None
     except (OSError, ValueError, OverflowError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not the manifest of a checkpoint ({error!r})") from None
+        raise CheckpointError(f"{path}: not the manifest of a checkpoint ({error!r}); use another checkpoint") from None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: format version {version}, but this version of the program reads {FORMAT_VERSION}"
+            f"{path}: format version {version}, but this version of the program reads {FORMAT_VERSION}; "
+            "install the version that wrote it"
         )
     if whole.get("content_hash") != Manifest(content).content_hash:
         raise CheckpointError(f"{path}: its content does not match its own hash; it was edited or damaged")

@@ -70,4 +70,4 @@ def read_plain(source: Path | IO[bytes], path: Path) -> Any:
         raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
     except Exception as error:
         # Damaged archives and pickles raise errors of many types.
-        raise CheckpointError(f"{path}: not written by torch.save ({error!r})") from None
+        raise CheckpointError(f"{path}: not written by torch.save ({error!r}); use another checkpoint") from None

@@ -111,9 +111,11 @@ def read_metadata(path: Path) -> Metadata:
         raise CheckpointError(f"{path}: can't be read ({error.strerror}); name a torch_dist checkpoint") from None
     except Exception as error:
         # Damaged pickles raise errors of many types.
-        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint: {error}") from None
+        raise CheckpointError(
+            f"{path}: not the metadata of a torch_dist checkpoint ({error}); use another checkpoint"
+        ) from None
     if not isinstance(metadata, Metadata):
-        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint")
+        raise CheckpointError(f"{path}: not the metadata of a torch_dist checkpoint; use another checkpoint")
     return metadata
 
 

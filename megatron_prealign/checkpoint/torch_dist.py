@@ -98,7 +98,9 @@ def _read_items(box: Box, metadata: Metadata, folder: Path) -> list[ReadItem]:
     if stored is None:
         raise CheckpointError(_tell_absent(folder, [box.key]))
     if not isinstance(stored, TensorStorageMetadata) or tuple(stored.size) != box.global_shape:
-        raise CheckpointError(f"{folder}: {box.key} has another shape than {box.global_shape}; use another checkpoint")
+        raise CheckpointError(
+            f"{folder}: {box.key} is not a tensor of shape {box.global_shape}; use another checkpoint"
+        )
     wanted = ChunkStorageMetadata(torch.Size(box.offsets), torch.Size(box.sizes))
     return list(create_read_items_for_chunk_list(box.key, stored, [wanted]))
 

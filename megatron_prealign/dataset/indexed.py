@@ -204,11 +204,14 @@ class IndexedReader:
         with path.open("rb") as stream:
             header = stream.read(_HEADER.size)
         if len(header) < _HEADER.size:
-            raise DataError(f"{path}: {size} bytes, shorter than the header of an indexed dataset")
+            raise DataError(
+                f"{path}: {size} bytes, shorter than the header of an indexed dataset; copy or bake it again"
+            )
         magic, version, code, num_sequences, num_ends = _HEADER.unpack(header)
         if magic != MAGIC or version != VERSION or code not in DTYPE_OF_CODE:
             raise DataError(
-                f"{path}: not the index of a Megatron dataset (magic {magic!r}, version {version}, type {code})"
+                f"{path}: not the index of a Megatron dataset (magic {magic!r}, version {version}, type {code}); "
+                "check the prefix"
             )
         expected = _HEADER.size + 12 * num_sequences + 8 * num_ends
         if size != expected:

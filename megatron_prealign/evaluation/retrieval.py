@@ -152,7 +152,8 @@ def select_pairs(lexicon: Lexicon, language: str, tokenizer: Tokenizer, max_pair
     usable = sorted(pair for pair in found if pair[0] in source_ids and pair[1] in target_ids)
     if not usable:
         raise DataError(
-            f"the lexicon has no pair {lexicon.source_language}-{language} whose words this tokenizer can write"
+            f"the lexicon has no pair {lexicon.source_language}-{language} whose words this tokenizer can write; "
+            "give another lexicon"
         )
     drawn = usable if len(usable) <= max_pairs else random.Random(seed).sample(usable, max_pairs)
     sources = {word: index for index, word in enumerate(sorted({source for source, _ in drawn}))}

@@ -95,7 +95,8 @@ class Session:
                     _write(self.partial, results)
                 except (TypeError, ValueError) as error:
                     raise DataError(
-                        f"{task.name}: {task.kind} returned a value that JSON can't hold ({error})"
+                        f"{task.name}: {task.kind} returned a value that JSON can't hold ({error}); "
+                        "let it return numbers, strings, lists and dicts"
                     ) from None
         results |= summarise(results)
         _write(self.partial, results)

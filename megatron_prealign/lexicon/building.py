@@ -101,7 +101,7 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     if not options.skip_bad_lines:
         problems.raise_if_any()
     if not lexicon.entries:
-        raise DataError([*problems.shown, f"{_names(options)}: no word pair is left"])
+        raise DataError([*problems.shown, f"{_names(options)}: no word pair is left; check the files and the filters"])
     report: dict[str, Any] = {"files": files, "read": _sizes(lexicon)}
     lexicon, dropped = filter_lexicon(lexicon, **options.filters)
     report["warnings"] = _alarms(report["read"]["pairs_by_language"], dropped)

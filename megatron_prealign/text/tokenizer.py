@@ -134,7 +134,7 @@ class HuggingFaceTokenizer(Tokenizer):
             raise DataError(f"{path}: a tekken vocabulary of Mistral, which is not read; {_USE_JSON}")
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:
-            raise DataError(f"{path}: the vocabulary is empty")
+            raise DataError(f"{path}: the vocabulary is empty; use another tokenizer")
         self.vocab_size = max(vocabulary.values()) + 1
         added = {token["id"]: token for token in definition.get("added_tokens") or ()}
         special = {index for index, token in added.items() if token.get("special")}
@@ -352,7 +352,7 @@ def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
         candidates = [path / "tokenizer.json", path / "tokenizer.model"]
         found = next((candidate for candidate in candidates if candidate.is_file()), None)
         if found is None:
-            raise DataError(f"{path}: no tokenizer.json or tokenizer.model in this folder")
+            raise DataError(f"{path}: no tokenizer.json or tokenizer.model in this folder; name the file itself")
         path = found
     if not path.is_file():
         raise DataError(

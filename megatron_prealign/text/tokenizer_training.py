@@ -40,7 +40,7 @@ def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: i
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
         problems.append(f"special tokens {list(special_tokens)}; give at least one, like <|endoftext|>")
     if len(set(special_tokens)) != len(special_tokens):
-        problems.append(f"special tokens {list(special_tokens)} repeat")
+        problems.append(f"special tokens {list(special_tokens)} repeat; give each once")
     smallest = _NUM_BYTES + len(special_tokens) + num_own
     if vocab_size < smallest:
         problems.append(f"vocab_size is {vocab_size}; bytes and special tokens alone need {smallest}")

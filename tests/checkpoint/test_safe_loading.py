@@ -93,7 +93,7 @@ PLACES: dict[str, tuple[Callable[[Path, Evil], None], str]] = {
         _in_common,
         "common.pt: damaged, or it holds more than tensors and plain values (Trying to load unsupported",
     ),
-    "metadata": (_in_metadata, ".metadata: not the metadata of a torch_dist checkpoint: it names posix.mkdir, which"),
+    "metadata": (_in_metadata, ".metadata: not the metadata of a torch_dist checkpoint (it names posix.mkdir, which"),
     "object": (_in_object, "_extra_state/shard_0_4: damaged, or it holds more than tensors and plain values ("),
     "fp8": (
         _in_fp8_state,

@@ -123,7 +123,8 @@ def test_everything_wrong_with_a_task_is_told_at_once(tmp_path: Path) -> None:
         assert any(problem in line for line in told), problem
     assert "give either train and test, or task" in zero_shot_transfer.check(zero_shot_transfer.Options())[0]
     told = zero_shot_transfer.check(zero_shot_transfer.Options(train=(same,), seeds=(1, 1)))
-    assert told == ["seeds: give at least one, each once", "train and test belong together: give both"]
+    seeds = "seeds is [1, 1]; give at least one seed, and no seed twice"
+    assert told == [seeds, "train and test belong together: give both"]
 
 
 def test_tasks_of_the_hub_are_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

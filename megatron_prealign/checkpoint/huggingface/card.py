@@ -27,7 +27,7 @@ def read_results(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = {name: content[name] for name in _MEASURED if content.get(name)}
     except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not the output of tools/evaluate.py ({error})") from None
+        raise CheckpointError(f"{path}: not the output of tools/evaluate.py ({error}); name its results.json") from None
     if not found:
         raise CheckpointError(f"{path}: holds neither {' nor '.join(_MEASURED)}; name the output of tools/evaluate.py")
     return found

@@ -112,7 +112,9 @@ def _expected_names(folder: Path) -> dict[Path, set[str] | None]:
             assert names is not None
             names.add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder / INDEX}: not an index of weights ({error!r})") from None
+        raise CheckpointError(
+            f"{folder / INDEX}: not an index of weights ({error!r}); download or export the folder again"
+        ) from None
     return by_file
 
 

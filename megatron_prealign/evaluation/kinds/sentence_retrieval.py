@@ -103,7 +103,7 @@ def counterparts(rows: Sequence[Row], source: str, languages: Sequence[str]) -> 
             f"{', '.join((source, *there)) if any(source in row for row in rows) else ', '.join(there)}"
         )
     if not found:
-        raise DataError(f"the files contain no language other than {source}")
+        raise DataError(f"the files contain no language other than {source}; give aligned texts of two languages")
     return found
 
 

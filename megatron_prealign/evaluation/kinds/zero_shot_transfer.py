@@ -66,7 +66,7 @@ def check(options: Options) -> list[str]:
     if find_spec("accelerate") is None:
         problems.append("Hugging Face's Trainer needs accelerate; pip install 'megatron-prealign[eval]'")
     if len(set(options.seeds)) < max(len(options.seeds), 1):
-        problems.append("seeds: give at least one, each once")
+        problems.append(f"seeds is {list(options.seeds)}; give at least one seed, and no seed twice")
     if bool(options.task) == bool(options.train or options.test):
         problems.append("give either train and test, or task")
     elif not options.task and not (options.train and options.test):
