@@ -16,7 +16,7 @@ if [ ! -e "$root/.complete" ]; then
   touch "$root/.complete"
 fi
 # The network as it is here, certificates included.
-cp /etc/resolv.conf "$root/etc/resolv.conf"
+cp /etc/resolv.conf /etc/hosts "$root/etc"
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 mkdir -p "$root/opt/megatron-prealign"
 git -C "$repository" archive HEAD | tar --extract --directory "$root/opt/megatron-prealign"

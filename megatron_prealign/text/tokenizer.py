@@ -248,29 +248,29 @@ class SentencePieceTokenizer(Tokenizer):
             )
         content = path.read_bytes()
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
-            self._num_pieces = int(self._processor.get_piece_size())
+            processor = self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+            pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
             self.added_tokens = tuple(piece.piece for piece in proto.pieces if piece.type in _EXTRACTED_PIECES)
         except Exception as error:  # the library raises RuntimeError and others for malformed files
             raise DataError(f"{path}: not a SentencePiece model ({error}); use another file") from None
+        self._num_pieces = len(pieces)
         settings = read_settings(path)
-        processor, pieces = self._processor, range(self._num_pieces)
         self.more_tokens = self._read_more_tokens(settings)
         self.vocab_size = max([self._num_pieces - 1, *self.more_tokens.values()]) + 1
-        own_special = {i for i in pieces if processor.is_control(i) or processor.is_unknown(i)}
-        self.special_ids = frozenset(own_special.union(self.more_tokens.values()))
+        own_special = [i for i in range(len(pieces)) if processor.is_control(i) or processor.is_unknown(i)]
+        self.special_ids = frozenset({*own_special, *self.more_tokens.values()})
         self.token_bytes = [b""] * self.vocab_size
-        for i in pieces:
+        for i, piece in enumerate(pieces):
             if i not in self.special_ids and not processor.is_unused(i):
-                self.token_bytes[i] = metaspace_bytes(processor.id_to_piece(i))
+                self.token_bytes[i] = metaspace_bytes(piece)
         self.eod_id = self._named_id(settings, "eos_token", processor.eos_id())
         self.bos_id = self._named_id(settings, "bos_token", processor.bos_id())
         # The library adds it only on request; transformers does where the settings say so.
         self.adds_bos = self.bos_id is not None and settings.config.get("add_bos_token") is True
+        self.definition = {}
         self.encodes_any_text = False  # normalisers drop characters
         self.splits_at_spaces = False  # pieces may hold spaces
-        self.definition = {}
-        self.special_tokens = (*(processor.id_to_piece(i) for i in sorted(own_special)), *self.more_tokens)
+        self.special_tokens = (*(pieces[i] for i in own_special), *self.more_tokens)
         more = json.dumps(self.more_tokens, ensure_ascii=False).encode() if self.more_tokens else b""
         self.fingerprint = hashlib.sha256(content + more).hexdigest()
 
