@@ -331,8 +331,7 @@ ACCEPTED = [
     Row({"checkpoint.init_from": "gone", "training.run_path": "stage1"}, ""),  # a run that continues
     Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),
     Row({"model.architecture": "gpt_neox", "model.num_query_groups": 4, "model.rotary_percent": 0.25}, ""),
-    Row({"model.architecture": "qwen2", "model.rope_scaling": "yarn", "model.rope_scaling_factor": 4.0}, ""),
-    Row({"model.architecture": "smollm3", "model.no_rope_freq": 4}, ""),
+    Row({"model.architecture": "smollm3", "model.rope_scaling": "yarn", "model.no_rope_freq": 4}, ""),
     Row({"schedule.lr_warmup_steps": 400, "schedule.lr_wsd_decay_steps": 600}, ""),
 ]
 
