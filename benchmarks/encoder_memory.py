@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from megatron_prealign.text import gigatoken_encoder
+from megatron_prealign.text import backends
 from megatron_prealign.text.backends import make_encoder
 from megatron_prealign.text.encoders import limit_threads
 from megatron_prealign.text.tokenizer import load_tokenizer
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     limit_threads(1)
     if arguments.never_renew:
-        gigatoken_encoder._CHARACTERS_OF_A_CACHE = sys.maxsize
+        backends._CHARACTERS_OF_A_CACHE = sys.maxsize
     encoder = make_encoder(load_tokenizer(arguments.tokenizer_model), arguments.backend, is_parallel=False)
     process = psutil.Process()
     num_bytes = arguments.megabytes * 1_000_000

@@ -11,10 +11,9 @@ import tokenizers
 from sentencepiece import SentencePieceTrainer
 from tokenizers import pre_tokenizers
 
-from megatron_prealign.text import backends, gigatoken_encoder
-from megatron_prealign.text.backends import make_encoder, why_not_gigatoken
+from megatron_prealign.text import backends
+from megatron_prealign.text.backends import GigatokenEncoder, make_encoder, unlike_parts, why_not_gigatoken
 from megatron_prealign.text.encoders import Encoder, ReferenceEncoder
-from megatron_prealign.text.gigatoken_encoder import GigatokenEncoder, unlike_parts
 from megatron_prealign.text.sentencepiece_conversion import convert_sentencepiece
 from megatron_prealign.text.split_patterns import LLAMA_3, QWEN_2, QWEN_3_5
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
@@ -142,8 +141,8 @@ def test_added_tokens_that_normalising_completes_go_to_the_reference(variant: Ca
 def test_the_encoder_is_renewed_and_ids_stay_equal(
     bpe: Tokenizer, documents: list[str], is_parallel: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gigatoken_encoder, "_CHARACTERS_OF_A_CACHE", 100_000)
-    monkeypatch.setattr(gigatoken_encoder, "_MAX_CHARACTERS_IN_PARALLEL", 20_000)
+    monkeypatch.setattr(backends, "_CHARACTERS_OF_A_CACHE", 100_000)
+    monkeypatch.setattr(backends, "_MAX_CHARACTERS_IN_PARALLEL", 20_000)
     loaded = []
     from_json = gigatoken.Tokenizer.from_json
     monkeypatch.setattr(gigatoken.Tokenizer, "from_json", lambda text: loaded.append(text) or from_json(text))
