@@ -13,14 +13,14 @@ from tests.workspace import MakeValues
 
 
 def _collections(values: Any) -> list[int]:
-    """Return the steps after which full collections ran while a run trained."""
+    """Return the steps after which collections ran while a run trained; -1 for one that Python chose."""
     trainer = make_trainer(values)
     steps: list[int] = []
 
     def note(phase: str, info: dict[str, int]) -> None:
+        # An error in here would be lost. Python by itself begins with the youngest generation.
         if phase == "start":
-            assert info["generation"] == 2, "Python collected by itself"
-            steps.append(trainer.state.step)
+            steps.append(trainer.state.step if info["generation"] == 2 else -1)
 
     gc.callbacks.append(note)
     trainer.train()
