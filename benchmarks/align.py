@@ -32,7 +32,7 @@ from rich.table import Table
 
 from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch, Taps
 from megatron_prealign.config import Config, config_from_dict
-from megatron_prealign.config.taps import tap_weights
+from megatron_prealign.config.alignment import tap_weights
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.pairs.batches import ItemBatch

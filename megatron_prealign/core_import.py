@@ -1,5 +1,7 @@
 """Hook into the import of megatron-core, whichever module imports it: check its version and reduce what it imports.
 
+* Other versions than those known here are refused. Internals differ between versions, and some differences change
+  results without an error: an unknown version may train on other sequences, or read another part of a checkpoint.
 * Optional packages that are broken are hidden from it (`optional_packages.py`).
 * It compiles fused functions where it defines them. The compiler takes half the time of the whole import; here a
   function is compiled when it is first called, which on CPUs never happens. Can go when megatron-core does the same.
@@ -13,13 +15,20 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import inspect
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from megatron_prealign.core_version import check_core_version
+from megatron_prealign.errors import PrealignError
 from megatron_prealign.optional_packages import find_problems
+
+Version = tuple[int, int, int]
+
+SUPPORTED: tuple[tuple[Version, Version], ...] = (((0, 16, 1), (0, 17, 0)), ((0, 19, 0), (0, 20, 0)))
+"""Ranges of versions: the first one in each, and the first one after it. pyproject.toml asks pip for the same."""
 
 
 def watch_imports() -> None:
@@ -95,3 +104,34 @@ def _compiling_when_called() -> Iterator[None]:
         yield
     finally:
         torch.compile = compile_now
+
+
+def is_supported(version: Version) -> bool:
+    """Tell whether this package works with a version of megatron-core."""
+    return any(first <= version < after for first, after in SUPPORTED)
+
+
+def check_core_version(folders: Sequence[str]) -> None:
+    """Refuse a megatron-core that is not supported, before it is imported.
+
+    Args:
+        folders: where the package `megatron` is searched: an installation, or a checkout of Megatron-LM.
+
+    Raises:
+        PrealignError: Its version is not supported.
+    """
+    for folder in folders:
+        path = Path(folder, "core", "package_info.py")
+        if path.is_file():
+            info = runpy.run_path(str(path))
+            if not is_supported((info["MAJOR"], info["MINOR"], info["PATCH"])):
+                ranges = " or ".join(f">={_text(first)},<{_text(after)}" for first, after in SUPPORTED)
+                raise PrealignError(
+                    f"megatron-core {info['__version__']} in {path.parent} is not supported (supported: {ranges}); "
+                    "install one: pip install 'megatron-core==0.16.1', or 0.19.2 with Python 3.12 or newer"
+                )
+            return
+
+
+def _text(version: Version) -> str:
+    return ".".join(str(part) for part in version)

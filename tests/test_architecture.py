@@ -22,10 +22,9 @@ SOURCES = sorted(
 )
 
 # What each part may import of the package besides itself; these are everyone's.
-EVERYONES = {"core_import", "core_version", "errors", "files", "optional_packages", "ranks", "signals"}
+EVERYONES = {"core_import", "errors", "files", "optional_packages", "ranks", "signals"}
 MAY_IMPORT = {
     "core_import": set(),
-    "core_version": set(),
     "errors": set(),
     "files": set(),
     "optional_packages": set(),
@@ -149,7 +148,7 @@ def test_imports_go_in_one_direction(source: str) -> None:
     part = Path(source).relative_to(PACKAGE).parts[0].removesuffix(".py")
     if part == "__init__":
         # Every command line pays for what stands here, and in what has to come before megatron-core.
-        early = ("core_import", "optional_packages", "core_version", "errors")
+        early = ("core_import", "optional_packages", "errors")
         modules = [*imported_modules(source)]
         modules += [module for name in early for module in imported_modules(f"{PACKAGE}/{name}.py")]
         modules = [module for module in modules if not any(is_inside(module, f"{PACKAGE}.{name}") for name in early)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from megatron_prealign.core_version import Version, is_supported
+from megatron_prealign.core_import import Version, is_supported
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = [(0, 15, 3), (0, 16, 0), (0, 16, 1), (0, 16, 2), (0, 17, 0), (0, 17, 1), (0, 18, 0), (0, 18, 2)]

@@ -19,7 +19,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_prealign.alignment.contrastive import contrastive_loss
 from megatron_prealign.alignment.taps import ItemMicrobatch, Taps
-from megatron_prealign.config.taps import tap_names
+from megatron_prealign.config.alignment import tap_names
 from megatron_prealign.platform import Mesh
 
 

@@ -1,22 +1,23 @@
-"""Read the pickles inside a torch_dist checkpoint without running code in them.
+"""Read the pickles inside checkpoints without running code in them.
 
-torch writes the table of contents as a pickle and reads it with `pickle.load`; Transformer Engine does the same with
-the scaling state of fp8. A pickle can run any code on the machine that reads it so.
+A pickle names classes and functions to call. torch writes the table of contents of a torch_dist checkpoint as one, and
+Transformer Engine the scaling state of fp8: there, only the names that belong to them are allowed. Of other pickles no
+name is looked up: a stand-in replaces each, does nothing and keeps the state that it gets.
 """
 
 import contextlib
 import io
 import os
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata
 
-from megatron_prealign.checkpoint.plain_pickle import Opaque
 from megatron_prealign.errors import CheckpointError
 
 Globals = Mapping[str, frozenset[str]]
@@ -69,6 +70,35 @@ _FP8_STATE: Globals = {
     "torch": _DTYPES | {"Size"},
     "collections": frozenset({"OrderedDict"}),
 }
+
+
+class Opaque:
+    """Replaces an object of a class that was not imported, or the result of a call that was not made."""
+
+    attributes: dict[str, Any]
+
+    def __new__(cls, *_: Any, **__: Any) -> "Opaque":
+        """Take any arguments."""
+        made = object.__new__(cls)
+        made.attributes = {}
+        return made
+
+    def __call__(self, *_: Any, **__: Any) -> "Opaque":
+        """Replace the result of another call: one call looks up a method, a second calls it."""
+        return Opaque()
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the attributes of a plain object."""
+        self.attributes = state if isinstance(state, dict) else {}
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Take an item of a dictionary-like object."""
+
+    def append(self, value: Any) -> None:
+        """Take an item of a list-like object."""
+
+    def extend(self, values: Any) -> None:
+        """Take the items of a list-like object."""
 
 
 class _SafeUnpickler(pickle.Unpickler):
@@ -184,3 +214,36 @@ def pickled_states_allowed() -> Iterator[None]:
             del os.environ[_ALLOW_PICKLES]
         else:
             os.environ[_ALLOW_PICKLES] = before
+
+
+_CONTENT = "data.pkl"
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return Opaque
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Leave out the content of a tensor."""
+
+
+def read_plain(source: Path | IO[bytes], path: Path) -> Any:
+    """Return the content of a file written by torch.save, with stand-ins for tensors and other objects.
+
+    Args:
+        source: file, or path to one.
+        path: what an error names.
+
+    Raises:
+        CheckpointError: it is missing, or not such a file.
+    """
+    try:
+        with zipfile.ZipFile(source) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(f"/{_CONTENT}"))
+            with archive.open(name) as file:
+                return _Reader(file).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from None
+    except Exception as error:
+        # Damaged archives and pickles raise errors of many types.
+        raise CheckpointError(f"{path}: not written by torch.save ({error!r}); use another checkpoint") from None

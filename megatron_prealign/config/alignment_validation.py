@@ -3,9 +3,9 @@
 import os
 from collections.abc import Iterator
 
+from megatron_prealign.config.alignment import tap_weights
 from megatron_prealign.config.constraints import Problem
 from megatron_prealign.config.root import Config
-from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import ConfigError
 
 

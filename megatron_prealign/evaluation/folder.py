@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.config.taps import tap_names
+from megatron_prealign.config.alignment import tap_names
 from megatron_prealign.errors import CheckpointError, DataError
 from megatron_prealign.text.frame import document_frame
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer

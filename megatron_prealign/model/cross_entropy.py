@@ -73,14 +73,14 @@ class _CrossEntropy(torch.autograd.Function):
             gradient = _shifted(rows[block], largest[block], ctx.num_real).exp_().div_(sums[block, None])
             if ctx.z_loss_weight:
                 gradient *= 1 + 2 * ctx.z_loss_weight * (sums[block].log() + largest[block])[:, None]
-            gradient.scatter_add_(1, own_labels[block, None], -is_here[block, None].float())
+            gradient.scatter_add_(1, own_labels[block, None], -is_here[block, None].to(gradient.dtype))
             rows[block] = gradient.mul_(factors[block])
         return logits, None, None, None, None
 
 
 def _shifted(rows: Tensor, largest: Tensor, num_real: int) -> Tensor:
-    """Return logits in fp32 less the largest of their position; minus infinity for padding."""
-    shifted = rows.float() - largest[:, None]
+    """Return logits less the largest of their position, in its type; minus infinity for padding."""
+    shifted = rows.to(largest.dtype) - largest[:, None]
     shifted[:, num_real:] = -torch.inf
     return shifted
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import time
 import uuid
 from datetime import timedelta
@@ -16,9 +17,9 @@ from torch._C._distributed_c10d import HashStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from megatron_prealign.config import ParallelConfig
+from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
-from megatron_prealign.platform.open_files import allow_open_files
 from megatron_prealign.signals import current_note
 
 # Ranks that import from a slow disk come late without hanging.
@@ -27,6 +28,11 @@ _POLL_SECONDS = 0.01
 _MOST_POLL_SECONDS = 0.5  # thousands of ranks ask one store
 # After a signal, others may still be importing; but a rank may also have failed, for which torchrun stops the rest.
 _WAIT_AFTER_SIGNAL = 10.0
+# Measured with all groups of a run over gloo, which connects each rank of a group with each other: 74 + 7 a rank, and a
+# rank more each on the rank that keeps the store (tests/platform/test_open_files.py). nccl opens no such meshes.
+GLOO_FILES_PER_RANK = 8
+_OTHER_FILES = 512
+"""Of libraries, datasets, checkpoints and loader processes."""
 
 RandomStates = dict[str, Any]
 """Plain values and tensors, by generator."""
@@ -179,3 +185,21 @@ def device_of(states: RandomStates) -> str:
     """Return "cpu" or "cuda" by the size of the states: those of a CPU's generator are far larger."""
     sizes = {state.numel() for state in states["megatron"].values()}
     return "cpu" if states["torch"].numel() in sizes else "cuda"
+
+
+def allow_open_files(backend: str, world_size: int) -> None:
+    """Raise this process's limit of open files to what a run of `world_size` ranks needs.
+
+    Raises:
+        ConfigError: The system's hard limit is lower.
+    """
+    needed = _OTHER_FILES + (GLOO_FILES_PER_RANK * world_size if backend == "gloo" else 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{world_size} ranks over {backend} need up to {needed} open files in each process, but the hard limit "
+            f"here is {hard}; raise it (`ulimit -Hn`, the limits of the batch system or container)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from megatron_prealign.checkpoint.folder import CONFIG
+from megatron_prealign.config.alignment import tap_names
 from megatron_prealign.config.loading import load_resolved
-from megatron_prealign.config.taps import tap_names
 from megatron_prealign.errors import DataError, PrealignError
 from megatron_prealign.reports.page import html_figure, html_folded, html_page, html_table
 from megatron_prealign.reports.records import LANGUAGE_NAMES, METRICS, PAIR_SETS, Record, read_records

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megatron_prealign.config.taps import EMBEDDING, OUTPUT_EMBEDDING
+from megatron_prealign.config.alignment import EMBEDDING, OUTPUT_EMBEDDING
 from megatron_prealign.reports.panels import STYLES, draw_panels, layer_colors
 from megatron_prealign.reports.records import Record, series, value_at
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from megatron_prealign.text.encoders import ChunkedEncoder, Encoder, ReferenceEncoder
 from megatron_prealign.text.probe import probe_texts
 from megatron_prealign.text.ragged import Ragged
-from megatron_prealign.text.split_patterns import is_plain_split, steps
 from megatron_prealign.text.tokenizer import Tokenizer
+from megatron_prealign.text.tokenizer_json import is_plain_split, steps
 
 Backend = Literal["reference", "gigatoken"]
 """The tokenizer's own library, or gigatoken."""

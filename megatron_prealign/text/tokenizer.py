@@ -18,8 +18,13 @@ from typing import Any
 from megatron_prealign.errors import DataError
 from megatron_prealign.files import remote_problem
 from megatron_prealign.text.ragged import paused_collector
-from megatron_prealign.text.split_patterns import splits_at_spaces
-from megatron_prealign.text.token_bytes import SPACE_MARKER, byte_level_bytes, keeps_all_bytes, metaspace_bytes
+from megatron_prealign.text.tokenizer_json import (
+    SPACE_MARKER,
+    byte_level_bytes,
+    keeps_all_bytes,
+    metaspace_bytes,
+    splits_at_spaces,
+)
 from megatron_prealign.text.tokenizer_settings import ADDED_TOKENS_FILE, TokenizerSettings, read_settings
 
 _EOD_TOKENS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")

@@ -14,7 +14,7 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from megatron_prealign.errors import ConfigError, DataError
-from megatron_prealign.text.split_patterns import WITHOUT_CONTRACTIONS
+from megatron_prealign.text.tokenizer_json import WITHOUT_CONTRACTIONS
 
 Texts = Callable[[], Iterator[str]]
 """Starts another pass over the documents of one language."""

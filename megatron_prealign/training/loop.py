@@ -33,8 +33,7 @@ from megatron_prealign.training.optimizer import build_schedule, gather_paramete
 from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.state import TrainState, has_lost_patience
 from megatron_prealign.training.throughput import Throughput
-from megatron_prealign.training.validation import Validator
-from megatron_prealign.training.word_validation import WordValidator, held_out_retrieval
+from megatron_prealign.training.validation import Validator, WordValidator, held_out_retrieval
 
 
 @contextlib.contextmanager

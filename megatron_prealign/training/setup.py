@@ -47,8 +47,7 @@ from megatron_prealign.training.start_report import describe_weights
 from megatron_prealign.training.state import TrainState
 from megatron_prealign.training.throughput import Throughput
 from megatron_prealign.training.trackers import missing_packages
-from megatron_prealign.training.validation import Validator
-from megatron_prealign.training.word_validation import PairSet, WordValidator, select_pair_sets
+from megatron_prealign.training.validation import PairSet, Validator, WordValidator, select_pair_sets
 
 
 @dataclasses.dataclass(frozen=True)

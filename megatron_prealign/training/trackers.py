@@ -1,6 +1,7 @@
 """Trackers of a run's metrics: TensorBoard, Weights & Biases, MLflow.
 
 A resumed run continues the same run of the service; its id is in <run_path>/wandb_id.txt or <run_path>/mlflow_id.txt.
+Each tracker runs in its own thread, so that a service that fails or hangs neither stops nor delays training.
 """
 
 import threading
@@ -8,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Protocol
 from uuid import uuid4
 
 import yaml
@@ -16,9 +18,10 @@ import yaml
 from megatron_prealign.config import Config, dump_config
 from megatron_prealign.config.root import LoggingConfig
 from megatron_prealign.files import write_atomically
-from megatron_prealign.training.tracker_thread import Tracker, TrackerThread
 
 _MOST_PARAMETERS = 100  # the limit of one MLflow batch
+_MOST_WAITING = 1000
+"""Longest queue of records for a slow service; bounds memory."""
 _FINISH_SECONDS = 45.0  # less than TrackerThread waits
 
 
@@ -33,6 +36,79 @@ def missing_packages(logging: LoggingConfig) -> list[str]:
         for field, (value, package) in wanted.items()
         if value is not None and find_spec(package) is None
     ]
+
+
+class Tracker(Protocol):
+    """One service that shows a run's metrics."""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Send the numbers of one record."""
+        ...
+
+    def close(self) -> None:
+        """Send what is buffered and end the run."""
+        ...
+
+
+class TrackerThread:
+    """Pass records to a service; a record it does not accept is missing only there."""
+
+    def __init__(
+        self, name: str, open_tracker: Callable[[], Tracker], say: Callable[[str], None], close_seconds: float = 60.0
+    ) -> None:
+        """Open the service `name`; if that fails, retry with each record. `say` shows a line on the terminal."""
+        self._name = name
+        self._open = open_tracker
+        self._say = say
+        self._close_seconds = close_seconds
+        self._lacks_records = False
+        self._records: SimpleQueue[tuple[Mapping[str, float], int] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Queue the numbers of one record; return at once."""
+        if self._records.qsize() < _MOST_WAITING:
+            self._records.put((numbers, step))
+        else:
+            self._lacks_records = True
+
+    def close(self) -> None:
+        """Wait for the queue, at most `close_seconds`, and report missing records."""
+        self._records.put(None)
+        self._thread.join(self._close_seconds)
+        if self._thread.is_alive():
+            self._say(f"{self._name}: not done after {self._close_seconds:g} seconds; metrics.jsonl has all records")
+        elif self._lacks_records:
+            self._say(f"{self._name}: lacks records; metrics.jsonl has all")
+
+    def _run(self) -> None:
+        tracker: Tracker | None = None
+        fails = False
+        try:
+            tracker = self._open()
+        except Exception as error:  # each library raises its own types
+            fails = self._complain(error)
+        for numbers, step in iter(self._records.get, None):
+            try:
+                tracker = tracker or self._open()
+                tracker.log(numbers, step)
+            except Exception as error:
+                fails = fails or self._complain(error)
+                self._lacks_records = True
+            else:
+                if fails:
+                    self._say(f"{self._name}: accepts records again from step {step}")
+                fails = False
+        if tracker is not None:
+            try:
+                tracker.close()
+            except Exception as error:
+                self._complain(error)
+
+    def _complain(self, error: Exception) -> bool:
+        self._say(f"{self._name}: {error}; training continues without it")
+        return True
 
 
 def open_trackers(config: Config, step: int, say: Callable[[str], None]) -> list[TrackerThread]:

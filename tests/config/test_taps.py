@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_prealign.config.taps import tap_names, tap_weights
+from megatron_prealign.config.alignment import tap_names, tap_weights
 from megatron_prealign.errors import ConfigError
 
 

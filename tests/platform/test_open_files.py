@@ -14,7 +14,7 @@ from megatron_prealign.platform import (
     select_platform,
     shut_down_distributed,
 )
-from megatron_prealign.platform.open_files import GLOO_FILES_PER_RANK, allow_open_files
+from megatron_prealign.platform.distributed import GLOO_FILES_PER_RANK, allow_open_files
 from megatron_prealign.testing import run_distributed
 
 

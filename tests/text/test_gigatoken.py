@@ -15,8 +15,8 @@ from megatron_prealign.text import backends
 from megatron_prealign.text.backends import GigatokenEncoder, make_encoder, unlike_parts, why_not_gigatoken
 from megatron_prealign.text.encoders import Encoder, ReferenceEncoder
 from megatron_prealign.text.sentencepiece_conversion import convert_sentencepiece
-from megatron_prealign.text.split_patterns import LLAMA_3, QWEN_2, QWEN_3_5
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
+from megatron_prealign.text.tokenizer_json import LLAMA_3, QWEN_2, QWEN_3_5
 
 gigatoken = pytest.importorskip("gigatoken")
 

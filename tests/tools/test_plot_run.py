@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.config.taps import tap_names
+from megatron_prealign.config.alignment import tap_names
 from megatron_prealign.reports.run_page import read_runs
 from megatron_prealign.reports.run_plots import plot_retrieval_by_tap
 from megatron_prealign.testing import run_distributed

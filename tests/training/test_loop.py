@@ -12,8 +12,8 @@ import torch
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer, validate
+from megatron_prealign.training.metrics import progress_line
 from megatron_prealign.training.optimizer import build_schedule
-from megatron_prealign.training.progress import progress_line
 from tests.workspace import MakeValues
 
 EVALUATION = {"eval_interval": 2, "eval_steps": 100, "train_steps": 4}

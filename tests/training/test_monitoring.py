@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from megatron_prealign.config.taps import tap_names
+from megatron_prealign.config.alignment import tap_names
 from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import make_trainer
 from tests.workspace import MakeValues

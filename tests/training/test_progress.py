@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from megatron_prealign.training.progress import RunProgress, progress_line
+from megatron_prealign.training.metrics import RunProgress, progress_line
 
 TRAIN: dict[str, Any] = {
     "kind": "train",

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 
-from megatron_prealign.training.tracker_thread import TrackerThread
+from megatron_prealign.training.trackers import TrackerThread
 
 
 class Service:

@@ -10,8 +10,7 @@ import torch
 from megatron_prealign.checkpoint.huggingface.mapping import check_megatron, megatron_shapes
 from megatron_prealign.checkpoint.megatron_lm.arguments import model_section
 from megatron_prealign.checkpoint.new_rows import Growth, NewRows, fit_tokenizer
-from megatron_prealign.checkpoint.plain_pickle import Opaque, read_plain
-from megatron_prealign.checkpoint.safe_pickle import read_metadata
+from megatron_prealign.checkpoint.safe_pickle import Opaque, read_metadata, read_plain
 from megatron_prealign.checkpoint.start import VOCABULARY_WEIGHTS, Origin, Start, write_start
 from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import ModelConfig

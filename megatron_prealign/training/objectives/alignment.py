@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megatron_prealign.alignment import AlignmentLoss, ContrastiveTargets, ItemMicrobatch
 from megatron_prealign.config import Config
+from megatron_prealign.config.alignment import tap_weights
 from megatron_prealign.config.alignment_validation import has_alignment_loss, measures_retrieval
-from megatron_prealign.config.taps import tap_weights
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.model import hidden_states_only, segment_mask
