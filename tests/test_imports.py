@@ -14,6 +14,7 @@ NEEDS = {
     "build_lexicon": (),
     "inspect_dataset": (),
     "merge_datasets": (),
+    "plan": (),
     "preprocess_codeswitch": (),
     "submit": (),
     "train_tokenizer": (),

@@ -3,7 +3,14 @@
 from megatron_prealign.config.alignment import AlignmentConfig
 from megatron_prealign.config.counts import count_non_embedding_parameters, count_parameters
 from megatron_prealign.config.data import BlendEntry, DataConfig, ValidEntry, find_prefixes
-from megatron_prealign.config.loading import LoadedConfig, config_from_dict, dump_config, load_config, load_resolved
+from megatron_prealign.config.loading import (
+    LoadedConfig,
+    config_from_dict,
+    dump_config,
+    load_config,
+    load_resolved,
+    read_config,
+)
 from megatron_prealign.config.model import ModelConfig
 from megatron_prealign.config.presets import PRESETS, Preset
 from megatron_prealign.config.root import CheckpointConfig, Config, LoggingConfig, ParallelConfig
@@ -38,4 +45,5 @@ __all__ = [
     "find_problems",
     "load_config",
     "load_resolved",
+    "read_config",
 ]

@@ -1,16 +1,26 @@
-"""Parameters of a model and floating-point operations of its training, from the configuration alone.
+"""Parameters of a model, floating-point operations and memory of its training, from the configuration alone.
 
 Only operations that the model needs are counted (Megatron-LM's formula; PaLM's, minus what a causal mask saves): matrix
 products, two operations per multiplication, three times for forward and backward pass. Recomputation, norms,
 activations and embedding look-ups are not counted.
+
+Bytes of weights, gradients and optimizer states are exact but for the padding of megatron-core's buffers. Activations
+are what autograd keeps of local layers with flash attention (Korthikanti et al., arXiv 2205.05198, sec. 4, for other
+layers). Not counted: the CUDA context, NCCL's buffers, workspaces, fragmentation, word and sentence passes.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 from megatron_prealign.config.model import ModelConfig
+from megatron_prealign.config.root import Config
+from megatron_prealign.config.validation import model_parallel_size
 
 _OPERATIONS = 2 * 3
 """A multiplication and an addition; forward, gradient of the input and gradient of the weight."""
+_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_GRADIENT, _MAIN, _MOMENTS = 4, 4, 8
+# The loss converts logits to fp32 in blocks: one of them, and its gradient (model/cross_entropy.py).
+_LOSS_BLOCK = 2 * 4 * (1 << 26)
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:
@@ -67,3 +77,128 @@ def count_word_flops_per_token(model: ModelConfig) -> int:
     not counted.
     """
     return _OPERATIONS * model.num_layers * count_layer_matrices(model)
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one rank at the peak of a step."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """AdamW's moments, and fp32 copies of weights that are not fp32."""
+    activations: int
+    """Of all microbatches between their forward and backward pass."""
+    logits: int
+    """Of one microbatch, with the loss's fp32 blocks; on the last pipeline rank only."""
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def step_memory(config: Config, world_size: int) -> list[StepMemory]:
+    """Estimate the memory of a step on each pipeline rank, in their order.
+
+    Args:
+        config: Checked for this number of ranks; preset and vocabulary resolved.
+        world_size: Number of ranks.
+    """
+    return [_of_rank(config, world_size, rank) for rank in range(config.parallel.pipeline_model_parallel_size)]
+
+
+def rank_parameters(config: Config, pipeline_rank: int) -> int:
+    """Count the parameters of one rank, its share of split ones and its copy of the others."""
+    model, parallel = config.model, config.parallel
+    tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    hidden, traits = model.hidden_size, model.traits
+    norm = hidden if traits.normalization == "RMSNorm" else 2 * hidden
+    query, key_value = _head_widths(model, tensor)
+    fc1 = (2 if traits.has_gated_mlp else 1) * model.ffn_hidden_size // tensor
+    layer = hidden * (query + 2 * key_value + query + fc1 + model.ffn_hidden_size // tensor) + 2 * norm
+    if traits.has_qkv_bias:
+        layer += query + 2 * key_value
+    if traits.has_linear_bias:
+        layer += fc1 + 2 * hidden
+    if traits.has_qk_norm:
+        layer += 2 * model.head_size
+    rows = model.padded_vocab_size // tensor * hidden
+    is_first, is_last = pipeline_rank == 0, pipeline_rank == stages - 1
+    # The last of several pipeline ranks holds a copy of tied embeddings.
+    has_output = is_last and (model.untie_embeddings_and_output_weights or not is_first)
+    return model.num_layers // stages * layer + rows * (is_first + has_output) + norm * is_last
+
+
+def _head_widths(model: ModelConfig, tensor: int) -> tuple[int, int]:
+    """Return the widths of one tensor-parallel rank's queries, and of its keys; several ranks may share one group."""
+    return model.num_attention_heads // tensor * model.head_size, model.num_key_value_heads * model.head_size // tensor
+
+
+def _of_rank(config: Config, world_size: int, rank: int) -> StepMemory:
+    parallel, number_bytes = config.parallel, _BYTES[config.training.precision]
+    parameters = rank_parameters(config, rank)
+    per_parameter = _MOMENTS + (_MAIN if number_bytes < _MAIN else 0)
+    copies = world_size // model_parallel_size(config) * parallel.context_parallel_size
+    owned = -(-parameters // copies) if parallel.use_distributed_optimizer else parameters
+    is_last = rank == parallel.pipeline_model_parallel_size - 1
+    return StepMemory(
+        weights=parameters * number_bytes,
+        gradients=parameters * _GRADIENT,
+        optimizer=owned * per_parameter,
+        activations=_activations(config, world_size, rank),
+        logits=_logits(config) if is_last else 0,
+    )
+
+
+def _tokens(config: Config) -> int:
+    """Return the tokens of a microbatch on one context-parallel rank."""
+    return config.training.micro_batch_size * config.data.seq_length // config.parallel.context_parallel_size
+
+
+def _logits(config: Config) -> int:
+    rows = config.model.padded_vocab_size // config.parallel.tensor_model_parallel_size
+    numbers = _tokens(config) * rows
+    return numbers * _BYTES[config.training.precision] + min(_LOSS_BLOCK, 2 * 4 * numbers)
+
+
+def _activations(config: Config, world_size: int, rank: int) -> int:
+    """Return the bytes that autograd keeps of all microbatches in flight, and what recomputation rebuilds at a time."""
+    model, parallel, training = config.model, config.parallel, config.training
+    stages, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
+    data_parallel = world_size // model_parallel_size(config)
+    num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
+    if virtual == 1:
+        in_flight = min(stages - rank, num_microbatches)
+    else:
+        in_flight = min(2 * (stages - rank - 1) + (virtual - 1) * stages + 1, num_microbatches * virtual)
+    chunk_layers = model.num_layers // (stages * virtual)
+    border = model.hidden_size * _BYTES[training.precision]
+    if parallel.sequence_parallel:
+        border //= parallel.tensor_model_parallel_size
+    layer = _layer_bytes_per_token(config)
+    if training.recompute == "full":
+        each = -(-chunk_layers // training.recompute_num_layers) * border
+        rebuilt = training.recompute_num_layers * layer
+    else:
+        each, rebuilt = chunk_layers * layer, 0
+    # Also the input of the output layer.
+    final = border if rank == stages - 1 else 0
+    return _tokens(config) * (in_flight * each + rebuilt + final)
+
+
+def _layer_bytes_per_token(config: Config) -> int:
+    """Return what autograd keeps of one layer, in bytes per token of a microbatch on one rank."""
+    model, parallel, number_bytes = config.model, config.parallel, _BYTES[config.training.precision]
+    tensor, traits = parallel.tensor_model_parallel_size, model.traits
+    query, key_value = _head_widths(model, tensor)
+    # Inputs and outputs of both norms; split along the sequence under sequence parallelism.
+    unsplit = 4 * model.hidden_size // (tensor if parallel.sequence_parallel else 1)
+    # The projection, whose values attention keeps; rotated queries and keys; their norms; attention's output.
+    attention = (query + 2 * key_value) + (query + key_value) + query
+    if traits.has_qk_norm:
+        attention += query + key_value
+    inner = (3 if traits.has_gated_mlp else 2) * model.ffn_hidden_size // tensor
+    log_sums = 4 * model.num_attention_heads // tensor
+    masks = 2 * model.hidden_size // (tensor if parallel.sequence_parallel else 1) if model.hidden_dropout else 0
+    return number_bytes * (unsplit + attention + inner) + log_sums + masks

@@ -16,7 +16,15 @@ from pydantic import TypeAdapter
 from megatron_prealign.config.conversion import convert, did_you_mean, is_none, shown
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
-from megatron_prealign.config.sources import Given, Source, given_at, mapping_source, read_yaml, split_command_line
+from megatron_prealign.config.sources import (
+    CommandLine,
+    Given,
+    Source,
+    given_at,
+    mapping_source,
+    read_yaml,
+    split_command_line,
+)
 from megatron_prealign.config.validation import check
 from megatron_prealign.errors import ConfigError
 
@@ -52,15 +60,23 @@ def load_config(argv: Sequence[str], *, world_size: int | None = None) -> Loaded
 
         print_help()
         raise SystemExit(0)
-    sources = [read_yaml(path) for path in line.config_paths]
-    overrides = _read_overrides(line.overrides)
-    resolved = _resolve([*sources, Source(problems=line.problems), overrides])
+    sources = _sources(line)
+    resolved = _resolve(sources)
     problems = resolved.problems
     if all(source.readable for source in sources):  # a file that is missing leaves everything at its default
         problems = [*problems, *_cross_field(resolved, world_size)]
     if problems:
         raise ConfigError(problems)
     return LoadedConfig(resolved.config, line.dry_run, resolved.places)
+
+
+def read_config(argv: Sequence[str]) -> Config:
+    """Read the configuration of a command line, preset resolved; neither data nor a run folder need be named.
+
+    Raises:
+        ConfigError: Lists unknown keys and wrong types; contradictions are not checked.
+    """
+    return _resolve_strictly(*_sources(split_command_line(argv)))
 
 
 def load_resolved(path: str | Path) -> Config:
@@ -97,9 +113,14 @@ class _Resolved:
     places: dict[str, str]
 
 
-def _resolve_strictly(source: Source) -> Config:
-    """Return the configuration of one source without cross-field checks, or raise all its problems."""
-    resolved = _resolve([source])
+def _sources(line: CommandLine) -> list[Source]:
+    files = [read_yaml(path) for path in line.config_paths]
+    return [*files, Source(problems=line.problems), _read_overrides(line.overrides)]
+
+
+def _resolve_strictly(*sources: Source) -> Config:
+    """Return the configuration of sources without cross-field checks, or raise all their problems."""
+    resolved = _resolve(sources)
     if resolved.problems:
         raise ConfigError(resolved.problems)
     return resolved.config

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megatron_prealign.config.alignment import EMBEDDING, OUTPUT_EMBEDDING
-from megatron_prealign.reports.panels import STYLES, draw_panels, layer_colors
+from megatron_prealign.reports.page import STYLES, draw_panels, layer_colors
 from megatron_prealign.reports.records import Record, series, value_at
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from megatron_prealign.reports.panels import STYLES, draw_panels, layer_colors
+from megatron_prealign.reports.page import STYLES, draw_panels, layer_colors
 
 
 def luminance(color: str) -> float:

@@ -14,8 +14,15 @@ from examples.paper.english_clone.comparison import (
     format_rows,
     retrieval,
 )
-from megatron_prealign.reports.page import html_figure, html_folded, html_page, html_table
-from megatron_prealign.reports.panels import PAGE_COLOR, STYLES, draw_panels
+from megatron_prealign.reports.page import (
+    PAGE_COLOR,
+    STYLES,
+    draw_panels,
+    html_figure,
+    html_folded,
+    html_page,
+    html_table,
+)
 from megatron_prealign.reports.records import LANGUAGE_NAMES, PAIR_SETS, series
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from examples.paper.experiments.specs import Measure
 from examples.paper.experiments.verdicts import Found
-from megatron_prealign.reports.panels import STYLES, draw_panels
+from megatron_prealign.reports.page import STYLES, draw_panels
 from megatron_prealign.reports.records import LANGUAGE_NAMES
 
 if TYPE_CHECKING:

@@ -1,0 +1,49 @@
+"""tools/plan.py: what it prints, and what it refuses."""
+
+import pytest
+
+from tools.plan import main
+
+RUN = "--training.precision bf16 --training.global_batch_size 1024 --data.seq_length 8192 --training.micro_batch_size 1"
+MODEL = f"--model.preset llama-8b {RUN}"
+
+
+def test_a_plan_shows_the_own_layout_and_better_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--gpu h100 --gpus 64 --price 2 --layouts 3 {MODEL}".split()) == 0
+    printed = capsys.readouterr().out
+    assert "does NOT fit in 74 GiB" in printed and "Cost " in printed
+    assert "A checkpoint       112.4 GB, 22.5 s to write" in printed
+    table = printed[printed.index("Layouts that fit") :]
+    assert sum(line.startswith("│") for line in table.splitlines()) == 3
+    assert "layouts fit; words and sentences" in table
+
+
+def test_a_layout_that_does_not_run_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    parallel = "--parallel.tensor_model_parallel_size 3"
+    assert main(f"--gpu h100 --gpus 64 {MODEL} {parallel}".split()) == 0
+    printed = capsys.readouterr().out
+    assert "own layout does not run on these GPUs" in printed and "not divisible by" in printed
+
+
+def test_nothing_that_fits_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--gpu a100-40 --gpus 1 {MODEL}".split()) == 1
+    assert "0 layouts fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (f"--gpu h100 --gpus 8 {RUN}", "--model.vocab_size is not given"),
+        (f"--gpu h100 --gpus 8 --model.layers 3 {RUN}", "model.layers"),
+        (f"--gpu h100 --gpus 8 --config missing.yaml {RUN}", "missing.yaml"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", ["--gpu h100", "--gpu h100 --gpus 0", "--gpu v100 --gpus 8", "--gpus 8"])
+def test_options_have_values(arguments: str) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
