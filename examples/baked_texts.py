@@ -50,7 +50,8 @@ class BakedTexts(ABC):
     @cached_property
     def tokenizer_step(self) -> Step:
         """Trains one tokenizer on the text of all languages."""
-        command: list[object] = ["tools/train_tokenizer.py", "--vocab-size", self.vocab_size]
+        # The published results of these recipes were measured with this splitting rule.
+        command: list[object] = ["tools/train_tokenizer.py", "--clonable", "--vocab-size", self.vocab_size]
         for language in self.all_languages:
             command += ["--input", f"{language}={self.text(language)}"]
         return make_step("tokenizer", [*command, "--output", self.tokenizer], [self.tokenizer], self.texts_step)

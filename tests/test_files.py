@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -27,6 +28,13 @@ def test_text_file_appears_when_complete(tmp_path: Path) -> None:
         assert not target.exists()
     assert target.read_bytes() == "käse\n".encode()
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_names_that_are_not_utf8_become_what_json_reads_as_the_same_names(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    with atomic_text_file(tmp_path / "report.json") as stream:
+        json.dump([name], stream, ensure_ascii=False)
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == [name]
 
 
 def test_failed_outputs_leave_nothing_and_change_nothing(tmp_path: Path) -> None:

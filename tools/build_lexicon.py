@@ -73,6 +73,12 @@ def _add_dictionaries(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_argument_group("filters and ranking")
     for name, (default, text) in _FILTERS.items():
         steps.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=text)
+    steps.add_argument(
+        "--on-alarm",
+        choices=("warn", "fail"),
+        default="warn",
+        help="what to do if one of the first four filters drops most word pairs of a language",
+    )
     steps.add_argument("--max-length", type=int, default=40, metavar="N", help="drop words longer than N characters")
     switch: dict[str, Any] = {"action": argparse.BooleanOptionalAction, "default": True}
     steps.add_argument(
@@ -157,6 +163,7 @@ def _run_dictionaries(arguments: argparse.Namespace) -> None:
         skip_bad_lines=arguments.on_error == "skip",
         check_languages=arguments.check_languages,
         filters={**filters, "max_length": arguments.max_length},
+        refuse_alarms=arguments.on_alarm == "fail",
         rank=arguments.rank,
         max_translations=arguments.max_translations,
         min_languages=arguments.min_languages,

@@ -2,8 +2,8 @@
 
     python tools/train_tokenizer.py --input en=english.jsonl --input de=german.jsonl --vocab-size 32000 --output tok/
 
-Byte-level BPE writes a folder that transformers loads, and that examples/paper/make_english_clone.py can clone;
-SentencePiece writes a `.model` file.
+Byte-level BPE writes a folder that transformers loads, with the splitting rule of Qwen3.5; SentencePiece writes a
+`.model` file.
 """
 
 import argparse
@@ -33,6 +33,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--vocab-size", type=int, required=True, help="final number of ids, special tokens included")
     parser.add_argument("--model-type", choices=("bpe", "sentencepiece"), default="bpe", help="kind of tokenizer")
     parser.add_argument(
+        "--clonable",
+        action="store_true",
+        help="bpe: split text by a rule without English contractions, which examples/paper/make_english_clone.py needs "
+        "and other libraries do not know",
+    )
+    parser.add_argument(
         "--temperature",
         type=float,
         default=0.3,
@@ -43,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["<|endoftext|>"],
         metavar="TOKEN",
-        help="special tokens; they get the first ids, and the first one ends documents",
+        help="special tokens; they get the first ids. The first one ends documents; as in GPT-2 it is the bos_token "
+        "too, but no document begins with it",
     )
     parser.add_argument("--seed", type=int, default=1, help="seed of the draw of documents")
     parser.add_argument(
@@ -71,6 +78,8 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     problems = training.settings_problems(arguments.vocab_size, arguments.special_tokens, num_own)
     if not 0.0 <= arguments.temperature <= 1.0:
         problems.append(f"--temperature must be in [0, 1], got {arguments.temperature}")
+    if arguments.clonable and arguments.model_type != "bpe":
+        problems.append("--clonable is for --model-type bpe; English-Clone has no SentencePiece tokenizers")
     if problems := problems + output_problems(arguments.output, arguments.overwrite):
         raise ConfigError(problems)
     sizes = _measure(inputs, arguments.json_key)
@@ -81,7 +90,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> None:
     sample = training.sample_texts(corpora, rates, arguments.seed)
     console.print(f"training {arguments.vocab_size} ids ({arguments.model_type})")
     if arguments.model_type == "bpe":
-        tokenizer = training.train_byte_level_bpe(sample, arguments.vocab_size, arguments.special_tokens)
+        tokenizer = training.train_byte_level_bpe(
+            sample, arguments.vocab_size, arguments.special_tokens, arguments.clonable
+        )
         with atomic_folder(arguments.output, arguments.overwrite) as folder:
             settings = training.tokenizer_settings(arguments.special_tokens)
             training.write_tokenizer_folder(folder, tokenizer.to_str(pretty=True), settings)

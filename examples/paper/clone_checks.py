@@ -9,7 +9,7 @@ from examples.paper.clone_characters import CLONE_CHARACTERS, find_clone_charact
 
 Json = dict[str, Any]
 
-_RETRAIN = "train one with tools/train_tokenizer.py"
+_RETRAIN = "train one with tools/train_tokenizer.py --clonable"
 _SUBCATEGORIES = {"L": "ultmo", "M": "nce", "N": "dlo", "P": "cdseifo", "S": "mcko", "Z": "slp", "C": "cfson"}
 _CATEGORIES = frozenset(major + minor for major, minors in _SUBCATEGORIES.items() for minor in ("", *minors))
 

@@ -58,6 +58,8 @@ class BuildOptions:
     """Refuse files whose words are in another language than named."""
     filters: dict[str, Any] = field(default_factory=dict)
     """Arguments of `filter_lexicon`."""
+    refuse_alarms: bool = False
+    """Refuse dictionaries of which a filter drops most pairs of a language, instead of warning."""
     rank: bool = True
     """Weight translations by their frequency in running text."""
     max_translations: int | None = None
@@ -94,7 +96,7 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     Raises:
         ConfigError: an option out of range, or a missing package.
         DataError: every malformed line (unless skipped), every file in another language than named, an unreadable
-            corpus, or nothing left.
+            corpus, every filter that drops most pairs of a language (if those are refused), or nothing left.
     """
     problems = Problems()
     lexicon, files = _read_all(options, problems)
@@ -105,6 +107,8 @@ def build_lexicon(options: BuildOptions) -> BuiltLexicon:
     report: dict[str, Any] = {"files": files, "read": _sizes(lexicon)}
     lexicon, dropped = filter_lexicon(lexicon, **options.filters)
     report["warnings"] = _alarms(report["read"]["pairs_by_language"], dropped)
+    if options.refuse_alarms and report["warnings"]:
+        raise DataError(report["warnings"])
     if options.rank:
         lexicon, report["ranked_by"] = rank_translations(lexicon)
     if options.max_translations is not None:

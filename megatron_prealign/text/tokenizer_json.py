@@ -28,8 +28,8 @@ DEEPSEEK_V3 = (
     "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"
 )
 WITHOUT_CONTRACTIONS = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
-"""Words with their leading space, single digits, runs of other characters, white space. It names no literal
-contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters (Hindi, Thai)."""
+"""Words with their leading space, single digits, runs of other characters, white space; of no published model. It names
+no literal contractions ('s, 't), so English-Clone text is split alike; combining marks belong to their letters."""
 
 _BEGIN_AT_SPACES = frozenset((LLAMA_3, QWEN_2, QWEN_3_5, GPT_4O, DEEPSEEK_V3, WITHOUT_CONTRACTIONS))
 # GPT-2's expression is part of the step ByteLevel.

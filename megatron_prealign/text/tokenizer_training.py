@@ -14,13 +14,18 @@ import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from megatron_prealign.errors import ConfigError, DataError
-from megatron_prealign.text.tokenizer_json import WITHOUT_CONTRACTIONS
+from megatron_prealign.text.tokenizer_json import QWEN_3_5, WITHOUT_CONTRACTIONS
 
 Texts = Callable[[], Iterator[str]]
 """Starts another pass over the documents of one language."""
 
 SENTENCEPIECE_OWN_IDS = 1
 """SentencePiece needs an `<unk>`."""
+
+# Other libraries know few splitting rules, and split text wrongly or not at all by any other. Of those, Qwen3.5's keeps
+# combining marks with their letters (Hindi, Thai), and llama.cpp applies it as it is written. It joins a quote or a tab
+# to the word behind it: merges are learned as if only spaces were joined, so no token has both, and words are found.
+_QWEN_3_5_AT_WORDS = QWEN_3_5.replace(r"[^\r\n\p{L}\p{N}]?", " ?")
 
 _NUM_BYTES = 256
 # SentencePiece silently skips longer lines; no line of real text is near this length.
@@ -75,8 +80,16 @@ def sample_texts(corpora: Mapping[str, Texts], rates: Mapping[str, float], seed:
                 yield text
 
 
-def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> Tokenizer:
-    """Train a byte-level BPE tokenizer that decodes exactly and can be cloned; special tokens get the first ids.
+def train_byte_level_bpe(
+    texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str], is_clonable: bool = False
+) -> Tokenizer:
+    """Train a byte-level BPE tokenizer that decodes exactly; special tokens get the first ids.
+
+    Args:
+        texts: documents to train on.
+        vocab_size: number of ids.
+        special_tokens: names of special tokens.
+        is_clonable: whether English-Clone can be made of it. Other libraries do not know its splitting rule.
 
     Raises:
         ConfigError: the special tokens are unusable, or the vocabulary has no room for them and the bytes.
@@ -85,9 +98,7 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
     if problems := settings_problems(vocab_size, special_tokens):
         raise ConfigError(problems)
     tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(WITHOUT_CONTRACTIONS), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.pre_tokenizer = _split_by(WITHOUT_CONTRACTIONS if is_clonable else _QWEN_3_5_AT_WORDS)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -99,7 +110,15 @@ def train_byte_level_bpe(texts: Iterator[str], vocab_size: int, special_tokens: 
     reached = tokenizer.get_vocab_size()
     if reached != vocab_size:
         raise DataError(f"the text is enough for only {reached} ids; lower --vocab-size to {reached} or give more text")
+    if not is_clonable:
+        tokenizer.pre_tokenizer = _split_by(QWEN_3_5)
     return tokenizer
+
+
+def _split_by(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Return the steps of byte-level BPE whose tokens are within the matches of a regular expression."""
+    split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def train_sentencepiece(texts: Iterator[str], vocab_size: int, special_tokens: Sequence[str]) -> bytes:
@@ -153,8 +172,12 @@ def write_tokenizer_folder(folder: Path, tokenizer_json: str, settings: Mapping[
 
 
 def tokenizer_settings(special_tokens: Sequence[str]) -> dict[str, object]:
-    """Return the settings of a new tokenizer: the first special token ends documents, none begins them."""
-    settings: dict[str, object] = {"eos_token": special_tokens[0]}
+    """Return the settings of a new tokenizer: the first special token ends documents, none begins them.
+
+    It is the bos_token too, as GPT-2's, because some libraries refuse a model without one (CTranslate2). Only a
+    post-processor would make a tokenizer add it.
+    """
+    settings: dict[str, object] = {"bos_token": special_tokens[0], "eos_token": special_tokens[0]}
     if others := list(special_tokens[1:]):
         settings["additional_special_tokens"] = others
     return settings

@@ -22,10 +22,10 @@ from tests.real_tokenizers import NAMES, published_tokenizer
 from tests.text.odd_texts import odd_texts
 
 NUM_TEXTS = int(os.environ.get("PREALIGN_FUZZ_TEXTS", "200"))
-OWN = ("own BPE", "own SentencePiece")
+OWN = ("own BPE", "own clonable BPE", "own SentencePiece")
 WITH_GIGATOKEN = {
     *("deepseek_v3", "gemma3", "gpt4o", "llama2", "llama3", "qwen3"),
-    *("tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3", "own SentencePiece"),
+    *("tokenizer.model.v1", "mistral_instruct_tokenizer_240323.model.v3", "own BPE", "own SentencePiece"),
 }
 # dzoseg normalises, which transformers does differently.
 EXPORTED = {*NAMES, *OWN} - {"dzoseg"}
@@ -33,12 +33,16 @@ EXPORTED = {*NAMES, *OWN} - {"dzoseg"}
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, documents: list[str]) -> dict[str, Path]:
-    """The two kinds of tokenizers of tools/train_tokenizer.py."""
+    """The kinds of tokenizers of tools/train_tokenizer.py."""
     folder = tmp_path_factory.mktemp("own")
     texts = [*documents[:20], *lines_of_ten_languages()]
-    (folder / "tokenizer.json").write_text(train_byte_level_bpe(iter(texts), 3000, ["<|endoftext|>"]).to_str())
-    (folder / "own.model").write_bytes(train_sentencepiece(iter(texts), 3000, ["</s>"]))
-    return dict(zip(OWN, (folder / "tokenizer.json", folder / "own.model"), strict=True))
+    paths = [folder / "bpe/tokenizer.json", folder / "clonable/tokenizer.json", folder / "own.model"]
+    for path in paths[:2]:
+        path.parent.mkdir()
+        own_bpe = train_byte_level_bpe(iter(texts), 3000, ["<|endoftext|>"], is_clonable=path.parent.name == "clonable")
+        path.write_text(own_bpe.to_str())
+    paths[2].write_bytes(train_sentencepiece(iter(texts), 3000, ["</s>"]))
+    return dict(zip(OWN, paths, strict=True))
 
 
 @pytest.mark.slow

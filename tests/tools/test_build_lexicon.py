@@ -47,6 +47,11 @@ def test_a_filter_that_drops_most_of_a_dictionary_is_an_alarm(muse: Path, capsys
     assert told.startswith(alarm)
     assert _run(muse, *options, "--no-script", "--overwrite") == 0
     assert "warning" not in capsys.readouterr().err
+    before = (muse.parent / "clean.tsv").read_bytes()
+    assert _run(muse, *options, "--on-alarm", "fail", "--overwrite") == 2
+    assert capsys.readouterr().err.startswith(f"error: {alarm}")
+    assert (muse.parent / "clean.tsv").read_bytes() == before
+    assert _run(muse, *options, "--no-script", "--on-alarm", "fail", "--overwrite") == 0
 
 
 def test_filters_can_be_switched_off(muse: Path) -> None:

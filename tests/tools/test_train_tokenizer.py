@@ -9,7 +9,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from examples.paper.clone import clone_tokenizer
-from megatron_prealign.errors import ConfigError
+from megatron_prealign.errors import ConfigError, DataError
+from megatron_prealign.text.backends import why_not_gigatoken
+from megatron_prealign.text.frame import DocumentFrame, document_frame
+from megatron_prealign.text.tokenizer import load_tokenizer
 from megatron_prealign.text.tokenizer_training import sample_texts, sampling_rates
 from tools.train_tokenizer import main
 
@@ -40,33 +43,76 @@ def bpe_folder(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def clonable_folder(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clonable") / "tokenizer"
+    assert train(corpora, folder, "--clonable") == 0
+    return folder
+
+
 def test_bpe_folder_loads_in_transformers(bpe_folder: Path) -> None:
     assert sorted(file.name for file in bpe_folder.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     plain = Tokenizer.from_file(str(bpe_folder / "tokenizer.json"))
     assert plain.get_vocab_size() == 800
     for loaded in (AutoTokenizer.from_pretrained(bpe_folder), PreTrainedTokenizerFast.from_pretrained(bpe_folder)):
-        assert (len(loaded), loaded.eos_token_id, loaded.bos_token) == (800, 0, None)
+        assert (len(loaded), loaded.eos_token_id, loaded.bos_token_id) == (800, 0, 0)
         assert loaded.convert_tokens_to_ids("<|user|>") == 1
         for text in [*TOPICS[40:50], HINDI, "  two  spaces , and\n\nlines .", "one<|endoftext|>two"]:
             assert loaded(text)["input_ids"] == plain.encode(text).ids
             assert loaded.decode(loaded(text)["input_ids"]) == text
 
 
-def test_bpe_splits_words_digits_and_marks(bpe_folder: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(bpe_folder / "tokenizer.json"))
-
-    def pieces(text: str) -> list[str]:
-        return [text[start:end] for _, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
-
-    assert pieces("It's 2024, don't!\n\n  x") == [
-        *("It", "'", "s", " ", "2", "0", "2", "4", ",", " don", "'", "t", "!", "\n\n ", " x"),
-    ]
-    assert pieces("मेरी माँ है।") == ["मेरी", " माँ", " है", "।"]
+def test_documents_begin_without_the_bos_token(bpe_folder: Path) -> None:
+    loaded = load_tokenizer(bpe_folder)
+    assert (loaded.bos_id, loaded.eod_id, loaded.adds_bos) == (0, 0, False)
+    assert document_frame(loaded) == DocumentFrame(None, 0)
 
 
-def test_bpe_can_be_cloned(bpe_folder: Path) -> None:
-    content = json.loads((bpe_folder / "tokenizer.json").read_text(encoding="utf-8"))
-    assert len(clone_tokenizer(content)["model"]["vocab"]) == 1600
+def test_bpe_is_encoded_by_gigatoken_and_in_chunks(bpe_folder: Path) -> None:
+    pytest.importorskip("gigatoken")
+    loaded = load_tokenizer(bpe_folder)
+    assert (why_not_gigatoken(loaded), loaded.splits_at_spaces) == (None, True)
+
+
+# As parts that no token crosses, and with --clonable where that differs.
+SPLITS = {
+    "मेरी माँ है।": ("मेरी", " माँ", " है", "।"),
+    "ภาษาไทยที่นี่ น้ำ": ("ภาษาไทยที่นี่", " น้ำ"),
+    "vie\u0323\u0302t เก๊ مُحَمَّد": ("vie\u0323\u0302t", " เก๊", " مُحَمَّد"),
+    "« Он, «да» (so) “no”": ("«", " Он", ",", " «", "да", "»", " (", "so", ")", " “", "no", "”"),
+}
+BY_RULE = {
+    "It's 2024, don't!\n\n  x": (
+        ("It", "'s", " ", "2", "0", "2", "4", ",", " don", "'t", "!\n\n", " ", " x"),
+        ("It", "'", "s", " ", "2", "0", "2", "4", ",", " don", "'", "t", "!", "\n\n ", " x"),
+    ),
+    "l'eau “a”—b": (("l", "'eau", " “", "a", "”—", "b"), ("l", "'", "eau", " “", "a", "”—", "b")),
+}
+
+
+def test_no_token_joins_a_mark_to_the_word_behind_it(bpe_folder: Path) -> None:
+    texts = [data.decode(errors="ignore") for data in load_tokenizer(bpe_folder).token_bytes]
+    assert [text for text in texts if text[1:].isalpha() and not text[0].isalpha() and text[0] != " "] == []
+
+
+@pytest.mark.parametrize("is_clonable", [False, True])
+def test_bpe_splits_words_digits_and_marks(bpe_folder: Path, clonable_folder: Path, is_clonable: bool) -> None:
+    tokenizer = Tokenizer.from_file(str((clonable_folder if is_clonable else bpe_folder) / "tokenizer.json"))
+
+    def pieces(text: str) -> tuple[str, ...]:
+        return tuple(text[start:end] for _, (start, end) in tokenizer.pre_tokenizer.pre_tokenize_str(text))
+
+    expected = SPLITS | {text: pair[is_clonable] for text, pair in BY_RULE.items()}
+    assert {text: pieces(text) for text in expected} == expected
+
+
+def test_only_clonable_bpe_can_be_cloned(bpe_folder: Path, clonable_folder: Path) -> None:
+    plain, clonable = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) for folder in (bpe_folder, clonable_folder)
+    )
+    assert len(clone_tokenizer(clonable)["model"]["vocab"]) == 1600
+    with pytest.raises(DataError, match=r"train one with tools/train_tokenizer\.py --clonable"):
+        clone_tokenizer(plain)
 
 
 def test_sentencepiece_model(corpora: Path, tmp_path: Path) -> None:
@@ -142,6 +188,7 @@ def test_sample_repeats_documents_at_the_rate() -> None:
         (["--vocab-size", "200000", "--model-type", "sentencepiece"], "Vocabulary size too high"),
         (["--special-tokens", "<a>", "<a>"], "repeat"),
         (["--special-tokens", ""], "give at least one"),
+        (["--clonable", "--model-type", "sentencepiece"], "--clonable is for --model-type bpe"),
     ],
 )
 def test_bad_input_is_one_error_and_no_output(

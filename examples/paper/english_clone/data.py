@@ -61,7 +61,7 @@ class CloneData:
         """Trains the English tokenizer."""
         output = self.folder / "english_tokenizer"
         command: list[object] = ["tools/train_tokenizer.py", "--input", f"en={self.text('english')}"]
-        command += ["--vocab-size", self.vocab_size, "--output", output]
+        command += ["--clonable", "--vocab-size", self.vocab_size, "--output", output]
         return make_step("tokenizer", command, [output], self.corpus_step)
 
     @cached_property

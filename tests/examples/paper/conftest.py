@@ -31,9 +31,9 @@ def docstrings() -> list[str]:
 
 @pytest.fixture(scope="session")
 def base_tokenizer(docstrings: list[str]) -> dict[str, Any]:
-    """Return the tokenizer.json of a byte-level BPE tokenizer as the project trains it."""
+    """Return the tokenizer.json of a byte-level BPE tokenizer as the project trains it with --clonable."""
     special = ["<|endoftext|>", "<|pad|>"]
-    tokenizer = train_byte_level_bpe(iter(docstrings), vocab_size=1500, special_tokens=special)
+    tokenizer = train_byte_level_bpe(iter(docstrings), 1500, special, is_clonable=True)
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     return content
 

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, texts in (("a", TOPICS[:30]), ("b", TOPICS[30:45])):
         lines = [json.dumps({"id": index, "body": text}) for index, text in enumerate(texts)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
-    options = ["--json-key", "body", "--vocab-size", "900", "--output", str(folder / "tok")]
+    options = ["--clonable", "--json-key", "body", "--vocab-size", "900", "--output", str(folder / "tok")]
     assert train_tokenizer(["--input", f"en={folder / 'a.jsonl'}", *options]) == 0
     return folder
 
