@@ -62,6 +62,8 @@ class Step:
     """Of sbatch, after those of the chain."""
     run_path: str | None = None
     """Folder of the training run, whose exit.json tells whether it only stopped: torchrun does not."""
+    beside: bool = False
+    """No step waits for it; it starts when the one after it may, which it watches. With --local it runs last."""
 
     @property
     def is_array(self) -> bool:
@@ -188,7 +190,8 @@ def _submit(chain: Chain, steps: Sequence[Step]) -> int:
     before: list[str] = []
     for step in steps:
         job = _slurm("sbatch", "--parsable", *before, str(_path(chain, step, "sh"))).strip().partition(";")[0]
-        before = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
+        if not step.beside:
+            before = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
         print(f"{step.name}: job {job}")
     if not steps:
         print("all steps are finished")
@@ -196,7 +199,7 @@ def _submit(chain: Chain, steps: Sequence[Step]) -> int:
 
 
 def _run_here(chain: Chain, steps: Sequence[Step]) -> int:
-    for step in steps:
+    for step in sorted(steps, key=lambda step: step.beside):
         for _ in range(chain.max_restarts + 1):
             code = subprocess.run(["bash", str(_path(chain, step, "sh"))]).returncode
             if code != INTERRUPTED:

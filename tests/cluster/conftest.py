@@ -1,5 +1,6 @@
 """A Slurm and plain hosts, one of each for a module."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,13 @@ _NUM_HOSTS = 4
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+def slurm() -> Iterator[Slurm]:
     """A Slurm of four hosts, with a controller of its own."""
-    with make_slurm(tmp_path_factory.mktemp("slurm"), _NUM_HOSTS) as slurm:
-        yield slurm
+    # The folders of pytest are closed to ordinary users, who need the configuration.
+    with tempfile.TemporaryDirectory(prefix="prealign-slurm-") as folder:
+        Path(folder).chmod(0o755)
+        with make_slurm(Path(folder), _NUM_HOSTS) as slurm:
+            yield slurm
 
 
 @pytest.fixture

@@ -71,9 +71,10 @@ class Slurm:
         assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
         return result.stdout
 
-    def submit(self, script: Path, *options: str) -> str:
-        """Submit a script and return the job's id."""
-        return self.run("sbatch", "--parsable", *options, str(script)).strip()
+    def submit(self, script: Path, *options: str, user: str = "root") -> str:
+        """Submit a script as a user and return the job's id."""
+        as_user = [] if user == "root" else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        return self.run(*as_user, "sbatch", "--parsable", *options, str(script)).strip()
 
     def show(self, job: str) -> dict[str, str]:
         """Return the fields of a job, or of the first task of an array that is shown."""
@@ -81,18 +82,20 @@ class Slurm:
         return dict(part.split("=", 1) for part in shown.split() if "=" in part)
 
     def wait(self, job: str, seconds: float = 200.0) -> tuple[str, str]:
-        """Wait until a job has ended; return its state and "exit code:signal" as the scheduler shows them.
-
-        A requeued job would wait two minutes; here it starts at once.
-        """
+        """Wait until a job has ended; return its state and "exit code:signal" as the scheduler shows them."""
         deadline = time.monotonic() + seconds
-        while (fields := self.show(job))["JobState"] in _NOT_ENDED:
+        while (fields := self.start_now(job))["JobState"] in _NOT_ENDED:
             assert time.monotonic() < deadline, f"after {seconds} s: {fields}"
             assert fields["Reason"] != "DependencyNeverSatisfied", f"job {job} would wait for ever"
-            if fields["Reason"] == "BeginTime":
-                self.controller.run(["scontrol", "update", f"job={job}", "StartTime=now"], self.environment)
             time.sleep(0.3)
         return fields["JobState"], fields["ExitCode"]
+
+    def start_now(self, job: str) -> dict[str, str]:
+        """Return the fields of a job; one that was requeued, and would wait two minutes, starts at once."""
+        fields = self.show(job)
+        if fields["Reason"] == "BeginTime":
+            self.controller.run(["scontrol", "update", f"job={job}", "StartTime=now"], self.environment)
+        return fields
 
     def start_host(self, host: Host) -> None:
         """Start the daemon of a host, also of one that was killed."""

@@ -84,3 +84,19 @@ def test_unfinished_tasks_of_an_array_run_again(slurm: Slurm, login: Path, capsy
         assert [slurm.wait(f"{job}_{task}")[0] for task in (0, 1)] == expected
         (login / "ready").touch()
     assert sorted((login / "order").read_text().split()) == ["0", "1", "1"]
+
+
+def test_no_step_waits_for_one_beside_it(slurm: Slurm, login: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [
+        {"name": "one", "command": f"touch {login}/one"},
+        {
+            "name": "watch",
+            "beside": True,
+            "command": f"[ -e {login}/one ]\nuntil [ -e {login}/two ]; do sleep 0.1; done",
+        },
+        {"name": "two", "command": f"touch {login}/two"},
+    ]
+    (login / "chain.yaml").write_text(yaml.safe_dump({"name": "test", "folder": "chain", "steps": steps}))
+    assert main(["chain.yaml"]) == 0
+    jobs = _jobs(capsys.readouterr().out)
+    assert [slurm.wait(job)[0] for job in jobs.values()] == ["COMPLETED"] * 3

@@ -34,6 +34,12 @@ def test_steps_run_here_and_continue_where_one_failed(tmp_path: Path, capsys: py
     assert (tmp_path / "order").read_text().split() == ["one", "two", "three", "three", "three"]
 
 
+def test_a_step_beside_another_runs_last_here(tmp_path: Path) -> None:
+    steps = [{"name": name, "command": f"echo {name} >> {tmp_path}/order"} for name in ("watch", "two")]
+    assert main([_write(tmp_path, [steps[0] | {"beside": True}, steps[1]]), "--local"]) == 0
+    assert (tmp_path / "order").read_text().split() == ["two", "watch"]
+
+
 def test_a_dry_run_prints_the_scripts_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [{"name": "one", "command": "true", "options": ["--nodes=2"]}]
     assert main([_write(tmp_path, steps, options=["--partition=gpu"], setup="module load cuda"), "--dry-run"]) == 0
