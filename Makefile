@@ -76,8 +76,9 @@ clean:  ## remove .venv, caches and build leftovers, never runs/
 	rm -rf .venv .venv-core-* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp is written last: a set-up that was cut off starts again from nothing. Compiling every
-# module of torch and its companions takes longer than compiling the imported ones when they are.
+# The stamp is written last: a set-up that was cut off starts again from nothing. Modules are compiled
+# when they are imported; where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile torch
+# anew, so that all are compiled once.
 $(VENV)/.done: setup.py pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -89,4 +90,5 @@ $(VENV)/.done: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --no-compile --editable '.[dev]' --constraint constraints.txt
 	$(if $(CORE_PACKAGES_$(CORE)),$(BIN)/python -m pip install --no-compile --no-deps --ignore-requires-python $(CORE_PACKAGES_$(CORE)))
+	$(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true)
 	@touch $@
