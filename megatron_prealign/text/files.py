@@ -146,10 +146,10 @@ def open_corpus(path: Path) -> IO[bytes]:
 
 
 def reading_errors() -> tuple[type[Exception], ...]:
-    """Return what the loaded libraries raise for damaged files."""
+    """Return what the loaded libraries raise for damaged files; pyarrow also names and strings that are not UTF-8."""
     named = (("backports.zstd", "ZstdError"), ("pyarrow.lib", "ArrowException"))
     loaded = (getattr(sys.modules[module], name) for module, name in named if module in sys.modules)
-    return OSError, EOFError, zlib.error, *loaded
+    return OSError, EOFError, UnicodeDecodeError, zlib.error, *loaded
 
 
 def text_suffix(path: Path) -> str:
@@ -204,14 +204,14 @@ def _file_problem(path: Path, json_key: str) -> str | None:
 def parquet_problem(path: Path, json_key: str) -> str | None:
     """Return why a parquet file has no texts in a column, or None."""
     try:
-        from pyarrow import lib, parquet, types
+        from pyarrow import parquet, types
     except ImportError:
         return f"{path}: parquet files need pyarrow; install megatron-prealign[data]"
     try:
         schema = parquet.read_schema(path)
     except UnicodeEncodeError:
         return f"{path}: pyarrow can't open a file whose name is not UTF-8; rename it"
-    except (OSError, lib.ArrowException) as error:
+    except reading_errors() as error:
         return f"{path}: not a parquet file ({error})"
     if json_key not in schema.names:
         columns = ", ".join(map(repr, schema.names[:8])) or "none"
@@ -226,11 +226,11 @@ def parquet_problem(path: Path, json_key: str) -> str | None:
 
 
 def _parquet_pieces(path: Path, piece_bytes: int) -> list[Piece]:
-    from pyarrow import lib, parquet
+    from pyarrow import parquet
 
     try:
         metadata = parquet.read_metadata(path)
-    except (OSError, lib.ArrowException) as error:
+    except reading_errors() as error:
         raise DataError(f"{path}: not a parquet file ({error})") from None
     pieces: list[Piece] = []
     start = size = 0

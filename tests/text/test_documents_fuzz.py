@@ -65,6 +65,8 @@ def test_random_bytes(tmp_path: Path, suffix: str, data: bytes) -> None:
 @pytest.mark.parametrize("suffix", WHOLE)
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4), cut=st.integers(0, 10_000))
+@example(edits=[(987, 128)], cut=1)
+@example(edits=[(266, 128)], cut=1)
 def test_damaged_files(tmp_path: Path, suffix: str, edits: list[tuple[int, int]], cut: int) -> None:
     damaged = bytearray(WHOLE[suffix])
     for position, value in edits:
