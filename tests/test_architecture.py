@@ -301,3 +301,16 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk() -> None:
     opened = {"", *(parent for path in tree if (parent := path[: path.rstrip("/").rfind("/") + 1]) in tree)}
     missing = {folder: sorted(left) for folder in opened if (left := on_disk(folder) - set(tree))}
     assert missing == {}
+
+
+def test_files_that_the_documentation_names_exist() -> None:
+    rooms = "|".join(path.parent.name for path in sorted((ROOT / PACKAGE).glob("*/__init__.py")))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in pages
+        if page.name != "CHANGELOG.md"
+        for name in re.findall(rf"`((?:{rooms})/[a-z0-9_/]+\.py)`", page.read_text(encoding="utf-8"))
+        if not (ROOT / PACKAGE / name).exists()
+    ]
+    assert missing == []
