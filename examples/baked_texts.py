@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from examples.steps import Step, make_step
+from examples.steps import Step, make_bake, make_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,5 @@ class BakedTexts(ABC):
     def bake_step(self, language: str, name: str = "", options: Sequence[object] = (), *before: Step) -> Step:
         """Bakes the text of a language, under its own name or another."""
         name = name or language
-        command: list[object] = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text"]
-        command += ["--input", self.text(language), "--output-prefix", self.folder / name]
-        command += ["--tokenizer-model", self.tokenizer, *options]
-        outputs = [Path(f"{self.dataset(name)}{suffix}") for suffix in (".bin", ".idx", ".json")]
-        return make_step(f"bake_{name}", command, outputs, self.tokenizer_step, *before)
+        command = ["--input", self.text(language), "--tokenizer-model", self.tokenizer, *options]
+        return make_bake(f"bake_{name}", self.folder / name, command, self.tokenizer_step, *before)

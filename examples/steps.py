@@ -329,6 +329,14 @@ def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *de
     return Step(name, words, tuple(outputs), depends_on, **options)
 
 
+def make_bake(name: str, prefix: Path, command: Sequence[object], *before: Step) -> Step:
+    """Make a step that bakes a dataset of the given prefix."""
+    outputs = [Path(f"{prefix}_text_document{suffix}") for suffix in (".bin", ".idx", ".json")]
+    words = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text", "--output-prefix", prefix]
+    # Whether there are files of switches, too, is known after the bake.
+    return make_step(name, [*words, "--overwrite", *command], outputs, *before)
+
+
 def make_training(
     name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step, processes: int = 1
 ) -> Step:

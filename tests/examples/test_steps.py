@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from examples.steps import Runner, Step, StepError
+from examples.steps import Runner, Step, StepError, make_bake
 
 
 @pytest.fixture
@@ -149,3 +149,17 @@ def test_chains_run_side_by_side(runner: Runner, tmp_path: Path) -> None:
 
     runner.run_side_by_side({"joint": chain("a", "b"), "prealign": chain("b", "a")}, num_workers=2)
     assert "a done" in shown(runner)
+
+
+def test_a_bake_replaces_all_files_of_another(runner: Runner, workspace: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the house and the dog and the sun\n" * 20, encoding="utf-8")
+    tokenizer = ["--input", text, "--tokenizer-model", workspace / "tok"]
+    lexicon = ["--lexicon", workspace / "lexicon.tsv", "--source-language", "en", "--codeswitch-ratio", 1]
+    runner.run(make_bake("bake", tmp_path / "a", [*tokenizer, *lexicon]))
+    switches = tmp_path / "a_text_document.switch.bin"
+    runner.redo, before = True, switches.exists() and switches.read_bytes()
+    runner.run(make_bake("bake", tmp_path / "a", [*tokenizer, *lexicon, "--seed", 2]))
+    assert before and switches.exists()
+    runner.run(make_bake("bake", tmp_path / "a", tokenizer))
+    assert not switches.exists()

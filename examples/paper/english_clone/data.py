@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from examples.steps import Step, make_step
+from examples.steps import Step, make_bake, make_step
 
 LEXICON_SEED = 1
 
@@ -93,11 +93,8 @@ class CloneData:
 
     def bake_step(self, name: str, text: Path, options: Sequence[object] = (), *before: Step) -> Step:
         """Bake a text of any steps."""
-        command: list[object] = ["tools/preprocess_codeswitch.py", "--input", text, "--json-key", "text"]
-        command += ["--append-eod", "--tokenizer-model", self.tokenizer]
-        command += ["--output-prefix", self.folder / name, *options]
-        outputs = [Path(f"{self.dataset(name)}{suffix}") for suffix in (".bin", ".idx", ".json")]
-        return make_step(f"bake_{name}", command, outputs, *self.clone_steps, *before)
+        command = ["--input", text, "--tokenizer-model", self.tokenizer, *options]
+        return make_bake(f"bake_{name}", self.folder / name, command, *self.clone_steps, *before)
 
     def switch_step(self, name: str, lexicon: Path, ratio: float, *before: Step, text: Path | None = None) -> Step:
         """Bakes code-switched English: a text, or the corpus's."""
