@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from megatron_prealign.config import ParallelConfig
 from megatron_prealign.errors import ConfigError
+from megatron_prealign.platform.agreement import leave_hosts, meet_hosts
 from megatron_prealign.platform.device import Platform
 from megatron_prealign.platform.mesh import Mesh
 from megatron_prealign.signals import current_note
@@ -52,6 +53,9 @@ def initialize_distributed(platform: Platform, timeout_minutes: float = 30.0) ->
     torch.distributed.init_process_group(
         platform.backend, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
+    # nccl's watchdog ends a process that lost contact before it could ask the hosts.
+    if platform.backend == "gloo" and world_size > 1:
+        meet_hosts()
 
 
 def initialize_model_parallel(parallel: ParallelConfig, seed: int) -> Mesh:
@@ -93,6 +97,7 @@ def shut_down_distributed() -> None:
     """Leave all process groups after a successful run; a failed one must not wait for its peers."""
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        leave_hosts()
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()
 
