@@ -23,7 +23,7 @@ NEEDS = {
     "evaluate": ("torch", "transformers"),
     "generate": ("torch", "transformers"),
 }
-TRAINING = ("build_index", "convert_checkpoint", "inspect_samples", "preflight")
+TRAINING = ("build_index", "convert_checkpoint", "inspect_samples", "preflight", "watch_checkpoints")
 
 
 def python(code: str) -> str:

@@ -8,21 +8,18 @@ python tools/evaluate.py --list
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from megatron_prealign.command_line import path_argument, tool
 from megatron_prealign.config.sources import Entry, given_at
 from megatron_prealign.errors import STOPPED_BY_KEYBOARD, ConfigError, DataError
 from megatron_prealign.evaluation.folder import check_folder
-from megatron_prealign.evaluation.frame import Progress, plain_table, problems_of
+from megatron_prealign.evaluation.frame import plain_table, problems_of, show_progress
 from megatron_prealign.evaluation.session import Session
 from megatron_prealign.evaluation.task_list import (
     Task,
@@ -114,7 +111,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         )
     if options.model is None or options.output is None:
         raise DataError(problems)
-    session = Session(options.model, options.device, options.output, _progress, options.eod_token)
+    session = Session(options.model, options.device, options.output, show_progress, options.eod_token)
     problems += session.output_problems(resume=options.resume, overwrite=options.overwrite)
     if problems:
         raise DataError(problems)
@@ -165,32 +162,6 @@ def _summary(results: Mapping[str, Any], options: argparse.Namespace) -> dict[st
             "seed": options.seed,
         },
     }
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Progress]:
-    """Show progress on stderr: a bar on a terminal, otherwise a line per tenth of the work."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        tenths: dict[str, int] = {}
-
-        def line(done: int, total: int, part: str = "") -> None:
-            if done * 10 // total > tenths.get(part, 0):
-                tenths[part] = done * 10 // total
-                print(f"{f'{title} {part}'.strip()}: {done}/{total}", file=sys.stderr, flush=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=console) as bars:
-        shown: dict[str, TaskID] = {}
-
-        def bar(done: int, total: int, part: str = "") -> None:
-            if part not in shown:
-                shown[part] = bars.add_task(f"{title} {part}")
-            bars.update(shown[part], completed=done, total=total)
-
-        yield bar
 
 
 def _print_list(name: str) -> None:

@@ -1,11 +1,16 @@
 """What an evaluation is: options, a check of its inputs, and a function from a model to numbers."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import BeforeValidator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from megatron_prealign.errors import PrealignError
@@ -26,6 +31,32 @@ class Progress(Protocol):
 
 
 OptionsT = TypeVar("OptionsT")
+
+
+@contextmanager
+def show_progress(title: str) -> Iterator[Progress]:
+    """Show progress on stderr: a bar on a terminal, otherwise a line per tenth of the work."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        tenths: dict[str, int] = {}
+
+        def line(done: int, total: int, part: str = "") -> None:
+            if done * 10 // total > tenths.get(part, 0):
+                tenths[part] = done * 10 // total
+                print(f"{f'{title} {part}'.strip()}: {done}/{total}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=console) as bars:
+        shown: dict[str, TaskID] = {}
+
+        def bar(done: int, total: int, part: str = "") -> None:
+            if part not in shown:
+                shown[part] = bars.add_task(f"{title} {part}")
+            bars.update(shown[part], completed=done, total=total)
+
+        yield bar
 
 
 @dataclass(frozen=True)
