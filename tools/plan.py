@@ -18,7 +18,7 @@ from rich.table import Table
 from megatron_prealign.checkpoint.folder import checkpoint_bytes
 from megatron_prealign.command_line import HelpFormatter, tool
 from megatron_prealign.config import PRESETS, Config, find_problems, read_config
-from megatron_prealign.config.planning import GPUS, Bounds, Cluster, Estimate, estimate, search
+from megatron_prealign.config.planning import GPUS, Bounds, Cluster, Estimate, all_layouts, estimate, fitting
 from megatron_prealign.errors import ConfigError
 
 _GIB = 2**30
@@ -62,10 +62,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("The configuration's own layout does not run on these GPUs:", *wrong, sep="\n  ", highlight=False)
     else:
         console.print(*_own_layout(estimate(config, cluster), cluster, arguments), sep="\n", highlight=False)
-    layouts = search(config, cluster)
-    console.print(_table(layouts[: arguments.layouts], arguments), highlight=False)
-    console.print(f"{len(layouts)} layouts fit; words and sentences of an alignment are not counted.", highlight=False)
+    if config.training.precision == "fp32" or config.training.fp8 != "none":
+        console.print("Speeds are those of bf16, not of the configuration's precision.", highlight=False)
+    running = all_layouts(config, cluster)
+    layouts = fitting(running, cluster)
+    if layouts:
+        console.print(_table(layouts[: arguments.layouts], arguments), highlight=False)
+    console.print(_count(running, layouts, config, cluster), highlight=False)
     return 0 if layouts else 1
+
+
+def _count(running: list[Estimate], layouts: list[Estimate], config: Config, cluster: Cluster) -> str:
+    """Return how many layouts fit, or why none does."""
+    if layouts:
+        return f"{len(layouts)} of {len(running)} layouts fit; words and sentences of an alignment are not counted."
+    if not running:
+        return (
+            f"No layout runs: no data-parallel size of {cluster.num_gpus} GPUs divides --training.global_batch_size "
+            f"{config.training.global_batch_size}, or something else of the above is wrong. Change one of them."
+        )
+    smallest = min(layout.peak_bytes for layout in running) / _GIB
+    room = cluster.gpu.memory_gib - cluster.reserve_gib
+    return f"None of {len(running)} layouts fits in {room:g} GiB; the smallest needs {smallest:.1f}. Add GPUs."
 
 
 def _positive(text: str) -> float:

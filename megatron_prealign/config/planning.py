@@ -8,7 +8,7 @@ and an upper bound. The bounds were set by published throughputs, which tests/co
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -153,17 +153,13 @@ def estimate(config: Config, cluster: Cluster) -> Estimate:
     )
 
 
-def search(config: Config, cluster: Cluster) -> list[Estimate]:
-    """Return the layouts that fit in the GPUs' memory, fastest first; all use the distributed optimizer.
+def fitting(layouts: Iterable[Estimate], cluster: Cluster) -> list[Estimate]:
+    """Return the layouts that fit in the GPUs' memory, fastest first.
 
     Of layouts whose times are within 3 %, the one that splits least is first: the estimate is not finer than that.
-    Tried are tensor and pipeline parallelism, interleaving, micro-batch size and full recomputation; the rest is the
-    configuration's.
     """
     room = (cluster.gpu.memory_gib - cluster.reserve_gib) * 2**30
-    found = [estimate(candidate, cluster) for candidate in _candidates(config, cluster)]
-    fitting = (layout for layout in found if layout.peak_bytes <= room)
-    return sorted(fitting, key=_rank)
+    return sorted((layout for layout in layouts if layout.peak_bytes <= room), key=_rank)
 
 
 def _rank(layout: Estimate) -> tuple[int, int, int, float]:
@@ -171,6 +167,15 @@ def _rank(layout: Estimate) -> tuple[int, int, int, float]:
     splits = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
     seconds = sum(layout.step_seconds)
     return int(math.log(seconds) / 0.03), splits, parallel.virtual_pipeline_model_parallel_size or 1, seconds
+
+
+def all_layouts(config: Config, cluster: Cluster) -> list[Estimate]:
+    """Return the layouts that run on the cluster, whether they fit in memory or not; all use the distributed optimizer.
+
+    Tried are tensor and pipeline parallelism, interleaving, micro-batch size and full recomputation; the rest is the
+    configuration's.
+    """
+    return [estimate(candidate, cluster) for candidate in _candidates(config, cluster)]
 
 
 def _candidates(config: Config, cluster: Cluster) -> Iterator[Config]:

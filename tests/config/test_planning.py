@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.config.planning import GPUS, Cluster, estimate, search
+from megatron_prealign.config.planning import GPUS, Cluster, all_layouts, estimate, fitting
 from megatron_prealign.config.root import Config
 from tools.plan import layout_problems
 
@@ -143,7 +143,7 @@ CLUSTER = Cluster(gpu=GPUS["h100"], num_gpus=64)
 
 
 def test_layouts_fit_run_and_come_fastest_first() -> None:
-    layouts = search(EIGHT_B, CLUSTER)
+    layouts = fitting(all_layouts(EIGHT_B, CLUSTER), CLUSTER)
     assert len(layouts) > 20
     seconds = [sum(layout.step_seconds) for layout in layouts]
     assert all(later >= 0.97 * earlier for earlier, later in itertools.pairwise(seconds))
@@ -154,7 +154,9 @@ def test_layouts_fit_run_and_come_fastest_first() -> None:
 
 
 def test_a_model_that_fits_nowhere_has_no_layout() -> None:
-    assert search(_config(LLAMA_405B, 16, 1, 8192), Cluster(gpu=GPUS["a100-40"], num_gpus=8)) == []
+    small = Cluster(gpu=GPUS["a100-40"], num_gpus=8)
+    running = all_layouts(_config(LLAMA_405B, 16, 1, 8192), small)
+    assert running and fitting(running, small) == []
 
 
 def _seconds(part: str, cluster: Cluster = CLUSTER, **layout: Any) -> float:

@@ -27,7 +27,18 @@ def test_a_layout_that_does_not_run_is_explained(capsys: pytest.CaptureFixture[s
 
 def test_nothing_that_fits_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"--gpu a100-40 --gpus 1 {MODEL}".split()) == 1
-    assert "0 layouts fit" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "layouts fits in 34 GiB; the smallest needs " in printed and "Layouts that fit" not in printed
+
+
+def test_a_batch_that_no_layout_splits_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--gpu h100 --gpus 7 {MODEL}".split()) == 1
+    assert "No layout runs: no data-parallel size of 7 GPUs divides" in capsys.readouterr().out
+
+
+def test_speeds_of_other_precisions_are_not_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--gpu h100 --gpus 64 {MODEL} --training.precision fp32".split()) == 0
+    assert "Speeds are those of bf16" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
