@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests .ci setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments-small experiments-real test test-faults test-matrix test-cluster lint format docs clean data-samples
+.PHONY: help demo experiments-small experiments-real test test-faults test-matrix test-fake-gpu test-cluster lint format docs clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ test-faults: $(VENV)/.done  ## 100 runs killed at random instants, disks filled,
 
 test-matrix: $(VENV)/.done  ## runs saved and continued at many layouts and odd sizes; 120 steps of each layout compared
 	$(BIN)/python -u -m pytest -m exhaustive tests/training
+
+test-fake-gpu: $(VENV)/.done  ## steps of real layouts on fake CUDA tensors: waits for the device, memory; needs a C++ compiler
+	$(BIN)/python -u -m pytest -m "exhaustive or not exhaustive" tests/testing
 
 test-cluster: $(VENV)/.done  ## on a real Slurm of four hosts, made of network namespaces (Debian, root); installs what it needs
 	command -v slurmctld || { apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge iproute2; }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _CPU = torch.device("cpu")
@@ -126,6 +127,84 @@ def install() -> None:
     _replace(stack, random, "_CUDA_RNG_STATE_TRACKER", _tracker_class()())
     _replace(stack, random, "_CUDA_RNG_STATE_TRACKER_INITIALIZED", True)
     _installed = stack
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Run the kernel that torch chooses on Hopper: flash attention without a mask, memory-efficient with one."""
+    if attn_mask is None and query.dtype in (torch.bfloat16, torch.float16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
+            query, key, value, dropout_p, is_causal, scale=scale
+        )[0]
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(  # type: ignore[no-any-return]
+        query, key, value, attn_mask, torch.is_grad_enabled(), dropout_p, is_causal, scale=scale
+    )[0]
+
+
+class _FusedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        reciprocals = hidden.new_empty((*hidden.shape[:-1], 1), dtype=torch.float32)
+        ctx.save_for_backward(hidden, weight, reciprocals)
+        return torch.empty_like(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, weight, _ = ctx.saved_tensors
+        return torch.empty_like(hidden), torch.empty_like(weight)
+
+
+def _normalise(hidden: Tensor, _: Any, weight: Tensor, __: float) -> Tensor:
+    """Keep for the backward pass what torch's fused kernel does, which only its CUDA build has: no fp32 copies."""
+    return _FusedNorm.apply(hidden, weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _apply(module: torch.nn.Module, function: Any, recurse: bool = True) -> torch.nn.Module:
+    """Convert buffers alone: torch can't convert fake parameters, and these have their type and device already."""
+    for part in module.modules():
+        assert all(function(parameter).dtype == parameter.dtype for parameter in part.parameters(recurse=False))
+        part._buffers.update({name: function(buffer) for name, buffer in part._buffers.items() if buffer is not None})
+    return module
+
+
+@contextlib.contextmanager
+def pretending_cuda(synchronize: Callable[[], None]) -> Iterator[None]:
+    """Answer torch.cuda's calls and choose kernels as for one GPU without streams, whose tensors are fake.
+
+    Random states are the CPU's: nothing draws from them. Waits for the device call `synchronize` instead.
+    """
+    from megatron.core.tensor_parallel import random
+
+    answers: dict[str, Callable[..., Any]] = {
+        "_lazy_init": lambda: None,
+        "current_device": lambda: 0,
+        "get_device_capability": lambda *_: (9, 0),
+        "get_device_name": lambda *_: "NVIDIA H200",
+        "max_memory_allocated": lambda *_: 0,
+        "set_device": lambda _: None,
+        "synchronize": lambda *_: synchronize(),
+    }
+    with contextlib.ExitStack() as stack:
+        for name, function in {**_TORCH_CUDA, **answers}.items():
+            _replace(stack, torch.cuda, name, function)
+        _replace(stack, random, "_get_cuda_rng_state", _get_rng_state)
+        _replace(stack, random, "_set_cuda_rng_state", _set_rng_state)
+        _replace(stack, random, "_CUDA_RNG_STATE_TRACKER", _tracker_class()())
+        _replace(stack, random, "_CUDA_RNG_STATE_TRACKER_INITIALIZED", True)
+        _replace(stack, torch.nn.Module, "_apply", _apply)
+        _replace(stack, torch.nn.functional, "rms_norm", _normalise)
+        _replace(stack, torch.nn.functional, "scaled_dot_product_attention", _attend)
+        yield
 
 
 def uninstall() -> None:

@@ -30,9 +30,8 @@ from megatron_prealign.training.norms import parameter_norm
 from megatron_prealign.training.objectives.objective import Pass
 from megatron_prealign.training.objectives.stage import Stage
 from megatron_prealign.training.optimizer import build_schedule, gather_parameters
-from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.state import TrainState, has_lost_patience
-from megatron_prealign.training.throughput import Throughput
+from megatron_prealign.training.throughput import ProfileWindow, Throughput
 from megatron_prealign.training.validation import Validator, WordValidator, held_out_retrieval
 
 

@@ -41,11 +41,10 @@ from megatron_prealign.training.objectives.objective import ObjectivePlan, Surro
 from megatron_prealign.training.objectives.sequences import cache_path
 from megatron_prealign.training.objectives.stage import Stage, Weight, plan_objectives
 from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
-from megatron_prealign.training.profiling import ProfileWindow
 from megatron_prealign.training.record_file import discarded_path
 from megatron_prealign.training.start_report import describe_weights
 from megatron_prealign.training.state import TrainState
-from megatron_prealign.training.throughput import Throughput
+from megatron_prealign.training.throughput import ProfileWindow, Throughput
 from megatron_prealign.training.trackers import missing_packages
 from megatron_prealign.training.validation import PairSet, Validator, WordValidator, select_pair_sets
 

@@ -57,7 +57,7 @@ class Alignment:
             self._positions += torch.tensor([is_padding.sum(), is_padding.size])
         microbatches = [self._to_microbatch(batch) for batch in batches]
         num_rows, row_length = microbatches[0].token_ids.shape
-        scale = self._scale_loss(torch.tensor(weight / self._count, device=self._device))
+        scale = self._scale_loss(torch.full((), weight / self._count, device=self._device))
 
         def forward_step(
             items: Iterator[ItemMicrobatch], chunk: torch.nn.Module
