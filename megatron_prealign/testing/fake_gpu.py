@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -96,7 +97,7 @@ class FakeReport:
 
 def place() -> str:
     """Return the file and function of ours or megatron-core's that is running."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path, name = frame.f_code.co_filename, frame.f_code.co_name
         # Python 3.11 gives comprehensions frames of their own, later ones do not.
@@ -108,12 +109,12 @@ def place() -> str:
     return "elsewhere"
 
 
-class FakeDevice(TorchDispatchMode):
+class FakeDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs operators on the host for real, and those of the device on fake tensors, whose bytes it counts."""
 
     def __init__(self) -> None:
         """Start without tensors."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._alive: dict[int, int] = {}
         self.bytes = self.peak = 0
