@@ -82,8 +82,9 @@ def _count(running: list[Estimate], layouts: list[Estimate], config: Config, clu
             f"{config.training.global_batch_size}, or something else of the above is wrong. Change one of them."
         )
     smallest = min(layout.peak_bytes for layout in running) / _GIB
-    room = cluster.gpu.memory_gib - cluster.reserve_gib
-    return f"None of {len(running)} layouts fits in {room:g} GiB; the smallest needs {smallest:.1f}. Add GPUs."
+    return (
+        f"None of {len(running)} layouts fits in {cluster.room_gib:g} GiB; the smallest needs {smallest:.1f}. Add GPUs."
+    )
 
 
 def _positive(text: str) -> float:
@@ -131,11 +132,10 @@ def _own_layout(layout: Estimate, cluster: Cluster, arguments: argparse.Namespac
     for name, bounds in layout.parts.items():
         step.add_row(name, _range(bounds, ".3g"))
     step.add_row("in total", _range(layout.step_seconds, ".3g"))
-    room = cluster.gpu.memory_gib - cluster.reserve_gib
-    fits = "fits in" if layout.peak_bytes <= room * _GIB else "does NOT fit in"
+    fits = "fits in" if layout.peak_bytes <= cluster.room_gib * _GIB else "does NOT fit in"
     size, days = checkpoint_bytes(layout.config), _days(layout)
     lines = [
-        f"It {fits} {room:g} GiB of each GPU.",
+        f"It {fits} {cluster.room_gib:g} GiB of each GPU.",
         f"Tokens per second  {_range(layout.tokens_per_second, ',.0f')}",
         f"MFU                {_range(layout.mfu, '.1%')}",
         f"GPU hours          {_range((24 * days[0] * arguments.gpus, 24 * days[1] * arguments.gpus), ',.0f')}",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 
 from megatron_prealign.config.model import ModelConfig
 from megatron_prealign.config.root import Config
-from megatron_prealign.config.validation import model_parallel_size
+from megatron_prealign.config.validation import count_microbatches, model_parallel_size
 
 _OPERATIONS = 2 * 3
 """A multiplication and an addition; forward, gradient of the input and gradient of the weight."""
@@ -166,8 +166,7 @@ def _activations(config: Config, world_size: int, rank: int) -> int:
     """Return the bytes that autograd keeps of all microbatches in flight, and what recomputation rebuilds at a time."""
     model, parallel, training = config.model, config.parallel, config.training
     stages, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
-    data_parallel = world_size // model_parallel_size(config)
-    num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
+    num_microbatches = count_microbatches(config, world_size)
     if virtual == 1:
         in_flight = min(stages - rank, num_microbatches)
     else:

@@ -21,7 +21,7 @@ from megatron_prealign.config.counts import (
 )
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.training import count_samples
-from megatron_prealign.config.validation import check, model_parallel_size
+from megatron_prealign.config.validation import check, count_microbatches, model_parallel_size
 
 # Bytes read and written per parameter by an update of fp32 weights and moments with fp32 gradients.
 _UPDATE_BYTES = 30
@@ -84,6 +84,11 @@ class Cluster:
     """GB/s between nodes per GPU, in each direction: 50 = one port of 400 Gb/s each."""
     reserve_gib: float = 6.0
     """Memory of each GPU for what is not estimated."""
+
+    @property
+    def room_gib(self) -> float:
+        """Memory of each GPU for what is estimated."""
+        return self.gpu.memory_gib - self.reserve_gib
 
 
 Bounds = tuple[float, float]
@@ -158,8 +163,7 @@ def fitting(layouts: Iterable[Estimate], cluster: Cluster) -> list[Estimate]:
 
     Of layouts whose times are within 3 %, the one that splits least is first: the estimate is not finer than that.
     """
-    room = (cluster.gpu.memory_gib - cluster.reserve_gib) * 2**30
-    return sorted((layout for layout in layouts if layout.peak_bytes <= room), key=_rank)
+    return sorted((layout for layout in layouts if layout.peak_bytes <= cluster.room_gib * 2**30), key=_rank)
 
 
 def _rank(layout: Estimate) -> tuple[int, int, int, float]:
@@ -204,16 +208,16 @@ def _step_seconds(config: Config, cluster: Cluster, rates: _Rates) -> dict[str, 
     """Return the seconds of a step by what takes them."""
     parallel, gpu = config.parallel, cluster.gpu
     stages, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
-    data_parallel = cluster.num_gpus // model_parallel_size(config)
-    num_microbatches = config.training.global_batch_size // (config.training.micro_batch_size * data_parallel)
+    num_microbatches = count_microbatches(config, cluster.num_gpus)
+    replicas = cluster.num_gpus // model_parallel_size(config) * parallel.context_parallel_size
     flops = _microbatch_flops(config) / (gpu.reached[rates.products] * gpu.bf16_tflops * 1e12)
     products = max(flops, rates.launch_seconds * config.model.num_layers / stages)
     tensor = _tensor_messages(config, cluster) / rates.transfers
     pipeline = 0.0 if virtual > 1 and rates.overlaps else _pipeline_messages(config, cluster) / rates.transfers
-    gradients = _gradient_messages(config, cluster, data_parallel * parallel.context_parallel_size) / rates.transfers
+    gradients = _gradient_messages(config, cluster, replicas) / rates.transfers
     if rates.overlaps:
         gradients = max(gradients - (1 - _FORWARD) * (products + tensor), 0.0)
-    owners = data_parallel * parallel.context_parallel_size if parallel.use_distributed_optimizer else 1
+    owners = replicas if parallel.use_distributed_optimizer else 1
     update = _UPDATE_BYTES * rank_parameters(config, 0) / owners / (gpu.memory_tb * 1e12) / rates.transfers
     return {
         "matrix products": num_microbatches * products,

@@ -7,7 +7,7 @@ from megatron_prealign.config.counts import count_non_embedding_parameters, coun
 from megatron_prealign.config.presets import PRESETS
 from megatron_prealign.config.root import Config
 from megatron_prealign.config.training import count_samples
-from megatron_prealign.config.validation import model_parallel_size
+from megatron_prealign.config.validation import count_microbatches, model_parallel_size
 
 
 def differences(config: Config, standard: Config | None = None) -> list[tuple[str, object, object]]:
@@ -86,13 +86,14 @@ def _layout_facts(config: Config, world_size: int) -> list[tuple[str, str]]:
     """Describe the ranks per axis and the microbatches a rank runs each step."""
     training, parallel = config.training, config.parallel
     data_parallel = world_size // model_parallel_size(config)
-    num_microbatches = training.global_batch_size // (training.micro_batch_size * data_parallel)
     context = f"x {parallel.context_parallel_size} context " if parallel.context_parallel_size > 1 else ""
     ranks = (
         f"{parallel.tensor_model_parallel_size} tensor x {parallel.pipeline_model_parallel_size} pipeline {context}"
         f"x {data_parallel} data = {world_size}"
     )
-    microbatches = f"{num_microbatches} of {training.micro_batch_size} sequences per data-parallel rank"
+    microbatches = (
+        f"{count_microbatches(config, world_size)} of {training.micro_batch_size} sequences per data-parallel rank"
+    )
     return [("ranks", ranks), ("microbatches per step", microbatches)]
 
 

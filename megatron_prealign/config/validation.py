@@ -54,6 +54,12 @@ def model_parallel_size(config: Config) -> int:
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
+def count_microbatches(config: Config, world_size: int) -> int:
+    """Return the microbatches that each data-parallel rank runs in a step of the full batch size."""
+    data_parallel = world_size // model_parallel_size(config)
+    return config.training.global_batch_size // (config.training.micro_batch_size * data_parallel)
+
+
 def _ranges(config: Config) -> Iterator[Problem]:
     """Check every number on its own."""
     for name, limits in number_ranges().items():

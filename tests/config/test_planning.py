@@ -50,6 +50,7 @@ LLAMA_405B = {
     "vocab_size": 128256,
     "untie_embeddings_and_output_weights": True,
 }
+LLAMA_3 = _config(LLAMA_405B, 2048, 1, 8192, tensor=8, pipeline=16, virtual=8)
 TINY_LLAMA = {
     "num_layers": 22,
     "hidden_size": 2048,
@@ -111,7 +112,7 @@ def test_published_step_times_lie_in_the_range(
             id="GPT 530B with recomputation",
         ),
         pytest.param(  # arXiv 2407.21783, table 4: TFLOP/s of a peak of 989
-            _config(LLAMA_405B, 2048, 1, 8192, tensor=8, pipeline=16, virtual=8),
+            LLAMA_3,
             "h100",
             8192,
             50.0,
@@ -119,7 +120,7 @@ def test_published_step_times_lie_in_the_range(
             id="Llama 3 405B on 8,192",
         ),
         pytest.param(
-            _config(LLAMA_405B, 2048, 1, 8192, tensor=8, pipeline=16, virtual=8),
+            LLAMA_3,
             "h100",
             16384,
             50.0,
