@@ -92,13 +92,7 @@ def _split(config: Config) -> Iterator[Problem]:
 
 def _documents(config: Config) -> Iterator[Problem]:
     """Check the options that keep documents apart."""
-    mask, positions, context = "data.reset_attention_mask", "data.reset_position_ids", "parallel.context_parallel_size"
-    size = config.parallel.context_parallel_size
-    if config.data.reset_attention_mask and size > 1:
-        yield Problem(
-            f"--{mask} with --{context} {size}: ranks hold pieces of a sequence, but documents can be kept apart only "
-            "in whole sequences; turn one of them off"
-        )
+    mask, positions = "data.reset_attention_mask", "data.reset_position_ids"
     if config.data.reset_position_ids and not config.data.reset_attention_mask:
         yield Problem(
             f"--{positions} without --{mask}: rotary embeddings depend only on distances, so nothing would change; "

@@ -246,6 +246,7 @@ class _Sequences:
 
     def take(self, state: TrainState) -> list[dict[str, Tensor]]:
         ids = torch.ones(self._shape, dtype=torch.int64)
+        ids[:, 255::256] = 0  # which ends a document
         batch = {"tokens": ids, "labels": ids.clone(), "position_ids": ids.clone(), "loss_mask": ids.float()}
         batch |= {"loss_group": ids.short(), "sample": torch.arange(self._shape[0])}
         return [dict(batch) for _ in range(self._count)]

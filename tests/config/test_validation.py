@@ -266,10 +266,6 @@ ROWS = [
     Row({"data.blend": [{**ENGLISH, "max_epochs": 0}]}, "--data.blend[0].max_epochs must be above 0, got 0.0: change"),
     Row({"data.blend": [{"prefix": "zh_*"}]}, "--data.blend[0]: no dataset matches zh_*: check the path, which ends"),
     Row({"data.valid_blend": [{"prefix": ["en_*", "zh"]}]}, "--data.valid_blend[0]: zh lacks .bin, .idx, .json: bake"),
-    Row(
-        {CONTEXT: 2, "data.reset_attention_mask": True},
-        f"--data.reset_attention_mask with --{CONTEXT} 2: ranks hold pieces of a sequence, but documents can",
-    ),
     Row({"data.reset_position_ids": True}, "--data.reset_position_ids without --data.reset_attention_mask: rotary"),
     Row({"data.split": "9,1"}, "--data.split '9,1' must be three shares, the first above 0, like 969,30,1 for train,"),
     Row({"data.split": "a,b,c"}, "--data.split 'a,b,c' must be three shares, the first above 0, like 969,30,1"),
@@ -327,6 +323,7 @@ ACCEPTED = [
     Row({"data.split": "1,0,0", "training.eval_interval": 0}, ""),
     Row({"data.split": "1,0,0", "data.valid_blend": [ENGLISH]}, ""),
     Row({"data.reset_attention_mask": True, "data.reset_position_ids": True}, ""),
+    Row({CONTEXT: 2, "data.reset_attention_mask": True}, ""),
     Row({"checkpoint.init_from": "stage1"}, ""),
     Row({"checkpoint.init_from": "gone", "training.run_path": "stage1"}, ""),  # a run that continues
     Row({"checkpoint.init_from": "stage1/checkpoints/step_0000100"}, ""),

@@ -19,6 +19,7 @@ from benchmarks.step_memory import INTERLEAVED, TP2_PP2, TP8, values
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.config.counts import count_parameters
 from megatron_prealign.errors import PrealignError
+from megatron_prealign.model import attention
 from megatron_prealign.model.build import PrealignGPTModel
 from megatron_prealign.testing.fake_gpu import FakeReport, FakeRun, run_fake_steps
 from megatron_prealign.training.loop import Trainer
@@ -37,6 +38,15 @@ RUNS = {
     "llama-8b-tp8-sp": FakeRun(values("llama-8b", 64, 1, 8192, parallel=TP8, **SMALL), 64),
     "llama-1b-words": FakeRun(values("llama-1b", 8, 1, 4096, words=1024, **SMALL), 8),
 }
+
+
+DOCUMENTS: dict[str, Any] = {"reset_attention_mask": True, "reset_position_ids": True, "eod_mask_loss": True}
+
+
+def _apart(preset: str, *sizes: int, change: str = "", **options: Any) -> FakeRun:
+    """Return a run that keeps documents apart."""
+    plain = values(preset, *sizes, **SMALL, **options)
+    return FakeRun({**plain, "data": {**plain["data"], **DOCUMENTS}}, world_size=sizes[0], change=change)
 
 
 TINY = {
@@ -58,6 +68,12 @@ def read_a_number(trainer: Trainer) -> Iterator[None]:
         trainer.stage.step_sums().sum().item()
 
     with patch.object(trainer, "compute_gradients", reading):
+        yield
+
+
+@contextlib.contextmanager
+def mask_documents(_: Trainer) -> Iterator[None]:
+    with patch.object(attention, "_has_segment_kernel", lambda *_: False):
         yield
 
 
@@ -124,6 +140,20 @@ def test_a_small_step_waits_and_uploads_at_these_places() -> None:
     assert (plain.waits, plain.record_waits, plain.uploads) == (WAITS, RECORD_WAITS, UPLOADS)
     found = with_words.waits, with_words.record_waits, with_words.uploads
     assert found == (WAITS, RECORD_WAITS | WORD_WAITS, UPLOADS | WORD_UPLOADS)
+
+
+@pytest.mark.slow
+def test_documents_kept_apart_need_no_mask_and_no_more_waits() -> None:
+    """A mask of 8 x 4,096 x 4,096 positions takes 256 MiB in bf16, once or a layer."""
+    sizes = (1, 8, 4096)
+    mask = 8 * 4096 * 4096 * 2
+    runs = [FakeRun(values("tiny", *sizes, **SMALL)), _apart("tiny", *sizes)]
+    masked = _apart("tiny", *sizes, change=f"{__name__}:{mask_documents.__name__}")
+    together, apart, with_mask = run_fake_steps([*runs, masked])
+    assert apart.waits == together.waits == WAITS
+    assert apart.uploads == {place: number + 4 for place, number in UPLOADS.items()}  # documents and bounds
+    assert apart.memory["peak"] - together.memory["peak"] < 0.02 * mask
+    assert with_mask.memory["peak"] - together.memory["peak"] > 0.9 * mask
 
 
 @whole

@@ -94,20 +94,35 @@ def test_packed_documents_on_a_gpu(implementation: str, ended: str, make_values:
         assert ((packed - alone).norm() / alone.norm()).item() < 2e-2
 
 
-def test_layouts_agree(ended: str, make_values: MakeValues, tmp_path: Path) -> None:
-    def runs(name: str, parallel: dict[str, Any]) -> list[Any]:
+@pytest.mark.parametrize(
+    ("parallel", "stages"),
+    [
+        (TP2_PP2, ("pretrain", "align_init")),
+        # Words are not split over ranks.
+        ({"context_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True}, ("pretrain",)),
+        ({"context_parallel_size": 4, "recompute": "full"}, ("pretrain",)),
+    ],
+    ids=["tp2-pp2", "cp2-tp2", "cp4-recomputed"],
+)
+def test_layouts_agree(
+    parallel: dict[str, Any], stages: tuple[str, ...], ended: str, make_values: MakeValues, tmp_path: Path
+) -> None:
+    parallel = dict(parallel)
+    training = {"recompute": parallel.pop("recompute", "none")}
+
+    def runs(name: str, parallel: dict[str, Any], **training: Any) -> list[Any]:
         data = {**APART, "blend": [{"prefix": ended}]}
         return [
-            make_values(stage, tmp_path / f"{name}-{stage}", data=data, parallel=parallel)
-            for stage in ("pretrain", "align_init")
+            make_values(stage, tmp_path / f"{name}-{stage}", data=data, parallel=parallel, training=training)
+            for stage in stages
         ]
 
     expected = run_distributed(run_all_steps, 1, runs("single", {}), 2)[0]
-    found = run_distributed(run_all_steps, 4, runs("parts", TP2_PP2), 2)[0]
+    found = run_distributed(run_all_steps, 4, runs("parts", parallel, **training), 2)[0]
     for single, parts in zip(expected, found, strict=True):
-        assert [step["lm_loss"] for step in parts["steps"]] == pytest.approx(
-            [step["lm_loss"] for step in single["steps"]], rel=1e-5
-        )
+        for key in ("lm_loss", "gradient_norm"):
+            values = [[step[key] for step in run["steps"]] for run in (single, parts)]
+            assert values[1] == pytest.approx(values[0], rel=1e-5)
         norm = sum(gradient.square().sum() for gradient in single["gradients"].values()).sqrt()
         for name, gradient in single["gradients"].items():
             bound = 1e-5 * max(gradient.norm(), 1e-3 * norm)

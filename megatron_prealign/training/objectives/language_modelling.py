@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_prealign.dataset.sampler import Batch
-from megatron_prealign.model import number_documents, segment_mask
+from megatron_prealign.model import Segments, number_documents, segment_bounds
 from megatron_prealign.platform import Mesh
 from megatron_prealign.training.objectives.objective import Pass, Surroundings, sum_over_ranks
 from megatron_prealign.training.objectives.sequences import SequencePlan, Sequences
@@ -48,6 +48,8 @@ class LanguageModelLoss:
         """Return the pass over one step's microbatches; collective over data-parallel ranks."""
         self._keep_step()
         self._num_passes += 1
+        if self._end_of_document is not None:
+            batches = [{**batch, **_documents(batch["tokens"], self._end_of_document)} for batch in batches]
         moved = [{key: value.to(self._device, non_blocking=True) for key, value in batch.items()} for batch in batches]
         micro_batch_size, seq_length = moved[0]["tokens"].shape
         # Under context parallelism each rank uses its two pieces of every sequence.
@@ -64,10 +66,9 @@ class LanguageModelLoss:
         self, scale: Tensor, batches: Iterator[Batch], chunk: torch.nn.Module
     ) -> tuple[Tensor, "partial[tuple[Tensor, dict[str, Tensor]]]"]:
         batch = next(batches)
-        attention_mask = None
-        if self._end_of_document is not None:
-            attention_mask = segment_mask(number_documents(batch["tokens"], self._end_of_document))
-        output = chunk(batch["tokens"], batch["position_ids"], attention_mask, labels=batch["labels"])
+        segments = Segments(batch["documents"], batch["bounds"]) if "documents" in batch else None
+        tokens, positions = batch["tokens"], batch["position_ids"]
+        output = chunk(tokens, positions, None, labels=batch["labels"], packed_seq_params=segments)
         return output, partial(self._loss, batch, scale)
 
     def _loss(self, batch: Batch, scale: Tensor, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,9 +142,15 @@ class LanguageModellingPlan(SequencePlan):
         )
 
 
+def _documents(tokens: Tensor, end_of_document: int) -> Batch:
+    """Return the document of each position, int64 [B, S], and its bounds through all rows, on the host."""
+    documents = number_documents(tokens, end_of_document)
+    return {"documents": documents, "bounds": segment_bounds(documents)}
+
+
 def _pieces_of_this_rank(batch: Batch, mesh: Mesh) -> Batch:
-    """Return a microbatch whose tensors of positions are cut to this context-parallel rank's two pieces."""
-    by_position = {key: value for key, value in batch.items() if value.dim() > 1}
+    """Return a microbatch cut to this context-parallel rank's two pieces, but for documents, which stay whole."""
+    by_position = {key: value for key, value in batch.items() if value.dim() > 1 and key != "documents"}
     return {**batch, **mesh.own_pieces(by_position)}
 
 
