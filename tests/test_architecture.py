@@ -77,6 +77,7 @@ FROM_MEGATRON_CORE = {
         "models.gpt.GPTModel",
         "models.gpt.gpt_layer_specs.get_gpt_layer_local_spec",
         "models.gpt.gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec",
+        "packed_seq_params.PackedSeqParams",
         "tensor_parallel",
         "transformer.enums.AttnMaskType",
         "transformer.module.Float16Module",
