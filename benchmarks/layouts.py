@@ -34,7 +34,7 @@ from megatron_prealign.testing import run_distributed
 from megatron_prealign.testing.trainers import Float64, Values, make_trainer
 from megatron_prealign.text.tokenizer import load_tokenizer
 
-DEMO = Path(__file__).resolve().parents[1] / "examples" / "english_clone" / "model.yaml"
+DEMO = Path(__file__).resolve().parents[1] / "examples" / "paper" / "english_clone" / "model.yaml"
 PACKAGES = ("torch", "megatron-core", "mistral-common")
 SINGLE, CONTROL = "one process", "one process, a weight moved by its last place"
 TENSOR, PIPELINE = {"tensor_model_parallel_size": 2}, {"pipeline_model_parallel_size": 2}

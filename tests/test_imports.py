@@ -57,3 +57,17 @@ def test_no_tool_is_forgotten() -> None:
 def test_help_waits_for_nothing_slow(module: str) -> None:
     code = f"import sys\ntry:\n    import {module}\n    {module}.main(['--help'])\nexcept SystemExit:\n    pass"
     assert python(f"{code}\nprint('slow:', *(set({SLOW}) & set(sys.modules)))").splitlines()[-1].strip() == "slow:"
+
+
+def test_files_that_modules_name_are_there() -> None:
+    folders = ("benchmarks", "examples", "tools")
+    paths = sorted(path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    modules = [".".join(path.with_suffix("").parts) for path in paths if path.stem != "__init__"]
+    missing = python(
+        "import importlib, pathlib\n"
+        f"for name in {modules}:\n"
+        "    for value in vars(importlib.import_module(name)).values():\n"
+        "        if isinstance(value, pathlib.Path) and not value.exists():\n"
+        "            print(name, value)"
+    )
+    assert missing == ""
