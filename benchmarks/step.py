@@ -121,8 +121,8 @@ def bake_text(folder: Path) -> None:
 
 
 def write_others(folder: Path, config: Config) -> None:
-    """Write what the other ways start from: our batches, our initial weights, our optimizer's settings."""
-    training, optimizer = config.training, config.optimizer
+    """Write what the other ways start from: our batches, our initial weights."""
+    training = config.training
     dataset = build_train_dataset(
         config.data,
         load_tokenizer(TOKENIZER),
@@ -149,15 +149,6 @@ def write_others(folder: Path, config: Config) -> None:
     )
     model = model_config_json(config.model, {"bos_token_id": 1, "eos_token_id": 2}, "float32", config.data.seq_length)
     (folder / WEIGHTS / "config.json").write_text(json.dumps(model), encoding="utf-8")
-    settings = {
-        "lr": optimizer.lr,
-        "betas": (optimizer.adam_beta1, optimizer.adam_beta2),
-        "eps": optimizer.adam_eps,
-        "weight_decay": optimizer.weight_decay,
-        "fused": True,
-        "clip_grad": optimizer.clip_grad,
-    }
-    (folder / "optimizer.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
 @dataclass

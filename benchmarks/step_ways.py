@@ -12,10 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from megatron_prealign.config import Config, OptimizerConfig
+
+Step = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 CONFIG, BATCHES, WEIGHTS = "config.yaml", "batches.safetensors", "huggingface"
 
 
@@ -101,6 +105,30 @@ def ours(folder: Path) -> None:
 
 def bare(folder: Path) -> None:
     """Run megatron-core's schedule and optimizer on the same model, and nothing else."""
+    from megatron_prealign.config import load_resolved
+    from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
+
+    config = load_resolved(folder / CONFIG)
+    platform = select_platform("cpu")
+    initialize_distributed(platform)
+    initialize_model_parallel(config.parallel, config.training.seed)
+    step = make_bare_step(config, platform.device)
+    serve(lambda batch: float(step(batch)), folder)
+
+
+def huggingface(folder: Path) -> None:
+    """Run LlamaForCausalLM with its own loss and torch's AdamW."""
+    from transformers import LlamaForCausalLM
+
+    from megatron_prealign.config import load_resolved
+
+    model = LlamaForCausalLM.from_pretrained(folder / WEIGHTS, dtype=torch.float32, attn_implementation="sdpa")
+    step = make_huggingface_step(model, load_resolved(folder / CONFIG).optimizer)
+    serve(lambda batch: float(step(batch)), folder)
+
+
+def make_bare_step(config: "Config", device: torch.device) -> Step:
+    """Build a model and its optimizer for megatron-core's schedule; return its step, which returns the loss."""
     from megatron.core.distributed import (
         DistributedDataParallel,
         DistributedDataParallelConfig,
@@ -109,17 +137,12 @@ def bare(folder: Path) -> None:
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.utils import get_model_config
 
-    from megatron_prealign.config import load_resolved
     from megatron_prealign.model import build_model_chunks
-    from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
     from megatron_prealign.training.optimizer import build_optimizer, build_schedule
 
-    config = load_resolved(folder / CONFIG)
-    platform = select_platform("cpu")
-    initialize_distributed(platform)
-    initialize_model_parallel(config.parallel, config.training.seed)
-    (chunk,) = build_model_chunks(config, platform.device)
-    model = DistributedDataParallel(chunk.config, DistributedDataParallelConfig(grad_reduce_in_fp32=True), chunk)
+    (chunk,) = build_model_chunks(config, device)
+    sums = DistributedDataParallelConfig(grad_reduce_in_fp32=True)
+    model = DistributedDataParallel(get_model_config(chunk), sums, chunk)
     get_model_config(model).finalize_model_grads_func = finalize_model_grads
     optimizer = build_optimizer([model], config)
     schedule = build_schedule(optimizer, config)  # also says which parameters have no weight decay
@@ -135,7 +158,7 @@ def bare(folder: Path) -> None:
 
         return losses, loss
 
-    def step(batch: dict[str, torch.Tensor]) -> float:
+    def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         model.zero_grad_buffer()
         optimizer.zero_grad()
         (reduced,) = run(
@@ -148,36 +171,40 @@ def bare(folder: Path) -> None:
         )
         optimizer.step()
         schedule.step(1)
-        return float(reduced["loss"])
+        mean: torch.Tensor = reduced["loss"]
+        return mean
 
-    serve(step, folder)
+    return step
 
 
-def huggingface(folder: Path) -> None:
-    """Run LlamaForCausalLM with its own loss and torch's AdamW."""
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM.from_pretrained(folder / WEIGHTS, dtype=torch.float32, attn_implementation="sdpa")
+def make_huggingface_step(model: Any, optimizer_config: "OptimizerConfig") -> Step:
+    """Return a step of a Hugging Face model with torch's fused AdamW, which returns the loss."""
     model.train()
-    settings = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
-    clip_grad = settings.pop("clip_grad")
     # No weight decay for norms, as in Hugging Face's Trainer and in Megatron.
     groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in model.parameters() if parameter.dim() > 1]},
         {"params": [parameter for parameter in model.parameters() if parameter.dim() == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, **settings)
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=optimizer_config.lr,
+        betas=(optimizer_config.adam_beta1, optimizer_config.adam_beta2),
+        eps=optimizer_config.adam_eps,
+        weight_decay=optimizer_config.weight_decay,
+        fused=True,
+    )
 
-    def step(batch: dict[str, torch.Tensor]) -> float:
+    def step(batch: dict[str, torch.Tensor]) -> torch.Tensor:
         labels = batch["labels"].where(batch["loss_mask"] > 0, -100)
-        loss = model(input_ids=batch["tokens"], labels=labels, shift_labels=labels, use_cache=False).loss
+        loss: Any = model(input_ids=batch["tokens"], labels=labels, shift_labels=labels, use_cache=False).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optimizer_config.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
-        return float(loss)
+        value: torch.Tensor = loss.detach()
+        return value
 
-    serve(step, folder)
+    return step
 
 
 WAYS = {"ours": ours, "bare": bare, "huggingface": huggingface}

@@ -21,14 +21,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
 import megatron.core
-import numpy as np
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import FakeWork
@@ -36,25 +34,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from megatron_prealign.alignment import Taps
 from megatron_prealign.config import Config, config_from_dict
-from megatron_prealign.config.alignment_validation import aligns_words
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.model import build
-from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys
 from megatron_prealign.platform import Mesh, Platform, initialize_model_parallel, shut_down_distributed
 from megatron_prealign.platform.cpu import pretending_cuda
-from megatron_prealign.text.ragged import Ragged
-from megatron_prealign.training.guards import Guard
-from megatron_prealign.training.interruption import Interruption
+from megatron_prealign.testing.trainers import make_random_trainer
 from megatron_prealign.training.loop import Trainer
-from megatron_prealign.training.objectives.alignment import AlignmentPlan
-from megatron_prealign.training.objectives.language_modelling import LanguageModelling
-from megatron_prealign.training.objectives.objective import Objective, Surroundings
-from megatron_prealign.training.objectives.stage import Stage, Weight
-from megatron_prealign.training.optimizer import build_optimizer, build_schedule, wrap_data_parallel
-from megatron_prealign.training.state import TrainState
-from megatron_prealign.training.throughput import ProfileWindow, Throughput
+from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 
 CUDA = torch.device("cuda", 0)
 Values = Mapping[str, Mapping[str, Any]]
@@ -210,51 +197,8 @@ def fake_rank(rank: int, world_size: int) -> Iterator[FakeDevice]:
             shut_down_distributed()
 
 
-class _Items(ItemBatches):
-    """Pairs of words of one to four random tokens."""
-
-    kind = "word"
-    option = "alignment.lexicon_paths"
-    fingerprint = "none"
-    mean_tokens = 0.0
-
-    def __init__(self, config: Config) -> None:
-        draws, alignment = np.random.default_rng(0), config.alignment
-        num_groups = 4 * alignment.word_batch_size
-        lengths = draws.integers(1, 5, 2 * num_groups)
-        tokens = draws.integers(0, config.model.vocab_size or 1, int(lengths.sum()), dtype=np.int32)
-        size, row = alignment.word_batch_size, alignment.word_row_length
-        super().__init__(Ragged.of(tokens, lengths), num_groups, 2, seed=0, batch_size=size, row_length=row)
-
-    def describe(self) -> str:
-        return self.kind
-
-    def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
-        return (2 * groups[:, None] + np.arange(2)).ravel(), np.repeat(np.arange(len(groups)), 2)
-
-    def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
-        return np.zeros((0, 2), dtype=np.int64)
-
-
-class _Sequences:
-    """Microbatches of a step, on the host; all sequences are alike but for their number."""
-
-    def __init__(self, config: Config, mesh: Mesh) -> None:
-        training = config.training
-        self._shape = training.micro_batch_size, config.data.seq_length
-        self._count = training.global_batch_size // (training.micro_batch_size * mesh.data.size)
-
-    def take(self, state: TrainState) -> list[dict[str, Tensor]]:
-        ids = torch.ones(self._shape, dtype=torch.int64)
-        ids[:, 255::256] = 0  # which ends a document
-        batch = {"tokens": ids, "labels": ids.clone(), "position_ids": ids.clone(), "loss_mask": ids.float()}
-        batch |= {"loss_group": ids.short(), "sample": torch.arange(self._shape[0])}
-        return [dict(batch) for _ in range(self._count)]
-
-
 def _make_trainer(config: Config, mesh: Mesh, device: FakeDevice, memory: dict[str, int]) -> Trainer:
     """Build the trainer of a configuration over random data, and note the bytes of its parts."""
-    platform, state = Platform("cuda", "nccl", CUDA), TrainState()
     # Draws of initial weights would be made on the host, in vain.
     with patch.object(build, "initialize_parameters", lambda *_: None), CUDA:
         chunks = build.build_model_chunks(config, CUDA)
@@ -263,31 +207,7 @@ def _make_trainer(config: Config, mesh: Mesh, device: FakeDevice, memory: dict[s
     memory["gradients"] = device.bytes - sum(memory.values())
     optimizer = build_optimizer(chunks, config)
     memory["optimizer"] = device.bytes - sum(memory.values())
-    throughput = Throughput(config, mesh.world_size, platform.peak_flops())
-    surroundings = Surroundings(chunks, CUDA, mesh, cache(lambda: Taps(chunks)), throughput.waiting)
-    parts: list[tuple[Objective, Weight]] = []
-    if aligns_words(config):
-        parts.append((AlignmentPlan(config, _Items(config)).build(state, surroundings), lambda _: 1.0))
-    border = 0 if config.data.reset_attention_mask else None
-    sequences: Any = _Sequences(config, mesh)
-    parts.append((LanguageModelling(CUDA, ["en"], sequences, end_of_document=border), lambda _: 1.0))
-    interruption = Interruption(None)
-    return Trainer(
-        config=config,
-        platform=platform,
-        chunks=chunks,
-        optimizer=optimizer,
-        schedule=build_schedule(optimizer, config),
-        stage=Stage(config.training.stage, parts),
-        validator=None,
-        word_validator=None,
-        metrics=None,
-        throughput=throughput,
-        profile=ProfileWindow(config, mesh.rank),
-        interruption=interruption,
-        guard=Guard(config, 0, interruption, None),
-        tokenizer_path=Path(config.data.tokenizer_path),
-    )
+    return make_random_trainer(config, mesh, Platform("cuda", "nccl", CUDA), chunks, optimizer)
 
 
 def _changed(change: str, trainer: Trainer) -> contextlib.AbstractContextManager[None]:

@@ -1,24 +1,49 @@
-"""Trainers inside test processes, and the values that tests compare."""
+"""Trainers inside test processes, over files or random data, and the values that tests compare."""
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from megatron_prealign.alignment import Taps
 from megatron_prealign.config import Config, config_from_dict
+from megatron_prealign.config.alignment_validation import aligns_words
+from megatron_prealign.dataset.sampler import Batch
 from megatron_prealign.model.parameters import named_global_parameters, unshard
-from megatron_prealign.platform import Mesh, initialize_distributed, initialize_model_parallel, select_platform
+from megatron_prealign.pairs.batches import Ints, ItemBatches, Keys
+from megatron_prealign.platform import (
+    Mesh,
+    Platform,
+    initialize_distributed,
+    initialize_model_parallel,
+    select_platform,
+)
+from megatron_prealign.text.ragged import Ragged
+from megatron_prealign.training.guards import Guard
+from megatron_prealign.training.interruption import Interruption
 from megatron_prealign.training.invariants import check_replicas
 from megatron_prealign.training.loop import Trainer
-from megatron_prealign.training.optimizer import gather_parameters
+from megatron_prealign.training.objectives.alignment import AlignmentPlan
+from megatron_prealign.training.objectives.language_modelling import LanguageModelling
+from megatron_prealign.training.objectives.objective import Objective, Surroundings
+from megatron_prealign.training.objectives.stage import Stage, Weight
+from megatron_prealign.training.optimizer import build_schedule, gather_parameters
 from megatron_prealign.training.setup import build_trainer, plan_run
+from megatron_prealign.training.state import TrainState
+from megatron_prealign.training.throughput import ProfileWindow, Throughput
 
 Values = Mapping[str, Mapping[str, Any]]
 """A configuration as a nested dictionary {section: {field: value}}."""
+_END, _DOCUMENT = 0, 256
+"""Of random sequences: the token that ends a document, and the tokens of one."""
 
 
 def make_trainer(values: Values) -> Trainer:
@@ -32,6 +57,92 @@ def make_trainer(values: Values) -> Trainer:
     initialize_distributed(platform)
     mesh = initialize_model_parallel(config.parallel, config.training.seed)
     return build_trainer(plan, platform, mesh)
+
+
+class _RandomItems(ItemBatches):
+    """Pairs of words of one to four random tokens."""
+
+    kind = "word"
+    option = "alignment.lexicon_paths"
+    fingerprint = "none"
+    mean_tokens = 0.0
+
+    def __init__(self, config: Config) -> None:
+        draws, alignment = np.random.default_rng(0), config.alignment
+        num_groups = 4 * alignment.word_batch_size
+        lengths = draws.integers(1, 5, 2 * num_groups)
+        tokens = draws.integers(0, config.model.vocab_size or 1, int(lengths.sum()), dtype=np.int32)
+        size, row = alignment.word_batch_size, alignment.word_row_length
+        super().__init__(Ragged.of(tokens, lengths), num_groups, 2, seed=0, batch_size=size, row_length=row)
+
+    def describe(self) -> str:
+        return self.kind
+
+    def _items(self, groups: Ints, keys: Keys) -> tuple[Ints, Ints]:
+        return (2 * groups[:, None] + np.arange(2)).ravel(), np.repeat(np.arange(len(groups)), 2)
+
+    def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
+        return np.zeros((0, 2), dtype=np.int64)
+
+
+class RandomSequences:
+    """Draws the microbatches of a step, on the host: random tokens in documents of equal length."""
+
+    def __init__(self, config: Config, mesh: Mesh) -> None:
+        """Take sizes from the configuration; all ranks draw the same."""
+        training = config.training
+        self._shape = training.micro_batch_size, config.data.seq_length
+        self._count = training.global_batch_size // (training.micro_batch_size * mesh.data.size)
+        self._vocab_size = config.model.vocab_size or 2
+        self._draws = torch.Generator().manual_seed(0)
+
+    def take(self, state: TrainState) -> list[Batch]:
+        """Return the microbatches of the next step."""
+        return [self._draw() for _ in range(self._count)]
+
+    def _draw(self) -> Batch:
+        rows, length = self._shape
+        tokens = torch.randint(1, self._vocab_size, (rows, length + 1), generator=self._draws)
+        tokens[:, _DOCUMENT - 1 :: _DOCUMENT] = _END
+        return {
+            "tokens": tokens[:, :-1].contiguous(),
+            "labels": tokens[:, 1:].contiguous(),
+            "position_ids": torch.arange(length).repeat(rows, 1),
+            "loss_mask": torch.ones(rows, length),
+            "loss_group": torch.zeros(rows, length, dtype=torch.int16),
+            "sample": torch.arange(rows),
+        }
+
+
+def make_random_trainer(
+    config: Config, mesh: Mesh, platform: Platform, chunks: list[torch.nn.Module], optimizer: MegatronOptimizer
+) -> Trainer:
+    """Build a trainer over random data, for memory and speed: no files, no validation and no records on disk."""
+    state, throughput = TrainState(), Throughput(config, mesh.world_size, platform.peak_flops())
+    surroundings = Surroundings(chunks, platform.device, mesh, cache(lambda: Taps(chunks)), throughput.waiting)
+    parts: list[tuple[Objective, Weight]] = []
+    if aligns_words(config):
+        parts.append((AlignmentPlan(config, _RandomItems(config)).build(state, surroundings), lambda _: 1.0))
+    border = _END if config.data.reset_attention_mask else None
+    sequences: Any = RandomSequences(config, mesh)
+    parts.append((LanguageModelling(platform.device, ["en"], sequences, end_of_document=border), lambda _: 1.0))
+    interruption = Interruption(None)
+    return Trainer(
+        config=config,
+        platform=platform,
+        chunks=chunks,
+        optimizer=optimizer,
+        schedule=build_schedule(optimizer, config),
+        stage=Stage(config.training.stage, parts),
+        validator=None,
+        word_validator=None,
+        metrics=None,
+        throughput=throughput,
+        profile=ProfileWindow(config, mesh.rank),
+        interruption=interruption,
+        guard=Guard(config, 0, interruption, None),
+        tokenizer_path=Path(config.data.tokenizer_path),
+    )
 
 
 def full_gradients(chunks: list[torch.nn.Module]) -> dict[str, Tensor]:
