@@ -177,11 +177,12 @@ def measure(job: Job) -> dict[str, Any]:
         "teraflops": flops / 1e12,
         "mfu": flops / peak if peak else None,
         "peak_gib": platform.memory_bytes() / 2**30,
-        "waits": _count_waits(step) if platform.name == "cuda" else None,
+        "waits": count_waits(step) if platform.name == "cuda" else None,
     }
 
 
-def _count_waits(step: Callable[[], Any]) -> int:
+def count_waits(step: Callable[[], Any]) -> int:
+    """Return how often the host waits for the GPU in a step."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:

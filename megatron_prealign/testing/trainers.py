@@ -42,8 +42,8 @@ from megatron_prealign.training.throughput import ProfileWindow, Throughput
 
 Values = Mapping[str, Mapping[str, Any]]
 """A configuration as a nested dictionary {section: {field: value}}."""
-_END, _DOCUMENT = 0, 256
-"""Of random sequences: the token that ends a document, and the tokens of one."""
+_END, _DOCUMENT, _COUNTED = 0, 256, 512
+"""Of random sequences: the token that ends a document, the tokens of one, and how far they count."""
 
 
 def make_trainer(values: Values) -> Trainer:
@@ -86,7 +86,10 @@ class _RandomItems(ItemBatches):
 
 
 class RandomSequences:
-    """Draws the microbatches of a step, on the host: random tokens in documents of equal length."""
+    """Draws the microbatches of a step, on the host: documents that count up, a tenth of whose tokens is noise.
+
+    A model learns them within some ten steps.
+    """
 
     def __init__(self, config: Config, mesh: Mesh) -> None:
         """Take sizes from the configuration; all ranks draw the same."""
@@ -95,6 +98,7 @@ class RandomSequences:
         self._count = training.global_batch_size // (training.micro_batch_size * mesh.data.size)
         self._vocab_size = config.model.vocab_size or 2
         self._draws = torch.Generator().manual_seed(0)
+        self._num_samples = 0
 
     def take(self, state: TrainState) -> list[Batch]:
         """Return the microbatches of the next step."""
@@ -102,15 +106,19 @@ class RandomSequences:
 
     def _draw(self) -> Batch:
         rows, length = self._shape
-        tokens = torch.randint(1, self._vocab_size, (rows, length + 1), generator=self._draws)
+        noise = torch.randint(1, self._vocab_size, (rows, length + 1), generator=self._draws)
+        counted = (noise[:, :1] + torch.arange(length + 1)) % min(self._vocab_size, _COUNTED)
+        keep = torch.rand(noise.shape, generator=self._draws) < 0.9
+        tokens = torch.where(keep, counted, noise)
         tokens[:, _DOCUMENT - 1 :: _DOCUMENT] = _END
+        self._num_samples += rows
         return {
             "tokens": tokens[:, :-1].contiguous(),
             "labels": tokens[:, 1:].contiguous(),
             "position_ids": torch.arange(length).repeat(rows, 1),
             "loss_mask": torch.ones(rows, length),
             "loss_group": torch.zeros(rows, length, dtype=torch.int16),
-            "sample": torch.arange(rows),
+            "sample": torch.arange(self._num_samples - rows, self._num_samples),
         }
 
 
