@@ -136,7 +136,9 @@ class ItemBatches(ABC):
     def _excluded_pairs(self, item_ids: Ints, group_ids: Ints) -> Ints:
         """Return ordered pairs of items of different groups that may mean the same, int64 [E, 2], sorted."""
 
-    def batches(self, first: int, count: int, *, rank: int = 0, size: int = 1) -> list[ItemBatch]:
+    def batches(
+        self, first: int, count: int, *, rank: int = 0, size: int = 1, few_shapes: bool = False
+    ) -> list[ItemBatch]:
         """Return consecutive microbatches with equal numbers of rows: the schedule needs equal shapes.
 
         The ranks of the data-parallel axis may have other numbers of rows; they exchange only item vectors.
@@ -146,10 +148,14 @@ class ItemBatches(ABC):
             count: microbatches.
             rank: this rank on the data-parallel axis.
             size: size of the data-parallel axis; the number of items is padded to a multiple of it.
+            few_shapes: round the number of rows up, so that most steps have equal ones: a GPU's allocator and compiled
+                kernels keep something for each.
         """
         found = [self._batch(index, rank, size) for index in range(first, first + count)]
         # If groups lack languages, the last ranks may have only padding; the model still needs a row.
         num_rows = max(1, *(len(batch.packed.token_ids) for batch in found))
+        if few_shapes:
+            num_rows = round_up(num_rows)
         return [replace(batch, packed=batch.packed.padded(num_rows)) for batch in found]
 
     def batch(self, index: int, *, rank: int = 0, size: int = 1) -> ItemBatch:
@@ -189,6 +195,12 @@ class ItemBatches(ABC):
     def _keys(self, epoch: int, groups: Ints) -> Keys:
         """Return a generator key for each group, distinct within an epoch: uint64 [len(groups)]."""
         return stream_keys(self._seed, epoch, groups.astype(np.uint64))
+
+
+def round_up(size: int) -> int:
+    """Return one of the few sizes, eight from each power of two to the next, that is at most an eighth larger."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step
 
 
 def place_items(lengths: Ints, row_length: int) -> tuple[Ints, Ints, int]:

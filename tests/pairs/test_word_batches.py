@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import Lexicon, LexiconEntry, Translation
-from megatron_prealign.pairs.batches import ItemBatch
+from megatron_prealign.pairs.batches import ItemBatch, round_up
 from megatron_prealign.pairs.words import WordBatches, WordTable
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -125,6 +125,25 @@ def test_microbatches_of_a_step_have_equal_shapes(bpe: Tokenizer) -> None:
     assert [len({batch.packed.token_ids.shape for batch in step}) for step in steps] == [1, 1]
     for offset in range(3):
         assert words_of(steps[0][offset]) + words_of(steps[1][offset]) == gather(batches, 4 + offset, 2)[1]
+
+
+def test_few_shapes_add_empty_rows(bpe: Tokenizer) -> None:
+    batches = make_batches(WordTable.build(random_lexicon(7, 55), bpe, max_word_tokens=16), 11, 50)
+    pairs = [(batches.batch(index), batches.batches(index, 1, few_shapes=True)[0]) for index in range(60)]
+    exact, few = (Counter(len(pair[side].packed.token_ids) for pair in pairs) for side in (0, 1))
+    assert min(exact) > 16
+    assert len(few) < len(exact)
+    for plain, rounded in pairs:
+        num_rows = len(plain.packed.token_ids)
+        assert num_rows <= len(rounded.packed.token_ids) <= num_rows * 9 / 8
+        assert np.array_equal(rounded.packed.token_ids[:num_rows], plain.packed.token_ids)
+        assert set(rounded.packed.item_index[num_rows:].ravel().tolist()) <= {-1}
+        assert same(plain, rounded)
+
+
+def test_sizes_are_rounded_to_eight_in_an_octave() -> None:
+    assert [round_up(size) for size in (1, 15, 16, 17, 100, 1000, 1024, 1025)] == [1, 15, 16, 18, 104, 1024, 1024, 1152]
+    assert all(size <= round_up(size) <= size * 9 / 8 for size in range(1, 5000))
 
 
 def test_a_rank_without_a_word_has_a_row_of_padding(bpe: Tokenizer) -> None:

@@ -49,7 +49,8 @@ class Alignment:
             return []
         with self._waiting.running():
             first = state.count_items(self._items.kind, self._count)
-            batches = self._items.batches(first, self._count, rank=self._mesh.data.rank, size=self._mesh.data.size)
+            data, on_gpu = self._mesh.data, self._device.type == "cuda"
+            batches = self._items.batches(first, self._count, rank=data.rank, size=data.size, few_shapes=on_gpu)
         state.count_items(self._items.kind, num_tokens=sum(batch.num_tokens for batch in batches))
         self._loss.begin_step(self._count)
         for batch in batches:
