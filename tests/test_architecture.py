@@ -88,7 +88,7 @@ FROM_MEGATRON_CORE = {
         "transformer.transformer_config.TransformerConfig",
         "utils.get_attr_wrapped_model",
     },
-    "testing": {"utils.unwrap_model"},
+    "testing": {"optimizer.MegatronOptimizer", "utils.unwrap_model"},
     "training": {
         "distributed.DistributedDataParallel",
         "distributed.DistributedDataParallelConfig",

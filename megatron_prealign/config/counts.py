@@ -9,6 +9,7 @@ are what autograd keeps of local layers with flash attention (Korthikanti et al.
 layers). Not counted: the CUDA context, NCCL's buffers, workspaces, fragmentation, word and sentence passes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from megatron_prealign.config.model import ModelConfig
@@ -21,6 +22,45 @@ _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _GRADIENT, _MAIN, _MOMENTS = 4, 4, 8
 # The loss converts logits to fp32 in blocks: one of them, and its gradient (model/cross_entropy.py).
 _LOSS_BLOCK = 2 * 4 * (1 << 26)
+
+PEAK_TERAFLOPS: Mapping[str, float] = {
+    # NVIDIA, from the data sheets; a figure with sparsity is halved.
+    "GB300": 2500,
+    "B300": 2250,
+    "GB200": 2500,
+    "B200": 2250,
+    "B100": 1750,
+    "H200 NVL": 835,
+    "H200": 989,
+    "GH200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "H800": 989,
+    "H20": 148,
+    "A100": 312,
+    "A800": 312,
+    "A40": 149.7,
+    "A30": 165,
+    "A10": 125,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "V100": 125,
+    "T4": 65,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71,
+    # AMD; of MI250X each half is a GPU of its own.
+    "MI355X": 2500,
+    "MI350X": 2300,
+    "MI325X": 1307,
+    "MI300X": 1307,
+    "MI300A": 981,
+    "MI250X": 191.5,
+    "MI250": 181,
+    "MI210": 181,
+}
+"""Dense TFLOP/s in bf16 (fp16 if it has no bf16) by the words of a GPU's name, the more specific first."""
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_prealign.config.counts import (
+    PEAK_TERAFLOPS,
     StepMemory,
     count_flops_per_token,
     count_word_flops_per_token,
@@ -64,11 +65,11 @@ class Gpu:
 
 
 GPUS: Mapping[str, Gpu] = {
-    "a100-40": Gpu(memory_gib=40, bf16_tflops=312, memory_tb=1.56, link_gb=300),
-    "a100-80": Gpu(memory_gib=80, bf16_tflops=312, memory_tb=2.04, link_gb=300),
-    "h100": Gpu(memory_gib=80, bf16_tflops=989, memory_tb=3.35, link_gb=450, reached=(0.62, 0.40)),
-    "h200": Gpu(memory_gib=141, bf16_tflops=989, memory_tb=4.8, link_gb=450, reached=(0.62, 0.40)),
-    "b200": Gpu(memory_gib=180, bf16_tflops=2250, memory_tb=8.0, link_gb=900, reached=(0.62, 0.35)),
+    "a100-40": Gpu(memory_gib=40, bf16_tflops=PEAK_TERAFLOPS["A100"], memory_tb=1.56, link_gb=300),
+    "a100-80": Gpu(memory_gib=80, bf16_tflops=PEAK_TERAFLOPS["A100"], memory_tb=2.04, link_gb=300),
+    "h100": Gpu(memory_gib=80, bf16_tflops=PEAK_TERAFLOPS["H100"], memory_tb=3.35, link_gb=450, reached=(0.62, 0.40)),
+    "h200": Gpu(memory_gib=141, bf16_tflops=PEAK_TERAFLOPS["H200"], memory_tb=4.8, link_gb=450, reached=(0.62, 0.40)),
+    "b200": Gpu(memory_gib=180, bf16_tflops=PEAK_TERAFLOPS["B200"], memory_tb=8.0, link_gb=900, reached=(0.62, 0.35)),
 }
 """NVIDIA's SXM modules, by the names of `tools/plan.py --gpu`."""
 

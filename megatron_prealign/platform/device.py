@@ -10,6 +10,7 @@ from typing import Literal
 import psutil
 import torch
 
+from megatron_prealign.config.counts import PEAK_TERAFLOPS
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.platform import cpu
 from megatron_prealign.platform.matrix_products import multiply_fast
@@ -17,45 +18,6 @@ from megatron_prealign.platform.matrix_products import multiply_fast
 # mallopt's parameters in glibc's malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
-
-_PEAK_TERAFLOPS: tuple[tuple[str, float], ...] = (
-    # NVIDIA, from the data sheets; a figure with sparsity is halved.
-    ("GB300", 2500),
-    ("B300", 2250),
-    ("GB200", 2500),
-    ("B200", 2250),
-    ("B100", 1750),
-    ("H200 NVL", 835),
-    ("H200", 989),
-    ("GH200", 989),
-    ("H100 NVL", 835),
-    ("H100 PCIe", 756),
-    ("H100", 989),
-    ("H800", 989),
-    ("H20", 148),
-    ("A100", 312),
-    ("A800", 312),
-    ("A40", 149.7),
-    ("A30", 165),
-    ("A10", 125),
-    ("L40S", 362),
-    ("L40", 181),
-    ("L4", 121),
-    ("V100", 125),
-    ("T4", 65),
-    ("RTX 4090", 165.2),
-    ("RTX 3090", 71),
-    # AMD; of MI250X each half is a GPU of its own.
-    ("MI355X", 2500),
-    ("MI350X", 2300),
-    ("MI325X", 1307),
-    ("MI300X", 1307),
-    ("MI300A", 981),
-    ("MI250X", 191.5),
-    ("MI250", 181),
-    ("MI210", 181),
-)
-"""Words of a name, the more specific first, and dense TFLOP/s in bf16 (fp16 if it has no bf16)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +91,7 @@ def peak_flops(device_name: str) -> float | None:
     words = set(re.split(r"[^a-z0-9]+", device_name.lower()))
     if "mig" in words:
         return None
-    for name, teraflops in _PEAK_TERAFLOPS:
+    for name, teraflops in PEAK_TERAFLOPS.items():
         if words.issuperset(name.lower().split()):
             return teraflops * 1e12
     return None
