@@ -1,5 +1,5 @@
 // What llama.cpp makes of a GGUF file: ids of texts and greedy continuations of ids, in fp32 on the CPU.
-// Reads {library, model, texts, prompts, numNewTokens} from stdin as JSON; writes {release, ids, bos, continuations}.
+// Reads {library, model, texts, prompts, numNewTokens} from stdin as JSON; writes {ids, bos, continuations}.
 
 import {readFileSync} from "node:fs";
 import {pathToFileURL} from "node:url";
@@ -28,5 +28,5 @@ for (const prompt of request.prompts) {
 }
 const ids = request.texts.map((text) => Array.from(model.tokenize(text, true)));
 const bos = model.tokens.shouldPrependBosToken ? model.tokens.bos : null;
-const answer = JSON.stringify({release: llama.llamaCppRelease.release, ids, bos, continuations});
+const answer = JSON.stringify({ids, bos, continuations});
 process.stdout.write(answer, () => process.exit(0));
