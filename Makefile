@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 CHECKED := megatron_prealign tools examples benchmarks tests .ci setup.py $(wildcard pretrain_prealign.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo experiments-small experiments-real test test-faults test-matrix test-fake-gpu test-cluster lint format docs clean data-samples
+.PHONY: help demo experiments-small experiments-real test test-faults test-matrix test-fake-gpu test-cluster test-runtimes lint format docs clean data-samples
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,6 +53,15 @@ test-cluster: $(VENV)/.done  ## on a real Slurm of four hosts, made of network n
 	command -v slurmctld || { apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge iproute2; }
 	$(BIN)/python -m pip install --no-compile 'datatrove>=0.10' --constraint constraints.txt
 	$(BIN)/python -u -m pytest tests/cluster
+
+NODE_LLAMA_CPP := 3.22.1
+
+test-runtimes: $(VENV)/.done  ## exported folders in CTranslate2, llama.cpp, onnxruntime-genai and lm-eval; installs what it needs
+	$(BIN)/python -m pip install --no-compile --editable '.[runtimes]' --constraint constraints.txt
+	command -v npm && npm install --prefix $(VENV) --no-save --ignore-scripts --omit=optional \
+	  node-llama-cpp@$(NODE_LLAMA_CPP) "@node-llama-cpp/linux-$$(node -p process.arch)@$(NODE_LLAMA_CPP)" || \
+	  echo "llama.cpp is not tested: it needs npm and a Linux that node-llama-cpp has binaries for" >&2
+	$(BIN)/python -u -m pytest -m runtimes tests/compatibility
 
 lint: $(VENV)/.done  ## ruff and mypy
 	$(BIN)/ruff check $(CHECKED)
