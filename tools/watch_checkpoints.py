@@ -111,7 +111,8 @@ def _check(options: argparse.Namespace) -> list[Task]:
 def _hub_problems(repository: str) -> list[str]:
     """Return what prevents any upload."""
     from huggingface_hub import get_token
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     problems = []
     try:
