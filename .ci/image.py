@@ -4,8 +4,8 @@
     .ci/image.py FOLDER                                      # build, and import the package
     .ci/image.py FOLDER make test TESTS=tests/config         # as the image's user; builds first what is not there
 
-It copies the committed tree. Needs root and the package debootstrap. Variables PIP_* replace the Dockerfile's arguments
-of that name; --bind FOLDER makes a local package index visible inside.
+It copies the committed tree once; remove FOLDER to build anew. Needs root and the package debootstrap. Variables PIP_*
+replace the Dockerfile's arguments of that name; --bind FOLDER makes a local package index visible inside.
 """
 
 import argparse
