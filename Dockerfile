@@ -1,22 +1,28 @@
-# For GPUs:   docker build -t megatron-prealign .
-# For CPUs:   docker build -t megatron-prealign --build-arg BASE=python:3.11 --build-arg EXTRAS=dev .
-ARG BASE=nvcr.io/nvidia/pytorch:25.06-py3
-FROM ${BASE}
-ARG EXTRAS=""
+# For GPUs:  docker build -t megatron-prealign .
+# For CPUs:  docker build -t megatron-prealign:cpu --target cpu .   # `make test` passes in it
+# Both run as the user of examples/own_data/kubernetes.yaml. `.ci/image.py FOLDER` executes the second without Docker.
 
+FROM debian:12.12-slim AS cpu
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends ca-certificates make procps python3-dev python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN useradd --create-home --uid 10001 prealign && mkdir /opt/megatron-prealign && chown prealign: /opt/megatron-prealign
+WORKDIR /opt/megatron-prealign
+USER prealign
+COPY --chown=prealign:prealign . .
+# The packages of constraints.txt, torch for CPUs.
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+RUN PIP_NO_CACHE_DIR=1 make .venv/.done
+ENV PATH=/opt/megatron-prealign/.venv/bin:/usr/local/bin:/usr/bin:/bin
+CMD ["python", "pretrain_prealign.py", "--help"]
+
+FROM nvcr.io/nvidia/pytorch:25.06-py3 AS gpu
+RUN useradd --create-home --uid 10001 prealign
 WORKDIR /opt/megatron-prealign
 COPY . .
-
-# NVIDIA's images carry their own builds of torch, Transformer Engine and apex, which belong
-# together: what is installed is pinned to itself, so that pip takes it as it is. A plain Python
-# image has no torch, and gets everything as the tests have it, torch for CPU.
-RUN if python -c "import torch" 2>/dev/null; then \
-        pip list --format=freeze | grep -iE '^(torch|triton|transformer[-_]engine|apex|numpy)[a-z0-9_-]*==' > /tmp/constraints.txt; \
-        python -c "import transformer_engine" 2>/dev/null || EXTRAS="gpu${EXTRAS:+,$EXTRAS}"; \
-    else \
-        cp constraints.txt /tmp/constraints.txt; \
-        pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt torch; \
-    fi \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt --editable ".${EXTRAS:+[$EXTRAS]}"
-
+# The image's own builds of torch, Transformer Engine and apex belong together: pip is held to them.
+RUN pip list --format=freeze | grep -iE '^(torch|triton|transformer[-_]engine|apex|numpy)[a-z0-9_-]*==' > /tmp/constraints.txt \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt --editable . \
+    && chown prealign: .
+USER prealign
 CMD ["python", "pretrain_prealign.py", "--help"]

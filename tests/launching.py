@@ -55,7 +55,7 @@ def find_rank(process: subprocess.Popen[str], rank: int) -> psutil.Process:
 def train_records(run_path: Path) -> dict[int, dict[str, Any]]:
     """Return the training records of a run by step, without what depends on the time."""
     records = [json.loads(line) for line in (run_path / "metrics.jsonl").read_text().splitlines()]
-    kept = ("lm_loss", "gradient_norm", "learning_rate", "tokens")
+    kept = ("lm_loss", "alignment_loss", "gradient_norm", "learning_rate", "tokens")
     return {
         record["step"]: {name: record[name] for name in kept if name in record}
         for record in records

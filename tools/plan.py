@@ -19,10 +19,14 @@ from megatron_prealign.checkpoint.folder import checkpoint_bytes
 from megatron_prealign.command_line import HelpFormatter, tool
 from megatron_prealign.config import PRESETS, Config, find_problems, read_config
 from megatron_prealign.config.planning import GPUS, Bounds, Cluster, Estimate, all_layouts, estimate, fitting
+from megatron_prealign.config.training import count_samples
 from megatron_prealign.errors import ConfigError
 
 _GIB = 2**30
 _HOUR = 3600.0
+_BYTES_PER_TOKEN = 4
+# Of one core of an AMD EPYC with Hugging Face's tokenizers (docs/performance.md).
+_BAKE_MB = 2.4
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,6 +44,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--storage-gb", type=_positive, default=5.0, help="GB/s in which all nodes write a checkpoint")
     parser.add_argument("--price", type=_positive, help="price of a GPU hour, in any currency")
     parser.add_argument("--reserve-gib", type=_positive, default=6.0, help="GiB per GPU left for what is not estimated")
+    parser.add_argument("--bake-cores", type=_positive_int, help="CPU cores that bake; prints the hours of the bake")
+    parser.add_argument("--bake-mb", type=_positive, default=_BAKE_MB, help="MB of text that a core bakes in a second")
+    parser.add_argument(
+        "--corpus-gb",
+        type=_positive,
+        help=f"GB of text to bake; default: {_BYTES_PER_TOKEN} bytes for each token of the run",
+    )
     parser.add_argument("--layouts", type=_positive_int, default=8, help="number of layouts to list")
     return parser
 
@@ -62,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("The configuration's own layout does not run on these GPUs:", *wrong, sep="\n  ", highlight=False)
     else:
         console.print(*_own_layout(estimate(config, cluster), cluster, arguments), sep="\n", highlight=False)
+    if arguments.bake_cores is not None:
+        console.print(_bake(config, arguments), highlight=False)
     if config.training.precision == "fp32" or config.training.fp8 != "none":
         console.print("Speeds are those of bf16, not of the configuration's precision.", highlight=False)
     running = all_layouts(config, cluster)
@@ -70,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(_table(layouts[: arguments.layouts], arguments), highlight=False)
     console.print(_count(running, layouts, config, cluster), highlight=False)
     return 0 if layouts else 1
+
+
+def _bake(config: Config, arguments: argparse.Namespace) -> str:
+    """Return how long the text takes to become a dataset."""
+    tokens = count_samples(config.training) * config.data.seq_length
+    corpus_gb = arguments.corpus_gb or tokens * _BYTES_PER_TOKEN / 1e9
+    hours = corpus_gb * 1000 / arguments.bake_mb / arguments.bake_cores / _HOUR
+    return (
+        f"The bake           {hours:,.3g} hours on {arguments.bake_cores:,} cores: {corpus_gb:,.4g} GB of text, "
+        f"{arguments.bake_mb:g} MB a second and core"
+    )
 
 
 def _count(running: list[Estimate], layouts: list[Estimate], config: Config, cluster: Cluster) -> str:

@@ -41,6 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", required=True, metavar="FILE", help="YAML list, as of tools/evaluate.py")
     parser.add_argument("--output", type=path_argument, required=True, help="folder for the results")
     parser.add_argument("--every", type=int, default=1, metavar="STEPS", help="take only steps divisible by this")
+    parser.add_argument(
+        "--push-to-hub",
+        metavar="OWNER/NAME",
+        help="also upload each checkpoint, as the revision step-NUMBER; a new repository is private",
+    )
     parser.add_argument("--poll-seconds", type=float, default=60.0, help="between two looks at the run")
     parser.add_argument(
         "--patience-minutes",
@@ -86,6 +91,8 @@ def _check(options: argparse.Namespace) -> list[Task]:
         problems.append(f"{options.run}: a file; name the training.run_path of a run")
     if options.every < 1:
         problems.append(f"--every {options.every}: give at least 1")
+    if options.push_to_hub is not None:
+        problems += _hub_problems(options.push_to_hub)
     if options.poll_seconds < 0:
         problems.append(f"--poll-seconds {options.poll_seconds}: give at least 0")
     if options.output.is_file() or not can_be_made(options.output / TABLE):
@@ -99,6 +106,22 @@ def _check(options: argparse.Namespace) -> list[Task]:
     if problems:
         raise DataError(problems)
     return tasks
+
+
+def _hub_problems(repository: str) -> list[str]:
+    """Return what prevents any upload."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    problems = []
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        problems.append(f"--push-to-hub {repository}: {error}")
+    if get_token() is None:
+        problems.append("--push-to-hub: no token; set HF_TOKEN, or run `hf auth login`")
+    return problems
 
 
 def _is_done(run: Path) -> bool:
@@ -120,19 +143,23 @@ def _new_checkpoints(options: argparse.Namespace, left_out: Mapping[int, str]) -
 
 
 def _evaluate(checkpoint: Path, tasks: Sequence[Task], options: argparse.Namespace, left_out: dict[int, str]) -> None:
-    """Evaluate a checkpoint, or leave it out with a warning if the run deleted it or it is damaged."""
+    """Evaluate a checkpoint, or leave it out with a warning if it is deleted, damaged or can't be uploaded."""
     # Imported late: --help and wrong options must not wait for megatron-core.
-    from megatron_prealign.checkpoint.huggingface import export_checkpoint
+    from megatron_prealign.checkpoint.huggingface import export_checkpoint, push_to_hub
 
     exported = options.output / f"{checkpoint.name}{EXPORTED}"
-    if not exported.exists():  # of an evaluation that was killed
-        try:
+    try:
+        if not exported.exists():  # else of an evaluation that was killed, or could not be uploaded
             export_checkpoint(resolve_checkpoint(checkpoint), exported)
-        except (PrealignError, OSError) as error:
-            left_out[step_of(checkpoint)] = str(error)
-            why = error if checkpoint.exists() else "the run deleted it; see checkpoint.keep_last and keep_every"
-            print(f"WARNING: {checkpoint} is left out: {why}", file=sys.stderr, flush=True)
-            return
+        if options.push_to_hub is not None:
+            address = push_to_hub(exported, options.push_to_hub, f"step-{step_of(checkpoint)}")
+            print(f"uploaded: {address}", file=sys.stderr, flush=True)
+    except (PrealignError, OSError) as error:
+        left_out[step_of(checkpoint)] = str(error)
+        is_there = checkpoint.exists() or exported.exists()
+        why = error if is_there else "the run deleted it; see checkpoint.keep_last and keep_every"
+        print(f"WARNING: {checkpoint} is left out: {why}", file=sys.stderr, flush=True)
+        return
     # The results appear under their name when all tasks are done, which makes this checkpoint a finished one.
     session = Session(exported, "cpu", options.output / f"{checkpoint.name}.json", show_progress)
     session.run(tasks, lambda _: {}, resume=True)

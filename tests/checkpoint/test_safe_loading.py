@@ -1,6 +1,7 @@
 """A checkpoint that somebody else sent runs nothing, wherever in it the code hides and whatever its manifest says."""
 
 import dataclasses
+import enum
 import io
 import os
 import pickle
@@ -37,6 +38,16 @@ class Evil:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.trace),)
+
+
+class Reached:
+    """Takes an attribute of something else than an enumeration wherever it is unpickled."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.value, "__reduce__")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +111,25 @@ PLACES: dict[str, tuple[Callable[[Path, Evil], None], str]] = {
         "_extra_state is not a scaling state of fp8: it names posix.mkdir, which is not allowed",
     ),
 }
+
+
+class _AsPython3112(pickle.Pickler):
+    """Writes members of enumerations as Python 3.11.0 to 3.11.3 does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, enum.Enum) else NotImplemented
+
+
+def test_metadata_of_early_python_3_11_is_read(sound: Path, tmp_path: Path) -> None:
+    metadata = read_metadata(sound / ".metadata")
+    with (tmp_path / ".metadata").open("wb") as file:
+        _AsPython3112(file).dump(metadata)
+    assert b"getattr" in (tmp_path / ".metadata").read_bytes()
+    assert read_metadata(tmp_path / ".metadata") == metadata
+    reached = pickle.dumps(Reached(metadata.storage_data))
+    (tmp_path / ".metadata").write_bytes(reached)
+    with pytest.raises(CheckpointError, match=r"it takes '__reduce__' of .*, which is not allowed there"):
+        read_metadata(tmp_path / ".metadata")
 
 
 def test_nothing_is_run(sound: Path, make_values: MakeValues, tmp_path: Path) -> None:

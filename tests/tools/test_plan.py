@@ -11,11 +11,27 @@ MODEL = f"--model.preset llama-8b {RUN}"
 def test_a_plan_shows_the_own_layout_and_better_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"--gpu h100 --gpus 64 --price 2 --layouts 3 {MODEL}".split()) == 0
     printed = capsys.readouterr().out
-    assert "does NOT fit in 74 GiB" in printed and "Cost " in printed
+    assert "does NOT fit in 74 GiB" in printed and "Cost " in printed and "The bake" not in printed
     assert "A checkpoint       112.4 GB, 22.5 s to write" in printed
     table = printed[printed.index("Layouts that fit") :]
     assert sum(line.startswith("│") for line in table.splitlines()) == 3
     assert "layouts fit; words and sentences" in table
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        # 1,000 steps x 1,024 x 8,192 tokens x 4 bytes = 33.55 GB; / (5 MB/s x 64 cores) = 104.9 s
+        ("--bake-cores 64 --bake-mb 5", "0.0291 hours on 64 cores: 33.55 GB of text, 5 MB a second and core"),
+        (
+            "--bake-cores 10 --bake-mb 2.5 --corpus-gb 900",
+            "10 hours on 10 cores: 900 GB of text, 2.5 MB a second and core",
+        ),
+    ],
+)
+def test_the_hours_of_a_bake(options: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"--gpu h100 --gpus 64 {MODEL} --training.train_steps 1000 {options}".split()) == 0
+    assert f"The bake           {line}" in capsys.readouterr().out
 
 
 def test_a_layout_that_does_not_run_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,8 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -101,6 +102,59 @@ def test_a_damaged_checkpoint_is_left_out(
     assert main([*arguments, "--patience-minutes", "0"]) == 1
     assert "step_0000002 is left out: " in capsys.readouterr().err
     assert list(read_results(tmp_path / "out")) == [4, 6]
+
+
+class _Hub:
+    """Stands in for the Hub's interface; keeps the revisions and names of uploaded files in place of a network."""
+
+    branches: ClassVar[list[tuple[str, str]]] = []
+    uploads: ClassVar[list[tuple[str, str, set[str]]]] = []
+    is_away = False
+
+    def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
+        assert private and exist_ok
+        if self.is_away:
+            raise ConnectionError("no route to the Hub")
+
+    def create_branch(self, repository: str, *, branch: str, exist_ok: bool) -> None:
+        assert exist_ok
+        self.branches.append((repository, branch))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str, revision: str) -> Any:
+        assert (repo_id, revision) == self.branches[-1]
+        self.uploads.append((repo_id, revision, {path.name for path in folder_path.iterdir()}))
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/{revision}")
+
+
+def test_each_checkpoint_is_a_revision_on_the_hub(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("megatron_prealign.checkpoint.huggingface.export.HfApi", _Hub)
+    monkeypatch.setenv("HF_TOKEN", "of-nobody")
+    command = [*arguments, "--patience-minutes", "0", "--push-to-hub", "somebody/model"]
+    monkeypatch.setattr(_Hub, "is_away", True)
+    assert main([*command, "--every", "6"]) == 1
+    assert "is left out: not uploaded to somebody/model: no route to the Hub" in capsys.readouterr().err
+    monkeypatch.setattr(_Hub, "is_away", False)
+    assert main(command) == 0
+    assert list(read_results(tmp_path / "out")) == [2, 4, 6]
+    assert [upload[:2] for upload in _Hub.uploads] == [("somebody/model", f"step-{step}") for step in (2, 4, 6)]
+    for *_, names in _Hub.uploads:
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    error = capsys.readouterr().err
+    assert "uploaded: https://hub/somebody/model/step-4" in error and "of-nobody" not in error
+    assert main(command) == 0
+    assert len(_Hub.uploads) == 3
+
+
+def test_uploads_that_can_not_succeed_are_refused(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    assert main([*arguments, "--push-to-hub", "some body/model"]) == 2
+    error = capsys.readouterr().err
+    assert "--push-to-hub some body/model: " in error and "no token; set HF_TOKEN" in error
 
 
 def test_what_is_wrong_is_told_before_anything_is_evaluated(

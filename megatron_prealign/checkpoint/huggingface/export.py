@@ -224,12 +224,13 @@ def _ahead(tensors: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]
             yield current
 
 
-def push_to_hub(folder: Path, repository: str) -> str:
+def push_to_hub(folder: Path, repository: str, revision: str | None = None) -> str:
     """Upload a folder to the Hugging Face Hub and return the address; a missing repository is created as private.
 
     Args:
         folder: a complete Hugging Face folder.
         repository: OWNER/NAME. The token is huggingface_hub's own: HF_TOKEN, or that of `hf auth login`.
+        revision: Branch for it, created if missing; None for the main one.
 
     Raises:
         CheckpointError: it was not uploaded; the folder is unchanged.
@@ -237,7 +238,11 @@ def push_to_hub(folder: Path, repository: str) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add model")
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Add model", revision=revision
+        )
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError) as error:
         raise CheckpointError(f"not uploaded to {repository}: {error}; the folder {folder} is complete") from error
     return str(commit.commit_url)
