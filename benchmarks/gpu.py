@@ -1,11 +1,11 @@
 """What steps of one GPU cost: ours in both stages, megatron-core's bare loop and Hugging Face's, each a process.
 
-    python -m benchmarks.gpu                                        # all that this machine can run: half an hour
+    python -m benchmarks.gpu                                        # all that this machine can run
     python -m benchmarks.gpu --presets 1b --ways ours bare          # a part
     python -m benchmarks.gpu --write docs/performance.md            # also puts the table into the page
     python -m benchmarks.gpu --device cpu --presets tiny --micro-batch-size 2 --seq-length 128
 
-All train on random tokens, which cost what others do. Ours is the whole step of the trainer, guards included; the bare
+All train on made-up tokens, which cost what others do. Ours is the whole step of the trainer, guards included; the bare
 loop is megatron-core's schedule and optimizer around the same layers; Hugging Face's is compiled on a GPU and runs
 under autocast, with PyTorch's attention and fused AdamW. Waits are how often the host waits for the GPU in a step. The
 last line is one JSON object.
@@ -37,13 +37,13 @@ from megatron_prealign.config.counts import count_flops_per_token
 from megatron_prealign.model import build_model_chunks
 from megatron_prealign.optional_packages import is_usable
 from megatron_prealign.platform import (
-    Mesh,
     Platform,
     initialize_distributed,
     initialize_model_parallel,
     select_platform,
 )
 from megatron_prealign.testing.trainers import RandomSequences, make_random_trainer
+from megatron_prealign.training.loop import Trainer
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 from megatron_prealign.training.state import TrainState
 
@@ -120,18 +120,25 @@ def list_jobs(options: argparse.Namespace) -> Iterator[Job]:
 def make_step(job: Job, platform: Platform) -> tuple[Config, Callable[[], Any]]:
     """Build a way; return its configuration and a step of it, whose result is the loss unless it is ours."""
     config = job.config() if job.way != "huggingface" else Job(**{**asdict(job), "layers": "local"}).config()
+    if job.way == "ours":
+        return config, make_trainer(config, platform).train_step
+    initialize_distributed(platform)
+    sequences = RandomSequences(config, initialize_model_parallel(config.parallel, config.training.seed))
+    step = make_bare_step(config, platform.device) if job.way == "bare" else _huggingface_step(config, platform)
+
+    def next_step() -> torch.Tensor:
+        (batch,) = sequences.take(TrainState())
+        return step({key: value.to(platform.device, non_blocking=True) for key, value in batch.items()})
+
+    return config, next_step
+
+
+def make_trainer(config: Config, platform: Platform) -> Trainer:
+    """Build a trainer over random data in this process."""
     initialize_distributed(platform)
     mesh = initialize_model_parallel(config.parallel, config.training.seed)
-    if job.way == "ours":
-        chunks = wrap_data_parallel(build_model_chunks(config, platform.device), config)
-        return config, make_random_trainer(config, mesh, platform, chunks, build_optimizer(chunks, config)).train_step
-    step = make_bare_step(config, platform.device) if job.way == "bare" else _huggingface_step(config, platform)
-    return config, lambda: step(_next_batch(config, mesh, platform))
-
-
-def _next_batch(config: Config, mesh: Mesh, platform: Platform) -> dict[str, torch.Tensor]:
-    (batch,) = RandomSequences(config, mesh).take(TrainState())
-    return {key: value.to(platform.device, non_blocking=True) for key, value in batch.items()}
+    chunks = wrap_data_parallel(build_model_chunks(config, platform.device), config)
+    return make_random_trainer(config, mesh, platform, chunks, build_optimizer(chunks, config))
 
 
 def _huggingface_step(config: Config, platform: Platform) -> Callable[[dict[str, torch.Tensor]], torch.Tensor]:

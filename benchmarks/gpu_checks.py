@@ -1,6 +1,6 @@
 """Check on one GPU what the tests prove on CPUs: a line for each check, PASS, FAIL or SKIP with its numbers.
 
-    python -m benchmarks.gpu_checks                     # ten minutes; exit code 1 if a check fails
+    python -m benchmarks.gpu_checks                     # exit code 1 if a check fails
     python -m benchmarks.gpu_checks --only precisions   # one of them
     python -m benchmarks.gpu_checks --device cpu        # what does not need a GPU, on a tiny model
 
@@ -8,6 +8,7 @@ Each check is a process of its own, so that one that crashes fails alone. Models
 """
 
 import argparse
+import gc
 import json
 import math
 import subprocess
@@ -20,15 +21,13 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import Job, count_waits, make_step
+from benchmarks.gpu import Job, count_waits, make_step, make_trainer
 from benchmarks.step_memory import values
 from megatron_prealign.config import Config, config_from_dict
 from megatron_prealign.config.counts import step_memory
-from megatron_prealign.model import attention, build_model_chunks
+from megatron_prealign.model import attention
 from megatron_prealign.optional_packages import find_problems, is_usable
-from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
-from megatron_prealign.testing.trainers import make_random_trainer
-from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
+from megatron_prealign.platform import select_platform
 
 Finding = tuple[bool | None, str]
 """Whether a check passed, None where it can't run, and what it saw."""
@@ -43,11 +42,7 @@ def _model(device: str) -> tuple[str, int, int]:
 
 def _train(config: Config, steps: int) -> list[float]:
     """Return the losses of the first steps."""
-    platform = select_platform(config.training.device)
-    initialize_distributed(platform)
-    mesh = initialize_model_parallel(config.parallel, config.training.seed)
-    chunks = wrap_data_parallel(build_model_chunks(config, platform.device), config)
-    trainer = make_random_trainer(config, mesh, platform, chunks, build_optimizer(chunks, config))
+    trainer = make_trainer(config, select_platform(config.training.device))
     losses = []
     for _ in range(steps):
         trainer.train_step()
@@ -56,7 +51,8 @@ def _train(config: Config, steps: int) -> list[float]:
 
 
 def _config(device: str, layers: str = "local", **changes: dict[str, Any]) -> Config:
-    plain = values(*_shape(device), num_microbatches=1)
+    preset, rows, length = _model(device)
+    plain = values(preset, 1, rows, length, num_microbatches=1)
     found: dict[str, Any] = {section: dict(fields) for section, fields in plain.items()}
     found["model"]["transformer_impl"] = layers
     found["training"] |= {"device": device, "train_steps": STEPS}
@@ -64,11 +60,6 @@ def _config(device: str, layers: str = "local", **changes: dict[str, Any]) -> Co
     for section, fields in changes.items():
         found.setdefault(section, {}).update(fields)
     return config_from_dict(found)
-
-
-def _shape(device: str) -> tuple[str, int, int, int]:
-    preset, rows, length = _model(device)
-    return preset, 1, rows, length
 
 
 def packages(device: str) -> Finding:
@@ -117,6 +108,7 @@ def documents(device: str) -> Finding:
         with ExitStack() as stack:
             if is_masked:
                 stack.enter_context(patch.object(attention, "_has_segment_kernel", lambda *_: False))
+            gc.collect()  # the other trainer's memory would count
             torch.cuda.reset_peak_memory_stats()
             losses.append(_train(config, STEPS))
             peaks.append(torch.cuda.max_memory_allocated() / 2**30)
