@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch import compiled
 from megatron_prealign.codeswitch.draws import WeightedChoice
 from megatron_prealign.codeswitch.token_classes import Vocabulary
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
@@ -88,7 +89,7 @@ class SwitchTable:
     """Source form that is this single token, or -1: [V]. Most words of a text are one token."""
     phrases: Phrases
     """Source forms of several words, or of several tokens in languages without spaces."""
-    buckets: NDArray[np.int64]
+    buckets: NDArray[np.int32]
     """Where the keys with each value of the leading bits of the hash begin: [2**bits + 1]."""
     by_language: WeightedChoice
     """Entry to one of its languages."""
@@ -150,6 +151,11 @@ class SwitchTable:
         begins[self.key_tokens.values[self.key_tokens.offsets[:-1][is_long]]] = True
         ends[self.key_tokens.values[self.key_tokens.offsets[1:][is_long] - 1]] = True
         return begins, ends
+
+    @cached_property
+    def scanner(self) -> "compiled.Scanner | None":
+        """The compiled search of a language with spaces; None for others, and where it is not compiled."""
+        return compiled.Scanner(self) if self.is_spaced and compiled is not None else None
 
     def find(self, tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look words up.

@@ -1,5 +1,6 @@
 """The longest match against a loop over atoms; entries of several words; languages without spaces."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from megatron_prealign.codeswitch import compiled, draws
 from megatron_prealign.codeswitch.codeswitch import codeswitch, find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.codeswitch.switch_table import SwitchTable
@@ -137,3 +139,38 @@ def test_languages_without_spaces(
 def test_long_entries_are_left_out(bpe: Tokenizer) -> None:
     table = make_table(bpe, {"the object is the bank": "W", "the object is the bank of": "W"}, "en", "de")
     assert table.num_entries == 1 and table.skipped["source not of letters"] == 1
+
+
+def in_arrays(table: SwitchTable) -> SwitchTable:
+    """Return a table that is searched with whole-array operations."""
+    table = replace(table)
+    table.__dict__["scanner"] = None
+    return table
+
+
+@pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(data=st.data())
+def test_the_compiled_search_finds_what_array_operations_find(bpe: Tokenizer, data: st.DataObject) -> None:
+    with_phrases, without = phrase_table(bpe), make_table(bpe, {"bank": "Ufer", "unexpectedly": "unerwartet"}, "en", "de")
+    table = data.draw(st.sampled_from([with_phrases, without]))
+    # Words of the lexicon among all kinds of tokens: inner bytes, spaces, signs of code, punctuation, special ones.
+    words = bpe.encode_batch([*WORDS, *(f" {word}" for word in WORDS), *PHRASES, " unexpectedly", "(a@b.com) ", " - "])
+    pieces = st.sampled_from(words) | st.integers(0, len(table.vocabulary) - 1).map(lambda token: [token])
+    documents = data.draw(st.lists(st.lists(pieces, max_size=20), max_size=5))
+    tokens = np.array([token for pieces in documents for piece in pieces for token in piece], dtype=np.int32)
+    offsets = np.cumsum([0, *(sum(map(len, pieces)) for pieces in documents)])
+    found, expected = (find_matches(each, tokens, offsets) for each in (table, in_arrays(table)))
+    assert found.num_atoms == expected.num_atoms
+    assert np.array_equal(found.keys, expected.keys)
+    for name in ("starts", "stops", "documents", "indices"):
+        assert np.array_equal(getattr(found.spans, name), getattr(expected.spans, name)), name
+
+
+@pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
+def test_compiled_document_keys_are_those_of_array_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = np.random.default_rng(1).integers(0, 2**31 - 1, 100).astype(np.int32)
+    offsets = np.array([0, 0, 1, 40, 40, 100])
+    keys = draws.document_keys(tokens, offsets)
+    monkeypatch.setattr(draws, "compiled", None)
+    assert np.array_equal(keys, draws.document_keys(tokens, offsets))
