@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from megatron_prealign.codeswitch import codeswitch as codeswitch_module
 from megatron_prealign.codeswitch import compiled, draws
 from megatron_prealign.codeswitch.codeswitch import codeswitch, find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
@@ -149,22 +150,28 @@ def in_arrays(table: SwitchTable) -> SwitchTable:
 
 
 @pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
-@given(data=st.data())
-def test_the_compiled_search_finds_what_array_operations_find(bpe: Tokenizer, data: st.DataObject) -> None:
-    with_phrases, without = phrase_table(bpe), make_table(bpe, {"bank": "Ufer", "unexpectedly": "unerwartet"}, "en", "de")
-    table = data.draw(st.sampled_from([with_phrases, without]))
-    # Words of the lexicon among all kinds of tokens: inner bytes, spaces, signs of code, punctuation, special ones.
-    words = bpe.encode_batch([*WORDS, *(f" {word}" for word in WORDS), *PHRASES, " unexpectedly", "(a@b.com) ", " - "])
-    pieces = st.sampled_from(words) | st.integers(0, len(table.vocabulary) - 1).map(lambda token: [token])
-    documents = data.draw(st.lists(st.lists(pieces, max_size=20), max_size=5))
-    tokens = np.array([token for pieces in documents for piece in pieces for token in piece], dtype=np.int32)
-    offsets = np.cumsum([0, *(sum(map(len, pieces)) for pieces in documents)])
-    found, expected = (find_matches(each, tokens, offsets) for each in (table, in_arrays(table)))
-    assert found.num_atoms == expected.num_atoms
-    assert np.array_equal(found.keys, expected.keys)
-    for name in ("starts", "stops", "documents", "indices"):
-        assert np.array_equal(getattr(found.spans, name), getattr(expected.spans, name)), name
+def test_the_compiled_search_finds_what_array_operations_find(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    lexicon = {phrase: f"W{number}" for number, phrase in enumerate([*PHRASES, "unexpectedly", "is", "the"])}
+    table = make_table(bpe, lexicon, "en", "de")
+    spelt = bpe.encode_batch([*PHRASES, *(f" {phrase}" for phrase in PHRASES), " unexpectedly", " is", "the"])
+    random = np.random.default_rng(1)
+    num_found = 0
+    for share in (0.02, 0.1, 0.3) * 100:
+        pieces = [spelt[number] for number in random.integers(0, len(spelt), 60)]
+        tokens = np.concatenate(pieces).astype(np.int32)
+        offsets = np.concatenate(([0], np.sort(random.integers(0, len(tokens), 4)), [len(tokens)]))
+        # Any classes, more often those of words: the rules must hold where no tokenizer of ours leads.
+        flags = np.where(random.random(len(tokens)) < 0.9, table.vocabulary.flags[tokens], 0).astype(np.uint16)
+        bits = random.random((len(tokens), 15)) < share
+        flags ^= (bits << np.arange(15)).sum(axis=1).astype(np.uint16)
+        monkeypatch.setattr(codeswitch_module, "token_flags", lambda *arguments, flags=flags: flags)
+        found, expected = (find_matches(each, tokens, offsets) for each in (table, in_arrays(table)))
+        assert found.num_atoms == expected.num_atoms
+        assert np.array_equal(found.keys, expected.keys)
+        for name in ("starts", "stops", "documents", "indices"):
+            assert np.array_equal(getattr(found.spans, name), getattr(expected.spans, name)), name
+        num_found += len(found.keys)
+    assert num_found > 1000
 
 
 @pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
