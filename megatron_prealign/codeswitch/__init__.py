@@ -4,7 +4,12 @@ lexicon ─► compile_lexicon ─► switch_table ─┐
 token ids ─► token_classes ─► words ────────┴─► codeswitch
 """
 
+from importlib import import_module
+from typing import Any
+
+compiled: Any
+"""The module scan; None if no C compiler was there at installation: array operations do the same at half the speed."""
 try:
-    from megatron_prealign.codeswitch import scan as compiled
-except ImportError:  # installed without a C compiler: the same in whole-array operations, at half the speed
-    compiled = None  # type: ignore[assignment]
+    compiled = import_module("megatron_prealign.codeswitch.scan")
+except ImportError:
+    compiled = None

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from megatron_prealign.codeswitch.token_classes import Vocabulary
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
+
+if TYPE_CHECKING:
+    from megatron_prealign.codeswitch.scan import Scanner
 
 _MULTIPLIERS = (np.uint32(0x9E3779B1), np.uint32(0x85EBCA77))
 _PLACES_PER_PAIR = 16
@@ -153,7 +156,7 @@ class SwitchTable:
         return begins, ends
 
     @cached_property
-    def scanner(self) -> "compiled.Scanner | None":
+    def scanner(self) -> "Scanner | None":
         """The compiled search of a language with spaces; None for others, and where it is not compiled."""
         return compiled.Scanner(self) if self.is_spaced and compiled is not None else None
 
