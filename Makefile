@@ -64,16 +64,16 @@ test-runtimes: $(VENV)/.done  ## exported folders in CTranslate2, llama.cpp, onn
 	$(BIN)/python -u -m pytest -m runtimes tests/compatibility
 
 lint: $(VENV)/.done  ## ruff and mypy
-	$(BIN)/ruff check $(CHECKED)
-	$(BIN)/ruff format --check $(CHECKED)
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check $(CHECKED)
+	$(BIN)/python -m ruff format --check $(CHECKED)
+	$(BIN)/python -m mypy
 
 docs: $(VENV)/.done  ## the documentation as a site in build/site; a broken link is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(VENV)/.done  ## lay out the code as lint wants it
-	$(BIN)/ruff check --fix $(CHECKED)
-	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/python -m ruff check --fix $(CHECKED)
+	$(BIN)/python -m ruff format $(CHECKED)
 
 # Dictionaries under licences of their own: they are never part of the repository.
 DICTIONARIES := dict-freedict-eng-deu dict-freedict-eng-ara dict-freedict-eng-hin dict-freedict-eng-fra trans-de-en edict
@@ -91,16 +91,25 @@ clean:  ## remove .venv, caches and build leftovers, never runs/
 # The stamp is written last: a set-up that was cut off starts again from nothing. Modules are compiled
 # when they are imported; where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile torch
 # anew, so that all are compiled once.
-$(VENV)/.done: setup.py pyproject.toml constraints.txt megatron_prealign/codeswitch/scan.pyx
+.venv/.done: setup.py pyproject.toml constraints.txt megatron_prealign/codeswitch/scan.pyx
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	  echo "error: $(PYTHON) lacks venv; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --no-compile --editable '.[dev]' --constraint constraints.txt
+	$(if $(PYTHONDONTWRITEBYTECODE),.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true)
+	@touch $@
+
+# The environment of another megatron-core has its packages alone; all others are those of .venv, behind them.
+.venv-core-$(CORE)/.done: .venv/.done
 	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --no-compile --editable '.[dev]' --constraint constraints.txt
-	$(if $(CORE_PACKAGES_$(CORE)),$(BIN)/python -m pip install --no-compile --no-deps --ignore-requires-python $(CORE_PACKAGES_$(CORE)))
+	.venv/bin/python -m venv $(VENV)
+	site() { $$1/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	  echo "import site; site.addsitedir('$$(site .venv)')" > "$$(site $(VENV))/packages_of_venv.pth"
+	$(BIN)/python -m pip install --no-compile --no-deps --ignore-requires-python $(CORE_PACKAGES_$(CORE))
 	$(if $(PYTHONDONTWRITEBYTECODE),$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true)
 	@touch $@
