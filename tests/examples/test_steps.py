@@ -176,9 +176,12 @@ def test_of_two_runners_one_runs_a_step_and_the_other_waits_and_reuses_it(runner
             time.sleep(0.01)
         waiting = pool.submit(other.run, step("shared", code, out), "mine")
         assert isinstance(other.console.file, io.StringIO)
-        while "[mine] waits for shared" not in other.console.file.getvalue():
-            time.sleep(0.01)
-        go.touch()
+        try:
+            while "[mine] waits for shared" not in other.console.file.getvalue():
+                assert out.read_text() == "x"
+                time.sleep(0.01)
+        finally:
+            go.touch()
         running.result(timeout=60)
         waiting.result(timeout=60)
     assert out.read_text() == "x"
