@@ -4,7 +4,7 @@
 
 FROM debian:12.12-slim AS cpu
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates make procps python3-dev python3-venv \
+    && apt-get install -y --no-install-recommends ca-certificates gcc make procps python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 10001 prealign && mkdir /opt/megatron-prealign && chown prealign: /opt/megatron-prealign
 WORKDIR /opt/megatron-prealign

@@ -91,7 +91,7 @@ clean:  ## remove .venv, caches and build leftovers, never runs/
 # The stamp is written last: a set-up that was cut off starts again from nothing. Modules are compiled
 # when they are imported; where PYTHONDONTWRITEBYTECODE is set, as in many containers, every process would compile torch
 # anew, so that all are compiled once.
-$(VENV)/.done: setup.py pyproject.toml constraints.txt
+$(VENV)/.done: setup.py pyproject.toml constraints.txt megatron_prealign/codeswitch/scan.pyx
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "error: $(PYTHON) was not found; install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -78,10 +78,31 @@ def giga_file(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
         writer.close()
 
 
+def megatron_fast(corpus: Path, tokenizer_path: Path, prefix: Path) -> None:
+    """Encode the file with gigatoken and add all documents at once to megatron-core's builder.
+
+    The builders of megatron-core 0.16 and 0.19 take one document a call; what is done to the builder here is what a
+    newer `add_documents` does, in whole arrays.
+    """
+    import gigatoken
+    import numpy as np
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    tokenizer = gigatoken.Tokenizer(str(tokenizer_path / "tokenizer.json"))
+    layout = tokenizer.encode_files(gigatoken.JsonlFileSource([corpus], "text")).layout
+    lengths = np.diff(np.asarray(layout.offsets))
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    builder.data_file.write(np.asarray(layout.content.data).astype(np.uint16).data)
+    builder.sequence_lengths.extend(lengths.tolist())
+    builder.document_indices.extend(range(1, len(lengths) + 1))
+    builder.finalize(f"{prefix}.idx")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one way."""
     way, *paths = arguments
-    {"pool": pool, "giga_plain": giga_plain, "giga_file": giga_file}[way](*map(Path, paths))
+    ways = {"pool": pool, "giga_plain": giga_plain, "giga_file": giga_file, "megatron_fast": megatron_fast}
+    ways[way](*map(Path, paths))
 
 
 if __name__ == "__main__":

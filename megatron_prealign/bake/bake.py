@@ -28,6 +28,7 @@ from megatron_prealign.bake.options import (
     table_options,
 )
 from megatron_prealign.bake.piece import load_splitter
+from megatron_prealign.codeswitch import compiled
 from megatron_prealign.codeswitch.compile_lexicon import TableOptions, compile_lexicon
 from megatron_prealign.codeswitch.switch_table import SwitchTable
 from megatron_prealign.dataset.manifest import Manifest
@@ -119,6 +120,11 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
         with _collected(problems):
             _read_lexicon(options)
         raise DataError(problems)
+    if options.codeswitch_ratio > 0 and compiled is None:
+        notes.append(
+            "the search for words is not compiled, so switching takes twice as long: install a C compiler and Python's "
+            "headers (Debian: gcc python3-dev) and then this package again (no action needed)"
+        )
     for note in notes:
         log(note)
     return _Materials(cut_into_pieces(paths), tokenizer, how)

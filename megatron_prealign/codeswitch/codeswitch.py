@@ -1,4 +1,4 @@
-"""Input-only code-switching (PreAlign sec. 3.2) as whole-array operations on token ids, without any I/O.
+"""Input-only code-switching (PreAlign sec. 3.2) on token ids, without any I/O.
 
 Every word that the lexicon covers is replaced by one of its translations with probability `ratio`, independently. All
 draws are addressed by (seed, epoch, document, word), so the result for a document is independent of all others, and
@@ -84,19 +84,11 @@ def find_matches(table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.i
         offsets: int64 [D + 1], where each document begins and ends.
     """
     flags = token_flags(table.vocabulary, tokens, offsets)
-    atoms = find_words(flags, offsets) if table.is_spaced else find_letter_tokens(flags, offsets)
-    keys = table.find(tokens, atoms.starts, atoms.stops - atoms.starts)
-    firsts = np.flatnonzero(keys >= 0)
-    found = [(firsts, np.ones_like(firsts), keys[firsts]), *_find_phrases(table, tokens, atoms)]
-    firsts, sizes, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    spans = atoms.take(firsts, sizes)
-    is_eligible = find_eligible(flags, offsets, spans, in_runs=not table.is_spaced)
-    if not table.is_spaced and table.has_signs[tokens].any():
-        breaks = find_breaks(table.vocabulary, tokens, offsets)
-        is_eligible &= breaks[spans.starts] & breaks[spans.stops]
-    firsts, sizes, keys = firsts[is_eligible], sizes[is_eligible], keys[is_eligible]
-    kept = _longest_from_the_left(firsts, sizes, len(atoms))
-    return Matches(atoms.take(firsts[kept], sizes[kept]), keys[kept], len(atoms))
+    if table.scanner is None:
+        return _match_in_arrays(table, tokens, offsets, flags)
+    ids, bounds = np.ascontiguousarray(tokens, dtype=np.int32), np.ascontiguousarray(offsets, dtype=np.int64)
+    num_atoms, *spans, keys = table.scanner.scan(ids, flags, bounds)
+    return Matches(Words(*spans), keys, num_atoms)
 
 
 def codeswitch(
@@ -169,6 +161,25 @@ def _splice(
     result[from_text] = tokens[kept]
     result[inserted] = replacement
     return result
+
+
+def _match_in_arrays(
+    table: SwitchTable, tokens: NDArray[Any], offsets: NDArray[np.int64], flags: NDArray[np.uint16]
+) -> Matches:
+    """Return the matches of tokens with the classes `flags`, uint16 [T]."""
+    atoms = find_words(flags, offsets) if table.is_spaced else find_letter_tokens(flags, offsets)
+    keys = table.find(tokens, atoms.starts, atoms.stops - atoms.starts)
+    firsts = np.flatnonzero(keys >= 0)
+    found = [(firsts, np.ones_like(firsts), keys[firsts]), *_find_phrases(table, tokens, atoms)]
+    firsts, sizes, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    spans = atoms.take(firsts, sizes)
+    is_eligible = find_eligible(flags, offsets, spans, in_runs=not table.is_spaced)
+    if not table.is_spaced and table.has_signs[tokens].any():
+        breaks = find_breaks(table.vocabulary, tokens, offsets)
+        is_eligible &= breaks[spans.starts] & breaks[spans.stops]
+    firsts, sizes, keys = firsts[is_eligible], sizes[is_eligible], keys[is_eligible]
+    kept = _longest_from_the_left(firsts, sizes, len(atoms))
+    return Matches(atoms.take(firsts[kept], sizes[kept]), keys[kept], len(atoms))
 
 
 def _find_phrases(

@@ -171,8 +171,8 @@ def _source_keys(
     )
     rows, hashes = rows[~is_equal], hashes[~is_equal]
     keys = Ragged.of(*forms.take(rows))
-    # Four buckets per key: most hold at most one, so a look-up takes one or two comparisons.
-    bits = max(2, (4 * len(rows)).bit_length())
+    # One or two buckets per key: most hold at most one, and more would not fit into a processor's cache.
+    bits = max(2, len(rows).bit_length())
     leading = (hashes >> np.uint64(64 - bits)).astype(np.int64)
     is_single = np.flatnonzero(keys.lengths == 1)
     single_keys = np.full(len(vocabulary), -1, dtype=np.int32)
@@ -187,7 +187,7 @@ def _source_keys(
         "key_forms": (2 * spellings.cases[numbers] + is_behind_space).astype(np.int8),
         "single_keys": single_keys,
         "phrases": _phrases(keys, vocabulary, is_spaced),
-        "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))),
+        "buckets": np.concatenate(([0], np.cumsum(np.bincount(leading, minlength=1 << bits)))).astype(np.int32),
     }
 
 

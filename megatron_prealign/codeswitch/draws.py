@@ -13,6 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch import compiled
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -45,6 +47,9 @@ def document_keys(tokens: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[n
         tokens: int [T], the documents back to back, before any switch.
         offsets: int64 [D + 1], where each begins and ends.
     """
+    if compiled is not None:
+        ids = np.ascontiguousarray(tokens, dtype=np.int32)
+        return mix(compiled.document_sums(ids, np.ascontiguousarray(offsets, dtype=np.int64)))
     lengths = np.diff(offsets)
     longest = int(lengths.max(initial=0))
     multipliers = mix(np.arange(longest, dtype=np.uint64)) | np.uint64(1)

@@ -9,16 +9,20 @@ import json
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_prealign.codeswitch import compiled
 from megatron_prealign.codeswitch.draws import WeightedChoice
 from megatron_prealign.codeswitch.token_classes import Vocabulary
 from megatron_prealign.codeswitch.word_forms import TargetForms, TargetWords, WordEncoder
 from megatron_prealign.codeswitch.words import hash_words
 from megatron_prealign.text.ragged import Ragged, same_spans
+
+if TYPE_CHECKING:
+    from megatron_prealign.codeswitch.scan import Scanner
 
 _MULTIPLIERS = (np.uint32(0x9E3779B1), np.uint32(0x85EBCA77))
 _PLACES_PER_PAIR = 16
@@ -88,7 +92,7 @@ class SwitchTable:
     """Source form that is this single token, or -1: [V]. Most words of a text are one token."""
     phrases: Phrases
     """Source forms of several words, or of several tokens in languages without spaces."""
-    buckets: NDArray[np.int64]
+    buckets: NDArray[np.int32]
     """Where the keys with each value of the leading bits of the hash begin: [2**bits + 1]."""
     by_language: WeightedChoice
     """Entry to one of its languages."""
@@ -150,6 +154,11 @@ class SwitchTable:
         begins[self.key_tokens.values[self.key_tokens.offsets[:-1][is_long]]] = True
         ends[self.key_tokens.values[self.key_tokens.offsets[1:][is_long] - 1]] = True
         return begins, ends
+
+    @cached_property
+    def scanner(self) -> "Scanner | None":
+        """The compiled search of a language with spaces; None for others, and where it is not compiled."""
+        return compiled.Scanner(self) if self.is_spaced and compiled is not None else None
 
     def find(self, tokens: NDArray[Any], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Look words up.

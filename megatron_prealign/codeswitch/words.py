@@ -54,7 +54,7 @@ def token_flags(vocabulary: Vocabulary, tokens: NDArray[Any], offsets: NDArray[n
         tokens: int [T], documents back to back.
         offsets: int64 [D + 1], where each document begins and ends.
     """
-    flags: NDArray[np.uint16] = vocabulary.flags[tokens]
+    flags: NDArray[np.uint16] = np.take(vocabulary.flags, tokens)  # twice as fast as indexing
     inner = np.flatnonzero(_has(flags, Token.CONTINUATION))
     marks = np.flatnonzero(_has(flags, Token.INNER)) if len(vocabulary.inner_marks) else inner[:0]
     if not len(inner) + len(marks):

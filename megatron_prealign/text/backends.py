@@ -109,11 +109,13 @@ class GigatokenEncoder(Encoder):
 
     def _are_apart(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return which texts are for the reference: bool [len(texts)]."""
-        search = self._added.search if self._added else lambda text: None
-        is_apart = np.fromiter((search(text) is not None for text in texts), bool, len(texts))
         whole = "".join(texts)
+        is_apart = np.zeros(len(texts), dtype=bool)
+        if self._added and self._added.search(whole):
+            is_apart[:] = [self._added.search(text) is not None for text in texts]
         if self._disputed is not None and not whole.isascii():
-            places = np.flatnonzero(self._disputed[np.frombuffer(whole.encode("utf-32-le"), np.uint32)])
+            # take is twice as fast as indexing.
+            places = np.flatnonzero(np.take(self._disputed, np.frombuffer(whole.encode("utf-32-le"), np.uint32)))
             ends = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
             is_apart[np.searchsorted(ends, places, side="right")] = True
         return is_apart

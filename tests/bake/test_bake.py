@@ -19,6 +19,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 from megatron.core.datasets.utils import Split
 
+from megatron_prealign.bake import bake as bake_module
 from megatron_prealign.bake.bake import bake
 from megatron_prealign.bake.executors import LocalWorkers
 from megatron_prealign.bake.job import Job
@@ -76,6 +77,15 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return the data files of a folder."""
     files = (path for path in sorted(folder.iterdir()) if path.is_file())
     return {path.name: path.read_bytes() for path in files if path.suffix != ".json"}
+
+
+def test_a_bake_without_the_compiled_module_says_that_it_is_slower(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(bake_module, "compiled", None)
+    bake(BakeOptions(**options), show_progress=False, log=lines.append)
+    assert any("is not compiled" in line and "gcc python3-dev" in line for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])

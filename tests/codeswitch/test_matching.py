@@ -1,5 +1,6 @@
 """The longest match against a loop over atoms; entries of several words; languages without spaces."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from megatron_prealign.codeswitch import codeswitch as codeswitch_module
+from megatron_prealign.codeswitch import compiled, draws
 from megatron_prealign.codeswitch.codeswitch import codeswitch, find_matches
 from megatron_prealign.codeswitch.compile_lexicon import compile_lexicon
 from megatron_prealign.codeswitch.switch_table import SwitchTable
@@ -137,3 +140,44 @@ def test_languages_without_spaces(
 def test_long_entries_are_left_out(bpe: Tokenizer) -> None:
     table = make_table(bpe, {"the object is the bank": "W", "the object is the bank of": "W"}, "en", "de")
     assert table.num_entries == 1 and table.skipped["source not of letters"] == 1
+
+
+def in_arrays(table: SwitchTable) -> SwitchTable:
+    """Return a table that is searched with whole-array operations."""
+    table = replace(table)
+    table.__dict__["scanner"] = None
+    return table
+
+
+@pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
+def test_the_compiled_search_finds_what_array_operations_find(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    lexicon = {phrase: f"W{number}" for number, phrase in enumerate([*PHRASES, "unexpectedly", "is", "the"])}
+    table = make_table(bpe, lexicon, "en", "de")
+    spelt = bpe.encode_batch([*PHRASES, *(f" {phrase}" for phrase in PHRASES), " unexpectedly", " is", "the"])
+    random = np.random.default_rng(1)
+    num_found = 0
+    for share in (0.02, 0.1, 0.3) * 100:
+        pieces = [spelt[number] for number in random.integers(0, len(spelt), 60)]
+        tokens = np.concatenate(pieces).astype(np.int32)
+        offsets = np.concatenate(([0], np.sort(random.integers(0, len(tokens), 4)), [len(tokens)]))
+        # Any classes, more often those of words: the rules must hold where no tokenizer of ours leads.
+        flags = np.where(random.random(len(tokens)) < 0.9, table.vocabulary.flags[tokens], 0).astype(np.uint16)
+        bits = random.random((len(tokens), 15)) < share
+        flags ^= (bits << np.arange(15)).sum(axis=1).astype(np.uint16)
+        monkeypatch.setattr(codeswitch_module, "token_flags", lambda *arguments, flags=flags: flags)
+        found, expected = (find_matches(each, tokens, offsets) for each in (table, in_arrays(table)))
+        assert found.num_atoms == expected.num_atoms
+        assert np.array_equal(found.keys, expected.keys)
+        for name in ("starts", "stops", "documents", "indices"):
+            assert np.array_equal(getattr(found.spans, name), getattr(expected.spans, name)), name
+        num_found += len(found.keys)
+    assert num_found > 1000
+
+
+@pytest.mark.skipif(compiled is None, reason="installed without a C compiler")
+def test_compiled_document_keys_are_those_of_array_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = np.random.default_rng(1).integers(0, 2**31 - 1, 100).astype(np.int32)
+    offsets = np.array([0, 0, 1, 40, 40, 100])
+    keys = draws.document_keys(tokens, offsets)
+    monkeypatch.setattr(draws, "compiled", None)
+    assert np.array_equal(keys, draws.document_keys(tokens, offsets))
