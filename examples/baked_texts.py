@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from examples.steps import Step, make_bake, make_step
+from examples.commands import make_bake, make_step
+from examples.steps import Step
 
 
 @dataclass(frozen=True, kw_only=True)

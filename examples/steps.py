@@ -1,11 +1,13 @@
-"""Run the steps of an experiment: commands that are streamed, logged, and skipped if already done.
+"""The runner of all examples: steps are commands that are streamed, logged, resumed, and skipped if already done.
 
 A finished step leaves a marker with the hash of its command and of the steps before it. A later call reuses such
-steps; a folder that holds steps of other arguments is refused, never replaced silently.
+steps; a folder that holds steps of other arguments is refused, never replaced silently. Of several threads and
+processes that want the same step, one runs it and the others wait.
 """
 
 import argparse
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
@@ -16,9 +18,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from megatron_prealign.command_line import describe
-from megatron_prealign.errors import PrealignError
-from megatron_prealign.files import atomic_text_file
+from megatron_prealign.command_line import HelpFormatter, path_argument
+from megatron_prealign.errors import STOPPED_BY_KEYBOARD, PrealignError
+from megatron_prealign.files import write_atomically
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LABEL_STYLES = {"joint": "yellow", "prealign": "cyan", "lm_only": "yellow", "align_init": "cyan"}
+
+_POLL_SECONDS = 0.5
 
 # Without these, glibc frees and allocates the logits in every step: a third of the time.
 MALLOC_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
@@ -47,7 +51,7 @@ def _end_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-class StepError(Exception):
+class StepError(PrealignError):
     """A command failed, or a folder holds the steps of another experiment."""
 
 
@@ -67,6 +71,8 @@ class Step:
     """Files whose content matters, such as configurations."""
     resumable: bool = False
     """Whether the command itself resumes an interrupted call."""
+    is_whole: Callable[[], bool] = lambda: True
+    """Whether a finished step still has what is wanted of it, beyond files that exist."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,6 +84,10 @@ class Step:
             [step.fingerprint for step in self.depends_on],
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+Stage = Sequence[Step] | Mapping[str, Iterable[Step]] | Callable[[], None]
+"""Steps one after the other; chains of them side by side, by label; or a function."""
 
 
 @dataclass
@@ -100,18 +110,23 @@ class Runner:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def heading(self, number: int, total: int, title: str) -> None:
-        """Show the title of a stage and the time since the start."""
-        elapsed = format_seconds(time.monotonic() - self.started)
-        self.console.print()
-        self.console.rule(f"[bold]{number}/{total} {title}[/] [dim]({elapsed} so far)[/]", align="left")
+    def run_stages(self, stages: Sequence[tuple[str, Stage]]) -> None:
+        """Do the stages of an experiment, each with its title and the time since the start."""
+        for number, (title, stage) in enumerate(stages, start=1):
+            elapsed = format_seconds(time.monotonic() - self.started)
+            self.console.print()
+            self.console.rule(f"[bold]{number}/{len(stages)} {title}[/] [dim]({elapsed} so far)[/]", align="left")
+            if callable(stage):
+                stage()
+            elif isinstance(stage, Mapping):
+                self.run_side_by_side(stage, min(2, count_cores()))
+            else:
+                self.run_all(stage)
 
-    def run_stages(self, stages: Sequence[tuple[str, Sequence[Step]]], total: int) -> None:
-        """Run the first stages of an experiment, each a title and its steps, of `total` stages."""
-        for number, (title, steps) in enumerate(stages, start=1):
-            self.heading(number, total, title)
-            for step in steps:
-                self.run(step)
+    def run_all(self, steps: Iterable[Step], label: str = "") -> None:
+        """Run steps one after the other; an iterator makes its next step when the one before is done."""
+        for step in steps:
+            self.run(step, label)
 
     def _marker(self, step: Step) -> Path:
         return self.folder / "steps" / f"{step.name}.json"
@@ -137,76 +152,85 @@ class Runner:
             StepError: the command failed, or the folder holds this step with other arguments.
         """
         marker = self._marker(step)
-        state = self._state(marker)
-        if state and state["fingerprint"] != step.fingerprint:
-            if not self.redo and any(path.exists() for path in step.outputs):
-                raise StepError(
-                    f"{self.folder} contains the step {step.name!r} of an experiment with other arguments or "
-                    "configurations: choose another --output, or replace it with --redo"
-                )
-            state = {}
-        if state.get("done") and all(path.exists() for path in step.outputs):
-            if self.shows_output:
-                self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
-            return
-        if not (state and step.resumable):
-            remove(step.outputs)
-        for path in step.outputs:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        write_json(marker, {"fingerprint": step.fingerprint, "done": False})
-        self._execute(step, label)
-        missing = [str(path) for path in step.outputs if not path.exists()]
-        if missing:
-            raise StepError(f"the step {step.name!r} succeeded but did not write {', '.join(missing)}")
-        seconds = time.monotonic() - start
-        write_json(marker, {"fingerprint": step.fingerprint, "done": True, "seconds": round(seconds, 1)})
-        self._show(label, f"{step.name} done in {format_seconds(seconds)}", "green")
+        with self._locked(step.name, label):
+            state = self._state(marker)
+            if state and state["fingerprint"] != step.fingerprint:
+                if not self.redo and any(path.exists() for path in step.outputs):
+                    raise StepError(
+                        f"{self.folder} contains the step {step.name!r} of an experiment with other arguments or "
+                        "configurations: choose another --output, or replace it with --redo"
+                    )
+                state = {}
+            if state.get("done") and all(path.exists() for path in step.outputs) and step.is_whole():
+                if self.shows_output:
+                    self._show(label, f"reusing {', '.join(map(str, step.outputs))}", "dim")
+                return
+            if not (state and step.resumable):
+                remove(step.outputs)
+            for path in step.outputs:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            start = time.monotonic()
+            write_json(marker, {"fingerprint": step.fingerprint, "done": False})
+            self._execute(step, label)
+            if missing := [str(path) for path in step.outputs if not path.exists()]:
+                raise StepError(f"the step {step.name!r} succeeded but did not write {', '.join(missing)}")
+            seconds = time.monotonic() - start
+            write_json(marker, {"fingerprint": step.fingerprint, "done": True, "seconds": round(seconds, 1)})
+            self._show(label, f"{step.name} done in {format_seconds(seconds)}", "green")
 
-    def run_side_by_side(self, chains: Mapping[str, Iterator[Step]], num_workers: int) -> None:
-        """Run chains of steps in parallel; a failure or an interrupt stops all of them.
+    @contextmanager
+    def _locked(self, name: str, label: str) -> Iterator[None]:
+        """Hold a step's lock, of which a killed process lets go; a runner that is stopped waits no longer for it."""
+        path = self.folder / f"locks/{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        says = f"waits for {name}, which another run is making"
+        with path.open("w") as stream:
+            while True:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if says:
+                        self._show(label, says, "dim")
+                    says = ""
+                    if self._stopped.wait(_POLL_SECONDS):
+                        raise InterruptedError(name) from None
+            yield
+
+    def run_side_by_side(
+        self,
+        chains: Mapping[str, Iterable[Step]],
+        num_workers: int,
+        failed: Callable[[str, Exception], None] | None = None,
+    ) -> None:
+        """Run chains of steps in parallel; an interrupt stops all of them.
 
         Args:
-            chains: label → steps; a chain yields its next step when the previous one is done.
+            chains: label → steps; a chain makes its next step when the one before is done.
             num_workers: number of chains that run at the same time.
+            failed: told the label and the error of a chain that failed while the others go on; none = it stops them.
 
         Raises:
             StepError: the error of the first chain that failed.
         """
 
-        def run_chain(label: str, chain: Iterator[Step]) -> None:
+        def run_chain(label: str, chain: Iterable[Step]) -> None:
             try:
-                for step in chain:
-                    self.run(step, label)
-            except BaseException:
-                self.stop()
-                raise
+                self.run_all(chain, label)
+            except Exception as error:
+                if failed is None or isinstance(error, InterruptedError):
+                    raise
+                failed(label, error)
 
         with ThreadPoolExecutor(num_workers) as pool:
             futures = [pool.submit(run_chain, label, chain) for label, chain in chains.items()]
             try:
-                errors = [error for future in futures if (error := future.exception())]
+                for future in as_completed(futures):
+                    future.result()
             except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
                 self.stop()
                 raise
-        # A stopped chain fails too: raise the error of the one that failed by itself.
-        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
-            raise error
-
-    def forget(self, step: Step) -> None:
-        """Make a step run again, because its result was lost or is no longer sufficient."""
-        self._marker(step).unlink(missing_ok=True)
-
-    def wait(self, seconds: float, label: str, text: str = "") -> None:
-        """Wait for something else, and show what.
-
-        Raises:
-            InterruptedError: the runner is stopped.
-        """
-        if text:
-            self._show(label, text, "dim")
-        if self._stopped.wait(seconds):
-            raise InterruptedError(text)
 
     def stop(self) -> None:
         """Terminate running commands, and start no others."""
@@ -266,40 +290,55 @@ def format_seconds(seconds: float) -> str:
     return f"{int(seconds // 60)}m{int(seconds % 60):02d}s"
 
 
-def exit_code_of(runner: Runner, work: Callable[[], int | None]) -> int:
-    """Do an example's work; return its exit code, with a message where it is an error or an interrupt."""
-    try:
-        return work() or 0
-    except (StepError, PrealignError, OSError) as error:
-        message = describe(error) if isinstance(error, PrealignError | OSError) else error
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        runner.stop()
-        print("stopped; run the same command to continue from here", file=sys.stderr)
-        return 130
+def repository_path(text: str) -> Path:
+    """Return a path of the command line, relative to the repository if it lies in it."""
+    return from_repository(absolute_path(text))
+
+
+def absolute_path(text: str) -> Path:
+    """Return a path of the command line that stays valid when commands run in the root of the repository."""
+    return path_argument(text).resolve()
+
+
+def example_parser(description: str | None, output: str) -> argparse.ArgumentParser:
+    """Make a command line with the options of every example.
+
+    Args:
+        description: the docstring of the module.
+        output: default folder, relative to the repository.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--output", type=repository_path, default=Path(output), help="folder of everything")
+    parser.add_argument("--redo", action="store_true", help="replace steps that were made with other arguments")
+    return parser
 
 
 def run_example(
-    arguments: argparse.Namespace, work: Callable[[Runner], None], environment: Mapping[str, str] | None = None
+    arguments: argparse.Namespace,
+    work: Callable[[Runner], int | None],
+    environment: Mapping[str, str] | None = None,
+    *,
+    shows_output: bool = True,
 ) -> int:
-    """Do an example's work in the root of the repository, say how long it took, and return the exit code.
+    """Do an example's work in the root of the repository, and return the exit code.
 
     Args:
-        arguments: with `output`, made relative to the repository if it lies in it, and `redo`.
+        arguments: of `example_parser`.
         work: runs the steps.
         environment: variables added for every command.
+        shows_output: show what commands print, and at the end how long all took.
     """
-    arguments.output = from_repository(arguments.output.resolve())
     os.chdir(REPOSITORY)
-    runner = Runner(arguments.output, Console(), environment or {}, redo=arguments.redo)
-
-    def timed() -> None:
-        work(runner)
-        elapsed = format_seconds(time.monotonic() - runner.started)
-        runner.console.print(f"Took {elapsed}.", highlight=False)
-
-    return exit_code_of(runner, timed)
+    runner = Runner(arguments.output, Console(), environment or {}, arguments.redo, shows_output)
+    try:
+        code = work(runner) or 0
+    except KeyboardInterrupt:
+        runner.stop()
+        print("stopped; run the same command to continue from here", file=sys.stderr)
+        return STOPPED_BY_KEYBOARD
+    if shows_output:
+        runner.console.print(f"Took {format_seconds(time.monotonic() - runner.started)}.", highlight=False)
+    return code
 
 
 def remove(paths: tuple[Path, ...]) -> None:
@@ -319,60 +358,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_text_file(path, overwrite=True) as stream:
-        stream.write(text)
-
-
-def make_step(name: str, command: Sequence[object], outputs: Sequence[Path], *depends_on: Step, **options: Any) -> Step:
-    """Make a step that runs a Python script of the repository."""
-    words = (sys.executable, *map(str, command))
-    return Step(name, words, tuple(outputs), depends_on, **options)
-
-
-def make_bake(name: str, prefix: Path, command: Sequence[object], *before: Step) -> Step:
-    """Make a step that bakes a dataset of the given prefix."""
-    outputs = [Path(f"{prefix}_text_document{suffix}") for suffix in (".bin", ".idx", ".json")]
-    words = ["tools/preprocess_codeswitch.py", "--append-eod", "--json-key", "text", "--output-prefix", prefix]
-    # Whether there are files of switches, too, is known after the bake.
-    return make_step(name, [*words, "--overwrite", *command], outputs, *before)
-
-
-def make_training(
-    name: str, configs: Sequence[Path], run: Path, options: Sequence[object], *before: Step, processes: int = 1
-) -> Step:
-    """Make a step that trains one stage through torchrun.
-
-    Args:
-        name: of the step.
-        configs: YAML files, later ones win.
-        run: the run's folder.
-        options: of the command line, over the files.
-        before: steps that made what it reads.
-        processes: ranks, on this machine.
-    """
-    command: list[object] = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
-    command.append("pretrain_prealign.py")
-    command += [word for path in configs for word in ("--config", path)]
-    command += ["--training.run_path", run, *options]
-    return make_step(name, command, [run], *before, inputs=tuple(configs), resumable=True)
-
-
-def make_export(name: str, run: Path, export: Path, *before: Step) -> Step:
-    """Make a step that exports a run to a Hugging Face folder."""
-    command = ["tools/convert_checkpoint.py", "to-hf", "--checkpoint", run, "--output", export]
-    return make_step(name, command, [export], *before)
-
-
-def make_permutation(name: str, lexicon: Path, output: Path, ratio: float, *before: Step) -> Step:
-    """Make a step that deals the translations of a share of a lexicon's words to other words."""
-    command = ["examples/permute_lexicon.py", "--lexicon", lexicon, "--ratio", ratio, "--output", output]
-    return make_step(name, command, [output], *before)
-
-
-def last_tokens(metrics_path: Path) -> int:
-    """Return the tokens a run has seen at its last record, word tokens counted."""
-    lines = metrics_path.read_text(encoding="utf-8").splitlines()
-    return max(int(json.loads(line)["tokens"]) for line in lines)
+    write_atomically(path, text)
 
 
 def from_repository(path: Path) -> Path:
@@ -385,7 +371,7 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def side_by_side_environment() -> dict[str, str]:
-    """Return the variables of commands of which two run at once."""
+def side_by_side_environment(jobs: int = 2) -> dict[str, str]:
+    """Return the variables of commands of which several run at once."""
     # One thread each: two trainings on two cores; idle threads of a larger pool would only wait for each other.
-    return {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // 2)), "TQDM_DISABLE": "1"}
+    return {**MALLOC_ENVIRONMENT, "OMP_NUM_THREADS": str(max(1, count_cores() // jobs)), "TQDM_DISABLE": "1"}

@@ -12,15 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
+from megatron_prealign.config.yaml_files import read_yaml
 from megatron_prealign.errors import INTERRUPTED, ConfigError
 from megatron_prealign.files import write_atomically
 
@@ -50,7 +49,7 @@ exit "$code"
 """
 
 
-@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of a chain."""
 
@@ -71,7 +70,7 @@ class Step:
         return any(option.startswith(("--array", "-a")) for option in self.options)
 
 
-@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Chain:
     """What a file describes."""
 
@@ -121,16 +120,9 @@ def read_chain(path: Path) -> Chain:
     """Read the file of a chain.
 
     Raises:
-        ConfigError: Every unknown, missing or wrong key.
+        PrealignError: Every unknown, missing or wrong key.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        chain = TypeAdapter(Chain).validate_python(values)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        if not isinstance(error, ValidationError):
-            raise ConfigError(f"{path}: can't be read ({error})") from None
-        places = [(".".join(map(str, problem["loc"])) or "the file", problem["msg"]) for problem in error.errors()]
-        raise ConfigError([f"{path}: {place}: {message}" for place, message in places]) from None
+    chain: Chain = read_yaml(path, Chain)
     names = [step.name for step in chain.steps]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: steps: {', '.join(repeated)} is there twice; give each step a name of its own")

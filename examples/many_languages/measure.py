@@ -10,24 +10,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_prealign.command_line import tool
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.commands import make_step
 from examples.many_languages.aligned_sources import CEDICT_MEMBER, FREEDICT
-from examples.steps import REPOSITORY, Runner, Step, from_repository, make_step, run_example
+from examples.steps import Step, absolute_path, example_parser, repository_path, run_example
 
 EXAMPLE = Path("examples/many_languages")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measure how words and articles of 13 languages find their English counterparts.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder with tokenizer")
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/many_languages", help="folder of everything")
+    parser = example_parser(__doc__, "runs/many_languages")
+    parser.add_argument("--model", type=repository_path, required=True, help="Hugging Face folder with tokenizer")
     parser.add_argument("--max-translations", type=int, default=2, help="translations of a word in each language")
-    parser.add_argument("--packages", type=Path, help="folder of packages that are downloaded already")
-    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    parser.add_argument("--packages", type=absolute_path, help="folder of packages that are downloaded already")
     return parser.parse_args(argv)
 
 
@@ -36,7 +34,7 @@ def make_steps(arguments: argparse.Namespace) -> list[Step]:
     folder = arguments.output
     command: list[object] = [EXAMPLE / "aligned_sources.py", "--output", folder / "sources"]
     if arguments.packages:
-        command += ["--packages", arguments.packages.resolve()]
+        command += ["--packages", arguments.packages]
     sources = make_step("sources", command, [folder / "sources"])
 
     command = ["tools/build_lexicon.py", "dictionaries", "--source-language", "en", "--multi-word"]
@@ -59,16 +57,11 @@ def make_steps(arguments: argparse.Namespace) -> list[Step]:
     return [sources, lexicon, evaluate]
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)
-    arguments.model = from_repository(arguments.model.resolve())
-
-    def work(runner: Runner) -> None:
-        for step in make_steps(arguments):
-            runner.run(step)
-
-    return run_example(arguments, work)
+    return run_example(arguments, lambda runner: runner.run_all(make_steps(arguments)))
 
 
 if __name__ == "__main__":

@@ -14,21 +14,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from megatron_prealign.command_line import tool
 from megatron_prealign.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from examples.commands import make_export, make_step, make_training
 from examples.real_lexicons.data import RealData
-from examples.steps import (
-    REPOSITORY,
-    Runner,
-    Step,
-    count_cores,
-    make_export,
-    make_step,
-    make_training,
-    run_example,
-    side_by_side_environment,
-)
+from examples.steps import Runner, Step, absolute_path, example_parser, run_example, side_by_side_environment
 
 EXAMPLE = Path("examples/real_lexicons")
 STAGES = {"align_init": "align_init", "lm_only": "pretrain"}
@@ -36,18 +28,13 @@ STAGES = {"align_init": "align_init", "lm_only": "pretrain"}
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description="Measure align-init on FreeDict English-German and CC-CEDICT.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/real_lexicons", help="folder of all outputs")
+    parser = example_parser(__doc__, "runs/real_lexicons")
     parser.add_argument("--steps", type=int, default=250, help="optimizer steps of both runs")
     parser.add_argument("--num-words", type=int, default=5000, help="English words, the most frequent ones")
     parser.add_argument("--max-translations", type=int, default=2, help="translations of a word in each language")
     parser.add_argument("--vocab-size", type=int, default=16000, help="tokens for all three languages")
     parser.add_argument("--seed", type=int, default=1, help="seed of weights, data order and held-out words")
-    parser.add_argument("--packages", type=Path, help="folder of packages already downloaded")
-    parser.add_argument("--redo", action="store_true", help="remove steps of another experiment from --output first")
+    parser.add_argument("--packages", type=absolute_path, help="folder of packages that are downloaded already")
     return parser.parse_args(argv)
 
 
@@ -134,20 +121,18 @@ def run(experiment: Experiment, runner: Runner) -> None:
     """
     if experiment.arguments.steps < 1:
         raise ConfigError("--steps must be at least 1")
-    stages = [
-        ("Download dictionaries and text", [experiment.data.texts_step]),
-        ("Make the lexicon", [experiment.data.dictionaries_step, experiment.data.lexicon_step]),
-        ("Train a tokenizer, bake the text", [experiment.data.tokenizer_step, *experiment.bake()]),
-    ]
-    total = len(stages) + 2
-    runner.run_stages(stages, total)
-    runner.heading(total - 1, total, "Train with and without alignment, export, evaluate")
-    runner.run_side_by_side({name: experiment.chain(name) for name in STAGES}, num_workers=min(2, count_cores()))
-    runner.heading(total, total, "Break down and plot")
-    for step in experiment.report():
-        runner.run(step)
+    runner.run_stages(
+        [
+            ("Download dictionaries and text", [experiment.data.texts_step]),
+            ("Make the lexicon", [experiment.data.dictionaries_step, experiment.data.lexicon_step]),
+            ("Train a tokenizer, bake the text", [experiment.data.tokenizer_step, *experiment.bake()]),
+            ("Train with and without alignment, export, evaluate", {name: experiment.chain(name) for name in STAGES}),
+            ("Break down and plot", experiment.report()),
+        ]
+    )
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)

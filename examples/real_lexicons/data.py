@@ -5,8 +5,9 @@ from functools import cached_property
 from pathlib import Path
 
 from examples.baked_texts import BakedTexts
+from examples.commands import make_step
 from examples.real_lexicons.sources import DEFAULT_LANGUAGES, dictionary_files
-from examples.steps import Step, make_step
+from examples.steps import Step
 
 EXAMPLE = Path("examples/real_lexicons")
 

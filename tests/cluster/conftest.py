@@ -1,5 +1,6 @@
 """A Slurm and plain hosts, one of each for a module."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,3 +30,17 @@ def hosts(tmp_path: Path) -> Iterator[list[Host]]:
     folder.mkdir()
     with make_hosts(folder, _NUM_HOSTS) as (_, *hosts):
         yield hosts
+
+
+@pytest.fixture
+def login(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, with the commands of Slurm as they are where jobs are submitted."""
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "squeue"):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec {slurm.controller.enter} /usr/bin/{name} "$@"\n')
+        command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -187,3 +187,8 @@ def wait_until(happened: Callable[[], Any], seconds: float = 200.0) -> Any:
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.05)
     return result
+
+
+def jobs_of(printed: str) -> dict[str, str]:
+    """Return step → job from what tools/submit.py printed."""
+    return dict(line.split(": job ") for line in printed.splitlines() if ": job " in line)

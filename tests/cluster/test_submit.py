@@ -1,27 +1,12 @@
 """tools/submit.py on a real Slurm: a chain runs in order, stops where a step fails, and continues there."""
 
-import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.cluster.slurm import Slurm
+from tests.cluster.slurm import Slurm, jobs_of
 from tools.submit import main
-
-
-@pytest.fixture
-def login(slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder, with the commands of Slurm as they are where jobs are submitted."""
-    (tmp_path / "bin").mkdir()
-    for name in ("sbatch", "squeue"):
-        command = tmp_path / "bin" / name
-        command.write_text(f'#!/bin/sh\nexec {slurm.controller.enter} /usr/bin/{name} "$@"\n')
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def _write(folder: Path, **commands: str) -> str:
@@ -35,23 +20,19 @@ def _write(folder: Path, **commands: str) -> str:
     return str(folder / "chain.yaml")
 
 
-def _jobs(printed: str) -> dict[str, str]:
-    return dict(line.split(": job ") for line in printed.splitlines() if ": job " in line)
-
-
 def test_a_failed_step_stops_the_chain_which_continues_there(
     slurm: Slurm, login: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = _write(login, one='[ "$word" = before ]', two=f"false\ntouch {login}/never", three="true")
     assert main([path]) == 0
-    jobs = _jobs(capsys.readouterr().out)
+    jobs = jobs_of(capsys.readouterr().out)
     assert list(jobs) == ["one", "two", "three"]
     assert [slurm.wait(job)[0] for job in jobs.values()] == ["COMPLETED", "FAILED", "CANCELLED"]
     assert (login / "order").read_text().split() == ["one", "two"]
     assert not (login / "never").exists()
     path = _write(login, one='[ "$word" = before ]', two="true", three="true")
     assert main([path]) == 0
-    jobs = _jobs(capsys.readouterr().out)
+    jobs = jobs_of(capsys.readouterr().out)
     assert [slurm.wait(job)[0] for job in jobs.values()] == ["COMPLETED"] * 2
     assert (login / "order").read_text().split() == ["one", "two", "two", "three"]
     assert main([path]) == 0
@@ -66,7 +47,7 @@ def test_a_step_that_was_stopped_is_requeued(slurm: Slurm, login: Path, capsys: 
     stop = f"mkdir -p {login}/one; echo '{{\"exit_code\": 75}}' > {login}/one/exit.json; exit 1"
     path = _write(login, one=f'[ "${{SLURM_RESTART_COUNT:-0}}" = 2 ] || {{ {stop}; }}', two="exit 3")
     assert main([path]) == 0
-    jobs = _jobs(capsys.readouterr().out)
+    jobs = jobs_of(capsys.readouterr().out)
     assert main([path]) == 2
     assert f"jobs {jobs['one']}, {jobs['two']} of this chain are in the queue" in capsys.readouterr().err
     assert slurm.wait(jobs["one"]) == ("COMPLETED", "0:0")
@@ -80,7 +61,7 @@ def test_unfinished_tasks_of_an_array_run_again(slurm: Slurm, login: Path, capsy
     (login / "chain.yaml").write_text(yaml.safe_dump({"name": "test", "folder": "chain", "steps": steps}))
     for expected in (["COMPLETED", "FAILED"], ["COMPLETED", "COMPLETED"]):
         assert main(["chain.yaml"]) == 0
-        job = _jobs(capsys.readouterr().out)["bake"]
+        job = jobs_of(capsys.readouterr().out)["bake"]
         assert [slurm.wait(f"{job}_{task}")[0] for task in (0, 1)] == expected
         (login / "ready").touch()
     assert sorted((login / "order").read_text().split()) == ["0", "1", "1"]
@@ -98,5 +79,5 @@ def test_no_step_waits_for_one_beside_it(slurm: Slurm, login: Path, capsys: pyte
     ]
     (login / "chain.yaml").write_text(yaml.safe_dump({"name": "test", "folder": "chain", "steps": steps}))
     assert main(["chain.yaml"]) == 0
-    jobs = _jobs(capsys.readouterr().out)
+    jobs = jobs_of(capsys.readouterr().out)
     assert [slurm.wait(job)[0] for job in jobs.values()] == ["COMPLETED"] * 3

@@ -1,16 +1,19 @@
-"""The demo's runner: finished steps are reused, other experiments refused, failures stop what runs beside them."""
+"""The runner of all examples: finished steps are reused, other experiments refused, failures stop what runs beside."""
 
 import io
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from examples.steps import Runner, Step, StepError, make_bake
+from examples.commands import make_bake
+from examples.steps import Runner, Step, StepError
 
 
 @pytest.fixture
@@ -57,6 +60,18 @@ def test_a_step_whose_output_is_gone_runs_again(runner: Runner, tmp_path: Path) 
     out.unlink()
     runner.run(step("one", append(out), out))
     assert out.read_text() == "x"
+
+
+def test_a_step_whose_output_is_not_whole_runs_again(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def want(letters: int) -> None:
+        runner.run(step("one", append(out), is_whole=lambda: len(out.read_text()) >= letters))
+        assert out.read_text() == letters * "x"
+
+    want(1)
+    want(1)
+    want(2)
 
 
 def test_another_command_is_refused_and_replaced_only_on_demand(runner: Runner, tmp_path: Path) -> None:
@@ -137,6 +152,54 @@ def test_a_failure_stops_the_other_chain_and_is_the_one_reported(runner: Runner)
     with pytest.raises(StepError, match="'fails' ended with code 7"):
         runner.run_side_by_side({"joint": waits(), "prealign": fails()}, num_workers=2)
     assert time.monotonic() - start < 60
+
+
+def test_a_failure_that_is_taken_stops_no_other_chain(runner: Runner, tmp_path: Path) -> None:
+    def fails() -> Iterator[Step]:
+        yield step("fails", "raise SystemExit(7)")
+        raise AssertionError("goes on after a failure")
+
+    failed: dict[str, str] = {}
+    chains = {"a": fails(), "b": iter([step("two", append(tmp_path / "out"), tmp_path / "out")])}
+    runner.run_side_by_side(chains, 1, lambda label, error: failed.update({label: str(error)}))
+    assert list(failed) == ["a"] and "'fails' ended with code 7" in failed["a"]
+    assert (tmp_path / "out").read_text() == "x"
+
+
+def test_of_two_runners_one_runs_a_step_and_the_other_waits_and_reuses_it(runner: Runner, tmp_path: Path) -> None:
+    out, go = tmp_path / "out", tmp_path / "go"
+    code = f"{append(out)}\nimport os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    with ThreadPoolExecutor(2) as pool:
+        other = replace(runner, console=Console(file=io.StringIO(), width=200), _stopped=threading.Event())
+        running = pool.submit(runner.run, step("shared", code, out))
+        while not out.exists():
+            time.sleep(0.01)
+        waiting = pool.submit(other.run, step("shared", code, out), "mine")
+        assert isinstance(other.console.file, io.StringIO)
+        try:
+            while "[mine] waits for shared" not in other.console.file.getvalue():
+                assert out.read_text() == "x"
+                time.sleep(0.01)
+        finally:
+            go.touch()
+        running.result(timeout=60)
+        waiting.result(timeout=60)
+    assert out.read_text() == "x"
+    assert "reusing" in shown(other)
+
+
+def test_who_waits_for_another_runner_can_be_stopped(runner: Runner, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(runner.run, step("shared", f"{append(out)}; import time; time.sleep(100)", out))
+        while not out.exists():
+            time.sleep(0.01)
+        other = replace(runner, console=Console(file=io.StringIO()), _stopped=threading.Event())
+        waiting = pool.submit(other.run, step("shared", "pass", out))
+        other.stop()
+        assert isinstance(waiting.exception(timeout=60), InterruptedError)
+        runner.stop()
+        assert isinstance(running.exception(timeout=60), InterruptedError)
 
 
 def test_chains_run_side_by_side(runner: Runner, tmp_path: Path) -> None:

@@ -21,22 +21,22 @@ from typing import Any
 
 import yaml
 
+from megatron_prealign.command_line import tool
 from megatron_prealign.errors import ConfigError
 from megatron_prealign.reports.records import METRICS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from examples.commands import last_tokens, make_export, make_step, make_training
 from examples.paper.english_clone.comparison import Row, Run, compare, read_run, rows_as_json, text_table
 from examples.paper.english_clone.comparison_page import Page, render_page
 from examples.paper.english_clone.data import CloneData
 from examples.steps import (
-    REPOSITORY,
     Runner,
+    Stage,
     Step,
+    absolute_path,
     count_cores,
-    last_tokens,
-    make_export,
-    make_step,
-    make_training,
+    example_parser,
     run_example,
     side_by_side_environment,
     write_json,
@@ -50,11 +50,7 @@ CLONE_SHARE = 0.05
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description="Compare joint training with PreAlign on English and English-Clone.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output", type=Path, default=REPOSITORY / "runs/english_clone", help="folder of everything")
+    parser = example_parser(__doc__, "runs/english_clone")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, ...")
     parser.add_argument("--steps", type=int, default=540, help="optimizer steps of joint training")
     parser.add_argument("--align-steps", type=int, default=160, help="optimizer steps of PreAlign's stage 1")
@@ -63,8 +59,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-words", type=int, default=5000, help="most frequent words of the text in the lexicons")
     parser.add_argument("--held-out-ratio", type=float, default=0.1, help="share of words kept from PreAlign, [0, 1)")
     parser.add_argument("--vocab-size", type=int, default=4000, help="tokens of English; its clone has as many again")
-    parser.add_argument("--bible-wheel", type=Path, help="wheel of bible-alignments, to run without network")
-    parser.add_argument("--redo", action="store_true", help="remove what --output holds of another experiment first")
+    parser.add_argument("--bible-wheel", type=absolute_path, help="wheel of bible-alignments, to run without network")
     return parser.parse_args(argv)
 
 
@@ -272,23 +267,20 @@ def run(experiment: Experiment, runner: Runner) -> None:
     arguments = experiment.arguments
     if arguments.seeds < 1 or arguments.align_steps < 1 or arguments.steps <= arguments.align_steps:
         raise ConfigError("--seeds and --align-steps must be at least 1, and --steps more than --align-steps")
-    seeds = range(1, arguments.seeds + 1)
-    total = 5 + len(seeds)
-    stages = [
+    stages: list[tuple[str, Stage]] = [
         ("Collect English text from what is installed", [experiment.data.corpus_step]),
         ("Train a tokenizer", [experiment.data.tokenizer_step]),
         ("Make English-Clone: tokenizer, text, lexicon", experiment.data.clone_steps),
         ("Bake datasets: plain, code-switched, clone", experiment.bake()),
     ]
-    runner.run_stages(stages, total)
-    for number, seed in enumerate(seeds, start=len(stages) + 1):
-        runner.heading(number, total, f"Train, export and evaluate both methods, seed {seed}")
+    for seed in range(1, arguments.seeds + 1):
         chains = {"joint": experiment.joint(seed), "prealign": experiment.prealign(seed)}
-        runner.run_side_by_side(chains, num_workers=min(2, count_cores()))
-    runner.heading(total, total, "Compare")
-    write_report(experiment, runner, experiment.compare())
+        stages.append((f"Train, export and evaluate both methods, seed {seed}", chains))
+    stages.append(("Compare", lambda: write_report(experiment, runner, experiment.compare())))
+    runner.run_stages(stages)
 
 
+@tool
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     arguments = parse_arguments(argv)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,26 +13,16 @@ from typing import Any
 
 import yaml
 
+from examples.commands import last_tokens, make_export, make_step, make_training
 from examples.paper.english_clone.comparison import join_stages
 from examples.paper.experiments.cells import Cell, Result, fill, read_result, task_key, write_result
 from examples.paper.experiments.recipes import digest
 from examples.paper.experiments.specs import task_name
-from examples.steps import (
-    REPOSITORY,
-    Runner,
-    Step,
-    count_cores,
-    last_tokens,
-    make_export,
-    make_step,
-    make_training,
-    write_text,
-)
+from examples.steps import REPOSITORY, Runner, Step, count_cores, write_text
 from megatron_prealign.dataset.manifest import read_manifest
 from megatron_prealign.errors import DataError
 from megatron_prealign.reports.records import METRICS, read_records, value_at
 
-_POLL_SECONDS = 0.5
 PACKAGES = ("torch", "megatron-core", "transformers", "tokenizers", "numpy")
 
 
@@ -61,54 +50,25 @@ def data_steps(cell: Cell, place: Place) -> list[Step]:
     return cell.recipe.steps(place.data, place.packages, cell.stages)
 
 
-@contextmanager
-def locked(path: Path, runner: Runner, label: str) -> Iterator[None]:
-    """Hold a lock that other threads and processes wait for; a runner that is stopped waits no longer."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        says = f"waits for {path.stem}, which another cell or grid is making"
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                runner.wait(_POLL_SECONDS, label, says)
-                says = ""
-        yield
-
-
-def run_locked(runner: Runner, step: Step, label: str = "") -> None:
-    """Run a step that other cells, perhaps of other processes, may want too."""
-    with locked(runner.folder / f"locks/{step.name}.lock", runner, label):
-        runner.run(step, label)
-
-
-def run_cell(cell: Cell, place: Place, runner: Runner, label: str) -> None:
-    """Run what a cell lacks, and write its file.
+def cell_steps(cell: Cell, place: Place, runner: Runner) -> Iterator[Step]:
+    """Yield what a cell needs beside its data, each step when the one before is done; at the end write the cell's file.
 
     Raises:
-        StepError: a command failed.
         DataError: the stages before the last leave no tokens for it.
     """
-    for step in data_steps(cell, place):
-        run_locked(runner, step)
     # Data has no part in a training's fingerprint: its folder's name says what it is, and other data may come to it.
     steps: list[Step] = []
     for index in range(len(cell.stages)):
         steps.append(training_step(cell, index, place, tuple(steps[-1:])))
-        run_locked(runner, steps[-1], label)
+        yield steps[-1]
     model = place.output / f"models/{cell.key}"
     steps.append(make_export(f"{cell.key}_export", run_folder(cell, place), model, steps[-1]))
-    run_locked(runner, steps[-1], label)
+    yield steps[-1]
     evaluation = place.output / f"evaluations/{cell.key}.json"
     steps.append(evaluation_step(cell, place, model, evaluation, steps[-1]))
-    if not has_tasks(evaluation, cell):
-        runner.forget(steps[-1])
-    run_locked(runner, steps[-1], label)
+    yield steps[-1]
     # As measured when each of them ran, in this call, an earlier one or another cell's.
-    seconds = sum(runner.seconds(step) for step in steps)
+    seconds = sum(map(runner.seconds, steps))
     write_result(place.results, collect(cell, place, evaluation, seconds))
 
 
@@ -196,7 +156,7 @@ def evaluation_step(cell: Cell, place: Place, model: Path, output: Path, exporte
     path = place.output / f"evaluations/{name}.yaml"
     write_if_changed(path, tasks)
     command = ["tools/evaluate.py", "--model", model, "--tasks", path, "--output", output, "--resume"]
-    return make_step(name, command, [], exported, inputs=(path,))
+    return make_step(name, command, [], exported, inputs=(path,), is_whole=lambda: has_tasks(output, cell))
 
 
 def has_tasks(path: Path, cell: Cell) -> bool:

@@ -3,8 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.paper.experiments.cells import Cell, Result, is_finished, read_result
-from examples.paper.experiments.chain import Place, data_steps, run_cell, run_locked
-from examples.steps import Runner, StepError, format_seconds
+from examples.paper.experiments.chain import Place, cell_steps, data_steps
+from examples.steps import Runner, Step, format_seconds
 from megatron_prealign.config import config_from_dict, count_parameters
 from megatron_prealign.errors import DataError, PrealignError
 
@@ -85,6 +84,7 @@ class Grid:
         self.results = dict(results)
         self.failed: dict[str, str] = {}
         self._cells, self._place, self._runner = cells, place, runner
+        self._started: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def run(self, jobs: int, finished: Callable[[Mapping[str, Result]], None] = lambda results: None) -> None:
@@ -96,37 +96,21 @@ class Grid:
         """
         left = [cell for cell in self._cells if not is_finished(cell, self.results)]
         self._say(f"{len(self._cells) - len(left)} of {len(self._cells)} cells are finished already")
-        self._make_data(left)
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(self._run_one, cell, jobs, finished) for cell in left]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._runner.stop()
-                raise
+        self.make_data(left)
+        chains = {cell.title: self._chain(cell, jobs, finished) for cell in left}
+        failed = {cell.title: cell for cell in left}
+        self._runner.run_side_by_side(chains, jobs, lambda title, error: self._fail(failed[title], error))
 
-    def _make_data(self, cells: Sequence[Cell]) -> None:
-        """Make the data of all cells, before any of them runs."""
+    def make_data(self, cells: Sequence[Cell]) -> None:
+        """Make the data of cells, before any of them runs."""
         steps = {step.name: step for cell in cells for step in data_steps(cell, self._place)}
-        for step in steps.values():
-            run_locked(self._runner, step, "data")
+        self._runner.run_all(steps.values(), "data")
 
-    def _run_one(self, cell: Cell, jobs: int, finished: Callable[[Mapping[str, Result]], None]) -> None:
-        number = f"[{self._cells.index(cell) + 1}/{len(self._cells)}] {cell.title}"
-        self._say(f"{number}: started")
-        start = time.monotonic()
-        try:
-            run_cell(cell, self._place, self._runner, cell.title)
-        except InterruptedError:
-            raise
-        except Exception as error:  # of whatever kind: it stops no other cell
-            known = isinstance(error, StepError | PrealignError | OSError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            self._fail(cell, reason, time.monotonic() - start)
-            self._say(f"{number}: failed: {reason}")
-            return
+    def _chain(self, cell: Cell, jobs: int, finished: Callable[[Mapping[str, Result]], None]) -> Iterator[Step]:
+        """Yield the steps of a cell, and say how it goes."""
+        self._say(f"{self._number(cell)}: started")
+        self._started[cell.key] = start = time.monotonic()
+        yield from cell_steps(cell, self._place, self._runner)
         result = read_result(self._place.results, cell.key)
         assert result is not None
         with self._lock:
@@ -136,12 +120,15 @@ class Grid:
             estimate = Estimate(self._cells, self.results, jobs).left(left)
             finished(self.results)
         self._say(
-            f"{number}: finished in {format_seconds(time.monotonic() - start)}; {len(left)} cells left"
+            f"{self._number(cell)}: finished in {format_seconds(time.monotonic() - start)}; {len(left)} cells left"
             + (f", about {hours(estimate)}" if left else "")
         )
 
-    def _fail(self, cell: Cell, reason: str, seconds: float) -> None:
-        """Keep a failure for the log."""
+    def _fail(self, cell: Cell, error: Exception) -> None:
+        """Keep a failure for the log, of whatever kind: it stops no other cell."""
+        if is_finished(cell, self.results):
+            raise error  # a page could not be written
+        reason = str(error) if isinstance(error, PrealignError | OSError) else f"{type(error).__name__}: {error}"
         with self._lock:
             self.failed[cell.key] = reason
             path = self._place.results / FAILURES
@@ -151,12 +138,16 @@ class Grid:
                 "cell": cell.key,
                 "users": [list(user) for user in dict.fromkeys(cell.users)],
                 "seed": cell.seed,
-                "seconds": round(seconds, 1),
+                "seconds": round(time.monotonic() - self._started[cell.key], 1),
                 "command": self._place.command,
                 "reason": reason,
             }
             with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(record) + "\n")
+        self._say(f"{self._number(cell)}: failed: {reason}")
+
+    def _number(self, cell: Cell) -> str:
+        return f"[{self._cells.index(cell) + 1}/{len(self._cells)}] {cell.title}"
 
     def _say(self, text: str) -> None:
         clock = datetime.now(UTC).strftime("%H:%M:%S")

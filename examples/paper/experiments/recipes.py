@@ -13,12 +13,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field as Limits
 
+from examples.commands import make_permutation
 from examples.paper.english_clone.data import CloneData
 from examples.paper.experiments.specs import Stage
-from examples.paper.experiments.yaml_files import validate
 from examples.real_languages.data import DescriptionData, LexiconVariant
 from examples.real_lexicons.data import RealData
-from examples.steps import Step, make_permutation
+from examples.steps import Step
+from megatron_prealign.config.yaml_files import validate
 from megatron_prealign.errors import DataError
 
 SWITCHED = {"concerns": "switched"}

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt
 
-from examples.paper.experiments.yaml_files import read_yaml
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.config.sources import Entry, given_at
+from megatron_prealign.config.yaml_files import read_yaml
 from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.evaluation.task_list import make_task
 

@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
 from examples.paper.clone import CLONE_LANGUAGE
 from examples.paper.clone_characters import clone_text, find_clone_character
+from megatron_prealign.config.yaml_files import read_yaml
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import normalize_language, uses_spaces
 
@@ -142,19 +140,7 @@ def read_spec(path: Path) -> KnowledgeSpec:
     Raises:
         DataError: everything wrong with it.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        spec = TypeAdapter(KnowledgeSpec).validate_python(content)
-    except OSError as error:
-        raise DataError(
-            f"{path}: can't be read ({error.strerror}); name a YAML file with types and relations"
-        ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    except ValidationError as error:
-        places = [(".".join(map(str, item["loc"])) or "the file", item["msg"]) for item in error.errors()]
-        raise DataError([f"{path}: {place}: {message}" for place, message in places]) from None
-    spec = _with_normal_languages(spec)
+    spec = _with_normal_languages(read_yaml(path, KnowledgeSpec))
     if problems := [f"{path}: {problem}" for problem in spec_problems(spec)]:
         raise DataError(problems)
     return spec

@@ -157,10 +157,10 @@ def test_everything_wrong_with_a_specification_is_told(tmp_path: Path) -> None:
         "relations.owns.templates: nothing in zh, which others have",
     ):
         assert problem in str(raised.value), problem
-    with pytest.raises(DataError, match="types: Input should be"):
+    with pytest.raises(DataError, match="types: should be"):
         read_spec(write(tmp_path / "list.yaml", {"types": [], "relations": {}}))
     (tmp_path / "bad.yaml").write_text("types: [")
-    for name, reason in (("bad.yaml", "not YAML"), ("none.yaml", "can't be read")):
+    for name, reason in (("bad.yaml", "not valid YAML"), ("none.yaml", "no such file")):
         with pytest.raises(DataError, match=reason):
             read_spec(tmp_path / name)
 

@@ -8,8 +8,11 @@ import pytest
 
 from examples.paper.experiments.cells import Cell, is_finished, read_result, read_results, result_path, write_result
 from examples.paper.experiments.chain import Place, run_folder
+from examples.paper.experiments.specs import FOLDER
 from megatron_prealign.errors import DataError
 from tests.examples.paper.experiments.grid_fixtures import make_result, read, write_experiment
+
+COMMITTED = FOLDER.parent / "pages/cells"
 
 
 def find(cells: list[Cell], experiment: str, variant: str, seed: int = 1) -> Cell:
@@ -51,6 +54,21 @@ def test_identities_stay_as_they_are() -> None:
     """The files of finished cells are found by these; a change here throws them away."""
     _, _, cells = read(["main_table.yaml"], 1)
     assert [cell.key for cell in cells] == ["eaa414e326c2", "79e94943ebdb", "8884b29fff77"]
+
+
+def test_every_committed_cell_is_a_cell_of_its_experiments() -> None:
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(COMMITTED.glob("*.json"))}
+    scales = {path.stem for path in (FOLDER / "scales").glob("*.yaml")}
+    users = {key: {experiment for experiment, _ in content["made"]["users"]} for key, content in found.items()}
+    cells: dict[str, Cell] = {}
+    for scale in scales:
+        named = {key for key in users if f"--scale {scale} " in found[key]["made"]["command"]}
+        names = sorted({f"{name}.yaml" for key in named for name in users[key]})
+        seeds = max((found[key]["identity"]["seed"] for key in named), default=1)
+        cells |= {cell.key: cell for cell in read(names, seeds, scale)[2]} if names else {}
+    assert found and found.keys() <= cells.keys()
+    for key, content in found.items():
+        assert content["identity"] == json.loads(json.dumps(cells[key].identity()))
 
 
 def test_cells_that_begin_alike_share_their_first_stage(tmp_path: Path) -> None:

@@ -6,39 +6,41 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from examples.paper.experiments import grid, slurm
+from examples.commands import make_step
+from examples.paper.experiments import grid
 from examples.paper.experiments import run as command_line
 from examples.paper.experiments.cells import Cell, read_results, write_result
-from examples.paper.experiments.chain import Place, locked, run_locked
+from examples.paper.experiments.chain import Place
 from examples.paper.experiments.grid import Estimate, Grid, read_failures, show_cells
+from examples.paper.experiments.slurm import write_chain
 from examples.paper.experiments.specs import FOLDER
-from examples.steps import Runner, StepError, make_step
+from examples.steps import Runner, Step
+from megatron_prealign.errors import DataError
 from tests.examples.paper.experiments.grid_fixtures import make_result, make_results, read, write_experiment
+from tools import submit
 
 PERPLEXITY = {"perplexity.clone.perplexity": 300.0}
 
 
-def fake_cell(cell: Cell, place: Place, runner: Runner, label: str) -> None:
-    """Run one real command instead of a training, which fails for seed 2 of PreAlign."""
+def fake_cell(cell: Cell, place: Place, runner: Runner) -> Iterator[Step]:
+    """Yield one real command instead of a training, which fails for seed 2 of PreAlign."""
     fails = (cell.users[0][1], cell.seed) == ("prealign", 2)
     out = place.output / f"{cell.key}.txt"
     code = "raise SystemExit('error: diverged')" if fails else f"open({str(out)!r}, 'a').write('x')"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    runner.run(make_step(f"train_{cell.key}", ["-c", code], [out]), label)
+    yield make_step(f"train_{cell.key}", ["-c", code], [out])
     write_result(place.results, make_result(cell, PERPLEXITY))
 
 
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Place, Runner]:
-    monkeypatch.setattr(grid, "run_cell", fake_cell)
+    monkeypatch.setattr(grid, "cell_steps", fake_cell)
     monkeypatch.setattr(grid, "data_steps", lambda cell, place: [])
     console = Console(file=io.StringIO(), width=300)
     return Place(tmp_path / "output", tmp_path / "cells", command="run"), Runner(tmp_path / "output", console)
@@ -133,38 +135,27 @@ def test_a_grid_can_begin_with_another_seed(tmp_path: Path, capsys: pytest.Captu
 def test_a_failure_of_any_kind_stops_no_other_cell(
     tmp_path: Path, made: tuple[Place, Runner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(cell: Cell, place: Place, runner: Runner, label: str) -> None:
+    def broken(cell: Cell, place: Place, runner: Runner) -> Iterator[Step]:
         if cell.seed == 2:
             raise KeyError("lost")
-        fake_cell(cell, place, runner, label)
+        yield from fake_cell(cell, place, runner)
 
-    monkeypatch.setattr(grid, "run_cell", broken)
+    monkeypatch.setattr(grid, "cell_steps", broken)
     _, _, cells = read([write_experiment(tmp_path)])
     first = Grid(cells, {}, *made)
     first.run(2)
     assert len(first.results) == 4 and set(first.failed.values()) == {"KeyError: 'lost'"}
 
 
-def test_who_waits_for_another_grid_says_so_and_can_be_stopped(tmp_path: Path, made: tuple[Place, Runner]) -> None:
-    _, runner = made
-    step = make_step("shared", ["-c", "pass"], [])
-    held, done = threading.Event(), threading.Event()
+def test_a_page_that_cannot_be_written_is_no_failure_of_the_cell(tmp_path: Path, made: tuple[Place, Runner]) -> None:
+    def report(results: object) -> None:
+        raise DataError("the log lacks a mark")
 
-    def hold() -> None:
-        with locked(runner.folder / "locks/shared.lock", runner, ""):
-            held.set()
-            done.wait()
-
-    with ThreadPoolExecutor(2) as pool:
-        holder = pool.submit(hold)
-        held.wait()
-        waiting = pool.submit(run_locked, runner, step, "mine")
-        while "waits for shared" not in shown(runner):
-            time.sleep(0.01)
-        runner.stop()
-        assert isinstance(waiting.exception(timeout=30), InterruptedError)
-        done.set()
-        holder.result()
+    _, _, cells = read([write_experiment(tmp_path)])
+    first = Grid(cells, {}, *made)
+    with pytest.raises(DataError, match="lacks a mark"):
+        first.run(1, report)
+    assert first.results and not first.failed
 
 
 KILLED = """
@@ -172,20 +163,19 @@ import sys
 sys.path.insert(0, {root!r})
 from examples.paper.experiments import grid, run
 from examples.paper.experiments.cells import write_result
-from examples.steps import make_step
+from examples.commands import make_step
 from tests.examples.paper.experiments.grid_fixtures import make_result
 
-def slow_cell(cell, place, runner, label):
+def slow_cell(cell, place, runner):
     seconds = 0 if cell.seed == 1 else 60
     out = place.output / f"{{cell.key}}.txt"
-    out.parent.mkdir(parents=True, exist_ok=True)
     code = f"import os, time; open({{str(out)!r}}, 'w').write(str(os.getpid())); time.sleep({{seconds}})"
-    runner.run(make_step(f"train_{{cell.key}}", ["-c", code], [out]), label)
+    yield make_step(f"train_{{cell.key}}", ["-c", code], [out])
     write_result(place.results, make_result(cell, {{"perplexity.clone.perplexity": 1.0}}))
 
-grid.run_cell = slow_cell
+grid.cell_steps = slow_cell
 grid.data_steps = lambda cell, place: []
-sys.exit(run.main(sys.argv[1:]))
+sys.exit(run.main())
 """
 
 
@@ -228,45 +218,60 @@ FAKE_SBATCH = """#!/bin/bash
 echo "$*" >> {folder}/sbatch.log
 script="${{!#}}"
 last=$(sed -n 's/^#SBATCH --array=1-\\([0-9]*\\)%.*/\\1/p' "$script")
-for task in $(seq ${{last:-1}}); do SLURM_ARRAY_TASK_ID=$task bash "$script" || exit 1; done
+if [ "$last" ]; then
+    for task in $(seq $last); do SLURM_ARRAY_TASK_ID=$task bash "$script" || exit 1; done
+else
+    bash "$script" || exit 1
+fi
 echo "$((100 + $(wc -l < {folder}/sbatch.log)));cluster"
 """
 
 
-def test_a_slurm_array_runs_the_data_then_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = tmp_path / "bin/sbatch"
-    fake.parent.mkdir()
-    fake.write_text(FAKE_SBATCH.format(folder=tmp_path))
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+def test_a_slurm_array_runs_the_data_then_every_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, content in (("sbatch", FAKE_SBATCH.format(folder=tmp_path)), ("squeue", "#!/bin/sh\n")):
+        (tmp_path / "bin" / name).write_text(content)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     _, _, cells = read(["main_table.yaml"], 2)
     listener = tmp_path / "listener.py"
     listener.write_text(
         f"import json, sys\nopen({str(tmp_path / 'calls')!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
     )
     command = [str(listener), "my grid.yaml", "--scale", "small"]
-    scripts = slurm.write_scripts(cells, tmp_path / "slurm", command, 4, ["--partition=gpu", "--gpus-per-node=8"])
-    assert slurm.submit(*scripts) == ("101", "102")
-    data, array = (script.read_text() for script in scripts)
+    options = ["--partition=gpu", "--gpus-per-node=8"]
+    chain = write_chain(cells, tmp_path, command, 4, options)
+    assert submit.main([str(chain)]) == 0
+    assert capsys.readouterr().out == "data: job 101\ncells: job 102\n"
+    data, array = ((chain.parent / f"{name}.sh").read_text() for name in ("data", "cells"))
     assert "#SBATCH --array=1-6%4" in array and "--array" not in data
     assert all("#SBATCH --partition=gpu\n#SBATCH --gpus-per-node=8\n" in text for text in (data, array))
-    after = f"--dependency=afterok:101 --kill-on-invalid-dep=yes {scripts[1]}"
+    after = f"--dependency=afterok:101 --kill-on-invalid-dep=yes {chain.parent}/cells.sh"
     assert after in (tmp_path / "sbatch.log").read_text().splitlines()[1]
     calls = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert all(call[:3] == ["my grid.yaml", "--scale", "small"] for call in calls)
     assert calls[0][-1] == "--only-data"
     assert [call[-1] for call in calls[1:]] == [cell.key for cell in cells]
     assert all(call[-2] == "--only-cell" and "--no-report" in call for call in calls[1:])
-    beyond = subprocess.run(["bash", scripts[1]], env={**os.environ, "SLURM_ARRAY_TASK_ID": "7"}, capture_output=True)
-    assert beyond.returncode != 0 and len((tmp_path / "calls").read_text().splitlines()) == len(calls)
+    beyond = {**os.environ, "SLURM_ARRAY_TASK_ID": "7"}
+    assert subprocess.run(["bash", chain.parent / "cells.sh"], env=beyond, capture_output=True).returncode != 0
+    # What is unfinished, the files of cells say: the same cells again are all run again.
+    assert submit.main([str(write_chain(cells, tmp_path, command, 4, options))]) == 0
+    assert len((tmp_path / "calls").read_text().splitlines()) == 2 * len(calls)
+    assert write_chain(cells[1:], tmp_path, command, 4, options) != chain
 
 
-def test_sbatch_that_is_missing_or_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grid_is_submitted_by_the_tool_for_chains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_experiment(tmp_path)
+    arguments = [str(path), "--launcher=slurm", *(f"--{name}={tmp_path / name[0]}" for name in ("output", "results"))]
+    assert command_line.main([*arguments, "--no-submit", "--sbatch=--partition=gpu"]) == 0
+    (chain,) = tmp_path.glob("o/slurm/*/chain.yaml")
+    assert "chain.yaml for 6 cells" in capfd.readouterr().out.replace("\n", "")
+    assert "--partition=gpu" in chain.read_text()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StepError, match="sbatch was not found; on a machine of the cluster: sbatch a, then b"):
-        slurm.submit(Path("a"), Path("b"))
-    fake = tmp_path / "sbatch"
-    fake.write_text("#!/bin/sh\necho invalid partition >&2\nexit 1\n")
-    fake.chmod(0o755)
-    with pytest.raises(StepError, match="sbatch a failed: invalid partition"):
-        slurm.submit(Path("a"), Path("b"))
+    assert command_line.main(arguments) == 2
+    assert "error: no sbatch here" in capfd.readouterr().err

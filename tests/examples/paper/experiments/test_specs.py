@@ -117,7 +117,7 @@ def test_all_mistakes_of_all_files_are_named_at_once(tmp_path: Path) -> None:
     assert "none.yaml" in error.value.problems[2]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("a: [", "no YAML"), ("- a", "must be a mapping"), ("a: 1", "title")])
+@pytest.mark.parametrize(("text", "reason"), [("a: [", "valid YAML"), ("- a", "must be a mapping"), ("a: 1", "title")])
 def test_files_that_are_no_experiments(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)

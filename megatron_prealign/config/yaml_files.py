@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from megatron_prealign.config.sources import repeated_keys
 from megatron_prealign.errors import DataError
 
-FORBID = ConfigDict(extra="forbid")
+_FORBID = ConfigDict(extra="forbid")
 
 
 def read_yaml(path: Path, kind: Any, **more: object) -> Any:
@@ -24,16 +24,11 @@ def read_yaml(path: Path, kind: Any, **more: object) -> Any:
     Raises:
         DataError: it can't be read, or holds something else; every problem with its key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: must be a mapping, like `title: ...`")
     if problems := repeated_keys(path):
         raise DataError(problems)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: must be a mapping of keys to values")
     try:
         return validate({**content, **more}, kind)
     except DataError as error:
@@ -48,7 +43,7 @@ def validate(content: Mapping[str, Any], kind: Any) -> Any:
     """
     try:
         # In a list, because pydantic takes no settings for a dataclass itself.
-        return TypeAdapter(list[kind], config=FORBID).validate_python([content])[0]
+        return TypeAdapter(list[kind], config=_FORBID).validate_python([content])[0]
     except ValidationError as error:
         problems = []
         for detail in error.errors(include_url=False):
