@@ -176,10 +176,11 @@ def saved_by_muon(config: Config) -> int:
     return _SECOND_MOMENT * config.model.num_layers * count_layer_matrices(config.model) if has_muon else 0
 
 
-def count_orthogonalization_flops(config: Config) -> int:
-    """Count the operations by which one rank orthogonalizes the matrices of its layers in a step; 0 with AdamW.
+def count_orthogonalization_flops(config: Config, num_replicas: int) -> int:
+    """Count the operations by which one rank orthogonalizes its share of whole matrices in a step; 0 with AdamW.
 
-    An iteration takes three products: of a matrix and its transpose, of the result with itself and with the matrix.
+    Replicas of a pipeline rank share the layers; tensor-parallel ranks do the same work. An iteration takes three
+    products: of a matrix and its transpose, of the result with itself and with the matrix.
     """
     if config.optimizer.name != "muon":
         return 0
@@ -188,7 +189,7 @@ def count_orthogonalization_flops(config: Config) -> int:
     widths = (attention + 2 * model.num_key_value_heads * model.head_size, attention, fc1, model.ffn_hidden_size)
     sides = [sorted((model.hidden_size, width)) for width in widths]
     products = sum(2 * short**2 * long + short**3 for short, long in sides)
-    layers = model.num_layers // config.parallel.pipeline_model_parallel_size
+    layers = -(-model.num_layers // (config.parallel.pipeline_model_parallel_size * num_replicas))
     return 2 * config.optimizer.muon_ns_steps * layers * products
 
 

@@ -221,7 +221,7 @@ def _step_seconds(config: Config, cluster: Cluster, rates: _Rates) -> dict[str, 
     if rates.overlaps:
         gradients = max(gradients - (1 - _FORWARD) * (products + tensor), 0.0)
     owners = replicas if parallel.use_distributed_optimizer else 1
-    update = count_orthogonalization_flops(config) / peak
+    update = count_orthogonalization_flops(config, replicas) / peak
     update += _UPDATE_BYTES * rank_parameters(config, 0) / owners / (gpu.memory_tb * 1e12) / rates.transfers
     return {
         "matrix products": num_microbatches * products,

@@ -103,6 +103,7 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
 
 def _muon(chunks: list[torch.nn.Module], config: Config) -> Callable[..., update_rules.Muon]:
     """Return Muon for these chunks, as a function of the groups of their parameters and the options of AdamW."""
+    mesh = Mesh.current()
     is_exact = config.training.precision == "fp32" or next(chunks[0].parameters()).device.type == "cpu"
     return functools.partial(
         update_rules.Muon,
@@ -110,7 +111,8 @@ def _muon(chunks: list[torch.nn.Module], config: Config) -> Callable[..., update
         momentum=config.optimizer.muon_momentum,
         num_iterations=config.optimizer.muon_ns_steps,
         dtype=torch.float32 if is_exact else torch.bfloat16,
-        tensor=Mesh.current().tensor,
+        tensor=mesh.tensor,
+        replicas=mesh.replicas,
     )
 
 

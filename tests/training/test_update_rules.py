@@ -1,11 +1,12 @@
 """Which AdamW and which kernels megatron-core is given; Muon against loops over whole matrices.
 
-Broken once to see these fail: the polynomial's last coefficient; a wide matrix not transposed; the norm taken over all
-matrices of a batch; no look-ahead; the learning rate scaled by the smaller side; weight decay left out. That ranks join
-their parts along the right side, and cut out their own, is guarded by test_parallel.py.
+Broken once to see these fail: the polynomial's last coefficient; the norm taken over all matrices of a batch; no
+look-ahead; matrices left to AdamW; the learning rate scaled by the smaller side; weight decay left out. That ranks join
+their parts along the right side, cut out their own, and share the work is guarded by test_parallel.py.
 """
 
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def _orthogonalized(matrix: torch.Tensor, num_iterations: int) -> torch.Tensor:
     return left @ values.diag() @ right
 
 
+ALONE: Any = SimpleNamespace(rank=0, size=1)
 SHAPES = [(8, 8), (24, 8), (8, 24)]
 
 
@@ -101,7 +103,7 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_muon_updates_the_chosen_matrices_and_adamw_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update_rules, "_BATCH_SIZE", 2 * 8 * 24)  # three matrices of a shape are two batches
+    monkeypatch.setattr(update_rules, "_ORTHOGONALIZED", 2 * 8 * 24)  # three matrices of a shape are two batches
     draws = torch.Generator().manual_seed(0)
     shapes = [*SHAPES, (8, 24), (8, 24), (8,), (24, 8)]
     weights = [torch.nn.Parameter(torch.randn(*shape, generator=draws)) for shape in shapes]
@@ -113,7 +115,8 @@ def test_muon_updates_the_chosen_matrices_and_adamw_the_rest(monkeypatch: pytest
         momentum=0.95,
         num_iterations=5,
         dtype=torch.float32,
-        tensor=cast(Any, None),
+        tensor=ALONE,
+        replicas=ALONE,
         **options,
     )
     others = update_rules.GroupStepAdamW([{"params": copies[5:]}], **options)
@@ -142,9 +145,11 @@ def test_muon_takes_over_its_state_and_keeps_its_own_momentum() -> None:
     def build(momentum: float) -> tuple[torch.nn.Parameter, update_rules.Muon]:
         weight = torch.nn.Parameter(torch.eye(4))
         options: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
-        values: dict[str, Any] = {"matrices": [weight], "num_iterations": 5, "dtype": torch.float32, "tensor": None}
+        values: dict[str, Any] = {"matrices": [weight], "num_iterations": 5, "dtype": torch.float32}
         weight.grad = torch.arange(16.0).view(4, 4)
-        return weight, update_rules.Muon([{"params": [weight]}], momentum=momentum, **values, **options)
+        return weight, update_rules.Muon(
+            [{"params": [weight]}], momentum=momentum, tensor=ALONE, replicas=ALONE, **values, **options
+        )
 
     weight, muon = build(0.5)
     muon.step()
