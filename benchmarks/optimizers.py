@@ -1,7 +1,7 @@
 """Losses of AdamW and Muon over the same tokens: the demo's model and text, each optimizer at the same learning rates.
 
     python examples/paper/english_clone/run.py          # makes the text, once
-    python -m benchmarks.optimizers                     # six runs on one core, five minutes each
+    python -m benchmarks.optimizers                     # six runs on one core, minutes each
     python -m benchmarks.optimizers --steps 540         # as long as the demo's
 
 The model of `make demo` (4 layers x 128) trains as in its joint training: English and 5 % English-Clone, a cosine
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "paper" / "english_clone"
 DATA = ROOT / "runs" / "english_clone" / "data"
-NUM_MEASUREMENTS = 18
+NUM_MEASUREMENTS = 8
 NAMES = {"adamw": "AdamW", "muon": "Muon"}
 CLONE_SHARE = 0.05
 Curve = list[tuple[int, dict[str, float]]]
@@ -48,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the demo's data (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=180, help="optimizer steps (default: 180)")
+    parser.add_argument("--steps", type=int, default=120, help="optimizer steps (default: 120)")
     parser.add_argument("--rates", type=float, nargs="+", default=[1.5e-3, 3e-3, 6e-3], help="peak learning rates")
     parser.add_argument("--seed", type=int, default=1, help="of weights and order of data (default: 1)")
     parser.add_argument("--output", type=Path, help="SVG file of the curves of the best rates")
