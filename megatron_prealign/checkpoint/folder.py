@@ -22,7 +22,7 @@ from rich.filesize import decimal
 
 from megatron_prealign.checkpoint.manifest import MANIFEST, all_problems, hash_problems, quick_problems
 from megatron_prealign.config import Config
-from megatron_prealign.config.counts import count_parameters
+from megatron_prealign.config.counts import count_parameters, saved_by_muon
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.files import leftovers, sync, write_atomically
 from megatron_prealign.ranks import is_first
@@ -243,13 +243,13 @@ def sweep(checkpoints: Path) -> None:
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Return the approximate size of a checkpoint of a resolved configuration: weights and AdamW's state, in bytes."""
+    """Return the approximate size of a checkpoint of a resolved configuration: weights and optimizer, in bytes."""
     assert config.model.vocab_size is not None
     parameters = count_parameters(config.model, config.model.vocab_size)
     weight_bytes = 4 if config.training.precision == "fp32" else 2
     has_main = config.parallel.use_distributed_optimizer or weight_bytes == 2
     per_parameter = weight_bytes + _MOMENT_BYTES + (_MAIN_BYTES if has_main else 0)
-    return parameters * per_parameter + _OVERHEAD_BYTES
+    return parameters * per_parameter - saved_by_muon(config) + _OVERHEAD_BYTES
 
 
 def room_problems(config: Config) -> list[str]:

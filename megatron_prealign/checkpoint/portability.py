@@ -26,9 +26,10 @@ ASPECTS = {
     "device": "cpu or cuda",
     "layers": "local layers or Transformer Engine's",
     "AdamW": "this package's AdamW, Transformer Engine's or apex's",
-    "optimizer": "kind of optimizer by the state it keeps: plain in fp32, plain in bf16 or fp16, or distributed",
+    "optimizer": "kind of optimizer by the state it keeps: AdamW or Muon; plain in fp32, plain in bf16 or fp16, or "
+    "distributed",
     "precision": "fp32, bf16 or fp16, with the same kind of optimizer",
-    "options": "learning rates, betas, eps, weight decay, micro batch and bucket sizes: this run's own apply",
+    "options": "learning rates, betas, eps, momentum, weight decay, micro batch and bucket sizes: this run's own apply",
     "versions": "of torch, megatron-core (0.16, 0.19) and Transformer Engine up to 2.20",
 }
 """Everything that a part can depend on."""
@@ -164,6 +165,7 @@ def refusals(config: Config, checkpoint: Path, parts: Collection[Part]) -> list[
 
 def _kind_fields(saved: Config, config: Config) -> Iterator[str]:
     """Yield the fields whose difference makes the two optimizers different in kind."""
+    yield "optimizer.name"
     yield "parallel.use_distributed_optimizer"
     is_plain = not (saved.parallel.use_distributed_optimizer or config.parallel.use_distributed_optimizer)
     # The distributed optimizer always keeps fp32 main parameters; the plain one keeps them in bf16 and fp16 only.

@@ -19,7 +19,7 @@ from megatron_prealign.config.validation import count_microbatches, model_parall
 _OPERATIONS = 2 * 3
 """A multiplication and an addition; forward, gradient of the input and gradient of the weight."""
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-_GRADIENT, _MAIN, _MOMENTS = 4, 4, 8
+_GRADIENT, _MAIN, _MOMENTS, _SECOND_MOMENT = 4, 4, 8, 4
 # The loss converts logits to fp32 in blocks: one of them, and its gradient (model/cross_entropy.py).
 _LOSS_BLOCK = 2 * 4 * (1 << 26)
 
@@ -126,7 +126,7 @@ class StepMemory:
     weights: int
     gradients: int
     optimizer: int
-    """AdamW's moments, and fp32 copies of weights that are not fp32."""
+    """AdamW's moments or Muon's momentum, and fp32 copies of weights that are not fp32."""
     activations: int
     """Of all microbatches between their forward and backward pass."""
     logits: int
@@ -170,6 +170,29 @@ def rank_parameters(config: Config, pipeline_rank: int) -> int:
     return model.num_layers // stages * layer + rows * (is_first + has_output) + norm * is_last
 
 
+def saved_by_muon(config: Config) -> int:
+    """Return the bytes of the second moments that the whole model's matrices do not have; 0 with AdamW."""
+    has_muon = config.optimizer.name == "muon"
+    return _SECOND_MOMENT * config.model.num_layers * count_layer_matrices(config.model) if has_muon else 0
+
+
+def count_orthogonalization_flops(config: Config, num_replicas: int) -> int:
+    """Count the operations by which one rank orthogonalizes its share of whole matrices in a step; 0 with AdamW.
+
+    Replicas of a pipeline rank share the layers; tensor-parallel ranks do the same work. An iteration takes three
+    products: of a matrix and its transpose, of the result with itself and with the matrix.
+    """
+    if config.optimizer.name != "muon":
+        return 0
+    model, attention = config.model, config.model.num_attention_heads * config.model.head_size
+    fc1 = (2 if model.traits.has_gated_mlp else 1) * model.ffn_hidden_size
+    widths = (attention + 2 * model.num_key_value_heads * model.head_size, attention, fc1, model.ffn_hidden_size)
+    sides = [sorted((model.hidden_size, width)) for width in widths]
+    products = sum(2 * short**2 * long + short**3 for short, long in sides)
+    layers = -(-model.num_layers // (config.parallel.pipeline_model_parallel_size * num_replicas))
+    return 2 * config.optimizer.muon_ns_steps * layers * products
+
+
 def _head_widths(model: ModelConfig, tensor: int) -> tuple[int, int]:
     """Return the widths of one tensor-parallel rank's queries, and of its keys; several ranks may share one group."""
     return model.num_attention_heads // tensor * model.head_size, model.num_key_value_heads * model.head_size // tensor
@@ -182,10 +205,11 @@ def _of_rank(config: Config, world_size: int, rank: int) -> StepMemory:
     copies = world_size // model_parallel_size(config) * parallel.context_parallel_size
     owned = -(-parameters // copies) if parallel.use_distributed_optimizer else parameters
     is_last = rank == parallel.pipeline_model_parallel_size - 1
+    saved = saved_by_muon(config) // (parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size)
     return StepMemory(
         weights=parameters * number_bytes,
         gradients=parameters * _GRADIENT,
-        optimizer=owned * per_parameter,
+        optimizer=owned * per_parameter - saved,
         activations=_activations(config, world_size, rank),
         logits=_logits(config) if is_last else 0,
     )

@@ -11,6 +11,7 @@ def check_layout(config: Config) -> Iterator[Problem]:
     """Yield what is wrong with options of parallelism, precision, recomputation and batch size."""
     yield from _context_parallel(config)
     yield from _overlap(config)
+    yield from _muon(config)
     yield from _fp8(config)
     yield from _recompute(config)
     yield from _rampup(config)
@@ -74,6 +75,14 @@ def _overlap(config: Config) -> Iterator[Problem]:
         )
     if parallel.overlap_param_gather and parallel.overlap_grad_reduce is False:
         yield Problem(f"--{params} needs --{grads}: turn both on or off")
+
+
+def _muon(config: Config) -> Iterator[Problem]:
+    if config.optimizer.name == "muon" and config.parallel.use_distributed_optimizer:
+        yield Problem(
+            "--optimizer.name muon orthogonalizes whole matrices, but --parallel.use_distributed_optimizer cuts them "
+            "between data-parallel ranks at any place: turn that off, or set this to adamw"
+        )
 
 
 def _fp8(config: Config) -> Iterator[Problem]:

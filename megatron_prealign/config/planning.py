@@ -16,6 +16,7 @@ from megatron_prealign.config.counts import (
     PEAK_TERAFLOPS,
     StepMemory,
     count_flops_per_token,
+    count_orthogonalization_flops,
     count_word_flops_per_token,
     rank_parameters,
     step_memory,
@@ -175,10 +176,10 @@ def _rank(layout: Estimate) -> tuple[int, int, int, float]:
 
 
 def all_layouts(config: Config, cluster: Cluster) -> list[Estimate]:
-    """Return the layouts that run on the cluster, whether they fit in memory or not; all use the distributed optimizer.
+    """Return the layouts that run on the cluster, whether they fit in memory or not.
 
-    Tried are tensor and pipeline parallelism, interleaving, micro-batch size and full recomputation; the rest is the
-    configuration's.
+    All use the distributed optimizer, except with Muon. Tried are tensor and pipeline parallelism, interleaving,
+    micro-batch size and full recomputation; the rest is the configuration's.
     """
     return [estimate(candidate, cluster) for candidate in _candidates(config, cluster)]
 
@@ -197,7 +198,7 @@ def _candidates(config: Config, cluster: Cluster) -> Iterator[Config]:
                 sequence_parallel=tensor > 1,
                 pipeline_model_parallel_size=stage,
                 virtual_pipeline_model_parallel_size=virtual,
-                use_distributed_optimizer=True,
+                use_distributed_optimizer=config.optimizer.name != "muon",
             )
             training = dataclasses.replace(config.training, micro_batch_size=micro, recompute=recompute)
             candidate = dataclasses.replace(config, parallel=parallel, training=training)
@@ -211,7 +212,8 @@ def _step_seconds(config: Config, cluster: Cluster, rates: _Rates) -> dict[str, 
     stages, virtual = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size or 1
     num_microbatches = count_microbatches(config, cluster.num_gpus)
     replicas = cluster.num_gpus // model_parallel_size(config) * parallel.context_parallel_size
-    flops = _microbatch_flops(config) / (gpu.reached[rates.products] * gpu.bf16_tflops * 1e12)
+    peak = gpu.reached[rates.products] * gpu.bf16_tflops * 1e12
+    flops = _microbatch_flops(config) / peak
     products = max(flops, rates.launch_seconds * config.model.num_layers / stages)
     tensor = _tensor_messages(config, cluster) / rates.transfers
     pipeline = 0.0 if virtual > 1 and rates.overlaps else _pipeline_messages(config, cluster) / rates.transfers
@@ -219,7 +221,8 @@ def _step_seconds(config: Config, cluster: Cluster, rates: _Rates) -> dict[str, 
     if rates.overlaps:
         gradients = max(gradients - (1 - _FORWARD) * (products + tensor), 0.0)
     owners = replicas if parallel.use_distributed_optimizer else 1
-    update = _UPDATE_BYTES * rank_parameters(config, 0) / owners / (gpu.memory_tb * 1e12) / rates.transfers
+    update = count_orthogonalization_flops(config, replicas) / peak
+    update += _UPDATE_BYTES * rank_parameters(config, 0) / owners / (gpu.memory_tb * 1e12) / rates.transfers
     return {
         "matrix products": num_microbatches * products,
         "tensor parallelism": num_microbatches * tensor,

@@ -119,7 +119,7 @@ class Config:
     """Layout of ranks."""
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
+    """AdamW or Muon."""
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning rate over steps."""

@@ -96,7 +96,11 @@ class GuardsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and gradient clipping."""
+    """The rule of the updates and gradient clipping."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    """muon = the matrices of the layers are updated by orthogonalized momentum, scaled so that the learning rate and
+    weight decay of AdamW apply; embeddings, output layer, norms and biases by AdamW."""
 
     lr: Annotated[float, Range(0, 1000, above=True)] = 3e-4
     """Peak learning rate."""
@@ -115,6 +119,12 @@ class OptimizerConfig:
 
     adam_eps: Annotated[float, Range(1e-38, 1)] = 1e-8
     """Term added to the root of the second moment."""
+
+    muon_momentum: Annotated[float, BELOW_1] = 0.95
+    """Decay of Muon's momentum, with Nesterov's look-ahead."""
+
+    muon_ns_steps: Annotated[int, AT_LEAST_1] = 5
+    """Iterations of Newton-Schulz that orthogonalize Muon's momentum."""
 
     clip_grad: Annotated[float, AT_LEAST_0] = 1.0
     """Largest global gradient norm; 0 = no clipping."""

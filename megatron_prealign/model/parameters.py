@@ -33,6 +33,13 @@ def named_global_parameters(model: GPTModel) -> Iterator[tuple[str, Parameter]]:
         yield name, parameter
 
 
+def hidden_matrices(model: GPTModel) -> list[Parameter]:
+    """Return this stage's matrices that map hidden states to hidden states: all but embeddings and output layer."""
+    return [
+        parameter for name, parameter in named_global_parameters(model) if _LAYER.match(name) and parameter.dim() == 2
+    ]
+
+
 def _num_blocks(name: str, model: GPTModel) -> int:
     # A gated MLP's first layer is [gate; up] globally, and on each rank [gate; up] of its part.
     return 2 if model.config.gated_linear_unit and ".linear_fc1." in name else 1

@@ -1,6 +1,9 @@
-"""Gradient buffers, AdamW and the learning-rate schedule, all of megatron-core."""
+"""Gradient buffers, the optimizer and the learning-rate schedule, all of megatron-core."""
 
+import contextlib
+import functools
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,14 +12,15 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
 from megatron.core.optimizer import OptimizerConfig as CoreOptimizerConfig
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-from megatron.core.utils import get_model_config
+from megatron.core.utils import get_model_config, unwrap_model
 
 from megatron_prealign.config import Config
 from megatron_prealign.config.alignment_validation import reads_items
+from megatron_prealign.model.parameters import hidden_matrices
 from megatron_prealign.model.transformer_config import PARAMS_DTYPE
 from megatron_prealign.platform import Mesh
-from megatron_prealign.platform.megatron.optimizer import allocate_moments
-from megatron_prealign.training import adamw, norms
+from megatron_prealign.platform.megatron.optimizer import allocate_moments, built_with
+from megatron_prealign.training import norms, update_rules
 
 
 def wrap_data_parallel(chunks: list[torch.nn.Module], config: Config) -> list[torch.nn.Module]:
@@ -67,9 +71,9 @@ def gather_parameters(chunks: list[torch.nn.Module]) -> None:
 
 
 def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOptimizer:
-    """Build AdamW over the wrapped chunks; norms and biases have no weight decay."""
+    """Build the optimizer of the wrapped chunks; norms and biases have no weight decay."""
     device = next(chunks[0].parameters()).device
-    adamw.register(device)
+    update_rules.register(device)
     norms.register(device)
     options = config.optimizer
     core = CoreOptimizerConfig(
@@ -90,10 +94,26 @@ def build_optimizer(chunks: list[torch.nn.Module], config: Config) -> MegatronOp
         use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         overlap_param_gather=overlaps(config, device)[1],
     )
-    optimizer = get_megatron_optimizer(core, chunks, use_gloo_process_groups=False)
+    with built_with(_muon(chunks, config)) if options.name == "muon" else contextlib.nullcontext():
+        optimizer = get_megatron_optimizer(core, chunks, use_gloo_process_groups=False)
     allocate_moments(optimizer)
     get_model_config(chunks[0]).grad_scale_func = optimizer.scale_loss
     return optimizer
+
+
+def _muon(chunks: list[torch.nn.Module], config: Config) -> Callable[..., update_rules.Muon]:
+    """Return Muon for these chunks, as a function of the groups of their parameters and the options of AdamW."""
+    mesh = Mesh.current()
+    is_exact = config.training.precision == "fp32" or next(chunks[0].parameters()).device.type == "cpu"
+    return functools.partial(
+        update_rules.Muon,
+        matrices=[matrix for chunk in unwrap_model(chunks) for matrix in hidden_matrices(chunk)],
+        momentum=config.optimizer.muon_momentum,
+        num_iterations=config.optimizer.muon_ns_steps,
+        dtype=torch.float32 if is_exact else torch.bfloat16,
+        tensor=mesh.tensor,
+        replicas=mesh.replicas,
+    )
 
 
 def build_schedule(optimizer: MegatronOptimizer, config: Config) -> OptimizerParamScheduler:

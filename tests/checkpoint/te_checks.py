@@ -25,7 +25,7 @@ from megatron_prealign.checkpoint.tensors import CheckpointTensors
 from megatron_prealign.config import Config, ParallelConfig
 from megatron_prealign.errors import CheckpointError
 from megatron_prealign.platform import initialize_distributed, initialize_model_parallel, select_platform
-from megatron_prealign.training.adamw import GroupStepAdamW
+from megatron_prealign.training.update_rules import GroupStepAdamW
 from tests.checkpoint import te_models
 from tests.checkpoint.te_models import Model
 from tests.evaluation.folders import make_folder

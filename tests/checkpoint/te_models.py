@@ -17,7 +17,7 @@ from megatron_prealign.model import build
 from megatron_prealign.model.layer_spec import build_block_spec
 from megatron_prealign.model.parameters import named_global_parameters
 from megatron_prealign.model.transformer_config import build_transformer_config
-from megatron_prealign.training import adamw
+from megatron_prealign.training import update_rules
 from megatron_prealign.training.optimizer import build_optimizer, wrap_data_parallel
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def _adam(implementation: str) -> Iterator[None]:
         yield
         return
     with (
-        mock.patch.object(adamw, "register", lambda _: None),
+        mock.patch.object(update_rules, "register", lambda _: None),
         mock.patch.multiple(core_optimizer, Adam=FusedAdam, USING_PYTORCH_OPTIMIZER=False),
         mock.patch.multiple(distrib_optimizer, Adam=FusedAdam, HAVE_APEX_OR_TE=True, USING_APEX_OPTIMIZER=False),
     ):

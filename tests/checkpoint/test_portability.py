@@ -152,7 +152,7 @@ def test_a_save_records_what_it_depends_on(make_values: MakeValues, tmp_path: Pa
         "context_parallel_size": 1,
         "device": "cpu",
         "layers": "local",
-        "adamw": "megatron_prealign.training.adamw.GroupStepAdamW",
+        "adamw": "megatron_prealign.training.update_rules.GroupStepAdamW",
         "dtype": "float32",
     }
 
@@ -280,11 +280,20 @@ def test_changed_betas_and_eps_apply_to_a_continued_run(sharded: bool, make_valu
         assert set(groups) == {((0.8, 0.5), 1e-3)}
 
 
-def test_a_plain_optimizer_of_another_precision_is_refused_before_a_rank_starts(
-    make_values: MakeValues, tmp_path: Path
-) -> None:
+def test_an_optimizer_of_another_kind_is_refused_before_a_rank_starts(make_values: MakeValues, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run_distributed(train_and_save_all, 1, [make_values("pretrain", run, training={"train_steps": 1})])
     values = make_values("pretrain", run, training={"precision": "bf16"})
     with pytest.raises(ConfigError, match=r"training.precision: the optimizer of .* was saved with fp32, this run has"):
         plan_run(config_from_dict(values))
+    start = {"init_from": str(run), "init_optimizer": True}
+    muon = {"name": "muon"}
+    values = make_values("pretrain", run, optimizer=muon)
+    started = make_values("pretrain", tmp_path / "next", optimizer=muon, checkpoint=start)
+    for refused in (values, started):
+        with pytest.raises(
+            ConfigError, match=r"optimizer.name: the optimizer of .* was saved with adamw, this run has m"
+        ):
+            plan_run(config_from_dict(refused))
+    del started["checkpoint"]["init_optimizer"]
+    plan_run(config_from_dict(started))

@@ -28,16 +28,18 @@ def _save(configurations: list[Any]) -> None:
 
 
 def test_the_estimate_is_what_a_checkpoint_takes(make_values: MakeValues, tmp_path: Path) -> None:
-    variants = [(precision, sharded) for precision in ("fp32", "bf16") for sharded in (False, True)]
+    variants = [(precision, sharded, "adamw") for precision in ("fp32", "bf16") for sharded in (False, True)]
+    variants.append(("fp32", False, "muon"))
     configurations = [
         make_values(
             "pretrain",
-            tmp_path / f"{precision}-{sharded}",
+            tmp_path / f"{precision}-{sharded}-{name}",
             model=MODEL,
             parallel={"use_distributed_optimizer": sharded},
             training={"precision": precision},
+            optimizer={"name": name},
         )
-        for precision, sharded in variants
+        for precision, sharded, name in variants
     ]
     run_distributed(_save, 2, configurations)
     for values in configurations:

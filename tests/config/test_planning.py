@@ -1,5 +1,6 @@
 """The plan of a run: published throughputs lie in its range, and what it lists fits and runs."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from megatron_prealign.config import config_from_dict
 from megatron_prealign.config.planning import GPUS, Cluster, all_layouts, estimate, fitting
 from megatron_prealign.config.root import Config
+from megatron_prealign.config.training import OptimizerConfig
 from tools.plan import layout_problems
 
 
@@ -178,3 +180,18 @@ def test_each_part_follows_what_causes_it() -> None:
     near = Cluster(gpu=GPUS["h100"], num_gpus=64, gpus_per_node=64)
     assert _seconds("gradients", near) < _seconds("gradients")
     assert _seconds("optimizer", sharded=False) == pytest.approx(64 * _seconds("optimizer"), rel=1e-6)
+
+
+def test_muon_has_layouts_with_half_the_moments_of_matrices_and_pays_for_iterations() -> None:
+    model = {"preset": "llama-8b", "vocab_size": 128256}
+    adamw = _config(model, 1024, 1, 8192, tensor=8, sharded=False)
+    muon = dataclasses.replace(adamw, optimizer=OptimizerConfig(name="muon"))
+    assert fitting(all_layouts(muon, CLUSTER), CLUSTER)
+    plain, saving = (estimate(config, CLUSTER) for config in (adamw, muon))
+    matrices = 32 * 4096 * (2 * 4096 + 2 * 1024 + 3 * 14336)
+    assert plain.memory[0].optimizer - saving.memory[0].optimizer == 4 * matrices // 8
+    # Each of the 5 iterations multiplies the smaller side twice with the larger, and once with itself.
+    products = sum(2 * 4096**2 * long + 4096**3 for long in (4096 + 2 * 1024, 4096, 2 * 14336, 14336))
+    # 8 data-parallel ranks share 32 layers.
+    seconds = 5 * 32 / 8 * 2 * products / (0.62 * GPUS["h100"].bf16_tflops * 1e12)
+    assert saving.parts["optimizer"][0] - plain.parts["optimizer"][0] == pytest.approx(seconds, rel=1e-9)

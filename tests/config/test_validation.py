@@ -107,6 +107,7 @@ ROWS = [
         {OVERLAP_PARAMS: True, SHARDED: True, OVERLAP_GRADS: False},
         f"--{OVERLAP_PARAMS} needs --{OVERLAP_GRADS}: turn both on or off",
     ),
+    Row({"optimizer.name": "muon", SHARDED: True}, "--optimizer.name muon orthogonalizes whole matrices, but"),
     Row({**FP8, "training.device": "cpu"}, "--training.fp8 hybrid needs Transformer Engine layers on a GPU, but"),
     Row({**FP8, "model.transformer_impl": "local"}, "--training.fp8 hybrid needs Transformer Engine layers on a GPU,"),
     Row({"training.fp8": "e4m3"}, "--training.fp8 e4m3 needs --training.precision bf16, but that is fp32: set"),

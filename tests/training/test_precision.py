@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from megatron_prealign.testing import run_distributed
@@ -83,21 +84,22 @@ def _scale(values: Any) -> float:
     return float(make_trainer(values).optimizer.get_loss_scale())
 
 
-def test_a_run_goes_on_with_its_scale(make_values: MakeValues, tmp_path: Path) -> None:
-    optimizer = {"initial_loss_scale": 64.0, "loss_scale_window": 2}
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_run_goes_on_with_its_scale(name: str, make_values: MakeValues, tmp_path: Path) -> None:
+    optimizer = {"name": name, "initial_loss_scale": 64.0, "loss_scale_window": 2}
     records = {}
-    for name, ends in (("whole", [4]), ("parts", [3, 4])):
-        records[name] = []
+    for run, ends in (("whole", [4]), ("parts", [3, 4])):
+        records[run] = []
         for end in ends:
             values = make_values(
                 "pretrain",
-                tmp_path / name,
+                tmp_path / run,
                 optimizer=optimizer,
                 training={**FP16, "train_steps": end},
                 schedule={"lr_decay_steps": 4},
                 **SMALL,
             )
-            records[name] += run_distributed(train_and_save_all, 1, [values])[0][0]
+            records[run] += run_distributed(train_and_save_all, 1, [values])[0][0]
     assert records["parts"] == records["whole"]
     assert run_distributed(_scale, 1, values)[0] == 64.0 * 2**2
 

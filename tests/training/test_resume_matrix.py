@@ -60,7 +60,13 @@ def _continue(configurations: Sequence[Any], num_steps: int) -> list[Losses]:
 
 
 def _check_matrix(
-    layouts: Sequence[Layout], num_steps: int, stage: str, sharded: bool, make_values: MakeValues, root: Path
+    layouts: Sequence[Layout],
+    num_steps: int,
+    stage: str,
+    sharded: bool,
+    make_values: MakeValues,
+    root: Path,
+    optimizer: str = "adamw",
 ) -> None:
     def values(saved_at: Layout, layout: Layout) -> Any:
         tensor, pipeline, _ = layout
@@ -70,7 +76,8 @@ def _check_matrix(
             "use_distributed_optimizer": sharded,
         }
         training = {"train_steps": NUM_STEPS_BEFORE + num_steps}
-        return make_values(stage, root / "x".join(map(str, saved_at)), parallel=parallel, training=training)
+        sections = {"parallel": parallel, "training": training, "optimizer": {"name": optimizer}}
+        return make_values(stage, root / "x".join(map(str, saved_at)), **sections)
 
     groups: dict[int, list[Layout]] = {}
     for layout in layouts:
@@ -92,6 +99,10 @@ def _check_matrix(
 
 def test_from_one_layout_to_another(make_values: MakeValues, tmp_path: Path) -> None:
     _check_matrix([(1, 2, 1), (2, 1, 2)], 4, "pretrain", True, make_values, tmp_path)
+
+
+def test_from_one_layout_to_another_with_muon(make_values: MakeValues, tmp_path: Path) -> None:
+    _check_matrix([(1, 1, 1), (2, 1, 1), (1, 2, 1)], 4, "pretrain", False, make_values, tmp_path, "muon")
 
 
 @pytest.mark.exhaustive

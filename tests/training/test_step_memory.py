@@ -13,6 +13,7 @@ from tests.workspace import MakeValues
 TP2 = {"tensor_model_parallel_size": 2}
 PP2 = {"pipeline_model_parallel_size": 2}
 SHARDED = {"use_distributed_optimizer": True}
+MUON = {"name": "muon"}
 # Wide enough that the padding of gradient buffers is below 1 %.
 LLAMA = {"hidden_size": 128, "ffn_hidden_size": 384, "vocab_size": 2048}
 UNTIED = {**LLAMA, "untie_embeddings_and_output_weights": True}
@@ -50,22 +51,25 @@ def _fixed_bytes(values: Any) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "parallel", "model", "precision"),
+    ("world_size", "parallel", "model", "precision", "optimizer"),
     [
-        (1, {}, LLAMA, "fp32"),
-        (1, {}, NEOX, "bf16"),
-        (1, SHARDED, QWEN, "fp32"),
-        (2, {}, UNTIED, "bf16"),
-        (2, SHARDED, LLAMA, "fp32"),
-        (2, SHARDED, UNTIED, "bf16"),
-        (2, TP2, NEOX, "fp32"),
-        (2, {**TP2, "sequence_parallel": True}, QWEN, "bf16"),
-        (2, PP2, LLAMA, "fp32"),
-        (2, PP2, UNTIED, "bf16"),
-        (2, {**PP2, "virtual_pipeline_model_parallel_size": 2}, NEOX, "fp32"),
-        (4, {**PP2, **SHARDED}, UNTIED, "bf16"),
-        (4, {**TP2, **SHARDED}, LLAMA, "fp32"),
-        (2, {"context_parallel_size": 2, **SHARDED}, UNTIED, "fp32"),
+        (1, {}, LLAMA, "fp32", {}),
+        (1, {}, NEOX, "bf16", {}),
+        (1, SHARDED, QWEN, "fp32", {}),
+        (2, {}, UNTIED, "bf16", {}),
+        (2, SHARDED, LLAMA, "fp32", {}),
+        (2, SHARDED, UNTIED, "bf16", {}),
+        (2, TP2, NEOX, "fp32", {}),
+        (2, {**TP2, "sequence_parallel": True}, QWEN, "bf16", {}),
+        (2, PP2, LLAMA, "fp32", {}),
+        (2, PP2, UNTIED, "bf16", {}),
+        (2, {**PP2, "virtual_pipeline_model_parallel_size": 2}, NEOX, "fp32", {}),
+        (4, {**PP2, **SHARDED}, UNTIED, "bf16", {}),
+        (4, {**TP2, **SHARDED}, LLAMA, "fp32", {}),
+        (2, {"context_parallel_size": 2, **SHARDED}, UNTIED, "fp32", {}),
+        (1, {}, NEOX, "bf16", MUON),
+        (2, {**TP2, "sequence_parallel": True}, QWEN, "fp32", MUON),
+        (2, PP2, LLAMA, "bf16", MUON),
     ],
 )
 def test_weights_gradients_and_optimizer_are_exact(
@@ -73,11 +77,13 @@ def test_weights_gradients_and_optimizer_are_exact(
     parallel: dict[str, Any],
     model: dict[str, Any],
     precision: str,
+    optimizer: dict[str, Any],
     make_values: MakeValues,
     tmp_path: Path,
 ) -> None:
+    training = {"precision": precision}
     values = make_values(
-        "pretrain", tmp_path / "run", parallel=parallel, model=model, training={"precision": precision}
+        "pretrain", tmp_path / "run", parallel=parallel, model=model, training=training, optimizer=optimizer
     )
     for rank in run_distributed(_fixed_bytes, world_size, values):
         for name, (measured, estimated) in rank.items():

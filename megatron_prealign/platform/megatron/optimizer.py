@@ -1,6 +1,7 @@
 """The inside of megatron-core's optimizers: what they consist of, and what they are given in place of their own."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +70,20 @@ def use_adamw(adamw: type[torch.optim.Optimizer]) -> None:
     distrib_optimizer.Adam = adamw
     distrib_optimizer.HAVE_APEX_OR_TE = True
     distrib_optimizer.USING_APEX_OPTIMIZER = True
+
+
+@contextlib.contextmanager
+def built_with(make: Callable[..., torch.optim.Optimizer]) -> Iterator[None]:
+    """Let optimizers that megatron-core builds inside the context use what this returns for the arguments of apex's.
+
+    Not for the distributed optimizer. Can go when megatron-core's own Muon needs no package beyond PyPI's.
+    """
+    before = core_optimizer.Adam, core_optimizer.USING_PYTORCH_OPTIMIZER
+    core_optimizer.Adam, core_optimizer.USING_PYTORCH_OPTIMIZER = make, False
+    try:
+        yield
+    finally:
+        core_optimizer.Adam, core_optimizer.USING_PYTORCH_OPTIMIZER = before
 
 
 def use_gradient_norm(norm: Callable[..., float]) -> None:
