@@ -19,7 +19,7 @@ from typing import Annotated
 from pydantic import Field
 
 from megatron_prealign.command_line import HelpFormatter, path_argument, tool
-from megatron_prealign.config.yaml_files import read_yaml
+from megatron_prealign.config.sources import read_yaml_as
 from megatron_prealign.errors import INTERRUPTED, ConfigError
 from megatron_prealign.files import write_atomically
 
@@ -122,7 +122,7 @@ def read_chain(path: Path) -> Chain:
     Raises:
         PrealignError: Every unknown, missing or wrong key.
     """
-    chain: Chain = read_yaml(path, Chain)
+    chain: Chain = read_yaml_as(path, Chain)
     names = [step.name for step in chain.steps]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: steps: {', '.join(repeated)} is there twice; give each step a name of its own")

@@ -19,7 +19,7 @@ from examples.paper.experiments.specs import Stage
 from examples.real_languages.data import DescriptionData, LexiconVariant
 from examples.real_lexicons.data import RealData
 from examples.steps import Step
-from megatron_prealign.config.yaml_files import validate
+from megatron_prealign.config.sources import validate_as
 from megatron_prealign.errors import DataError
 
 SWITCHED = {"concerns": "switched"}
@@ -385,7 +385,7 @@ def make_recipe(name: str, parameters: Mapping[str, Any], texts: Iterable[str], 
     if name not in RECIPES:
         raise DataError(f"{place}: there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     try:
-        recipe: Recipe = validate(parameters, RECIPES[name])
+        recipe: Recipe = validate_as(parameters, RECIPES[name])
     except DataError as error:
         raise DataError([f"{place}: data.{problem}" for problem in error.problems]) from None
     if unknown := sorted(set(texts) - set(recipe.texts)):

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, PositiveInt
 
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.config.sources import Entry, given_at
-from megatron_prealign.config.yaml_files import read_yaml
+from megatron_prealign.config.sources import Entry, given_at, read_yaml_as
 from megatron_prealign.errors import ConfigError, DataError
 from megatron_prealign.evaluation.task_list import make_task
 
@@ -192,7 +191,7 @@ class Measure:
 
 def read_measures() -> dict[str, Measure]:
     """Return the measures that reports can show."""
-    measures: dict[str, Measure] = read_yaml(FOLDER / "measures.yaml", dict[str, Measure])
+    measures: dict[str, Measure] = read_yaml_as(FOLDER / "measures.yaml", dict[str, Measure])
     return measures
 
 
@@ -202,7 +201,7 @@ def read_scale(name: str) -> Scale:
     known = ", ".join(sorted(found.stem for found in (FOLDER / "scales").glob("*.yaml")))
     if not path.is_file():
         raise DataError(f"there is no scale {name!r}; choose from {known}, or name a file")
-    scale: Scale = read_yaml(path, Scale, name=path.stem)
+    scale: Scale = read_yaml_as(path, Scale, name=path.stem)
     needed = (("training", "global_batch_size"), ("data", "seq_length"))
     wrong = [".".join(keys) for keys in needed if not _is_positive(scale.config.get(keys[0], {}).get(keys[1]))]
     if wrong:
@@ -220,14 +219,14 @@ def read_experiments(paths: Sequence[Path], scale: Scale) -> list[Experiment]:
     Raises:
         DataError: everything wrong with any of them.
     """
-    methods: dict[str, VariantFile] = read_yaml(FOLDER / "methods.yaml", dict[str, VariantFile])
+    methods: dict[str, VariantFile] = read_yaml_as(FOLDER / "methods.yaml", dict[str, VariantFile])
     measures = read_measures()
     problems: list[str] = []
     experiments = []
     for path in paths:
         found = find_experiment(path)
         try:
-            file: ExperimentFile = read_yaml(found, ExperimentFile)
+            file: ExperimentFile = read_yaml_as(found, ExperimentFile)
         except DataError as error:
             problems += error.problems
             continue

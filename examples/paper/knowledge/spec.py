@@ -24,7 +24,7 @@ from pathlib import Path
 
 from examples.paper.clone import CLONE_LANGUAGE
 from examples.paper.clone_characters import clone_text, find_clone_character
-from megatron_prealign.config.yaml_files import read_yaml
+from megatron_prealign.config.sources import read_yaml_as
 from megatron_prealign.errors import DataError
 from megatron_prealign.lexicon import normalize_language, uses_spaces
 
@@ -140,7 +140,7 @@ def read_spec(path: Path) -> KnowledgeSpec:
     Raises:
         DataError: everything wrong with it.
     """
-    spec = _with_normal_languages(read_yaml(path, KnowledgeSpec))
+    spec = _with_normal_languages(read_yaml_as(path, KnowledgeSpec))
     if problems := [f"{path}: {problem}" for problem in spec_problems(spec)]:
         raise DataError(problems)
     return spec
