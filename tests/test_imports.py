@@ -67,7 +67,8 @@ def test_files_that_modules_name_are_there() -> None:
         "import importlib, pathlib\n"
         f"for name in {modules}:\n"
         "    for value in vars(importlib.import_module(name)).values():\n"
-        "        if isinstance(value, pathlib.Path) and not value.exists():\n"
+        # Commands make what is in runs/.
+        "        if isinstance(value, pathlib.Path) and 'runs' not in value.parts and not value.exists():\n"
         "            print(name, value)"
     )
     assert missing == ""
