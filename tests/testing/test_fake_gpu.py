@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.step_memory import INTERLEAVED, TP2_PP2, TP8, values
 from megatron_prealign.config import config_from_dict
-from megatron_prealign.config.counts import count_parameters
+from megatron_prealign.config.counts import count_parameters, saved_by_muon
 from megatron_prealign.errors import PrealignError
 from megatron_prealign.model import attention
 from megatron_prealign.model.build import PrealignGPTModel
@@ -154,6 +154,16 @@ def test_documents_kept_apart_need_no_mask_and_no_more_waits() -> None:
     assert apart.uploads == {place: number + 4 for place, number in UPLOADS.items()}  # documents and bounds
     assert apart.memory["peak"] - together.memory["peak"] < 0.02 * mask
     assert with_mask.memory["peak"] - together.memory["peak"] > 0.9 * mask
+
+
+@pytest.mark.slow
+def test_muon_waits_no_more_than_adamw_and_keeps_half_as_much_of_matrices() -> None:
+    adamw = values("150m", 4, 2, 256, parallel={"tensor_model_parallel_size": 2}, **SMALL)
+    muon = {**adamw, "optimizer": {"name": "muon"}}
+    usual, orthogonal = run_fake_steps([FakeRun(adamw, 4), FakeRun(muon, 4)])
+    assert (orthogonal.waits, orthogonal.uploads) == (usual.waits, usual.uploads) == (WAITS, UPLOADS)
+    saved = usual.memory["optimizer"] - orthogonal.memory["optimizer"]
+    assert saved == saved_by_muon(config_from_dict(muon)) // 2  # each tensor-parallel rank has half of each matrix
 
 
 @whole
