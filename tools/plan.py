@@ -10,6 +10,7 @@ a few hundred steps before you trust either end.
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -129,19 +130,27 @@ def _resolved(config: Config) -> Config:
     """Return the configuration with a vocabulary.
 
     Raises:
-        ConfigError: It names neither one nor a preset.
+        ConfigError: It names neither one, nor a tokenizer that is there, nor a preset.
     """
-    vocab_size = config.model.vocab_size
-    if vocab_size is None and config.model.preset is None:
-        raise ConfigError("--model.vocab_size is not given: name the size of the tokenizer, or a --model.preset")
+    vocab_size, tokenizer = config.model.vocab_size, config.data.tokenizer_path
+    if vocab_size is None and tokenizer and Path(tokenizer).exists():
+        from megatron_prealign.text.tokenizer import load_tokenizer  # deferred: it imports the tokenizers library
+
+        vocab_size = load_tokenizer(Path(tokenizer)).vocab_size
+    if vocab_size is None and config.model.preset is not None:
+        vocab_size = PRESETS[config.model.preset].vocab_size
     if vocab_size is None:
-        vocab_size = PRESETS[str(config.model.preset)].vocab_size
+        raise ConfigError(
+            "--model.vocab_size is not given, and no tokenizer is at --data.tokenizer_path: name the size, or a "
+            "--model.preset"
+        )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=vocab_size))
 
 
 def layout_problems(config: Config, world_size: int) -> list[str]:
     """Return why the configuration does not run on so many ranks, apart from files that it names or lacks."""
-    others = ("--data.", "--training.run_path", "--checkpoint.", "--alignment.lexicon", "--logging.")
+    files = (f"--alignment.{kind}" for kind in ("lexicon", "held_out", "sentence"))
+    others = ("--data.", "--training.run_path", "--checkpoint.", "--logging.", *files)
     return [problem for problem in find_problems(config, world_size=world_size) if not problem.startswith(others)]
 
 

@@ -117,7 +117,8 @@ def find_problems(everywhere: Sequence[dict[str, Any]], arguments: argparse.Name
                 f"{facts['host']}: rank {rank} multiplies at {facts['speed']:.1f} TFLOP/s, the median is {median:.1f}"
             )
         if facts["free_gb"] < arguments.free_gb:
-            problems.append(f"{facts['host']}: {facts['free_gb']:.1f} GB are free in {arguments.folder}")
+            free = f"{facts['free_gb']:.1f} GB are free in {arguments.folder}"
+            problems.append(f"{facts['host']}: {free}, less than {arguments.free_gb:g}")
     bandwidth = min(facts["bandwidth"] for facts in everywhere)
     if len(everywhere) > 1 and bandwidth < arguments.bandwidth_gb:
         problems.append(f"an all-reduce reaches {bandwidth:.1f} GB/s, less than {arguments.bandwidth_gb:g}")

@@ -65,9 +65,21 @@ class Step:
     """No step waits for it; it starts when the one after it may, which it watches. With --local it runs last."""
 
     @property
-    def is_array(self) -> bool:
-        """Tell whether the step is a job array, whose tasks have a mark each."""
-        return any(option.startswith(("--array", "-a")) for option in self.options)
+    def array(self) -> str | None:
+        """The tasks of a job array, as sbatch takes them."""
+        values = [option.partition("=")[2] for option in self.options if option.startswith(("--array=", "-a="))]
+        return values[-1] if values else None
+
+    @property
+    def tasks(self) -> list[str]:
+        """What ends the names of the step's marks: nothing, or of an array the number of each task."""
+        if self.array is None:
+            return [""]
+        # Without the limit of tasks at a time; steps (0-9:3) are left to the tasks, which end at once if marked.
+        parts = [part.split("-") for part in self.array.partition("%")[0].split(",")]
+        if not all(number.isdecimal() for part in parts for number in part):
+            return []
+        return [f".{task}" for first, *last in parts for task in range(int(first), int((last or [first])[0]) + 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +123,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(chain, is_local=arguments.local)
     chain.folder.mkdir(parents=True, exist_ok=True)
     todo = [step for step in chain.steps if not _is_finished(chain, step)]
+    for step in chain.steps:
+        if step not in todo:
+            print(f"{step.name}: finished")
     for step in todo:
         write_atomically(_path(chain, step, "sh"), script(chain, step))
     return _run_here(chain, todo) if arguments.local else _submit(chain, todo)
@@ -124,6 +139,10 @@ def read_chain(path: Path) -> Chain:
     """
     chain: Chain = read_yaml_as(path, Chain)
     names = [step.name for step in chain.steps]
+    given = {"options": chain.options} | {f"step {step.name}: options": step.options for step in chain.steps}
+    wrong = [(place, option) for place, options in given.items() for option in options if not option.startswith("-")]
+    if wrong:
+        raise ConfigError([f"{path}: {place}: {option} does not begin with -" for place, option in wrong])
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: steps: {', '.join(repeated)} is there twice; give each step a name of its own")
     return chain
@@ -131,7 +150,7 @@ def read_chain(path: Path) -> Chain:
 
 def script(chain: Chain, step: Step) -> str:
     """Return the batch script of a step; bash runs it as well."""
-    log = _path(chain, step, "%A_%a.log" if step.is_array else "%j.log")
+    log = _path(chain, step, "%A_%a.log" if step.array else "%j.log")
     directives = [f"--job-name={chain.name}-{step.name}", f"--output={log}", "--requeue", "--open-mode=append"]
     directives += [f"--chdir={Path.cwd()}", *chain.options, *step.options]
     note = f"{step.run_path}/exit.json" if step.run_path is not None else ""
@@ -149,21 +168,27 @@ def _path(chain: Chain, step: Step, suffix: str) -> Path:
     return chain.folder.absolute() / f"{step.name}.{suffix}"
 
 
+def _marks(chain: Chain, step: Step) -> list[Path]:
+    """Return the marks of a step that has finished; empty for an array of an unusual range."""
+    return [_path(chain, step, f"done{task}") for task in step.tasks]
+
+
 def _is_finished(chain: Chain, step: Step) -> bool:
-    return _path(chain, step, "done").exists()
+    marks = _marks(chain, step)
+    return bool(marks) and all(mark.exists() for mark in marks)
 
 
 def _check(chain: Chain, *, is_local: bool) -> None:
     """Raise everything that speaks against running the chain."""
     problems = []
     for step in chain.steps:
-        mark, before = _path(chain, step, "done"), _path(chain, step, "sh")
-        if mark.exists() and (not before.exists() or before.read_text(encoding="utf-8") != script(chain, step)):
-            problems.append(
-                f"{before}: the step is finished, but would now be another; undo the change, or remove {mark}"
-            )
+        before = _path(chain, step, "sh")
+        is_other = not before.exists() or before.read_text(encoding="utf-8") != script(chain, step)
+        if is_other and (marks := [str(mark) for mark in _marks(chain, step) if mark.exists()]):
+            change = "the step is finished, but would now be another; undo the change"
+            problems.append(f"{before}: {change}, or remove {', '.join(marks)}")
     if is_local:
-        arrays = [step.name for step in chain.steps if step.is_array]
+        arrays = [step.name for step in chain.steps if step.array]
         problems += [f"step {name}: is a job array, which --local can't run" for name in arrays]
     elif shutil.which("sbatch") is None:
         problems.append("no sbatch here; run this on a machine that submits jobs, or pass --local or --dry-run")
@@ -180,13 +205,17 @@ def _queued(chain: Chain) -> list[str]:
 
 def _submit(chain: Chain, steps: Sequence[Step]) -> int:
     before: list[str] = []
+    jobs: list[str] = []
     for step in steps:
-        job = _slurm("sbatch", "--parsable", *before, str(_path(chain, step, "sh"))).strip().partition(";")[0]
+        try:
+            job = _slurm("sbatch", "--parsable", *before, str(_path(chain, step, "sh"))).strip().partition(";")[0]
+        except ConfigError as error:
+            left = f"; {', '.join(jobs)} stay in the queue: scancel {' '.join(jobs)}, or let them end" if jobs else ""
+            raise ConfigError(f"step {step.name}: {error}{left}") from None
+        jobs.append(job)
         if not step.beside:
             before = [f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes"]
         print(f"{step.name}: job {job}")
-    if not steps:
-        print("all steps are finished")
     return 0
 
 

@@ -79,8 +79,12 @@ def count_layer_matrices(model: ModelConfig) -> int:
     """Count the weights of one layer's matrices, without biases and norms."""
     query = model.num_attention_heads * model.head_size
     key_value = 2 * model.num_key_value_heads * model.head_size
-    mlp = (3 if model.traits.has_gated_mlp else 2) * model.ffn_hidden_size  # gate and up projection
-    return model.hidden_size * (2 * query + key_value + mlp)
+    return model.hidden_size * (2 * query + key_value) + count_mlp_matrices(model)
+
+
+def count_mlp_matrices(model: ModelConfig) -> int:
+    """Count the weights of the matrices of one layer's MLP."""
+    return model.hidden_size * (3 if model.traits.has_gated_mlp else 2) * model.ffn_hidden_size  # gate and up
 
 
 def count_non_embedding_parameters(model: ModelConfig) -> int:
@@ -244,7 +248,8 @@ def _activations(config: Config, world_size: int, rank: int) -> int:
         each = -(-chunk_layers // training.recompute_num_layers) * border
         rebuilt = training.recompute_num_layers * layer
     else:
-        each, rebuilt = chunk_layers * layer, 0
+        rebuilt = _mlp_bytes_per_token(config) if training.recompute == "mlp" else 0
+        each = chunk_layers * (layer - rebuilt)
     # Also the input of the output layer.
     final = border if rank == stages - 1 else 0
     return _tokens(config) * (in_flight * each + rebuilt + final)
@@ -261,7 +266,13 @@ def _layer_bytes_per_token(config: Config) -> int:
     attention = (query + 2 * key_value) + (query + key_value) + query
     if traits.has_qk_norm:
         attention += query + key_value
-    inner = (3 if traits.has_gated_mlp else 2) * model.ffn_hidden_size // tensor
     log_sums = 4 * model.num_attention_heads // tensor
     masks = 2 * model.hidden_size // (tensor if parallel.sequence_parallel else 1) if model.hidden_dropout else 0
-    return number_bytes * (unsplit + attention + inner) + log_sums + masks
+    return number_bytes * (unsplit + attention) + _mlp_bytes_per_token(config) + log_sums + masks
+
+
+def _mlp_bytes_per_token(config: Config) -> int:
+    """Return what of that lies between the two matrices of the MLP."""
+    model = config.model
+    inner = (3 if model.traits.has_gated_mlp else 2) * model.ffn_hidden_size
+    return _BYTES[config.training.precision] * inner // config.parallel.tensor_model_parallel_size

@@ -117,6 +117,13 @@ def _recompute(config: Config) -> Iterator[Problem]:
         yield Problem(
             f"--{name} {count} needs --training.recompute full, but that is {kind}: set it to full, or this to 1"
         )
+    if kind == "mlp" and config.model.traits.has_linear_bias:
+        # The checkpointed MLP returns its bias, which then counts as its result: the backward pass calls itself.
+        yield Problem(
+            f"--training.recompute mlp never ends in megatron-core with the biases of {config.model.architecture}: use "
+            "full or selective",
+            ("model.architecture",),
+        )
     chunks = parallel.pipeline_model_parallel_size * (parallel.virtual_pipeline_model_parallel_size or 1)
     num_layers = config.model.num_layers // max(chunks, 1)
     if count > 1 and num_layers % count:

@@ -16,6 +16,7 @@ from megatron_prealign.config.counts import (
     PEAK_TERAFLOPS,
     StepMemory,
     count_flops_per_token,
+    count_mlp_matrices,
     count_orthogonalization_flops,
     count_word_flops_per_token,
     rank_parameters,
@@ -188,7 +189,7 @@ def _candidates(config: Config, cluster: Cluster) -> Iterator[Config]:
     layers, ours = config.model.num_layers, {problem.message for problem in check(config)}
     tensors = [size for size in (1, 2, 4, 8, 16) if size <= cluster.gpus_per_node]
     stages = [size for size in range(1, min(layers, cluster.num_gpus) + 1) if layers % size == 0]
-    recomputations: tuple[Literal["none", "full"], ...] = ("none", "full")
+    recomputations: tuple[Literal["none", "mlp", "full"], ...] = ("none", "mlp", "full")
     for tensor, stage, micro, recompute in itertools.product(tensors, stages, (1, 2, 4, 8, 16), recomputations):
         interleavings = [None, *(size for size in (2, 4, 8) if stage > 1 and layers // stage % size == 0)]
         for virtual in interleavings:
@@ -238,6 +239,8 @@ def _microbatch_flops(config: Config) -> float:
     per_token = float(count_flops_per_token(config.model, config.data.seq_length))
     if config.training.recompute == "full":
         per_token += _FORWARD * count_word_flops_per_token(config.model)
+    if config.training.recompute == "mlp":
+        per_token += 2 * config.model.num_layers * count_mlp_matrices(config.model)
     return per_token * config.training.micro_batch_size * config.data.seq_length / model_parallel_size(config)
 
 
@@ -251,7 +254,7 @@ def _tensor_messages(config: Config, cluster: Cluster) -> float:
     size = parallel.tensor_model_parallel_size
     link = cluster.gpu.link_gb if size <= cluster.gpus_per_node else cluster.network_gb
     each = 2 * (size - 1) / size * _hidden_bytes(config)
-    per_layer = 6 if config.training.recompute == "full" else 4
+    per_layer = {"full": 6, "mlp": 5}.get(config.training.recompute, 4)
     return per_layer * config.model.num_layers / parallel.pipeline_model_parallel_size * each / (link * 1e9)
 
 

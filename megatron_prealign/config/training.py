@@ -44,8 +44,10 @@ class TrainingConfig:
     """Weight of the z-loss: the squared logarithm of the softmax's normaliser at predicted positions, which keeps
     logits small (PaLM: 1e-4). Reported losses do not include it; 0 = none."""
 
-    recompute: Literal["none", "selective", "full"] = "none"
-    """Activation recomputation: none, core attention only, or whole layers."""
+    recompute: Literal["none", "selective", "mlp", "full"] = "none"
+    """What the backward pass computes again instead of keeping it: nothing, selective = core attention (saves little,
+    as scores are not kept), mlp = the MLP of each layer, about half of what it keeps (models without biases), full =
+    whole layers."""
 
     recompute_num_layers: Annotated[int, AT_LEAST_1] = 1
     """Layers between two stored activations under full recomputation."""

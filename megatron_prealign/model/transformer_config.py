@@ -138,8 +138,10 @@ def _precision(training: TrainingConfig) -> dict[str, Any]:
 
 def _recomputation(training: TrainingConfig) -> dict[str, Any]:
     is_full = training.recompute == "full"
+    modules = {"selective": "core_attn", "mlp": "mlp"}
     return {
-        "recompute_granularity": None if training.recompute == "none" else training.recompute,
+        "recompute_granularity": {"none": None, "full": "full"}.get(training.recompute, "selective"),
+        "recompute_modules": [modules[training.recompute]] if training.recompute in modules else None,
         "recompute_method": "uniform" if is_full else None,
         "recompute_num_layers": training.recompute_num_layers if is_full else None,
     }

@@ -36,7 +36,7 @@ def test_a_failed_step_stops_the_chain_which_continues_there(
     assert [slurm.wait(job)[0] for job in jobs.values()] == ["COMPLETED"] * 2
     assert (login / "order").read_text().split() == ["one", "two", "two", "three"]
     assert main([path]) == 0
-    assert "all steps are finished" in capsys.readouterr().out
+    assert capsys.readouterr().out == "one: finished\ntwo: finished\nthree: finished\n"
     path = _write(login, one="false", two="true", three="true")
     assert main([path]) == 2
     assert "one.sh: the step is finished, but would now be another" in capsys.readouterr().err

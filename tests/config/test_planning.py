@@ -177,6 +177,10 @@ def test_each_part_follows_what_causes_it() -> None:
         2 * _seconds("pipeline bubble", pipeline=4, virtual=2), rel=1e-9
     )
     assert _seconds("matrix products", recompute="full") > 1.25 * _seconds("matrix products")
+    assert 1.1 < _seconds("matrix products", recompute="mlp") / _seconds("matrix products") < 1.25
+    assert _seconds("tensor parallelism", tensor=8, recompute="mlp") == pytest.approx(
+        _seconds("tensor parallelism", tensor=8) * 5 / 4, rel=1e-9
+    )
     near = Cluster(gpu=GPUS["h100"], num_gpus=64, gpus_per_node=64)
     assert _seconds("gradients", near) < _seconds("gradients")
     assert _seconds("optimizer", sharded=False) == pytest.approx(64 * _seconds("optimizer"), rel=1e-6)

@@ -112,6 +112,7 @@ ROWS = [
     Row({**FP8, "model.transformer_impl": "local"}, "--training.fp8 hybrid needs Transformer Engine layers on a GPU,"),
     Row({"training.fp8": "e4m3"}, "--training.fp8 e4m3 needs --training.precision bf16, but that is fp32: set"),
     Row({**FP8, "model.ffn_hidden_size": 504}, "--training.fp8 hybrid needs --model.ffn_hidden_size to be a multiple"),
+    Row({**NEOX, "training.recompute": "mlp"}, "--training.recompute mlp never ends in megatron-core with the biases"),
     Row({RECOMPUTED: 2}, f"--{RECOMPUTED} 2 needs --training.recompute full, but that is none: set it to full, or"),
     Row({RECOMPUTED: 3, "training.recompute": "full"}, f"--{RECOMPUTED} 3 does not divide the 4 layers of a pipeline"),
     Row({RAMPUP: [0, 8, 100]}, f"--{RAMPUP} 0 8 100 must be a first size and an increment of at least 1, and"),

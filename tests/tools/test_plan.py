@@ -1,5 +1,7 @@
 """tools/plan.py: what it prints, and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 
 from tools.plan import main
@@ -74,3 +76,12 @@ def test_what_is_wrong_is_named(arguments: str, message: str, capsys: pytest.Cap
 def test_options_have_values(arguments: str) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments.split())
+
+
+def test_files_that_are_still_to_be_made_do_not_matter(bpe_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = "--training.stage align_init --alignment.lexicon_paths a.tsv --alignment.held_out_lexicon_paths b.tsv"
+    options = f"--gpu h100 --gpus 1 {stage} --data.tokenizer_path"
+    assert main(f"{options} {bpe_folder}".split()) == 0
+    assert "It fits in 74 GiB" in capsys.readouterr().out
+    assert main(f"{options} {bpe_folder}/none".split()) == 2
+    assert "--model.vocab_size is not given, and no tokenizer is at" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Chains of steps without Slurm: what is refused, what is printed, and steps that run here."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +69,49 @@ def test_arrays_and_a_missing_slurm_are_refused(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main([path]) == 2
     assert "no sbatch here" in capsys.readouterr().err
+
+
+def _slurm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a stand-in of Slurm before the PATH: it refuses scripts that ask for the partition `none`."""
+    programs = {
+        "squeue": "",
+        "sbatch": 'grep -q partition=none "${!#}" && { echo invalid partition >&2; exit 1; }\necho 7\n',
+    }
+    (folder / "bin").mkdir()
+    for name, lines in programs.items():
+        (folder / "bin" / name).write_text(f"#!/bin/bash\n{lines}")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
+def test_a_refused_step_names_the_jobs_that_stay_in_the_queue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _slurm(tmp_path, monkeypatch)
+    steps = [{"name": "one", "command": "true"}, {"name": "two", "command": "true", "options": ["--partition=none"]}]
+    assert main([_write(tmp_path, steps)]) == 2
+    error = capsys.readouterr().err
+    assert "step two: " in error and "invalid partition" in error
+    assert "7 stay in the queue: scancel 7, or let them end" in error
+
+
+@pytest.mark.parametrize("array", ["0-2", "0,1,2%1", "1-2,0"])
+def test_an_array_is_finished_when_each_task_is(
+    array: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _slurm(tmp_path, monkeypatch)
+    path = _write(tmp_path, [{"name": "bake", "command": "true", "options": [f"--array={array}"]}])
+    assert main([path]) == 0
+    for task in range(3):
+        assert capsys.readouterr().out == "bake: job 7\n"
+        (tmp_path / "chain" / f"bake.done.{task}").touch()
+        assert main([path]) == 0
+    assert capsys.readouterr().out == "bake: finished\n"
+
+
+def test_options_of_sbatch_begin_with_a_hyphen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"name": "one", "command": "true", "options": ["time=00:30:00"]}]
+    assert main([_write(tmp_path, steps, options=["gpu"]), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "options: gpu does not begin with -" in error
+    assert "step one: options: time=00:30:00 does not begin with -" in error

@@ -67,6 +67,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "pp2-interleaved": (2, INTERLEAVED, {}),
     "pp2-recompute": (2, PP2, {"recompute": "full"}),
     "tp2-recompute": (2, TP2, {"recompute": "full", "recompute_num_layers": 2}),
+    "tp2-mlp-recompute": (2, {**TP2, "sequence_parallel": True}, {"recompute": "mlp"}),
     "tp2-selective-recompute": (2, {**TP2, "sequence_parallel": True}, {"recompute": "selective"}),
     "dp2": (2, {}, {}),
     "dp2-distributed-optimizer": (2, SHARDED, {}),
