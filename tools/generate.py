@@ -39,6 +39,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as_utf8(text: str) -> str:
+    """Return an argument of the command line with `?` in the place of bytes that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
     """Return (prompt, continuation, whether the model ended it) for each prompt.
 
@@ -51,6 +56,7 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
         problems.append(f"--max-new-tokens must be at least 1, got {options.max_new_tokens}")
     if not 0 <= options.temperature < math.inf:
         problems.append(f"--temperature must be 0 or a positive number, got {options.temperature}")
+    problems += [f"--prompt {text!r} is not UTF-8" for text in options.prompt if text != _as_utf8(text)]
     if problems:
         raise DataError(problems)
     # Imported here: torch takes seconds, which --help should not cost.
@@ -84,7 +90,9 @@ def generate(options: argparse.Namespace) -> list[tuple[str, str, bool]]:
         )
         new = output[0, len(ids) :].tolist()
         has_stopped = bool(new) and new[-1] in ends
-        found.append((prompt, folder.tokenizer.decode(new[:-1] if has_stopped else new), has_stopped))
+        # Behind the prompt: alone, some tokenizers leave out the space before the first word.
+        text = folder.tokenizer.decode([*ids, *(new[:-1] if has_stopped else new)])
+        found.append((prompt, text.removeprefix(folder.tokenizer.decode(ids)), has_stopped))
     return found
 
 

@@ -80,6 +80,8 @@ def bake(
             settings = _settings(options, materials, encoding, lexicon)
             if may_have_ended(options):
                 manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
+                # Left if the bake was killed after its last file was published.
+                shutil.rmtree(_done_folder(options.work_folder), ignore_errors=True)
                 log(f"{options.dataset_prefix} is already complete")
                 return manifest
             table = _compile(options, materials, encoding.backend, lexicon)
@@ -122,8 +124,8 @@ def _prepare(options: BakeOptions, log: Callable[[str], None]) -> _Materials:
         raise DataError(problems)
     if options.codeswitch_ratio > 0 and compiled is None:
         notes.append(
-            "the search for words is not compiled, so switching takes twice as long: install a C compiler and Python's "
-            "headers (Debian: gcc python3-dev) and then this package again (no action needed)"
+            "the search for words is not compiled, or of an older version, so switching takes twice as long: install a "
+            "C compiler and Python's headers (Debian: gcc python3-dev) and then this package again (no action needed)"
         )
     for note in notes:
         log(note)

@@ -23,7 +23,6 @@ from megatron_prealign.lexicon.reading import (
     LineError,
     Pair,
     header_columns,
-    is_language,
     numbered_lines,
     parse_jsonl,
     parse_lines,
@@ -33,7 +32,7 @@ from megatron_prealign.lexicon.reading import (
     read_clean_columns,
     split_row,
 )
-from megatron_prealign.text.languages import normalize_language, primary_language
+from megatron_prealign.text.languages import is_language, normalize_language, primary_language
 from megatron_prealign.text.ragged import paused_collector
 
 LexiconFormat = Literal["auto", "tsv", "csv", "muse", "jsonl", "dictd", "cedict", "edict", "ding"]
@@ -171,12 +170,8 @@ def detect_format(path: Path, data: bytes) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """Return the encoding of EDICT: EUC-JP as distributed, or UTF-8 if converted."""
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return "euc_jp"
-    return "utf-8"
+    """Return the encoding of EDICT: EUC-JP as distributed, or UTF-8 if converted; that of fewer broken characters."""
+    return min("utf-8", "euc_jp", key=lambda name: data.decode(name, "replace").count("\ufffd"))
 
 
 def _name_both(languages: Languages, natives: tuple[str, ...]) -> tuple[Languages, bool] | None:

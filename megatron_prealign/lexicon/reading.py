@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import re
 import unicodedata
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,12 +14,11 @@ from pathlib import Path
 from megatron_prealign.errors import Problems
 from megatron_prealign.lexicon.lexicon import Translation
 from megatron_prealign.text.files import open_corpus, reading_errors
-from megatron_prealign.text.languages import normalize_language, primary_language
+from megatron_prealign.text.languages import is_language, normalize_language, primary_language
 
 Pair = tuple[str, Translation]
 Columns = tuple[str, ...]
 
-_LANGUAGE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Cc: control characters; Cs: halves of surrogate pairs; Zl, Zp: line and paragraph separators.
 _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _NO_SEPARATORS = bytes(set(range(256)) - set(b"\t\n"))
@@ -55,11 +53,6 @@ def language_tag(language: str) -> str:
     if not is_language(tag):
         raise LineError(f"{language!r} is not a language tag; write it like de or zh-hans")
     return tag
-
-
-def is_language(tag: str) -> bool:
-    """Return whether a normalised tag is well-formed: `de`, `zh-hans`."""
-    return _LANGUAGE.fullmatch(tag) is not None
 
 
 def read_bytes(path: Path) -> bytes:

@@ -9,6 +9,7 @@ numbers, drop empty documents, which Megatron keeps, and can't read a part of a 
 """
 
 import json
+from codecs import BOM_UTF32_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,7 +189,8 @@ def _line_records(piece: Piece, json_key: str) -> Iterator[tuple[int, int, Recor
         if number == 0 and piece.start == 0:
             line = line.removeprefix(_BOM)
             if line.startswith(_UTF16_BOMS):
-                raise DataError(f"{piece.path}: UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+                name = "UTF-32" if line.startswith(BOM_UTF32_LE) else "UTF-16"
+                raise DataError(f"{piece.path}: {name}; convert it to UTF-8 (iconv -f {name} -t UTF-8)")
             if b"\r" in line.rstrip() and not line.endswith(b"\n"):
                 raise DataError(f"{piece.path}: its lines end with CR alone; convert them (tr '\\r' '\\n')")
         if len(line) > MAX_LINE_BYTES:

@@ -31,12 +31,15 @@ def normalize_language(language: str) -> str:
     return language.strip().lower().replace("_", "-")
 
 
+def is_language(language: str) -> bool:
+    """Return whether this is a language tag whose language has two or three letters: not `german`, not `noun`."""
+    tag = _parse(language)
+    return normalize_language(language) == _CLONE or (tag is not None and len(tag.language or "und") in (2, 3))
+
+
 def language_problems(option: str, language: str | None) -> list[str]:
     """Return what is wrong with a language tag: with the name of a language, rules of the language would not apply."""
-    if language is None or normalize_language(language) == _CLONE:
-        return []
-    tag = _parse(language)
-    if tag and len(tag.language or "und") in (2, 3):
+    if language is None or is_language(language):
         return []
     return [f"{option} {language}: not a language tag; write two or three letters, as in de, zh or zh-hant (ISO 639)"]
 

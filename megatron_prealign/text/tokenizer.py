@@ -366,7 +366,7 @@ def load_tokenizer(path: str | Path, eod_token: str | None = None) -> Tokenizer:
         )
     tokenizer: Tokenizer = HuggingFaceTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
     if eod_token is not None:
-        tokenizer.eod_id = tokenizer.token_id(eod_token)
+        tokenizer.eod_id = tokenizer.token_id(eod_token.encode("utf-8", "replace").decode("utf-8"))
         if tokenizer.eod_id not in tokenizer.special_ids:
             raise DataError(
                 f"{path}: {eod_token!r} can't end documents: it is not a special token of this tokenizer, as "

@@ -43,7 +43,8 @@ def settings_problems(vocab_size: int, special_tokens: Sequence[str], num_own: i
     """
     problems: list[str] = []
     if not special_tokens or any(len(token) < 2 or token != token.strip() for token in special_tokens):
-        problems.append(f"special tokens {list(special_tokens)}; give at least one, like <|endoftext|>")
+        rule = "give at least one, each of two characters or more without white space at its ends, like <|endoftext|>"
+        problems.append(f"special tokens {list(special_tokens)}; {rule}")
     if len(set(special_tokens)) != len(special_tokens):
         problems.append(f"special tokens {list(special_tokens)} repeat; give each once")
     smallest = _NUM_BYTES + len(special_tokens) + num_own

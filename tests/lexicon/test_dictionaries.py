@@ -222,6 +222,7 @@ def test_ding_both_ways(tmp_path: Path) -> None:
         ("cedict.u8", CEDICT, "ja", "en", r"cedict.u8: a dictionary of zh; "),
         ("cedict.u8", CEDICT, "zh", "yue", r"cedict.u8: a dictionary of zh; "),
         ("edict", EDICT.encode("euc_jp") + b"\xff\xff /x/\n", "ja", "en", r"edict:7: not EUC_JP at byte 0"),
+        ("edict", EDICT.encode() + b"\xe6\x97 /x/\n", "ja", "en", r"edict:7: not UTF-8 at byte 0"),
         ("edict", EDICT + "bank\n", "ja", "en", r"edict:7: not an entry of EDICT"),
         ("edict", EDICT, "en", "zh", r"edict: a dictionary of ja; "),
         ("de-en", DING + "Bank bank\n", "de", "en", r"de-en:5: 1 sides"),

@@ -95,6 +95,8 @@ def test_files_are_merged_in_order(tmp_path: Path) -> None:
         ("a.tsv", b"bank\tBank", None, "the line names no language"),
         ("a.tsv", b"bank\tBank", "de,fr", "exactly one target language"),
         ("a.tsv", b"bank\tBank\tde ch", None, "not a language tag"),
+        ("a.tsv", b"bank\tBank\tnoun", None, "'noun' is not a language tag"),
+        ("a.tsv", b"bank\tBank\tgerman", "de", "'german' is not a language tag"),
         ("a.tsv", b"bank\tBank\tde\theavy", None, "'heavy' is not a number"),
         ("a.tsv", b"bank\tBank\tde\t0", None, "weight is 0.0"),
         ("a.tsv", b"bank\tBank\tde\t-1", None, "weight is -1.0"),

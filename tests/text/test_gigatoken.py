@@ -126,9 +126,10 @@ def test_characters_of_other_versions_of_unicode_go_to_the_reference(variant: Ca
 
 
 def test_added_tokens_that_normalising_completes_go_to_the_reference(variant: Callable[..., Tokenizer]) -> None:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False) | {"normalized": True}
-    for content, is_exact in (("<K>", True), ("<é>", False)):
-        added = [{"id": 2000, "content": content, **flags}]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "special"), False)
+    # Composed: gigatoken also finds it in decomposed text, at the beginning of which it is not normalised.
+    for content, normalized, is_exact in (("<K>", True, True), ("<é>", True, False), ("사용자", False, False)):
+        added = [{"id": 2000, "content": content, **flags, "normalized": normalized}]
         tokenizer = variant(split_by(QWEN_2), normalizer={"type": "NFC"}, added_tokens=added)
         assert (why_not_gigatoken(tokenizer) is None) == is_exact
         if is_exact:

@@ -98,6 +98,8 @@ def test_the_end_of_a_document_can_be_named(bpe_folder: Path, sentencepiece_path
     for token in ("<plain>", "bank", "<gone>"):
         with pytest.raises(DataError, match=rf"'{token}' can't end documents: .*as <\|endoftext\|>, <\|im_end\|> are"):
             load_tokenizer(tmp_path, token)
+    with pytest.raises(DataError, match="can't end documents"):
+        load_tokenizer(tmp_path, "\udcff")  # an argument of bytes that are not UTF-8
     assert load_tokenizer(sentencepiece_path, "<s>").eod_id == 1
     with pytest.raises(DataError, match="'<gone>' can't end documents"):
         load_tokenizer(sentencepiece_path, "<gone>")

@@ -47,6 +47,31 @@ def test_it_stops_at_every_end_that_the_folder_names(tmp_path: Path, capsys: pyt
     assert plain.startswith(continued), "the likeliest tokens, whatever penalty the folder names"
 
 
+def test_the_space_before_a_continuation_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "model")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    # As SentencePiece, which drops the space before the first word of a text.
+    content["decoder"] = {
+        "type": "Sequence",
+        "decoders": [content["decoder"], {"type": "Strip", "content": " ", "start": 1, "stop": 0}],
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    num_spaced = 0
+    for prompt in PROMPT.split():
+        expected = model.generate(**tokenizer(prompt, return_tensors="pt"), do_sample=False, max_new_tokens=5)
+        assert main(["--model", str(folder), "--prompt", prompt, "--max-new-tokens", "5"]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(tokenizer.decode(expected[0]))
+        num_spaced += printed.removeprefix(prompt).startswith(" ")
+    assert num_spaced
+
+
+def test_a_prompt_that_is_not_utf8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(tmp_path), "--prompt", "\udcff"]) == 2
+    assert "error: --prompt '\\udcff' is not UTF-8" in capsys.readouterr().err
+
+
 def test_sampling_is_repeatable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_folder(tmp_path / "model")
     texts = []

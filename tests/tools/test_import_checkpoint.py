@@ -147,6 +147,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "architecture": (settings(model_type="mamba"), "model_type 'mamba' is not a supported architecture"),
     "rope scaling": (settings(rope_parameters=LINEAR), "rope scaling of type 'linear'"),
     "old rope scaling": (settings(rope_parameters=None, rope_scaling=LINEAR), "rope scaling of type 'linear'"),
+    "no rope base": (settings(rope_parameters=None, rope_theta=None), "rope_theta is None: give the base"),
     "attention bias": (settings(attention_bias=True), "attention_bias true: llama has no biases here"),
     "mlp bias": (settings(mlp_bias=True), "mlp_bias true"),
     "activation": (settings(hidden_act="gelu"), "hidden_act 'gelu': the MLP here is SwiGLU"),

@@ -140,6 +140,8 @@ def _problems(raw: dict[str, Any], found: Any) -> Iterator[str]:
 def _rope_problems(found: Any) -> Iterator[str]:
     rope = found.rope_parameters or {}
     kind = rope.get("rope_type", "default")
+    if not isinstance(rope.get("rope_theta"), (int, float)):
+        yield f"rope_theta is {rope.get('rope_theta')}: give the base of the rotary embeddings, a number"
     if kind not in ("default", *_SCALINGS) or (kind != "default" and found.model_type == "gpt_neox"):
         yield (
             f"rope scaling of type {kind!r}: only plain rotary embeddings are supported, and {' and '.join(_SCALINGS)} "

@@ -94,7 +94,7 @@ def write_tokenizer(
     else:
         fast = FastTokenizer.from_file(str(file))
         shutil.copyfile(file, output / "tokenizer.json")
-    if file.suffix != ".json" or fast.encode("a").ids[: len(trained.probe)] != trained.probe:
+    if file.suffix != ".json" or fast.encode("a").ids != trained.probe:
         fast.post_processor = _begin_with(fast, trained.frame.bos_id)
         fast.save(str(output / "tokenizer.json"))
     for name in _CHAT_TEMPLATES:
@@ -174,8 +174,8 @@ def _special_problems(trained: TrainedTokenizer, exported: Any, num_rows: int) -
         if found != expected:
             yield f"{role} is token {found} in Hugging Face, but {expected} in training"
     begun = list(exported("a")["input_ids"])
-    if begun[: len(trained.probe)] != trained.probe:
-        yield f"the document 'a' begins with {begun} in Hugging Face, but with {trained.probe} in training"
+    if begun != trained.probe:
+        yield f"the text 'a' is {begun} in Hugging Face, but {trained.probe} in training"
 
 
 def _advice(training: Tokenizer, exported: Any) -> str:
