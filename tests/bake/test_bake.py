@@ -284,8 +284,10 @@ def test_resuming_a_bake_that_has_ended_does_nothing(options: dict[str, Any], co
     before = contents(options["output_prefix"].parent)
     # As a kill leaves it, after the last file is published.
     finished = BakeOptions(**options).work_folder
-    finished.with_name(f"{finished.name}-done").mkdir()
+    done = finished.with_name(f"{finished.name}-done")
+    done.mkdir()
     assert run(options, resume=True, num_workers=2) == first
+    assert not done.exists()
     with pytest.raises(DataError, match=r"other settings \(seed changed\).* --overwrite"):
         run(options, resume=True, seed=2)
     good = corpus[1].read_bytes()

@@ -154,15 +154,17 @@ def test_a_sentencepiece_folder_keeps_its_settings(tmp_path: Path) -> None:
     assert (again.bos_id, again.eod_id, again.adds_bos, again.vocab_size) == (1, 32001, True, 32004)
 
 
-@pytest.mark.parametrize("bos", ["always", "never"])
-def test_the_export_begins_texts_as_training_did(bos: str, bpe_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bos", "template"), [("always", None), ("never", "<s> $A"), ("never", "$A <end>")])
+def test_the_export_begins_texts_as_training_did(
+    bos: str, template: str | None, bpe_folder: Path, tmp_path: Path
+) -> None:
+    """And ends no text: a model continues a prompt."""
     source = tmp_path / "source"
     source.mkdir()
     fast = FastTokenizer.from_file(str(bpe_folder / "tokenizer.json"))
     fast.add_special_tokens(["<s>", "<end>"])
-    if bos == "never":
-        # Other ends of a text than training's, too: a prompt must not end with one.
-        fast.post_processor = TemplateProcessing(single="<s> $A <end>", special_tokens=[("<s>", 501), ("<end>", 502)])
+    if template:
+        fast.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", 501), ("<end>", 502)])
     fast.save(str(source / "tokenizer.json"))
     data = {"bos": bos, "eod_token": "<end>"}
     assert exported(source, tmp_path / "out", **data) == SpecialTokenIds(bos=501, eos=502, pad=502)
