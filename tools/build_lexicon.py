@@ -1,4 +1,4 @@
-"""Build a lexicon from dictionaries, or have a language model translate the words of a corpus.
+r"""Build a lexicon from dictionaries, or have a language model translate the words of a corpus.
 
     python tools/build_lexicon.py dictionaries --source-language en --input de=freedict-eng-deu.index zh=cedict.u8.gz \
         --max-translations 4 --corpus english.jsonl --output lexicon.tsv

@@ -1,4 +1,4 @@
-"""Evaluate a Hugging Face folder: perplexity and word translation from options, any evaluation from a list of tasks.
+r"""Evaluate a Hugging Face folder: perplexity and word translation from options, any evaluation from a list of tasks.
 
 python tools/evaluate.py --model exported --text en=valid.en.jsonl --text clone=valid.clone.jsonl \
     --lexicon trained.tsv --held-out-lexicon held_out.tsv --source-language en --output results.json

@@ -1,4 +1,4 @@
-"""Check every process of a cluster before a long run: one page, and exit code 0, or 1 if something is wrong.
+r"""Check every process of a cluster before a long run: one page, and exit code 0, or 1 if something is wrong.
 
     srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 ... tools/preflight.py --data data/en_text_document \
         --folder runs/own --free-gb 500 --bandwidth-gb 200

@@ -1,4 +1,4 @@
-"""Bake a corpus: tokenize it, switch words by a dictionary, and write a Megatron dataset with switch records.
+r"""Bake a corpus: tokenize it, switch words by a dictionary, and write a Megatron dataset with switch records.
 
     python tools/preprocess_codeswitch.py --input corpus.jsonl --tokenizer-model tok/ --lexicon en-de.tsv \
         --codeswitch-ratio 0.05 --append-eod --output-prefix data/en --workers 8

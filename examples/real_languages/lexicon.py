@@ -1,4 +1,4 @@
-"""Choose the word pairs that matter in a corpus, hold some out, and make the variants that experiments compare.
+r"""Choose the word pairs that matter in a corpus, hold some out, and make the variants that experiments compare.
 
     python examples/real_languages/lexicon.py --lexicon runs/dictionaries.tsv --text en=runs/descriptions/en.jsonl \
         --text de=runs/descriptions/de.jsonl --num-words 4000 --output runs/lexicon

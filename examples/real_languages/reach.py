@@ -1,4 +1,4 @@
-"""What of a language does stage 1 touch? Hold a lexicon against running text, word by word and token by token.
+r"""What of a language does stage 1 touch? Hold a lexicon against running text, word by word and token by token.
 
     python examples/real_languages/reach.py --lexicon runs/lexicon/lexicon.tsv --tokenizer runs/tokenizer \
         --text en=runs/descriptions/en.jsonl --text de=runs/descriptions/de.jsonl --output runs/reach.json

@@ -1,4 +1,4 @@
-"""What limits the retrieval of held-out words: P@1 of groups of them, and chance.
+r"""What limits the retrieval of held-out words: P@1 of groups of them, and chance.
 
 Groups of the held-out English words, for each language:
 

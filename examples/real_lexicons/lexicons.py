@@ -1,4 +1,4 @@
-"""Keep the most frequent English words of a lexicon, and hold a share of them out, the same for all languages.
+r"""Keep the most frequent English words of a lexicon, and hold a share of them out, the same for all languages.
 
 python examples/real_lexicons/lexicons.py --lexicon runs/real_lexicons/dictionaries.tsv \
         --output runs/real_lexicons/lexicon
