@@ -77,6 +77,7 @@ RUNS = {
     "llama-1b DP8, 1 x 4,096": _run("llama-1b", 8, 1, 4096, num_microbatches=2),
     "the same, and 1,024 words": _run("llama-1b", 8, 1, 4096, words=1024, num_microbatches=2),
     "llama-8b TP8 DP8, sharded optimizer, 1 x 8,192": _run("llama-8b", 64, 1, 8192, parallel=TP8, num_microbatches=2),
+    "the same, recomputing the MLPs": _run("llama-8b", 64, 1, 8192, parallel=TP8, num_microbatches=2, recompute="mlp"),
     "the same, recomputing all layers": _run(
         "llama-8b", 64, 1, 8192, parallel=TP8, num_microbatches=2, recompute="full"
     ),
