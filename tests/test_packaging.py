@@ -1,6 +1,10 @@
 """pyproject.toml and constraints.txt agree, and every command line that is installed exists."""
 
 import ast
+import os
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -58,3 +62,13 @@ def test_every_command_has_its_main(module: str) -> None:
 def test_every_tool_is_a_command() -> None:
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"__init__"}
     assert {tuple(target) for target in COMMANDS.values()} == {(f"prealign_tools.{tool}", "main") for tool in tools}
+
+
+def test_the_package_is_built_without_a_compiler(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    module = Path("megatron_prealign/codeswitch/scan.pyx")
+    (tmp_path / module).parent.mkdir(parents=True)
+    shutil.copy(ROOT / module, tmp_path / module)
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "CC": "/bin/false"}, check=True, capture_output=True)
+    assert not list((tmp_path / module).parent.glob("*.so"))
