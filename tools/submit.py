@@ -184,9 +184,10 @@ def _check(chain: Chain, *, is_local: bool) -> None:
     for step in chain.steps:
         before = _path(chain, step, "sh")
         is_other = not before.exists() or before.read_text(encoding="utf-8") != script(chain, step)
-        if is_other and (marks := [str(mark) for mark in _marks(chain, step) if mark.exists()]):
+        if is_other and _is_finished(chain, step):
+            marks = ", ".join(map(str, _marks(chain, step)))
             change = "the step is finished, but would now be another; undo the change"
-            problems.append(f"{before}: {change}, or remove {', '.join(marks)}")
+            problems.append(f"{before}: {change}, or remove {marks}")
     if is_local:
         arrays = [step.name for step in chain.steps if step.array]
         problems += [f"step {name}: is a job array, which --local can't run" for name in arrays]
