@@ -37,6 +37,7 @@ from megatron_prealign.lexicon import Lexicon, read_lexicon
 from megatron_prealign.text.backends import Backend, make_encoder, why_not_gigatoken
 from megatron_prealign.text.files import Piece, cut_into_pieces, expand_inputs
 from megatron_prealign.text.frame import document_frame
+from megatron_prealign.text.languages import script_fits
 from megatron_prealign.text.ragged import paused_collector
 from megatron_prealign.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -77,6 +78,7 @@ def bake(
             workers.encode_ahead(encoding, materials.pieces)
         with paused_collector():
             lexicon = _read_lexicon(options)
+            _check_script(lexicon, log)
             settings = _settings(options, materials, encoding, lexicon)
             if may_have_ended(options):
                 manifest = finished_manifest(options.dataset_prefix, materials.tokenizer, settings, materials.pieces)
@@ -207,6 +209,16 @@ def _compile(options: BakeOptions, materials: _Materials, backend: Backend, lexi
     return table
 
 
+def _check_script(lexicon: Lexicon, log: Callable[[str], None]) -> None:
+    """Say if most source words are not of the source language: its rules then find few of them."""
+    num_foreign = sum(not script_fits(entry.word, lexicon.source_language) for entry in lexicon.entries)
+    if 2 * num_foreign > len(lexicon):
+        log(
+            f"warning: {num_foreign:,} of {len(lexicon):,} source words of the lexicon are in another script than that "
+            f"of --source-language {lexicon.source_language}; name their language, or few are found"
+        )
+
+
 def _choose_backend(options: BakeOptions, tokenizer: Tokenizer, log: Callable[[str], None]) -> Backend:
     if options.backend == "reference":
         return "reference"
@@ -280,6 +292,7 @@ def submit(options: BakeOptions, log: Callable[[str], None]) -> str:
 
     encoding = _encoding(options, materials, log)
     lexicon = _read_lexicon(options)
+    _check_script(lexicon, log)
     table = _compile(options, materials, encoding.backend, lexicon)
     options.dataset_prefix.parent.mkdir(parents=True, exist_ok=True)
     job = _open_job(options, materials, _settings(options, materials, encoding, lexicon), table)

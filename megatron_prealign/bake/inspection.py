@@ -59,7 +59,7 @@ class DatasetInspector:
         if tokenizer.fingerprint != manifest.content["tokenizer_fingerprint"]:
             problems.append(f"{prefix}: baked with another tokenizer than {tokenizer.path}; pass the bake's tokenizer")
         if lexicon is not None and lexicon.fingerprint != manifest.content["lexicon_fingerprint"]:
-            problems.append(f"{prefix}: baked with another lexicon; pass the bake's lexicon")
+            problems.append(f"{prefix}: baked with another lexicon or --source-language; pass the bake's")
         if problems:
             raise DataError(problems)
         self.prefix = str(prefix)

@@ -203,12 +203,19 @@ class Muon(GroupStepAdamW):
         """
         count = -(-len(gradients) // self._replicas.size)
         share = slice(self._replicas.rank * count, (self._replicas.rank + 1) * count)
-        updates = gradients[0].new_zeros((count, *gradients[0].shape), dtype=self._dtype)
+        # A gather would take a place for each replica, and there may be far more replicas than matrices.
+        is_summed = len(gradients) < self._replicas.size
+        slots = len(gradients) if is_summed else count
+        updates = gradients[0].new_zeros((slots, *gradients[0].shape), dtype=self._dtype)
         if gradients[share]:
             # Nesterov's look-ahead: the next average if the gradient came once more.
             ahead = torch._foreach_lerp(gradients[share], averages[share], self._momentum)
             whole = self._join(torch.stack(ahead).to(self._dtype), dim)
-            updates[: len(ahead)] = self._part(orthogonalize(whole, self._num_iterations), dim)
+            start = share.start if is_summed else 0
+            updates[start : start + len(ahead)] = self._part(orthogonalize(whole, self._num_iterations), dim)
+        if is_summed:
+            torch.distributed.all_reduce(updates, group=self._replicas.group)
+            return updates
         return _gather(updates, self._replicas)[: len(gradients)]
 
     def _join(self, parts: Tensor, dim: int | None) -> Tensor:

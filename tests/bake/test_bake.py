@@ -88,6 +88,16 @@ def test_a_bake_without_the_compiled_module_says_that_it_is_slower(
     assert any("is not compiled, or" in line and "gcc python3-dev" in line for line in lines)
 
 
+def test_a_lexicon_in_another_script_than_its_source_language_is_noticed(options: dict[str, Any]) -> None:
+    options["lexicon_paths"][0].write_text("銀行\tBank\tde\n家\tHaus\tde\nthe\tdie\tde\n", encoding="utf-8")
+    lines: list[str] = []
+    bake(BakeOptions(**options), show_progress=False, log=lines.append)
+    assert any("2 of 3 source words" in line and "--source-language en" in line for line in lines)
+    lines.clear()
+    bake(BakeOptions(**options, source_language="ja", overwrite=True), show_progress=False, log=lines.append)
+    assert not any("another script" in line for line in lines)
+
+
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
 def test_ratio_zero_writes_megatrons_bytes(
     tmp_path: Path, options: dict[str, Any], corpus: list[Path], request: pytest.FixtureRequest, kind: str

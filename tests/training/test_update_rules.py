@@ -15,6 +15,8 @@ from megatron.core.optimizer import clip_grads
 from megatron.core.optimizer import optimizer as core_base
 
 from megatron_prealign.errors import CheckpointError
+from megatron_prealign.platform.mesh import Axis
+from megatron_prealign.testing import run_distributed
 from megatron_prealign.training import norms, update_rules
 
 
@@ -158,3 +160,37 @@ def test_muon_takes_over_its_state_and_keeps_its_own_momentum() -> None:
     other.data.copy_(weight)
     resumed.step()
     torch.testing.assert_close(resumed.state[other]["exp_avg"], (0.25 * 0.5 + 0.75) * torch.arange(16.0).view(4, 4))
+
+
+def shared_updates(num_matrices: int, is_shared: bool) -> tuple[torch.Tensor, int]:
+    """Return what a step makes of matrices, and the most matrices that were gathered or summed at once."""
+    torch.distributed.init_process_group("gloo")
+    gathered = [0]
+
+    def noting(collective: Any) -> Any:
+        def call(tensor: torch.Tensor, *more: Any, **options: Any) -> Any:
+            gathered.append(len(tensor))
+            return collective(tensor, *more, **options)
+
+        return call
+
+    torch.distributed.all_reduce = noting(torch.distributed.all_reduce)
+    torch.distributed.all_gather_into_tensor = noting(torch.distributed.all_gather_into_tensor)
+    draws = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.randn(4, 6, generator=draws)) for _ in range(num_matrices)]
+    for weight in weights:
+        weight.grad = torch.randn(4, 6, generator=draws)
+    replicas: Any = Axis(torch.distributed.group.WORLD) if is_shared else ALONE
+    options: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-8, "momentum": 0.9}
+    values: dict[str, Any] = {"matrices": weights, "num_iterations": 5, "dtype": torch.float32, "tensor": ALONE}
+    update_rules.Muon([{"params": weights}], replicas=replicas, **values, **options).step()
+    torch.distributed.destroy_process_group()
+    return torch.stack([weight.detach() for weight in weights]), max(gathered)
+
+
+@pytest.mark.parametrize("num_matrices", [1, 2, 4])
+def test_replicas_share_the_work_and_hold_no_more_than_the_matrices(num_matrices: int) -> None:
+    [(expected, _)] = run_distributed(shared_updates, 1, num_matrices, False)
+    for found, num_gathered in run_distributed(shared_updates, 3, num_matrices, True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        assert num_gathered <= (num_matrices if num_matrices < 3 else 6)  # of four matrices, two a rank
