@@ -7,6 +7,8 @@ steps are left out. docs/cluster.md describes the file.
 """
 
 import argparse
+import fcntl
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +25,8 @@ from megatron_prealign.config.sources import read_yaml_as
 from megatron_prealign.errors import INTERRUPTED, ConfigError
 from megatron_prealign.files import write_atomically
 
+# One form of each option: arrays are told by theirs.
+_OPTION = re.compile(r"--[a-z][a-z-]*(=.+)?")
 _SECONDS_TO_ANSWER = 60  # squeue waits for ever for a controller that is away
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
@@ -67,7 +71,7 @@ class Step:
     @property
     def array(self) -> str | None:
         """The tasks of a job array, as sbatch takes them."""
-        values = [option.partition("=")[2] for option in self.options if option.startswith(("--array=", "-a="))]
+        values = [option.partition("=")[2] for option in self.options if option.startswith("--array=")]
         return values[-1] if values else None
 
     @property
@@ -96,7 +100,7 @@ class Chain:
     """Of sbatch, for all steps."""
     setup: str = ""
     """Lines of bash before each command: modules, a virtual environment."""
-    max_restarts: int = 100
+    max_restarts: Annotated[int, Field(ge=0)] = 100
     """How often a step that was stopped is requeued."""
 
 
@@ -140,9 +144,15 @@ def read_chain(path: Path) -> Chain:
     chain: Chain = read_yaml_as(path, Chain)
     names = [step.name for step in chain.steps]
     given = {"options": chain.options} | {f"step {step.name}: options": step.options for step in chain.steps}
-    wrong = [(place, option) for place, options in given.items() for option in options if not option.startswith("-")]
-    if wrong:
-        raise ConfigError([f"{path}: {place}: {option} does not begin with -" for place, option in wrong])
+    if wrong := [
+        f"{path}: {place}: {option}: write it as --name or --name=value"
+        for place, options in given.items()
+        for option in options
+        if not _OPTION.fullmatch(option)
+    ]:
+        raise ConfigError(wrong)
+    if any(option.startswith("--array") for option in chain.options):
+        raise ConfigError(f"{path}: options: --array belongs to a step")
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: steps: {', '.join(repeated)} is there twice; give each step a name of its own")
     return chain
@@ -221,9 +231,19 @@ def _submit(chain: Chain, steps: Sequence[Step]) -> int:
 
 
 def _run_here(chain: Chain, steps: Sequence[Step]) -> int:
+    with (chain.folder / "local.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{chain.folder}: a step of this chain runs here already; wait for its end") from None
+        return _run_steps(chain, steps, lock.fileno())
+
+
+def _run_steps(chain: Chain, steps: Sequence[Step], lock: int) -> int:
+    """Run steps; each holds the lock too, so that one whose submit.py was killed is not run a second time beside it."""
     for step in sorted(steps, key=lambda step: step.beside):
         for _ in range(chain.max_restarts + 1):
-            code = subprocess.run(["bash", str(_path(chain, step, "sh"))]).returncode
+            code = subprocess.run(["bash", str(_path(chain, step, "sh"))], pass_fds=[lock]).returncode
             if code != INTERRUPTED:
                 break
         if code:

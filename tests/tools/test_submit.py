@@ -1,6 +1,9 @@
 """Chains of steps without Slurm: what is refused, what is printed, and steps that run here."""
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +112,32 @@ def test_an_array_is_finished_when_each_task_is(
     assert capsys.readouterr().out == "bake: finished\n"
 
 
-def test_options_of_sbatch_begin_with_a_hyphen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = [{"name": "one", "command": "true", "options": ["time=00:30:00"]}]
-    assert main([_write(tmp_path, steps, options=["gpu"]), "--dry-run"]) == 2
+def test_options_of_sbatch_have_one_form(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"name": "one", "command": "true", "options": ["time=00:30:00", "--array 0-2", "-a0-2", "--nodes=2"]}]
+    assert main([_write(tmp_path, steps, options=["gpu", "--gpu-bind"]), "--dry-run"]) == 2
     error = capsys.readouterr().err
-    assert "options: gpu does not begin with -" in error
-    assert "step one: options: time=00:30:00 does not begin with -" in error
+    assert "options: gpu: write it as --name or --name=value" in error
+    assert all(f"step one: options: {option}:" in error for option in ("time=00:30:00", "--array 0-2", "-a0-2"))
+    assert "--nodes" not in error and "--gpu-bind" not in error
+    assert main([_write(tmp_path, [{"name": "one", "command": "true"}], options=["--array=0-2"]), "--dry-run"]) == 2
+    assert "options: --array belongs to a step" in capsys.readouterr().err
+    assert main([_write(tmp_path, [{"name": "one", "command": "true"}], max_restarts=-1), "--dry-run"]) == 2
+    assert "max_restarts: " in capsys.readouterr().err
+
+
+def test_a_step_whose_submit_was_killed_is_not_run_beside_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go_on"
+    command = f"echo >> {begun}; while [ ! -e {go_on} ]; do sleep 0.1; done"
+    path = _write(tmp_path, [{"name": "one", "command": command}])
+    with subprocess.Popen([sys.executable, "-m", "tools.submit", path, "--local"]) as first:
+        while not begun.exists():
+            time.sleep(0.1)
+        first.kill()
+    assert main([path, "--local"]) == 2
+    assert "a step of this chain runs here already" in capsys.readouterr().err
+    go_on.touch()
+    while main([path, "--local"]) == 2:
+        time.sleep(0.1)
+    assert len(begun.read_text()) == 1
