@@ -23,6 +23,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -204,9 +205,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
     prepare(arguments.folder, arguments.megabytes, arguments.lexicon)
-    lines = (arguments.folder / "corpus.jsonl").read_bytes().splitlines(keepends=True)
-    _write_corpus(arguments.folder / "larger.jsonl", lines, LARGER * arguments.megabytes)
-    del lines
+    with (arguments.folder / "larger.jsonl").open("wb") as larger_corpus:
+        for _ in range(LARGER):
+            with (arguments.folder / "corpus.jsonl").open("rb") as corpus:
+                shutil.copyfileobj(corpus, larger_corpus)
     seconds, larger = time_ways(arguments.folder, arguments.repetitions, arguments.ways)
     result = {
         **ratios(seconds, larger),

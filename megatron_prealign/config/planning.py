@@ -180,7 +180,7 @@ def all_layouts(config: Config, cluster: Cluster) -> list[Estimate]:
     """Return the layouts that run on the cluster, whether they fit in memory or not.
 
     All use the distributed optimizer, except with Muon. Tried are tensor and pipeline parallelism, interleaving,
-    micro-batch size and full recomputation; the rest is the configuration's.
+    micro-batch size and recomputation of MLPs or whole layers; the rest is the configuration's.
     """
     return [estimate(candidate, cluster) for candidate in _candidates(config, cluster)]
 

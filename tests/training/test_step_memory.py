@@ -117,3 +117,27 @@ def test_activations_are_those_that_autograd_keeps(
     values = make_values("pretrain", tmp_path / "run", model=model, training=training)
     ((measured, estimated),) = run_distributed(_saved_bytes, 1, values)
     assert estimated == pytest.approx(measured, rel=0.1)
+
+
+def _passes(values: Any) -> dict[str, int]:
+    """Return how often attention and MLP of a layer run in a step of one microbatch."""
+    from megatron_prealign.testing.trainers import make_trainer
+
+    trainer = make_trainer(values)
+    counts = {"self_attention": 0, "mlp": 0}
+    for name, module in trainer.chunks[0].named_modules():
+        if name.endswith(("layers.0.mlp", "layers.0.self_attention")):
+            part = name.rpartition(".")[2]
+            module.register_forward_hook(lambda *_, part=part: counts.update({part: counts[part] + 1}))
+    trainer.compute_gradients()
+    return counts
+
+
+@pytest.mark.parametrize(("recompute", "attention", "mlp"), [("none", 1, 1), ("mlp", 1, 2), ("full", 2, 2)])
+def test_what_is_recomputed_runs_again(
+    recompute: str, attention: int, mlp: int, make_values: MakeValues, tmp_path: Path
+) -> None:
+    training = {"micro_batch_size": 4, "global_batch_size": 4, "recompute": recompute}
+    values = make_values("pretrain", tmp_path / "run", model=LLAMA, training=training)
+    (passes,) = run_distributed(_passes, 1, values)
+    assert passes == {"self_attention": attention, "mlp": mlp}
