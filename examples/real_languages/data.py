@@ -16,6 +16,8 @@ EXAMPLE = Path("examples/real_languages")
 class LexiconVariant:
     """How a lexicon differs from the others of the same words."""
 
+    source: str = "dictionaries"
+    """Or messages, of programs and their translations."""
     share: float = 1.0
     """Of the words, (0, 1]."""
     rank_by: str = "dictionary"
@@ -29,7 +31,8 @@ class LexiconVariant:
     def folder_name(self) -> str:
         """Return the name of the folder that lexicon.py writes."""
         parts = ["lexicon", *([f"{self.share:g}"] if self.share < 1 else []), self.rank_by]
-        return "_".join(parts + ["inflections"] * self.inflections)
+        parts += ["inflections"] * self.inflections + [self.source] * (self.source != "dictionaries")
+        return "_".join(parts)
 
     @property
     def name(self) -> str:
@@ -77,6 +80,15 @@ class DescriptionData(BakedTexts):
             command += ["--packages", self.packages.resolve()]
         return make_step("sources", command, [self.folder / "dictionaries"])
 
+    @cached_property
+    def messages_step(self) -> Step:
+        """Aligns the messages of programs with their translations."""
+        output = self.folder / "messages.tsv"
+        command: list[object] = [EXAMPLE / "messages.py", "--languages", *self.languages, "--output", output]
+        if self.packages:
+            command += ["--packages", self.packages.resolve()]
+        return make_step("messages", command, [output])
+
     def dictionaries_step(self, rank_by: str) -> Step:
         """Merges the dictionaries; words that two languages share stay, since only their wrong senses would remain."""
         output = self.folder / f"dictionaries_{rank_by}.tsv"
@@ -92,7 +104,7 @@ class DescriptionData(BakedTexts):
             true = replace(variant, permuted=0.0)
             paths = self.lexicons(true)[0], self.lexicons(variant)[0]
             return make_permutation(variant.name, *paths, variant.permuted, self.lexicon_step(true))
-        before = self.dictionaries_step(variant.rank_by)
+        before = self.messages_step if variant.source == "messages" else self.dictionaries_step(variant.rank_by)
         output = self.folder / variant.folder_name
         command: list[object] = [EXAMPLE / "lexicon.py", "--lexicon", before.outputs[0], "--output", output]
         command += ["--num-words", self.num_words, "--max-translations", self.max_translations, *variant.options]

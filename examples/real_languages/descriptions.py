@@ -207,10 +207,10 @@ class Collection:
                 if len(row) > 1 and "en" in row:
                     yield row
 
-    def examples(self, language: str, part: str) -> dict[str, list[str]]:
-        """Return a masked description of each source package of a part of the task, by topic."""
+    def examples(self, language: str, sources: Iterable[str]) -> dict[str, list[str]]:
+        """Return a masked description of each source package, by topic."""
         found: dict[str, list[str]] = defaultdict(list)
-        for source in self.by_part[part]:
+        for source in sources:
             for key in self.sources[source]:
                 section = self._packages[key].section
                 texts = self._texts[language].get(key)
@@ -305,7 +305,7 @@ def write(collection: Collection, languages: Sequence[str], output: Path) -> Non
         summary[name] = {"rows": len(kept), "characters": sum(len(text) for row in kept for text in row.values())}
         print(f"{name}.jsonl: {summary[name]}")
 
-    test = {language: collection.examples(language, "task_test") for language in languages}
+    test = {language: collection.examples(language, collection.by_part["task_test"]) for language in languages}
     fewest = Counter({topic: min(len(found[topic]) for found in test.values()) for topic in TOPICS})
     labels = sorted(topic for topic, count in fewest.most_common(NUM_LABELS) if count)
     for language in languages:
@@ -316,7 +316,9 @@ def write(collection: Collection, languages: Sequence[str], output: Path) -> Non
         write_rows(language, ({"text": text} for text in training))
         rows = balanced(test[language], labels)
         write_rows(f"task/test.{language}", ({"text": text, "label": label} for text, label in rows))
-    learnt = balanced(collection.examples("en", "task_train"), labels)
+    # Labels are new even where the model has read the text.
+    sources = [*collection.by_part["task_train"], *collection.training_sources("en")]
+    learnt = balanced(collection.examples("en", sources), labels)
     write_rows("task/train.en", ({"text": text, "label": label} for text, label in learnt))
     write_rows("parallel", collection.parallel())
     (output / "summary.json").write_text(json.dumps({"labels": labels, "files": summary}, indent=1) + "\n")

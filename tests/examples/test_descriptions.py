@@ -72,7 +72,9 @@ def test_no_source_package_is_in_two_places(tmp_path: Path) -> None:
     assert not sources("en_valid") & (english | german)
     assert english | german == {number for number in range(400) if part_of(f"s{number}") == "train"}
     assert all("Name" not in row["text"] for row in _read(output / "task/test.de.jsonl"))
-    assert not sources("task/train.en") & (english | german | sources("en_valid"))
+    learnt = sources("task/train.en")
+    assert learnt & english and not learnt & (german | sources("en_valid") | sources("task/test.en"))
+    assert not sources("task/test.en") & (english | german | sources("en_valid"))
     labels = [row["label"] for row in _read(output / "task/test.de.jsonl")]
     assert labels.count("games") == labels.count("net") > 5
     assert {tuple(row) for row in _read(output / "parallel.jsonl")} == {("en", "de")}

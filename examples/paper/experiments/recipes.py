@@ -290,6 +290,8 @@ class PackageDescriptions(Recipe):
     """Tokens for all languages."""
     language_share: Annotated[float, Limits(gt=0, lt=1)] = field(metadata=BLEND)
     """Share of each language beside English in the text, (0, 1)."""
+    lexicon_source: Literal["dictionaries", "messages"] = field(default="dictionaries", metadata=LEXICON)
+    """What translates: dictionaries, or the messages of programs, aligned with their translations."""
     lexicon_share: Annotated[float, Limits(gt=0, le=1)] = field(default=1.0, metadata=LEXICON)
     """Share of the words that training is shown, (0, 1]."""
     lexicon_rank_by: Literal["dictionary", "corpus"] = field(default="dictionary", metadata=LEXICON)
@@ -314,6 +316,7 @@ class PackageDescriptions(Recipe):
     @property
     def _variant(self) -> LexiconVariant:
         return LexiconVariant(
+            source=self.lexicon_source,
             share=self.lexicon_share,
             rank_by=self.lexicon_rank_by,
             inflections=self.lexicon_inflections,
@@ -330,6 +333,7 @@ class PackageDescriptions(Recipe):
         variants = dict.fromkeys([LexiconVariant(), replace(self._variant, permuted=0.0), self._variant])
         rankings = dict.fromkeys(variant.rank_by for variant in variants)
         steps = [made.texts_step, made.sources_step, *map(made.dictionaries_step, rankings)]
+        steps += [made.messages_step] * (self.lexicon_source == "messages")
         steps += [*map(made.lexicon_step, variants), made.tokenizer_step, *map(made.bake_step, made.all_languages)]
         if any(stage.text == "switched" for stage in stages):
             steps.append(made.switch_step(self._switched_name, self._variant, self.codeswitch_ratio))
