@@ -34,7 +34,7 @@ experiments-small: $(VENV)/.done  ## the paper's claims at small scale, 3 seeds:
 
 REAL := real_controls.yaml real_sizes.yaml
 
-experiments-real: $(VENV)/.done  ## controls and sizes on real languages, 3 seeds: a day and a half on 2 cores, resumes where it stopped
+experiments-real: $(VENV)/.done  ## controls and sizes on real languages, 3 seeds: hours on 2 cores, resumes where it stopped
 	$(BIN)/python -u examples/paper/experiments/run.py $(REAL) --scale real --seeds 3 --first-seed 2 --jobs 2 $(OPTIONS)
 
 test: $(VENV)/.done  ## all tests; CORE=0.19 with that megatron-core; TESTS="tests/model tests/dataset" a part of them
