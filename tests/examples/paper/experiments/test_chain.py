@@ -23,6 +23,7 @@ FOLDERS = (
     "/lexicon_dictionary",
     "_corpus",
     "_inflections",
+    "_messages",
 )
 
 
