@@ -136,10 +136,12 @@ def draw_panels(names: Sequence[str], draw: Callable[["Axes", str], None], num_c
 
 
 def _add_legend(figure: "Figure", entries: Mapping[str, Any]) -> None:
-    """Add a legend below all panels, with as many columns as fit."""
+    """Add a legend below all panels, with as many columns as fit; a tall one makes the figure taller."""
     for columns in range(len(entries), 0, -1):
         legend = figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            height = legend.get_window_extent().height / figure.dpi
+            figure.set_figheight(figure.get_figheight() + max(0.0, height - PANEL_INCHES[1] / 3))
             return
         legend.remove()
 

@@ -39,7 +39,7 @@ def write_messages(path: Path, pairs: list[tuple[str, str]]) -> None:
 
 
 def test_words_are_without_placeholders_keys_and_halves_of_words() -> None:
-    text = "_Open %s or &Save; $name don't %1$d <b>l'immagine</b> utf8 --option ~Straße https://a.b/c"
+    text = "_Open %s or Sa&ve; $name don't %1$d <b>l'immagine</b> utf8 --option ~Straße https://a.b/c"
     assert messages.words_of(text) == ["Open", "or", "Save", "Straße"]
 
 
@@ -58,6 +58,7 @@ def test_words_are_aligned_in_both_directions_and_cased_as_inside_a_text() -> No
         "save": "speichern",
         "name": "Name",
     }
+    assert found["name"].keys() == {"Name"}
 
 
 def test_rare_and_unlikely_pairs_are_dropped() -> None:
