@@ -43,3 +43,13 @@ def test_the_legend_stays_inside(num_runs: int, length: int) -> None:
     places = [float(place) for place in re.findall(r"translate\(([-\d.]+) [-\d.]+\) scale", legend)]
     assert len(places) >= num_runs
     assert all(0 <= place <= width for place in places)
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+def test_a_tall_legend_makes_the_figure_taller() -> None:
+    def height(num_runs: int) -> float:
+        runs = [f"{number} ".ljust(60, "w") for number in range(num_runs)]
+        svg = draw_panels(["a panel"], lambda axes, _: [axes.plot([0, 1], [0, 1], label=run) for run in runs])
+        return float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)', svg)[1])  # type: ignore[index]
+
+    assert height(30) > height(2) + 28 * 10
