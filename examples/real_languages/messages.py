@@ -4,7 +4,7 @@ r"""Make a lexicon from the messages of programs and their translations: words i
 
 apt-get downloads programs that many volunteers translate (about 90 MB, nothing is installed, nothing of it is in the
 repository); the licence of a message is that of its program. IBM model 1 (nltk's) aligns the words of each message with
-those of its translation, once in either direction; the links of both count. No model reads the messages themselves.
+those of its translation, once in either direction; links found in both count. No model reads the messages themselves.
 """
 
 import argparse
@@ -120,7 +120,8 @@ def _casing(texts: Iterable[list[str]]) -> Mapping[str, str]:
     forms: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for words in texts:
         for position, word in enumerate(words):
-            forms[word.lower()][word if position else word.lower()] += 1 if position else 0
+            # The first word of a text names itself in lower case, without a vote.
+            forms[word.lower()][word if position else word.lower()] += position > 0
     return {word: counts.most_common(1)[0][0] for word, counts in forms.items()}
 
 
